@@ -1,0 +1,39 @@
+SHELL := /bin/bash
+PY := .venv/bin/python
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format clean
+
+stage = @printf '\n=== %s ===\n' '$(strip $(1))'
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "PYTHON=/path/to/python3.11 make env   picks the Python; more in tools/dev/setup_env.sh"
+
+env: ## Make .venv, the pinned reference environment (once; about 8 GB)
+	@bash tools/dev/setup_env.sh
+
+demo: env ## A complete distillation in minutes, on the CPU
+	@$(PY) tools/demo.py
+
+test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" for a quick one
+	$(call stage, mypy)
+	@$(PY) -m mypy mtkdrl_mm
+	$(call stage, pytest)
+	@$(PY) -m pytest tests $(PYTEST_ARGS)
+
+lint: env ## ruff: rules and formatting
+	$(call stage, ruff check)
+	@$(PY) -m ruff check .
+	$(call stage, ruff format --check)
+	@$(PY) -m ruff format --check .
+
+format: env ## Let ruff rewrite the files
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+clean: ## Remove caches and build products; not .venv, not work_dirs
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
