@@ -53,7 +53,7 @@ class BuildWithMim(build_py):
             if self.editable_mode:
                 (target / part).symlink_to(Path('..', '..', part))
             elif source.is_dir():
-                junk = shutil.ignore_patterns('__pycache__', '*.pyc')
+                junk = shutil.ignore_patterns('__pycache__', '*.pyc', 'dev')
                 shutil.copytree(source, target / part, ignore=junk)
             else:
                 shutil.copy2(source, target / part)

@@ -1,0 +1,16 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Hooks."""
+
+from .agent_hook import AgentHook
+from .finite_loss_hook import FiniteLossHook
+from .preemption_hook import PreemptionHook
+from .teacher_check_hook import TeacherCheckHook
+from .teacher_weight_hook import TeacherWeightHook
+
+__all__ = [
+    'AgentHook',
+    'FiniteLossHook',
+    'PreemptionHook',
+    'TeacherCheckHook',
+    'TeacherWeightHook',
+]

@@ -1,0 +1,90 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Stops a training whose loss is no number any more."""
+
+import math
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mtkdrl_mm.registry import HOOKS
+from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.utils import InputError
+
+from ..distiller_of import distiller_of
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops the training at the first NaN or infinite loss, and says whose it is.
+
+    When it acts: after every step it looks at the loss that mmengine has
+    already brought to the host for the log, so it costs no synchronisation.
+    The checkpoints saved before that step are kept and nothing is saved over
+    them. It saves nothing.
+    """
+
+    # After RuntimeInfoHook has read the loss, before anything can be saved.
+    priority = 'ABOVE_NORMAL'
+
+    def before_train(self, runner: Runner) -> None:
+        """Watch the distiller's steps."""
+        self._distiller = distiller_of(runner, 'FiniteLossHook')
+        self._distiller.step_observers.append(self._record)
+        self._means: Tensor | None = None
+
+    def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
+        # One small vector a step; it is copied to the host only on a failure.
+        self._means = torch.cat(
+            [
+                terms.student_ce.detach().mean()[None],
+                terms.logit_loss.detach().mean(dim=0),
+                terms.feature_loss.detach().mean(dim=0),
+                *(teacher.logits.float().mean()[None] for teacher in terms.teachers),
+            ]
+        )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check the loss.
+
+        Raises:
+            InputError: If it is not finite.
+        """
+        loss = runner.message_hub.get_scalar('train/loss').current()
+        if math.isfinite(loss):
+            return
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        kept = f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
+        raise InputError(
+            f'The loss is {loss} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
+            f'{"; ".join(self._culprits())}. {kept} Lower the learning rate, clip gradients '
+            '(optim_wrapper.clip_grad), or check that teacher.'
+        )
+
+    def _culprits(self) -> list[str]:
+        assert self._means is not None
+        names = self._distiller.teachers.names
+        labels = [
+            "the student's cross entropy",
+            *(f'the logit loss to teacher "{name}"' for name in names),
+            *(f'the feature loss to teacher "{name}"' for name in names),
+            *(f'the logits of teacher "{name}"' for name in names),
+        ]
+        bad = [
+            label for label, value in zip(labels, self._means.tolist()) if not math.isfinite(value)
+        ]
+        teachers = [label for label in bad if label.startswith('the logits')]
+        # A teacher that answers nonsense spoils every term it enters.
+        return (
+            [f'{label} are not finite' for label in teachers]
+            or [f'{label} is not finite' for label in bad]
+            or ['every term is finite, their weighted sum overflows']
+        )

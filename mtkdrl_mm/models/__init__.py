@@ -1,0 +1,9 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Everything that is an ``nn.Module``. Importing this registers it."""
+
+from .agents import *  # noqa: F403
+from .connectors import *  # noqa: F403
+from .distillers import *  # noqa: F403
+from .losses import *  # noqa: F403
+from .teachers import *  # noqa: F403
+from .weightings import *  # noqa: F403

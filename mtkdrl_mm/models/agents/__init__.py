@@ -1,0 +1,8 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Agents: policies over the teachers, one file each."""
+
+from .base import Agent
+from .joint_agent import JointAgent
+from .per_teacher_agent import PerTeacherAgent
+
+__all__ = ['Agent', 'JointAgent', 'PerTeacherAgent']

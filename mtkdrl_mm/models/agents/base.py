@@ -1,0 +1,64 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Base class of the agents."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl.algorithms import Policy
+
+from .state_normalizer import StateNormalizer
+
+
+class Agent(BaseModule, metaclass=ABCMeta):
+    """A policy over the teachers with two heads, for logits and for features.
+
+    Subclasses implement :meth:`scores`; the softmax over the teachers and the
+    standardisation of the states are the same for all.
+
+    Args:
+        state_sizes (Sequence[int]): Lengths of the M teachers' states;
+            supplied by the weighting strategy.
+        standardize (bool): Whether the states are standardised. Defaults to
+            True.
+    """
+
+    def __init__(self, state_sizes: Sequence[int], standardize: bool = True) -> None:
+        super().__init__()
+        self.state_sizes = list(state_sizes)
+        self.normalizer = StateNormalizer(state_sizes) if standardize else None
+
+    @abstractmethod
+    def scores(self, states: Sequence[Tensor]) -> Policy:
+        """Score the teachers; the softmax of the scores is the policy.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, state_sizes[m]),
+                standardised if that is switched on.
+
+        Returns:
+            tuple[Tensor, Tensor]: Scores of the logit and of the feature head,
+            each of shape (B, M).
+        """
+
+    def forward(self, states: Sequence[Tensor]) -> Policy:
+        """Log probabilities of the teachers.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, state_sizes[m]).
+
+        Returns:
+            tuple[Tensor, Tensor]: log pi_l and log pi_f, each of shape (B, M).
+        """
+        if self.normalizer is not None:
+            states = self.normalizer(states)
+        logit, feature = self.scores(states)
+        return logit.log_softmax(dim=1), feature.log_softmax(dim=1)
+
+    def observe_states(self, history: History) -> None:
+        """Move the statistics of the states; called once per update."""
+        if self.normalizer is not None:
+            self.normalizer.observe(history)

@@ -1,0 +1,79 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Standardisation of the states, whose parts have very different scales."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl.distributed import mean_over_ranks
+
+
+class StateNormalizer(nn.Module):
+    r"""Standardises every entry of every state, (s - mean) / std, clipped.
+
+    The statistics move only when the agent is updated, from the history of the
+    update and over all processes, so that the agent is the same function for
+    all steps in between. They are saved with the agent.
+
+    Args:
+        state_sizes (Sequence[int]): Lengths of the M teachers' states.
+        momentum (float): Share of the new history in the statistics; the first
+            history counts fully. Defaults to 0.1.
+        clip (float): Greatest absolute entry. Defaults to 5.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(
+        self, state_sizes: Sequence[int], momentum: float = 0.1, clip: float = 5.0
+    ) -> None:
+        super().__init__()
+        self.state_sizes = list(state_sizes)
+        self.momentum = momentum
+        self.clip = clip
+        self.register_buffer('mean', torch.zeros(sum(state_sizes)))
+        self.register_buffer('variance', torch.ones(sum(state_sizes)))
+        self.register_buffer('count', torch.zeros((), dtype=torch.long))
+
+    def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Standardise.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, state_sizes[m]).
+
+        Returns:
+            list[Tensor]: Of the same shapes.
+        """
+        scale = self.variance.add(1e-6).rsqrt()
+        return [
+            ((state - mean) * s).clamp(-self.clip, self.clip)
+            for state, mean, s in zip(
+                states, self.mean.split(self.state_sizes), scale.split(self.state_sizes)
+            )
+        ]
+
+    @torch.no_grad()
+    def observe(self, history: History) -> None:
+        """Move the statistics towards those of a history.
+
+        Args:
+            history (History): With at least one image.
+        """
+        device = self.mean.device
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for states, _ in history.blocks(device, range(history.num_blocks)):
+            flat = torch.cat(states, dim=1).double()
+            total += flat.sum(dim=0)
+            squares += flat.square().sum(dim=0)
+        moments = mean_over_ranks(torch.stack([total, squares])).div(len(history))
+        mean = moments[0]
+        variance = (moments[1] - mean.square()).clamp_min(0)
+        share = self.momentum if self.count > 0 else 1.0
+        self.mean.lerp_(mean.float(), share)
+        self.variance.lerp_(variance.float(), share)
+        self.count.add_(1)

@@ -1,0 +1,31 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Base class of the connectors."""
+
+from abc import ABCMeta, abstractmethod
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mtkdrl_mm.structures import NetworkOutput
+
+
+class Connector(BaseModule, metaclass=ABCMeta):
+    """Brings the student's features to one teacher's shape, r_m.
+
+    There is one connector per teacher. Each is given the student's own
+    features, never what another connector made of them. Connectors are trained
+    with the student and are not needed once training is over.
+    """
+
+    @abstractmethod
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+        """Project the student's features, and pick the teacher's to compare with.
+
+        Args:
+            student (NetworkOutput): The student's outputs for B images.
+            teacher (NetworkOutput): The teacher's outputs for the same images.
+
+        Returns:
+            tuple[Tensor, Tensor]: r_m(F^S) and F^m, of the same shape:
+            (B, c_m, h_m, w_m) or (B, d_m).
+        """

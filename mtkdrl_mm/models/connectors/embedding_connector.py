@@ -1,0 +1,31 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Connector between embeddings."""
+
+from torch import Tensor, nn
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import NetworkOutput
+
+from .base import Connector
+
+
+@MODELS.register_module()
+class EmbeddingConnector(Connector):
+    """A linear layer from the student's embedding to the teacher's.
+
+    Used where the student or the teacher has no spatial map, as transformers
+    that answer from a class token.
+
+    Args:
+        in_channels (int): Size d of the student's embedding.
+        out_channels (int): Size d_m of the teacher's embedding.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.projection = nn.Linear(in_channels, out_channels)
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+        """Project the student's embedding; both results have shape (B, d_m)."""
+        return self.projection(student.embedding), teacher.embedding

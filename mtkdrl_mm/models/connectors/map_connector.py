@@ -1,0 +1,62 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Connector between feature maps."""
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import NetworkOutput
+
+from .base import Connector
+
+
+@MODELS.register_module()
+class MapConnector(Connector):
+    """Resize, 1x1 convolution, normalisation, ReLU.
+
+    A larger map is average-pooled to the teacher's size, a smaller one is
+    interpolated bilinearly. The size is taken from the teacher's map of the
+    same step, so that inputs of any resolution work.
+
+    Args:
+        in_channels (int): Channels c of the student's map.
+        out_channels (int): Channels c_m of the teacher's map.
+        norm_cfg (dict, optional): Normalisation layer. Defaults to
+            ``dict(type='BN')``.
+        act_cfg (dict, optional): Activation layer. Defaults to
+            ``dict(type='ReLU')``, since the last maps of the usual teachers are
+            outputs of a ReLU.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006, the OpenMMLab way
+        act_cfg: dict | None = dict(type='ReLU'),  # noqa: B006
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.projection = ConvModule(
+            in_channels, out_channels, kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+        """Project the student's map; both results have shape (B, c_m, h_m, w_m)."""
+        assert student.feature_map is not None and teacher.feature_map is not None
+        height, width = teacher.feature_map.shape[-2:]
+        return self.projection(
+            resize_map(student.feature_map, (height, width))
+        ), teacher.feature_map
+
+
+def resize_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average-pool a map down, or interpolate it up, to a size (h, w)."""
+    height, width = feature_map.shape[-2:]
+    if (height, width) == size:
+        return feature_map
+    if size[0] <= height and size[1] <= width:
+        return F.adaptive_avg_pool2d(feature_map, size)
+    return F.interpolate(feature_map, size=size, mode='bilinear', align_corners=False)

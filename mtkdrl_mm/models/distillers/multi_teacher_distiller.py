@@ -1,0 +1,315 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The model of a distillation run."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
+from mtkdrl_mm.utils import InputError, build_component, check_number
+
+from ..build_classifier import build_classifier, read_network_config
+from ..classifier_output import check_classifier, run_classifier
+from ..connectors import Connector
+from ..losses import DistillationLoss
+from ..teachers import TeacherPool
+from ..teachers.preprocessing import Preprocessing
+from ..teachers.teacher_pool import probe_size
+from ..weightings import Weighting
+
+StepObserver = Callable[[StepTerms, TeacherWeights], None]
+
+
+@MODELS.register_module()
+class MultiTeacherDistiller(BaseModel):
+    r"""Distils a student from a pool of frozen teachers.
+
+    .. math::
+        L = \mathrm{mean}_i \Big[ CE_i + \alpha \sum_m wl_i^m KL_i^m
+            + \beta \sum_m wf_i^m D_i^m \Big]
+
+    Source: arXiv:2502.18510, section "Student loss".
+
+    In ``predict`` and ``tensor`` mode it is the student. Checkpoints hold
+    student, connectors and weighting strategy under ``student.``,
+    ``connectors.`` and ``weighting.``, and no teacher.
+
+    Args:
+        student (dict): The student: ``cfg_path`` (and ``cfg_options``) or an
+            inline mmpretrain classifier with a ``type``.
+        teachers (Sequence[dict], optional): The pool, see :class:`TeacherPool`.
+            None builds the student alone, which is all that testing needs; it
+            cannot be trained. Defaults to None.
+        weighting (dict): The weighting strategy. Defaults to
+            ``dict(type='AVER')``.
+        logit_loss (dict): Loss on the logits. Defaults to
+            ``dict(type='KLDivergence', temperature=4.0)``.
+        feature_loss (dict): Loss on the features. Defaults to
+            ``dict(type='FeatureMSE')``.
+        connector (dict, optional): Arguments of the connectors, and their
+            ``type`` if it is not to be chosen by what student and teacher
+            offer: maps where both have one, else embeddings. Defaults to None.
+        logit_weight (float): alpha >= 0. Defaults to 1.
+        feature_weight (float): beta >= 0; with 0 there are no connectors.
+            Defaults to 5.
+        num_classes (int, optional): Number of classes to set in the student
+            and in every teacher given by ``cfg_path``. Defaults to None, which
+            keeps those of the configs.
+        channels_last (bool, optional): Whether networks run in channels_last
+            memory format in training. Defaults to None: on CUDA devices, where
+            it is faster.
+        data_preprocessor (dict, optional): The student's preprocessing;
+            mmengine's runner fills in the config file's. Defaults to the
+            student config's.
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Raises:
+        InputError: If a config is unusable, a number is out of range, or
+            student and teachers have different numbers of classes.
+    """
+
+    def __init__(
+        self,
+        student: dict[str, Any],
+        teachers: Sequence[dict[str, Any]] | None = None,
+        weighting: dict[str, Any] | str = 'AVER',
+        logit_loss: dict[str, Any] | str = 'KLDivergence',
+        feature_loss: dict[str, Any] | str = 'FeatureMSE',
+        connector: dict[str, Any] | None = None,
+        logit_weight: float = 1.0,
+        feature_weight: float = 5.0,
+        num_classes: int | None = None,
+        channels_last: bool | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        model, file_preprocessor = read_network_config(student, 'student')
+        preprocessor_cfg = dict(
+            data_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor or {}
+        )
+        super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
+        self.alpha = check_number('logit_weight', logit_weight)
+        self.beta = check_number('feature_weight', feature_weight)
+        self.channels_last = channels_last
+        self.step_observers: list[StepObserver] = []
+        self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
+        check_classifier(self.student, 'student')
+        self._check_student_loss()
+
+        # The teachers are no submodule: they take no part in state_dict(),
+        # parameters(), init_weights(), train() and DDP. See `_apply`.
+        self.__dict__['teachers'] = None
+        if teachers is None:
+            self._register_load_state_dict_pre_hook(_drop_training_parts)
+            return
+        pool = TeacherPool(
+            teachers, Preprocessing.from_config(preprocessor_cfg, 'the student'), num_classes
+        )
+        self.__dict__['teachers'] = pool
+        output = self._probe_student()
+        if output.logits.shape[1] != pool.spec.num_classes:
+            raise InputError(
+                f'The student has {output.logits.shape[1]} classes, but its teachers have '
+                f'{pool.spec.num_classes}. Set `num_classes` in the distiller, or change the '
+                'heads in the configs.'
+            )
+        self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
+        self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
+        self.connectors: nn.ModuleList | None = None
+        if self.beta > 0:
+            self.connectors = self._build_connectors(output, connector or {})
+        self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """Run the student, or compute the distillation loss.
+
+        Args:
+            inputs (Tensor): Preprocessed images, shape (B, 3, H, W).
+            data_samples (list[DataSample], optional): Their labels. Defaults
+                to None.
+            mode (str): 'loss', 'predict' or 'tensor'. Defaults to 'tensor'.
+
+        Returns:
+            dict | list | Tensor: As mmpretrain's ``ImageClassifier`` returns.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples or [])
+        return self.student(inputs, data_samples, mode)
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        """Compute the loss of a batch.
+
+        Args:
+            inputs (Tensor): Shape (B, 3, H, W).
+            data_samples (list[DataSample]): With hard or soft labels.
+
+        Returns:
+            dict[str, Tensor]: ``loss_ce``, ``loss_logit`` and ``loss_feature``,
+            which sum to L.
+        """
+        if self.teachers is None:
+            raise InputError('The distiller was built without teachers and cannot be trained.')
+        if self._use_channels_last(inputs.device):
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        teachers = self.teachers.query(inputs, data_samples)
+        student = run_classifier(self.student, inputs)
+        projections, targets = self._project(student, teachers)
+        # Half precision is for the networks; every term is float32.
+        with autocast(inputs.device.type, enabled=False):
+            terms = StepTerms(
+                student,
+                teachers,
+                self._labels(data_samples, inputs.device),
+                projections,
+                targets,
+                self.alpha,
+                self.beta,
+                self.logit_loss.temperature,
+            )
+            terms.logit_loss = self.logit_loss(terms)
+            if projections is None:
+                terms.feature_loss = torch.zeros_like(terms.logit_loss)
+            else:
+                terms.feature_loss = self.feature_loss(terms)
+            weights = self.weighting(terms)
+            for observer in self.step_observers:
+                observer(terms, weights)
+            losses = dict(
+                loss_ce=terms.student_ce.mean(),
+                loss_logit=self.alpha * (weights.logit * terms.logit_loss).sum(dim=1).mean(),
+            )
+            if projections is not None:
+                feature = (weights.feature * terms.feature_loss).sum(dim=1).mean()
+                losses['loss_feature'] = self.beta * feature
+        return losses
+
+    def init_weights(self) -> None:
+        """Initialise student, connectors and weighting; read the teachers' weights.
+
+        The runner calls this once before training, and not for testing.
+        """
+        super().init_weights()
+        if self.teachers is None:
+            return
+        self.teachers.load_checkpoints()
+        if self._use_channels_last(next(self.student.parameters()).device):
+            for network in (self.student, self.teachers):
+                network.to(memory_format=torch.channels_last)
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> 'MultiTeacherDistiller':
+        """Take the teachers along to another device or precision."""
+        if self.teachers is not None:
+            self.teachers._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'MultiTeacherDistiller':
+        """Copy without the teachers and observers, for averaged models (EMA)."""
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        shared = dict(teachers=self.teachers, step_observers=[])
+        for key, value in self.__dict__.items():
+            clone.__dict__[key] = shared[key] if key in shared else copy.deepcopy(value, memo)
+        return clone
+
+    def _use_channels_last(self, device: torch.device) -> bool:
+        return device.type == 'cuda' if self.channels_last is None else self.channels_last
+
+    def _project(
+        self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
+    ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        if self.connectors is None:
+            return None, None
+        pairs = [connect(student, teacher) for connect, teacher in zip(self.connectors, teachers)]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _probe_student(self) -> NetworkOutput:
+        """Find the sizes of the student's outputs from one black image."""
+        was_training = self.student.training
+        self.student.eval()
+        with torch.no_grad():
+            output = run_classifier(self.student, torch.zeros(1, 3, *probe_size(self.student)))
+        self.student.train(was_training)
+        return output
+
+    def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleList:
+        spec = self.teachers.spec
+        connectors = []
+        for embedding_size, map_channels in zip(spec.embedding_sizes, spec.map_channels):
+            use_map = output.feature_map is not None and map_channels is not None
+            kind = cfg.get('type') or ('MapConnector' if use_map else 'EmbeddingConnector')
+            own = output.feature_map if kind == 'MapConnector' else output.embedding
+            if own is None or (kind == 'MapConnector' and map_channels is None):
+                raise InputError(
+                    'MapConnector needs a student and teachers with spatial maps. Leave `type` '
+                    'out of `connector`, or use EmbeddingConnector.'
+                )
+            connectors.append(
+                build_component(
+                    MODELS,
+                    {**cfg, 'type': kind},
+                    Connector,
+                    'connector',
+                    in_channels=own.shape[1],
+                    out_channels=map_channels if kind == 'MapConnector' else embedding_size,
+                )
+            )
+        return nn.ModuleList(connectors)
+
+    def _check_student_loss(self) -> None:
+        """Find label smoothing in the student's head; warn of what is not used."""
+        module = getattr(self.student.head, 'loss_module', None)
+        self.label_smoothing: LabelSmoothLoss | None = None
+        if isinstance(module, LabelSmoothLoss):
+            self.label_smoothing = module
+        elif not isinstance(module, (CrossEntropyLoss, nn.CrossEntropyLoss)):
+            warnings.warn(
+                f"The student's own loss ({type(module).__name__}) is not used: the distiller "
+                'computes the cross entropy per image itself.',
+                stacklevel=2,
+            )
+
+    def _labels(self, data_samples: list, device: torch.device) -> Tensor:
+        """Hard labels (B,), or soft ones (B, C) after mixup, cutmix or smoothing."""
+        if 'gt_score' in data_samples[0]:
+            labels = torch.stack([sample.gt_score for sample in data_samples])
+        else:
+            labels = torch.cat([sample.gt_label for sample in data_samples])
+        labels = labels.to(device)
+        smoothing = self.label_smoothing
+        if smoothing is not None:
+            if smoothing.num_classes is None:
+                smoothing.num_classes = self.teachers.spec.num_classes
+            labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
+        return labels
+
+
+def _build_preprocessor(
+    cfg: dict[str, Any], model: dict[str, Any], num_classes: int | None
+) -> nn.Module:
+    """Build the student's preprocessing with its batch augmentations."""
+    cfg = dict(cfg)
+    cfg.setdefault('type', 'mmpretrain.ClsDataPreprocessor')
+    if num_classes is not None:
+        cfg['num_classes'] = num_classes
+    augments = model.pop('train_cfg', None)
+    if augments is not None:
+        cfg.setdefault('batch_augments', augments)
+    return MMPRETRAIN_MODELS.build(cfg)
+
+
+def _drop_training_parts(state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Let a distiller without teachers take just the student's weights."""
+    for key in list(state_dict):
+        if key.startswith((f'{prefix}connectors.', f'{prefix}weighting.')):
+            del state_dict[key]

@@ -1,0 +1,37 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Base class of the distillation losses."""
+
+from abc import ABCMeta, abstractmethod
+
+from torch import Tensor, nn
+
+from mtkdrl_mm.structures import StepTerms
+from mtkdrl_mm.utils import check_number
+
+
+class DistillationLoss(nn.Module, metaclass=ABCMeta):
+    """A loss between the student and every teacher, image by image.
+
+    Subclasses implement :meth:`forward`. They read what they need from the
+    step's record and return one number per image and teacher; averaging over
+    the batch and weighting over the teachers are the distiller's.
+
+    Args:
+        temperature (float): Softening temperature T > 0 of the probabilities
+            that the loss compares; 1 for losses without one. Defaults to 1.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = check_number('temperature', temperature, exclusive=True)
+
+    @abstractmethod
+    def forward(self, terms: StepTerms) -> Tensor:
+        """Compare the student with every teacher.
+
+        Args:
+            terms (StepTerms): The step's record for B images and M teachers.
+
+        Returns:
+            Tensor: Shape (B, M), float32, with gradient to the student.
+        """

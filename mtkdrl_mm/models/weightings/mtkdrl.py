@@ -1,0 +1,123 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Weights from a reinforcement-learning agent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.rl import TeacherState
+from mtkdrl_mm.rl.algorithms.base import entropy
+from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.utils import InputError, build_component, near_matches
+
+from ..agents import Agent
+from ..teachers import PoolSpec
+from .action_parts import confidence, divergence
+from .base import Weighting
+
+PARTS = ('agent', 'confidence', 'divergence')
+
+
+@MODELS.register_module()
+class MTKDRL(Weighting):
+    r"""The agent's action, fused with two strategies that need no agent.
+
+    .. math::
+        w_l = \mathrm{mean}(\pi_l, c, g_l), \qquad w_f = \mathrm{mean}(\pi_f, c, g_f)
+
+    with the policy pi, the confidence c and the divergence g, each summing to
+    1 over the teachers. No gradient flows from here into the student; the
+    agent is trained by ``AgentHook``, without which this strategy stays in its
+    warm-up. Source: arXiv:2502.18510, section "Action".
+
+    Args:
+        pool (PoolSpec): Supplied by the distiller.
+        agent (dict): The policy. Defaults to ``dict(type='PerTeacherAgent')``.
+        parts (Sequence[str]): Which parts are fused, of 'agent', 'confidence'
+            and 'divergence'. Defaults to all three.
+        state (dict, optional): Arguments of :class:`TeacherState`
+            (``performance``, ``gap``). Defaults to None.
+
+    Attributes:
+        warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
+    """
+
+    required_hook = 'AgentHook'
+
+    def __init__(
+        self,
+        pool: PoolSpec,
+        agent: dict[str, Any] | None = None,
+        parts: Sequence[str] = PARTS,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(pool)
+        for part in parts:
+            if part not in PARTS:
+                raise InputError(f'Unknown part "{part}" in `parts`. {near_matches(part, PARTS)}')
+        if len(parts) == 0 or len(set(parts)) < len(parts):
+            raise InputError(f'`parts` must list at least one of {PARTS}, each once: {parts!r}.')
+        self.parts = tuple(parts)
+        try:
+            self.state = TeacherState(**(state or {}))
+        except (TypeError, ValueError) as error:
+            raise InputError(f'`state` of the weighting: {error}') from error
+        self.agent: Agent = build_component(
+            MODELS,
+            agent or dict(type='PerTeacherAgent'),
+            Agent,
+            'agent',
+            state_sizes=self.state_sizes,
+        )
+        # Outside of the agent's own updates nothing else, DDP's reducer
+        # included, is to expect gradients here.
+        self.agent.requires_grad_(False)
+        self.warming_up = True
+
+    @property
+    def state_sizes(self) -> list[int]:
+        """Lengths of the M teachers' states."""
+        return self.state.sizes(self.pool.embedding_sizes, self.pool.num_classes)
+
+    @torch.no_grad()
+    def forward(self, terms: StepTerms) -> TeacherWeights:
+        """The fused action; 1/M while warming up."""
+        states = self.state(terms)
+        log_probs = self.agent(states)
+        policy_entropy = (entropy(log_probs[0]) + entropy(log_probs[1])) / 2
+        if self.warming_up:
+            logit = feature = torch.full_like(log_probs[0], 1 / terms.num_teachers)
+        else:
+            logit, feature = self.fuse(terms, log_probs[0].exp(), log_probs[1].exp())
+        return TeacherWeights(
+            logit=logit, feature=feature, states=states, policy_entropy=policy_entropy
+        )
+
+    def fuse(
+        self, terms: StepTerms, logit_policy: Tensor, feature_policy: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Average the chosen parts.
+
+        Args:
+            terms (StepTerms): The step's record.
+            logit_policy (Tensor): pi_l of shape (B, M).
+            feature_policy (Tensor): pi_f of shape (B, M).
+
+        Returns:
+            tuple[Tensor, Tensor]: w_l and w_f of shape (B, M).
+        """
+        logit_parts, feature_parts = [], []
+        if 'agent' in self.parts:
+            logit_parts.append(logit_policy)
+            feature_parts.append(feature_policy)
+        if 'confidence' in self.parts:
+            shared = confidence(terms)
+            logit_parts.append(shared)
+            feature_parts.append(shared)
+        if 'divergence' in self.parts:
+            logit_parts.append(divergence(terms.logit_loss))
+            feature_parts.append(divergence(terms.feature_cosine))
+        return torch.stack(logit_parts).mean(dim=0), torch.stack(feature_parts).mean(dim=0)

@@ -1,0 +1,35 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Registries of mtkdrl_mm, children of mmengine's root registries.
+
+Components of this package are found from any OpenMMLab config by their scope,
+for example ``type='mtkdrl_mm.MultiTeacherDistiller'``. Inside a distiller's own
+config (weighting, losses, connectors, agent) the scope may be left out.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
+from mmengine.registry import Registry
+
+SCOPE = 'mtkdrl_mm'
+
+# Distillers, weighting strategies, agents, losses, connectors, backbones.
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mtkdrl_mm.models'])
+# Rewards, advantages and RL algorithms: plain torch code that lives in
+# mtkdrl_mm.rl and is entered here by mtkdrl_mm.engine.rl_components.
+TASK_UTILS = Registry(
+    'task util',
+    parent=MMENGINE_TASK_UTILS,
+    scope=SCOPE,
+    locations=['mtkdrl_mm.engine.rl_components'],
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mtkdrl_mm.engine.hooks'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope=SCOPE, locations=['mtkdrl_mm.engine.loops'])
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=MMENGINE_DATA_SAMPLERS,
+    scope=SCOPE,
+    locations=['mtkdrl_mm.datasets'],
+)

@@ -1,0 +1,74 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Averages over the processes of a distributed run."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Number of processes, 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Average a tensor over all processes.
+
+    Args:
+        tensor (Tensor): Of the same shape on every process.
+
+    Returns:
+        Tensor: The mean, the same bits on every process.
+    """
+    count = world_size()
+    if count == 1:
+        return tensor
+    total = tensor.detach().clone()
+    if dist.get_backend() == 'nccl' and not total.is_cuda:
+        total = total.cuda()
+    dist.all_reduce(total)
+    return (total / count).to(tensor.device)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over all processes, in place, in one message.
+
+    Args:
+        parameters (Iterable[nn.Parameter]): Parameters with gradients.
+    """
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    mean = mean_over_ranks(torch.cat([g.flatten() for g in gradients]))
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients])):
+        gradient.copy_(part.view_as(gradient))
+
+
+def check_equal_over_ranks(module: nn.Module, what: str) -> None:
+    """Make sure that all processes hold the same parameters.
+
+    Args:
+        module (nn.Module): The module to compare.
+        what (str): Its name, for the message.
+
+    Raises:
+        RuntimeError: If the processes differ.
+    """
+    if world_size() == 1:
+        return
+    device = next(module.parameters()).device
+    if dist.get_backend() == 'nccl':
+        device = torch.device('cuda', torch.cuda.current_device())
+    digest = torch.stack([t.detach().double().sum() for t in module.state_dict().values()]).to(
+        device
+    )
+    low, high = digest.clone(), digest.clone()
+    dist.all_reduce(low, op=dist.ReduceOp.MIN)
+    dist.all_reduce(high, op=dist.ReduceOp.MAX)
+    if not torch.equal(low, high):
+        raise RuntimeError(
+            f'The processes hold different {what}s (largest difference of a sum: '
+            f'{float((high - low).abs().max()):.3g}). Start again from the last checkpoint.'
+        )

@@ -1,0 +1,187 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The bounded record of what the agent saw and what it earned."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HALF_LIMIT = torch.finfo(torch.float16).max
+
+
+class History:
+    """States and rewards of the images since the last update of the agent.
+
+    Kept in host memory, the states in half precision. Rows are added in order
+    until the budget is used up; from then on reservoir sampling (Algorithm R,
+    Vitter 1985) keeps every image seen with equal probability, however many
+    there are. Copies from an accelerator do not make the step wait.
+
+    The rows that came from one step stay together as a block, so that a mini
+    batch of the update is what all processes saw in the same step: several
+    processes with a small batch update the agent as one with a large one does.
+
+    Args:
+        state_sizes (Sequence[int]): Lengths of the M teachers' states.
+        budget_mib (float): Greatest size in MiB. Defaults to 512.
+
+    Raises:
+        ValueError: If the budget does not hold a single image.
+
+    Attributes:
+        capacity (int): Greatest number of images.
+        seen (int): Number of images added since the last :meth:`clear`.
+    """
+
+    def __init__(self, state_sizes: Sequence[int], budget_mib: float = 512.0) -> None:
+        self.state_sizes = list(state_sizes)
+        self.num_teachers = len(self.state_sizes)
+        self.bytes_per_image = 2 * sum(self.state_sizes) + 4 * self.num_teachers
+        self.capacity = int(budget_mib * 2**20 // self.bytes_per_image)
+        if self.capacity < 1:
+            raise ValueError(
+                f'The history budget of {budget_mib:g} MiB holds no image: one needs '
+                f'{self.bytes_per_image / 2**20:.3f} MiB.'
+            )
+        self.seen = 0
+        self._offsets: list[int] = [0]
+        # Pages of memory that no row has touched yet take no room.
+        self._states = torch.empty(self.capacity, sum(self.state_sizes), dtype=torch.float16)
+        self._rewards = torch.empty(self.capacity, self.num_teachers)
+        # Copies under way from an accelerator: (event, rows, states, rewards).
+        self._pending: deque[tuple[Any, Tensor, Tensor, Tensor]] = deque()
+
+    def __len__(self) -> int:
+        """Number of images held."""
+        return min(self.seen, self.capacity)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks, each from one step until the budget was used up."""
+        return len(self._offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Greatest number of bytes of host memory; only filled rows occupy any."""
+        return sum(t.numel() * t.element_size() for t in (self._states, self._rewards))
+
+    @torch.no_grad()
+    def add(self, states: Sequence[Tensor], rewards: Tensor, generator: torch.Generator) -> None:
+        """Add the images of one step.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, state_sizes[m]).
+            rewards (Tensor): Shape (B, M).
+            generator (torch.Generator): Decides which rows give way once the
+                budget is used up.
+        """
+        batch = rewards.shape[0]
+        fill = min(batch, self.capacity - len(self))
+        rows = torch.arange(len(self), len(self) + fill)
+        sources = torch.arange(fill)
+        if fill < batch:
+            rank = torch.arange(self.seen + fill + 1, self.seen + batch + 1)
+            slots = (
+                torch.rand(batch - fill, generator=generator, dtype=torch.float64) * rank
+            ).long()
+            kept = slots < self.capacity
+            rows = torch.cat([rows, slots[kept]])
+            sources = torch.cat([sources, fill + kept.nonzero().flatten()])
+        if fill > 0:
+            self._offsets.append(self._offsets[-1] + fill)
+        self.seen += batch
+        if len(rows) == 0:
+            return
+        flat = torch.cat(list(states), dim=1)
+        if len(sources) < batch:
+            index = sources.to(flat.device, non_blocking=True)
+            flat, rewards = flat[index], rewards[index]
+        flat = flat.clamp(-_HALF_LIMIT, _HALF_LIMIT).half()
+        self._store(rows, flat, rewards.float())
+
+    def _store(self, rows: Tensor, states: Tensor, rewards: Tensor) -> None:
+        if not states.is_cuda:
+            self._states[rows], self._rewards[rows] = states, rewards
+            return
+        buffers = []
+        for tensor in (states, rewards):
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            buffers.append(buffer.copy_(tensor, non_blocking=True))
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((event, rows, *buffers))
+        self._drain(wait=False)
+
+    def _drain(self, wait: bool) -> None:
+        """Put copies that have arrived into their rows, in order."""
+        while self._pending and (wait or self._pending[0][0].query()):
+            event, rows, states, rewards = self._pending.popleft()
+            event.synchronize()
+            self._states[rows], self._rewards[rows] = states, rewards
+
+    def block(self, index: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
+        """One block.
+
+        Args:
+            index (int): Which, in [0, num_blocks).
+            device (torch.device): Where the agent lives.
+
+        Returns:
+            tuple[list[Tensor], Tensor]: M states of shape (b, state_sizes[m]),
+            float32, and rewards of shape (b, M).
+        """
+        self._drain(wait=True)
+        rows = slice(self._offsets[index], self._offsets[index + 1])
+        states = self._states[rows].to(device).float()
+        return list(states.split(self.state_sizes, dim=1)), self._rewards[rows].to(device)
+
+    def blocks(
+        self, device: torch.device, order: Sequence[int]
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Walk through blocks in the given order; see :meth:`block`."""
+        for index in order:
+            yield self.block(index, device)
+
+    @property
+    def rewards(self) -> Tensor:
+        """All rewards held, shape (N, M)."""
+        self._drain(wait=True)
+        return self._rewards[: len(self)]
+
+    def clear(self) -> None:
+        """Forget everything; the memory is kept for the next images."""
+        self._drain(wait=True)
+        self.seen = 0
+        self._offsets = [0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved to go on exactly."""
+        self._drain(wait=True)
+        count = len(self)
+        return dict(
+            seen=self.seen,
+            offsets=list(self._offsets),
+            states=self._states[:count].clone(),
+            rewards=self._rewards[:count].clone(),
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If it was saved with other teachers or a larger budget.
+        """
+        states = state['states'].cpu()
+        if states.shape[1] != sum(self.state_sizes) or len(states) > self.capacity:
+            raise ValueError(
+                f'The saved history has {tuple(states.shape)} entries, which does not fit '
+                f'{self.capacity} images with states of {sum(self.state_sizes)}: resume with the '
+                'same teachers and history budget.'
+            )
+        self.clear()
+        self._states[: len(states)] = states
+        self._rewards[: len(states)] = state['rewards'].cpu()
+        self.seen = state['seen']
+        self._offsets = list(state['offsets'])

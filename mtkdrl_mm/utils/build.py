@@ -1,0 +1,74 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Building components from config dicts, with errors a user can act on."""
+
+import inspect
+from typing import Any, TypeVar
+
+from mmengine.config import ConfigDict
+from mmengine.registry import Registry
+
+from .errors import InputError, near_matches
+
+T = TypeVar('T')
+
+
+def build_component(
+    registry: Registry,
+    cfg: dict[str, Any] | str,
+    base: type[T],
+    role: str,
+    **shared: Any,
+) -> T:
+    """Build a component and check that it is of the expected family.
+
+    Unlike ``registry.build``, the type is looked up in ``registry`` (and its
+    parents) whatever the config's default scope is, so that
+    ``weighting=dict(type='AVER')`` works in an mmpretrain config.
+
+    Args:
+        registry (Registry): Where to look the type up.
+        cfg (dict | str): Config with a ``type``, or just the type's name.
+        base (type): Class that the component must derive from.
+        role (str): What it is, in the user's words: "weighting", "agent", ...
+        **shared: Arguments that the caller supplies; passed on only if the
+            constructor takes them.
+
+    Returns:
+        object: The built component.
+
+    Raises:
+        InputError: If the type is unknown or of another family, or if an
+            argument is unknown, missing or refused.
+    """
+    if isinstance(cfg, base):
+        return cfg
+    if isinstance(cfg, str):
+        cfg = dict(type=cfg)
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise InputError(f'The {role} must be a dict with a `type`, but is {cfg!r}.')
+    arguments = ConfigDict(cfg).to_dict() if isinstance(cfg, ConfigDict) else dict(cfg)
+    name = arguments.pop('type')
+    cls = registry.get(name) if isinstance(name, str) else name
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        family = [
+            n for n, c in registry.module_dict.items() if inspect.isclass(c) and issubclass(c, base)
+        ]
+        label = name if isinstance(name, str) else getattr(name, '__name__', repr(name))
+        raise InputError(f'Unknown {role} "{label}". {near_matches(str(label), family)}')
+
+    parameters = inspect.signature(cls.__init__).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in arguments:
+            if key not in parameters:
+                own = [n for n in parameters if n != 'self' and n not in shared]
+                raise InputError(
+                    f'The {role} "{cls.__name__}" takes no argument "{key}". '
+                    f'{near_matches(key, own)}'
+                )
+        shared = {key: value for key, value in shared.items() if key in parameters}
+    try:
+        return cls(**{**shared, **arguments})
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f'The {role} "{cls.__name__}": {error}') from error

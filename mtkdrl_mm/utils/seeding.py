@@ -1,0 +1,42 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Randomness as a function of where the training is."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def seed_everything(*position: int) -> None:
+    """Seed Python, NumPy and torch (all devices) from a tuple of numbers.
+
+    Args:
+        *position (int): For example (seed, rank, iteration). Different tuples
+            give independent streams.
+    """
+    words = np.random.SeedSequence([abs(int(p)) for p in position]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+@contextmanager
+def seeded(*position: int) -> Iterator[None]:
+    """Seed for the length of a block and restore the host's generators after it.
+
+    Args:
+        *position (int): See :func:`seed_everything`.
+    """
+    saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = np.random.SeedSequence([abs(int(p)) for p in position]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        random.setstate(saved[0])
+        np.random.set_state(saved[1])
+        torch.set_rng_state(saved[2])

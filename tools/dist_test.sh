@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Test on the GPUs of one machine, or of several (see dist_train.sh):
+#   tools/dist_test.sh CONFIG CHECKPOINT GPUS [flags of tools/test.py]
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    sed -n '2,3s/^# *//p' "$0" >&2
+    exit 2
+fi
+CONFIG=$1
+CHECKPOINT=$2
+GPUS=$3
+HERE=$(cd "$(dirname "$0")" && pwd)
+
+PYTHONPATH="$HERE/..:${PYTHONPATH-}" exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$GPUS" \
+    "$HERE/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

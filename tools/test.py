@@ -1,0 +1,84 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Test a checkpoint of an mmpretrain, mmdet or mmseg config.
+
+A distiller is tested as its student: no teacher is built and no file of a
+teacher is read.
+"""
+
+import argparse
+import os.path as osp
+
+import mmengine
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.launch import (
+    add_common_arguments,
+    build_runner,
+    check_data,
+    load_config,
+    run_tool,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_common_arguments(parser)
+    parser.add_argument('--out', help='the file to save results to')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='whether --out gets metrics or predictions; predictions by default',
+    )
+    parser.add_argument('--amp', action='store_true', help='test with automatic mixed precision')
+    parser.add_argument('--show-dir', help='directory for pictures of the results')
+    parser.add_argument('--show', action='store_true', help='show the results in a window')
+    parser.add_argument('--interval', type=int, default=1, help='show every so many samples')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    return parser.parse_args()
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    """Merge the flags of testing into the config, in place."""
+    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+        raise InputError(f'The checkpoint "{args.checkpoint}" does not exist.')
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir is not None:
+        if 'visualization' not in cfg.default_hooks:
+            raise InputError('--show and --show-dir need a `visualization` in `default_hooks`.')
+        cfg.default_hooks.visualization.update(
+            enable=True,
+            show=args.show,
+            wait_time=args.wait_time,
+            out_dir=args.show_dir,
+            interval=args.interval,
+        )
+    if str(cfg.model.get('type')).endswith('MultiTeacherDistiller'):
+        cfg.model.teachers = None
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    if args.out is None and args.out_item is not None:
+        raise InputError('--out-item needs --out FILE.')
+    cfg = load_config(args)
+    merge_args(cfg, args)
+    check_data(cfg, ('test_dataloader',))
+    runner = build_runner(cfg)
+    if args.out and args.out_item in ('pred', None):
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    run_tool(main)
