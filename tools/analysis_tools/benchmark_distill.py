@@ -109,7 +109,9 @@ def add_history(model: MultiTeacherDistiller, cfg: Config) -> None:
     model.step_observers.append(record)
 
 
-def build_floor(args: argparse.Namespace, path: str, pool_of: MultiTeacherDistiller) -> Callable:
+def build_floor(
+    args: argparse.Namespace, path: str, pool_of: MultiTeacherDistiller = None
+) -> Callable[[], None]:
     """The teachers' forward passes and the student's own step, nothing else."""
     model, _ = build_step(args, path, pool_of)
 
@@ -179,9 +181,7 @@ def time_steps(args: argparse.Namespace) -> Dict[str, List[float]]:
 def peak_memory(args: argparse.Namespace) -> float:
     """Peak memory of a few steps of one variant, in MiB, in a process of its own."""
     if args.memory_of == FLOOR:
-        first, _ = build_step(args, args.configs[0])
-        step = build_floor(args, args.configs[0], first)
-        del first
+        step = build_floor(args, args.configs[0])
     else:
         _, step = build_step(args, args.memory_of)
     gc.collect()
