@@ -122,6 +122,7 @@ check_compilers() {
 # --- the steps ----------------------------------------------------------------------------------
 
 make_venv() {
+  local why=
   if [ -d $VENV ] && [ ! -d $STAMPS ] && [ ! -s $LOCK ]; then
     # Not made here. Somebody's own environment is used, or left alone, but never cleared.
     if is_python311 "$PY" && "$PY" -m pip --version >/dev/null 2>&1; then
@@ -131,7 +132,10 @@ make_venv() {
     fi
     die ".venv is no Python 3.11 environment with pip: move it away or delete it (rm -r .venv), then run this again."
   fi
-  say "Making .venv with $("$python" --version) ($python)"
+  if is_done venv || [ -s $LOCK ]; then why=' anew: the one there is unfinished, or its Python is gone'
+  elif [ -d $STAMPS ]; then why=' anew: the one there was made for another folder'
+  fi
+  say "Making .venv$why, with $("$python" --version) ($python)"
   echo 'unfinished: .venv is being made' >$LOCK
   "$python" -m venv --clear $VENV
   mkdir $STAMPS
