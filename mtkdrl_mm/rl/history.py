@@ -89,6 +89,11 @@ class History:
             kept = slots < self.capacity
             rows = torch.cat([rows, slots[kept]])
             sources = torch.cat([sources, fill + kept.nonzero().flatten()])
+            # Where several images of the step drew the same row, the last one stays, as if
+            # they had come one by one. torch would leave it open which, differently for
+            # states and rewards.
+            latest = dict(zip(rows.tolist(), sources.tolist()))
+            rows, sources = torch.tensor(list(latest)), torch.tensor(list(latest.values()))
         if fill > 0:
             self._offsets.append(self._offsets[-1] + fill)
         self.seen += batch
