@@ -16,10 +16,16 @@ def seed_everything(*position: int) -> None:
         *position (int): For example (seed, rank, iteration). Different tuples
             give independent streams.
     """
-    words = np.random.SeedSequence([abs(int(p)) for p in position]).generate_state(3)
+    words = _words(position)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.manual_seed(int(words[2]))
+
+
+def _words(position: tuple[int, ...]) -> np.ndarray:
+    # NumPy pads with zeros: without the length, (1, 2) and (1, 2, 0) were one stream.
+    entropy = [len(position), *(abs(int(p)) for p in position)]
+    return np.random.SeedSequence(entropy).generate_state(3)
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def seeded(*position: int) -> Iterator[None]:
         *position (int): See :func:`seed_everything`.
     """
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = np.random.SeedSequence([abs(int(p)) for p in position]).generate_state(3)
+    words = _words(position)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.default_generator.manual_seed(int(words[2]))
