@@ -62,6 +62,11 @@ class Algorithm(metaclass=ABCMeta):
         kind = self.optimizer_cfg.get('type')
         if not isinstance(getattr(torch.optim, str(kind), None), type):
             raise ValueError(f'The agent\'s optimizer "{kind}" is not in torch.optim.')
+        try:
+            # On a stand-in, so that a wrong argument is found here and not in the first update.
+            self._build_optimizer([nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'The agent\'s optimizer "{kind}": {error}') from error
         self.epochs = epochs
         self.entropy_weight = entropy_weight
         self.max_grad_norm = max_grad_norm
@@ -78,10 +83,12 @@ class Algorithm(metaclass=ABCMeta):
             agent (nn.Module): See the class.
         """
         self.agent = agent
-        arguments = dict(self.optimizer_cfg)
-        cls = getattr(torch.optim, arguments.pop('type'))
-        self.optimizer = cls(self.parameters(), **arguments)
+        self.optimizer = self._build_optimizer(self.parameters())
         agent.requires_grad_(False)
+
+    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        arguments = dict(self.optimizer_cfg)
+        return getattr(torch.optim, arguments.pop('type'))(parameters, **arguments)
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this algorithm trains."""
