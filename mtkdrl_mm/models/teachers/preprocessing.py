@@ -40,7 +40,8 @@ class Preprocessing:
             input_size (int | tuple, optional): Side, or height and width.
 
         Raises:
-            InputError: If mean and std do not fit, or a std is not positive.
+            InputError: If mean and std do not fit, a std is not positive, or
+                ``input_size`` is unusable.
         """
         mean, std = cfg.get('mean'), cfg.get('std')
         if mean is None:
@@ -52,6 +53,15 @@ class Preprocessing:
             )
         if isinstance(input_size, int):
             input_size = (input_size, input_size)
+        if input_size is not None and (
+            not isinstance(input_size, (tuple, list))
+            or len(input_size) != 2
+            or not all(isinstance(side, int) and side > 0 for side in input_size)
+        ):
+            raise InputError(
+                f'The `input_size` of {role} must be a positive integer or (height, width), but '
+                f'is {input_size!r}.'
+            )
         return cls(
             mean=tuple(map(float, mean)),
             std=tuple(map(float, std)),

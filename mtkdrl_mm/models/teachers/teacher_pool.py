@@ -221,15 +221,13 @@ def _build_teacher(
         name = _default_name(cfg, model)
         role = f'teacher "{name}"'
     preprocessor = own_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
-    if preprocessor is not None:
-        preprocessing = Preprocessing.from_config(preprocessor, role, input_size)
-    else:
-        preprocessing = Preprocessing(
-            student_preprocessing.mean,
-            student_preprocessing.std,
-            student_preprocessing.to_rgb,
-            (input_size, input_size) if isinstance(input_size, int) else input_size,
+    if preprocessor is None:
+        preprocessor = dict(
+            mean=student_preprocessing.mean,
+            std=student_preprocessing.std,
+            to_rgb=student_preprocessing.to_rgb,
         )
+    preprocessing = Preprocessing.from_config(preprocessor, role, input_size)
     model.pop('train_cfg', None)  # a teacher blends no images of its own
     network = build_classifier(model, None, num_classes if by_path else None, role)
     check_classifier(network, role)
