@@ -8,7 +8,8 @@
 #
 # Each step leaves a stamp in .venv/.stamps that holds a key of all its inputs, written only when the
 # step is complete: a step with a missing or old stamp is done again, whatever stopped it before.
-set -euo pipefail
+set -Eeuo pipefail
+trap '[ "$BASH_SUBSHELL" != 0 ] || echo "setup: stopped at line $LINENO, for the reason above. What is done stays: make env goes on from there." >&2' ERR
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 VENV=.venv
@@ -177,7 +178,15 @@ os._exit(1)
 PYTHON
 }
 
-wheel_in() { find "$1" -name 'mmcv-*.whl' 2>/dev/null | head -n 1; }
+wheel_in() {
+  local file
+  for file in "$1"/mmcv-*.whl; do
+    if [ -f "$file" ]; then
+      echo "$file"
+      break
+    fi
+  done
+}
 
 # Where a source build is kept, so that a new .venv does not cost it again. Not in pip's cache, which
 # knows nothing of torch.
