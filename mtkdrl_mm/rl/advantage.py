@@ -91,16 +91,22 @@ class StandardizedAdvantage(Advantage):
         """Move the running variance."""
         from .distributed import mean_over_ranks
 
-        centred = rewards - rewards.mean(dim=1, keepdim=True)
-        variance = float(mean_over_ranks(centred.square().mean()))
+        variance = float(mean_over_ranks(self._centred(rewards).square().mean()))
         if self.started:
             variance = (1 - self.momentum) * self.variance + self.momentum * variance
         self.variance, self.started = variance, True
 
     def __call__(self, rewards: Tensor) -> Tensor:
         """Advantages in units of the running deviation, shape (N, M)."""
-        centred = rewards - rewards.mean(dim=1, keepdim=True)
-        return (centred / (self.variance**0.5 + self.eps)).clamp(-self.clip, self.clip)
+        advantages = self._centred(rewards) / (self.variance**0.5 + self.eps)
+        return advantages.clamp(-self.clip, self.clip).to(rewards.dtype)
+
+    @staticmethod
+    def _centred(rewards: Tensor) -> Tensor:
+        # In float64 the mean of equal numbers is exactly that number: rounding errors, which
+        # the division by a tiny sigma would blow up, cannot arise.
+        rewards = rewards.double()
+        return rewards - rewards.mean(dim=1, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The running variance."""
