@@ -1,0 +1,306 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What many tests need: tiny classifiers, batches, and the record of a step."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
+
+from mtkdrl_mm.models import (
+    FeatureMSE,
+    KLDivergence,
+    MultiTeacherDistiller,
+    PoolSpec,
+    TeacherPool,
+)
+from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.structures import NetworkOutput, StepTerms
+
+PEERS = Path(__file__).parent / 'data' / 'peers_seed0.npz'
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _scope():
+    """The scope that the configs of this package set."""
+    init_default_scope('mmpretrain')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _one_thread():
+    """For tensors as small as here, several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope='session')
+def peers():
+    """Inputs and outputs of the original authors' implementations, float64."""
+    with np.load(PEERS) as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@pytest.fixture
+def peers_terms(peers):
+    """The step's record made from those inputs."""
+    maps = [peers[f'teacher_map_{m}'] for m in range(4)]
+    terms = StepTerms(
+        NetworkOutput(peers['student_logits'], embedding=None),
+        [
+            NetworkOutput(logits, maps[m].mean(dim=(2, 3)), maps[m])
+            for m, logits in enumerate(peers['teacher_logits'].unbind(1))
+        ],
+        peers['labels'],
+        [peers[f'projected_student_map_{m}'] for m in range(4)],
+        maps,
+    )
+    return set_losses(terms)
+
+
+def set_losses(terms, temperature=4.0):
+    """What the distiller does after it has made the record."""
+    terms.temperature = temperature
+    terms.logit_loss = KLDivergence(temperature)(terms)
+    if terms.projections is None:
+        terms.feature_loss = torch.zeros_like(terms.logit_loss)
+    else:
+        terms.feature_loss = FeatureMSE()(terms)
+    return terms
+
+
+def random_terms(
+    images=6,
+    teachers=3,
+    classes=5,
+    labels=None,
+    features=True,
+    dtype=torch.float64,
+    temperature=4.0,
+    seed=0,
+    **kwargs,
+):
+    """A record with random outputs; the same ones for the same seed.
+
+    Teacher m has m + 3 channels, and the student's logits and projections are
+    leaves with gradient.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64).to(dtype)
+
+    hard = torch.randint(classes, (images,), generator=generator)
+    student = NetworkOutput(normal(images, classes).mul(2).requires_grad_(), normal(images, 4))
+    outputs, projections = [], []
+    for m in range(teachers):
+        feature_map = normal(images, m + 3, 2, 2)
+        outputs.append(
+            NetworkOutput(normal(images, classes).mul(2), feature_map.mean(dim=(2, 3)), feature_map)
+        )
+        projections.append(normal(images, m + 3, 2, 2).requires_grad_())
+    terms = StepTerms(
+        student,
+        outputs,
+        hard if labels is None else labels,
+        projections if features else None,
+        [output.feature_map for output in outputs] if features else None,
+        **kwargs,
+    )
+    return set_losses(terms, temperature)
+
+
+@pytest.fixture
+def make_terms():
+    """Function that makes a random record, see random_terms."""
+    return random_terms
+
+
+@pytest.fixture
+def make_spec():
+    """Function that describes the pool of a record."""
+
+    def make(terms):
+        return PoolSpec(
+            names=tuple(f't{m}' for m in range(terms.num_teachers)),
+            num_classes=terms.student_logits.shape[1],
+            embedding_sizes=tuple(t.embedding.shape[1] for t in terms.teachers),
+            map_channels=tuple(t.feature_map.shape[1] for t in terms.teachers),
+        )
+
+    return make
+
+
+def resnet(width=4, num_classes=5, **loss):
+    """Config of an mmpretrain classifier with ResNet-18's layers and few channels."""
+    head = dict(type='LinearClsHead', num_classes=num_classes, in_channels=8 * width, topk=(1,))
+    if loss:
+        head['loss'] = loss
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet', depth=18, base_channels=width, stem_channels=width),
+        neck=dict(type='GlobalAveragePooling'),
+        head=head,
+    )
+
+
+def vit(width=16, num_classes=5):
+    """Config of an mmpretrain classifier with a tiny VisionTransformer."""
+    arch = dict(embed_dims=width, num_layers=2, num_heads=2, feedforward_channels=2 * width)
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='VisionTransformer', arch=arch, img_size=32, patch_size=16),
+        head=dict(type='VisionTransformerClsHead', num_classes=num_classes, in_channels=width),
+    )
+
+
+def randomize(network, seed=0):
+    """Random weights and BatchNorm statistics, so that nothing is a fresh network's."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if tensor.ndim == 1:  # BatchNorm's weights and variances have to be positive
+                tensor.copy_(noise.mul(0.2).add(1).abs() + 0.1)
+            else:
+                tensor.copy_(noise / max(1, tensor[0].numel()) ** 0.5)
+    return network
+
+
+def classifier(cfg, seed=None):
+    """The built network in eval mode, with random weights if a seed is given."""
+    model, _ = read_network_config(cfg, 'test network')
+    network = build_classifier(model, None, None, 'test network').eval()
+    return network if seed is None else randomize(network, seed)
+
+
+@pytest.fixture
+def make_resnet():
+    """Function that returns the config of a tiny ResNet."""
+    return resnet
+
+
+@pytest.fixture
+def make_vit():
+    """Function that returns the config of a tiny VisionTransformer."""
+    return vit
+
+
+@pytest.fixture
+def make_classifier():
+    """Function that builds a classifier from a config."""
+    return classifier
+
+
+@pytest.fixture
+def make_pool():
+    """Function that builds a pool with random weights."""
+
+    def make(teachers, student=None, num_classes=None):
+        pool = TeacherPool(teachers, student or Preprocessing(), num_classes)
+        for m, network in enumerate(pool.networks):
+            randomize(network, seed=m + 1)
+        return pool
+
+    return make
+
+
+@pytest.fixture
+def make_distiller():
+    """Function that builds a distiller whose teachers have random weights.
+
+    By default the teachers are two ResNets, called "a" and "b".
+    """
+
+    def make(teachers='two', seed=0, **kwargs):
+        if teachers == 'two':
+            teachers = [dict(resnet(4), name='a'), dict(resnet(6), name='b')]
+        kwargs.setdefault('student', resnet(4))
+        torch.manual_seed(seed)
+        distiller = MultiTeacherDistiller(teachers=teachers, **kwargs)
+        if distiller.teachers is not None:
+            for m, network in enumerate(distiller.teachers.networks):
+                randomize(network, seed=m + 1)
+        return distiller
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """Function that returns preprocessed images and their labels."""
+
+    def make(images=4, classes=5, size=32, seed=0, scores=None):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(images, 3, size, size, generator=generator)
+        labels = torch.randint(classes, (images,), generator=generator)
+        samples = [DataSample().set_gt_label(int(label)) for label in labels]
+        if scores is not None:
+            for sample, score in zip(samples, scores):
+                sample.set_gt_score(score)
+        return inputs, samples
+
+    return make
+
+
+@pytest.fixture
+def record_steps():
+    """Function that makes a distiller keep its records; returns the list."""
+
+    def attach(distiller):
+        steps = []
+        distiller.step_observers.append(lambda terms, weights: steps.append((terms, weights)))
+        return steps
+
+    return attach
+
+
+class FakeRunner(SimpleNamespace):
+    """What the hooks ask of a runner."""
+
+    @property
+    def train_dataloader(self):
+        return self.train_loop.dataloader
+
+    @property
+    def val_dataloader(self):
+        return self.val_loop.dataloader
+
+
+@pytest.fixture
+def make_runner(request):
+    """Function that makes a runner for hooks."""
+
+    def make(model, **kwargs):
+        name = request.node.name
+        defaults = dict(
+            model=model,
+            hooks=[],
+            iter=0,
+            epoch=0,
+            seed=7,
+            message_hub=MessageHub.get_instance(name),
+            logger=MMLogger.get_instance(name, logger_name='mmengine'),
+            train_loop=SimpleNamespace(dataloader=[]),
+            val_loop=None,
+            _resume=False,
+        )
+        return FakeRunner(**{**defaults, **kwargs})
+
+    yield make
+    MessageHub._instance_dict.pop(request.node.name, None)
+    MMLogger._instance_dict.pop(request.node.name, None)

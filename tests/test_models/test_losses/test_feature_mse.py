@@ -1,0 +1,45 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Mean squared error of features."""
+
+import torch
+
+from mtkdrl_mm.models import FeatureMSE
+
+
+def test_original_code(peers, peers_terms):
+    torch.testing.assert_close(FeatureMSE()(peers_terms), peers['feature_mse'], rtol=0, atol=1e-6)
+
+
+def test_every_image_and_teacher_has_its_own_mean(make_terms):
+    terms = make_terms()
+    values = FeatureMSE()(terms)
+    assert values.shape == (6, 3)
+    for i in range(6):
+        for m in range(3):
+            expected = ((terms.projections[m][i] - terms.targets[m][i]) ** 2).mean()
+            torch.testing.assert_close(values[i, m], expected)
+
+
+def test_embeddings(make_terms):
+    terms = make_terms()
+    terms.projections = [torch.tensor([[1.0, 2.0, 3.0]])]
+    terms.targets = [torch.tensor([[1.0, 0.0, 0.0]])]
+    torch.testing.assert_close(FeatureMSE()(terms), torch.tensor([[13.0 / 3]]))
+
+
+def test_gradient_goes_to_the_student_only(make_terms):
+    terms = make_terms()
+    FeatureMSE()(terms).sum().backward()
+    for m in range(3):
+        size = terms.targets[m][0].numel()
+        expected = 2 * (terms.projections[m] - terms.targets[m]) / size
+        torch.testing.assert_close(terms.projections[m].grad, expected.detach())
+        assert not terms.targets[m].requires_grad
+
+
+def test_half_precision_is_squared_in_float32(make_terms):
+    terms = make_terms()
+    terms.projections = [torch.full((1, 2, 1, 1), 400.0, dtype=torch.float16)]
+    terms.targets = [torch.full((1, 2, 1, 1), -400.0, dtype=torch.float16)]
+    # 800 squared is beyond the range of float16
+    assert torch.equal(FeatureMSE()(terms), torch.tensor([[640000.0]]))

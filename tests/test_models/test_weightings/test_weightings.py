@@ -1,0 +1,108 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""AVER and MTKDRL."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import AVER, MTKDRL
+from mtkdrl_mm.models.weightings.action_parts import confidence
+from mtkdrl_mm.utils import InputError
+
+SUBSETS = [
+    parts
+    for size in (1, 2, 3)
+    for parts in combinations(('agent', 'confidence', 'divergence'), size)
+]
+
+
+def test_aver(make_terms, make_spec):
+    terms = make_terms(teachers=4)
+    weights = AVER(make_spec(terms))(terms)
+    expected = torch.full((6, 4), 0.25, dtype=torch.float64)
+    assert torch.equal(weights.logit, expected) and torch.equal(weights.feature, expected)
+    assert weights.states is None and AVER.required_hook is None
+
+
+@pytest.mark.parametrize('parts', SUBSETS)
+def test_fused_action_is_the_mean_of_the_chosen_parts(make_terms, make_spec, parts):
+    terms = make_terms()
+    weighting = MTKDRL(make_spec(terms), parts=parts).double()
+    weighting.warming_up = False
+    weights = weighting(terms)
+    policies = [p.exp() for p in weighting.agent(weighting.state(terms))]
+    for ours, policy, distances in (
+        (weights.logit, policies[0], terms.logit_loss),
+        (weights.feature, policies[1], terms.feature_cosine),
+    ):
+        values = dict(
+            agent=policy, confidence=confidence(terms), divergence=distances.softmax(dim=1)
+        )
+        expected = sum(values[part] for part in parts) / len(parts)
+        torch.testing.assert_close(ours, expected.detach())
+        torch.testing.assert_close(ours.sum(dim=1), torch.ones(6, dtype=torch.float64))
+        assert not ours.requires_grad
+
+
+def test_warm_up_gives_equal_weights_but_shows_the_agents_view(make_terms, make_spec):
+    terms = make_terms(teachers=4)
+    weighting = MTKDRL(make_spec(terms)).double()
+    weights = weighting(terms)
+    expected = torch.full((6, 4), 0.25, dtype=torch.float64)
+    assert torch.equal(weights.logit, expected) and torch.equal(weights.feature, expected)
+    for ours, state in zip(weights.states, weighting.state(terms)):
+        assert torch.equal(ours, state)
+    weighting.warming_up = False
+    assert not torch.allclose(weighting(terms).logit, expected, atol=1e-3)
+
+
+def test_policy_entropy_is_the_mean_of_the_heads(make_terms, make_spec):
+    terms = make_terms()
+    weighting = MTKDRL(make_spec(terms)).double()
+    policies = [p.exp() for p in weighting.agent(weighting.state(terms))]
+    entropies = [-(p * p.log()).sum(dim=1) for p in policies]
+    torch.testing.assert_close(weighting(terms).policy_entropy, sum(entropies).detach() / 2)
+
+
+@pytest.mark.parametrize('parts', SUBSETS)
+def test_a_single_teacher_counts_fully(make_terms, make_spec, parts):
+    terms = make_terms(teachers=1)
+    weighting = MTKDRL(make_spec(terms), parts=parts).double()
+    weighting.warming_up = False
+    weights = weighting(terms)
+    one = torch.ones(6, 1, dtype=torch.float64)
+    assert torch.equal(weights.logit, one) and torch.equal(weights.feature, one)
+
+
+def test_state_switches_set_the_agents_input(make_terms, make_spec):
+    terms = make_terms()
+    spec = make_spec(terms)
+    assert MTKDRL(spec).agent.state_sizes == [3 + 5 + 3, 4 + 5 + 3, 5 + 5 + 3]
+    assert MTKDRL(spec, state=dict(gap=False)).agent.state_sizes == [9, 10, 11]
+    assert MTKDRL(spec, state=dict(performance=False)).agent.state_sizes == [2, 2, 2]
+
+
+def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
+    weighting = MTKDRL(make_spec(make_terms()))
+    assert weighting.required_hook == 'AgentHook'
+    assert list(weighting.parameters())
+    assert not any(p.requires_grad for p in weighting.parameters())
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(parts=['agnt']), r'"agnt".*Did you mean "agent"\?'),
+        (dict(parts=[]), 'at least one of'),
+        (dict(parts=['agent', 'agent']), 'each once'),
+        (dict(state=dict(performance=False, gap=False)), 'state would be empty'),
+        (dict(state=dict(gaps=True)), '`state` of the weighting.*gaps'),
+        (dict(agent=dict(type='PerTeacherAgnet')), 'agent "PerTeacherAgnet".*"PerTeacherAgent"'),
+        (dict(agent=dict(type='JointAgent', hiden=3)), 'no argument "hiden".*"hidden"'),
+        (dict(agent=dict(type='AVER')), 'Unknown agent "AVER".*"JointAgent"'),
+    ],
+)
+def test_bad_arguments(make_terms, make_spec, kwargs, message):
+    with pytest.raises(InputError, match=message):
+        MTKDRL(make_spec(make_terms()), **kwargs)
