@@ -1,0 +1,185 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The bounded record of states and rewards."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.rl import History
+
+CPU = torch.device('cpu')
+
+
+def budget_of(rows, sizes=(1, 1)):
+    """MiB that hold so many images and not one more."""
+    return (rows + 0.5) * (2 * sum(sizes) + 4 * len(sizes)) / 2**20
+
+
+def numbered(start, stop):
+    """Images whose states and rewards tell their number."""
+    numbers = torch.arange(start, stop).float()[:, None]
+    return [numbers, -numbers], torch.cat([numbers + 0.25, numbers + 0.5], dim=1)
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def fill(history, images, batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, images, batch):
+        history.add(*numbered(start, min(start + batch, images)), generator)
+
+
+def contents(history):
+    blocks = list(history.blocks(CPU, range(history.num_blocks)))
+    states = [torch.cat([block[0][m] for block in blocks]) for m in range(2)]
+    return states, torch.cat([block[1] for block in blocks])
+
+
+@pytest.mark.parametrize('sizes', [(1, 1), (7, 12, 5), (3062, 3062, 3062, 3062)])
+@pytest.mark.parametrize('budget', [0.25, 3.0])
+def test_memory_stays_within_the_budget(sizes, budget):
+    history = History(sizes, budget)
+    assert history.nbytes <= budget * 2**20
+    # and uses it: one more image would not fit
+    assert history.nbytes + 2 * sum(sizes) + 4 * len(sizes) > budget * 2**20
+
+
+@pytest.mark.parametrize('batch', [1, 3, 10, 50])
+def test_never_more_rows_than_the_budget(batch):
+    history = History([1, 1], budget_of(10))
+    assert history.capacity == 10
+    generator, seen = torch.Generator(), 0
+    for _ in range(12):
+        history.add(*numbered(seen, seen + batch), generator)
+        seen += batch
+        assert history.seen == seen
+        states, rewards = contents(history)
+        assert len(history) == len(rewards) == len(states[0]) == min(seen, 10)
+        assert torch.equal(rewards, history.rewards)
+
+
+@pytest.mark.parametrize('batch', [1, 7, 40])
+def test_every_image_is_kept_equally_often(batch):
+    runs, capacity, images = 500, 8, 40
+    counts = torch.zeros(images)
+    for seed in range(runs):
+        history = History([1, 1], budget_of(capacity))
+        fill(history, images, batch, seed)
+        kept = contents(history)[0][0].flatten().long()
+        assert len(set(kept.tolist())) == capacity
+        counts[kept] += 1
+    expected = runs * capacity / images
+    # 39 degrees of freedom; 73 is exceeded by chance once in a thousand times.
+    chi_square = ((counts - expected) ** 2 / (expected * (1 - capacity / images))).sum()
+    assert chi_square < 73, counts
+
+
+def test_states_and_rewards_of_a_row_are_of_the_same_image(two_threads):
+    # Wide states and many draws of the same row, where torch works in parallel.
+    sizes, capacity = [2000, 2000], 20
+    history = History(sizes, budget_of(capacity, sizes))
+    generator = torch.Generator().manual_seed(3)
+    for start in range(0, 1200, 300):
+        numbers = torch.arange(start, start + 300).float()[:, None]
+        states = [numbers.expand(-1, 2000), -numbers.expand(-1, 2000)]
+        history.add(states, numbers.expand(-1, 2), generator)
+    assert len(history) == capacity
+    for states, rewards in history.blocks(CPU, range(history.num_blocks)):
+        assert torch.equal(states[0], rewards[:, :1].expand(-1, 2000))
+        assert torch.equal(states[1], -rewards[:, :1].expand(-1, 2000))
+
+
+def test_images_of_one_step_are_kept_as_if_they_had_come_one_by_one():
+    together, single = History([1, 1], budget_of(4)), History([1, 1], budget_of(4))
+    fill(together, 60, batch=12, seed=5)
+    fill(single, 60, batch=1, seed=5)
+    assert sorted(contents(together)[1][:, 0].tolist()) == sorted(
+        contents(single)[1][:, 0].tolist()
+    )
+
+
+def test_blocks_are_the_steps_until_the_budget_is_used_up():
+    history = History([1, 1], budget_of(10))
+    fill(history, 8, batch=4)
+    assert history.num_blocks == 2
+    states, rewards = history.block(1, CPU)
+    expected = numbered(4, 8)
+    for state, original in zip(states, expected[0]):
+        assert torch.equal(state, original)
+    assert torch.equal(rewards, expected[1])
+    order = [rewards[0, 0].item() for _, rewards in history.blocks(CPU, [1, 0])]
+    assert order == [4.25, 0.25]
+    fill(history, 12, batch=4)  # two rows are left for the first four of these
+    assert history.num_blocks == 3
+    assert [len(history.block(k, CPU)[1]) for k in range(3)] == [4, 4, 2]
+
+
+def test_states_are_rounded_to_half_precision_and_rewards_are_not():
+    history = History([3, 2], 1)
+    states = [torch.tensor([[1 / 3, 1e-3, 1e6]]), torch.tensor([[-1e9, 2049.0]])]
+    rewards = torch.tensor([[1 / 3, -1e6 + 1 / 7]])
+    history.add(states, rewards, torch.Generator())
+    ours, kept = history.block(0, CPU)
+    torch.testing.assert_close(ours[0][:, :2], states[0][:, :2], rtol=2**-11, atol=0)
+    assert torch.equal(ours[0][:, :2], states[0][:, :2].half().float())
+    # beyond its range: the largest number, not infinity
+    assert ours[0][0, 2] == 65504 and ours[1][0, 0] == -65504
+    assert ours[0].dtype == torch.float32
+    assert torch.equal(kept, rewards)
+
+
+def test_what_was_added_is_a_copy():
+    history = History([1, 1], 1)
+    states, rewards = numbered(0, 4)
+    history.add(states, rewards, torch.Generator())
+    states[0].add_(100)
+    rewards.add_(100)
+    assert torch.equal(contents(history)[1], numbered(0, 4)[1])
+    assert torch.equal(contents(history)[0][0], numbered(0, 4)[0][0])
+
+
+def test_clear_starts_again():
+    history = History([1, 1], budget_of(5))
+    fill(history, 50, batch=5)
+    history.clear()
+    assert len(history) == history.seen == history.num_blocks == 0
+    fill(history, 3, batch=3)
+    assert torch.equal(contents(history)[1], numbered(0, 3)[1])
+
+
+@pytest.mark.parametrize('images', [6, 23])
+def test_goes_on_from_its_saved_state(images):
+    whole, first, second = (History([1, 1], budget_of(10)) for _ in range(3))
+    fill(whole, images, batch=3)
+    fill(first, images, batch=3)
+    state = first.state_dict()
+    fill(first, 30, batch=3, seed=9)  # what was saved is a copy
+    second.load_state_dict(state)
+    for history in (whole, second):
+        generator = torch.Generator().manual_seed(4)
+        history.add(*numbered(images, images + 20), generator)
+    assert whole.seen == second.seen == images + 20
+    assert whole.num_blocks == second.num_blocks
+    for k in range(whole.num_blocks):
+        (ours, rewards), (others, other_rewards) = whole.block(k, CPU), second.block(k, CPU)
+        assert torch.equal(rewards, other_rewards)
+        assert all(torch.equal(a, b) for a, b in zip(ours, others))
+
+
+@pytest.mark.parametrize(('sizes', 'budget'), [((1, 2), 1.0), ((1, 1), budget_of(5))])
+def test_saved_state_of_another_run_is_refused(sizes, budget):
+    history = History([1, 1], 1)
+    fill(history, 9, batch=3)
+    with pytest.raises(ValueError, match='same teachers and history budget'):
+        History(sizes, budget).load_state_dict(history.state_dict())
+
+
+def test_budget_below_one_image_is_refused():
+    sizes = [3062, 3062]  # 2 * 6124 + 8 bytes, 0.0117 MiB
+    assert History(sizes, 0.012).capacity == 1
+    with pytest.raises(ValueError, match=r'0\.011 MiB holds no image: one needs 0\.012 MiB'):
+        History(sizes, 0.011)

@@ -1,0 +1,48 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What the agent sees."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.rl import TeacherState
+
+
+def test_original_code(peers, peers_terms):
+    for m, (state, size) in enumerate(zip(TeacherState()(peers_terms), (12, 16, 10, 14))):
+        # Theirs: cosine, KL, cross entropy, embedding, logits.
+        cosine, kl, ce, embedding, logits = peers[f'state_cos_kl_ce_emb_logit_{m}'].split(
+            [1, 1, 1, size, 10], dim=1
+        )
+        expected = torch.cat([embedding, logits, ce, cosine, kl], dim=1)
+        torch.testing.assert_close(state, expected, rtol=0, atol=1e-6)
+
+
+def test_switches_choose_the_parts(make_terms):
+    terms = make_terms()
+    whole = TeacherState()(terms)
+    performance = TeacherState(gap=False)(terms)
+    gap = TeacherState(performance=False)(terms)
+    for m in range(3):
+        assert torch.equal(torch.cat([performance[m], gap[m]], dim=1), whole[m])
+        assert torch.equal(
+            gap[m], torch.stack([terms.feature_cosine[:, m], terms.logit_loss[:, m]], 1).detach()
+        )
+        assert not whole[m].requires_grad
+
+
+@pytest.mark.parametrize('performance', [True, False])
+@pytest.mark.parametrize('gap', [True, False])
+def test_sizes_are_those_of_the_states(make_terms, performance, gap):
+    if not performance and not gap:
+        with pytest.raises(ValueError, match='`performance` and `gap`'):
+            TeacherState(performance, gap)
+        return
+    state = TeacherState(performance, gap)
+    sizes = state.sizes([3, 4, 5], 5)
+    assert [s.shape[1] for s in state(make_terms())] == sizes
+    if performance and gap:
+        assert sizes == [3 + 5 + 3, 4 + 5 + 3, 5 + 5 + 3]
+
+
+def test_float32_of_half_precision_outputs(make_terms):
+    assert {s.dtype for s in TeacherState()(make_terms(dtype=torch.bfloat16))} == {torch.float32}
