@@ -1,7 +1,7 @@
 # Distillation on ImageNet from four teachers, mmpretrain's data and schedule.
 _base_ = [
     './pool_imagenet_resnets.py',
-    './runtime.py',
+    './distillation.py',
     'mmpretrain::_base_/datasets/imagenet_bs32.py',
     'mmpretrain::_base_/schedules/imagenet_bs256.py',
 ]

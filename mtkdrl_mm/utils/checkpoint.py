@@ -29,9 +29,9 @@ _SAFE_NAMES = {
     ('_codecs', 'encode'),
     ('collections', 'OrderedDict'),
     ('collections', 'defaultdict'),
-    ('builtins', 'dict'),
     ('builtins', 'set'),
     ('builtins', 'complex'),
+    ('__builtin__', 'set'),
     ('torch', 'Size'),
     ('torch', 'device'),
     ('torch._utils', '_rebuild_tensor_v2'),
@@ -42,12 +42,21 @@ _SAFE_NAMES = {
 }
 
 
+def _history_buffer_attribute(owner: Any, name: str) -> Any:
+    """Stand in for the `getattr` with which log histories pickle their methods."""
+    if owner is HistoryBuffer and not name.startswith('_'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not plain data')
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Unpickles the names above, tensors and dtypes, and refuses the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _SAFE_NAMES:
             return super().find_class(module, name)
+        if module in ('builtins', '__builtin__') and name == 'getattr':
+            return _history_buffer_attribute
         if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if module in ('torch', 'torch.storage') and name.endswith('Storage'):
@@ -238,3 +247,4 @@ def allow_mmengine_checkpoints() -> None:
     import codecs
 
     add([HistoryBuffer, np.ndarray, np.dtype, codecs.encode, *multiarray, *dtypes])
+    add([(_history_buffer_attribute, 'builtins.getattr')])

@@ -1,0 +1,7 @@
+# The student without teachers.
+_base_ = './_base_/classifier.py'
+
+model = dict(
+    backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=4, base_channels=4),
+    head=dict(in_channels=32),
+)

@@ -1,0 +1,7 @@
+# MTKD-RL with the reward for the student's own improvement.
+_base_ = './_base_/distillation.py'
+
+model = dict(weighting=dict(type='MTKDRL'))
+default_hooks = dict(
+    agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ImprovementReward'))
+)

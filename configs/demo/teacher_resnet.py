@@ -1,0 +1,7 @@
+# Teacher 1: a small ResNet.
+_base_ = './_base_/classifier.py'
+
+model = dict(
+    backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
+    head=dict(in_channels=64),
+)
