@@ -170,14 +170,17 @@ def randomize(network, seed=0):
     """Random weights and BatchNorm statistics, so that nothing is a fresh network's."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in network.state_dict().values():
+        for name, tensor in network.state_dict().items():
             if not tensor.is_floating_point():
                 continue
             noise = torch.randn(tensor.shape, generator=generator)
-            if tensor.ndim == 1:  # BatchNorm's weights and variances have to be positive
-                tensor.copy_(noise.mul(0.2).add(1).abs() + 0.1)
+            if tensor.ndim > 1:
+                gain = 1.5 if 'head' in name else 1.2
+                tensor.copy_(noise * gain / tensor[0].numel() ** 0.5)
+            elif name.endswith(('weight', 'running_var')):
+                tensor.copy_(noise.mul(0.2).add(1).clamp(min=0.2))
             else:
-                tensor.copy_(noise / max(1, tensor[0].numel()) ** 0.5)
+                tensor.copy_(noise * 0.2)
     return network
 
 
@@ -221,7 +224,7 @@ def make_pool():
 
 @pytest.fixture
 def make_distiller():
-    """Function that builds a distiller whose teachers have random weights.
+    """Function that builds a distiller whose networks have random weights.
 
     By default the teachers are two ResNets, called "a" and "b".
     """
@@ -232,6 +235,7 @@ def make_distiller():
         kwargs.setdefault('student', resnet(4))
         torch.manual_seed(seed)
         distiller = MultiTeacherDistiller(teachers=teachers, **kwargs)
+        randomize(distiller.student, seed=99)
         if distiller.teachers is not None:
             for m, network in enumerate(distiller.teachers.networks):
                 randomize(network, seed=m + 1)
@@ -247,6 +251,8 @@ def make_batch():
     def make(images=4, classes=5, size=32, seed=0, scores=None):
         generator = torch.Generator().manual_seed(seed)
         inputs = torch.randn(images, 3, size, size, generator=generator)
+        # Images that differ much give outputs that differ much.
+        inputs = inputs + 2 * torch.randn(images, 3, 1, 1, generator=generator)
         labels = torch.randint(classes, (images,), generator=generator)
         samples = [DataSample().set_gt_label(int(label)) for label in labels]
         if scores is not None:

@@ -1,0 +1,370 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What the distiller computes."""
+
+from collections import Counter
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.structures import DataSample
+
+from mtkdrl_mm.models import Weighting
+from mtkdrl_mm.structures import TeacherWeights
+
+
+class FixedWeights(Weighting):
+    """Other weights for every image, teacher and term; they sum to 1."""
+
+    def forward(self, terms):
+        ramp = torch.linspace(0.1, 0.9, terms.student_logits.shape[0])
+        return TeacherWeights(
+            logit=torch.stack([ramp, 1 - ramp], dim=1),
+            feature=torch.stack([1 - ramp**2, ramp**2], dim=1),
+        )
+
+
+def run(network, inputs):
+    """Map, embedding and logits of a tiny ResNet, without the package's help."""
+    feature_map = network.backbone(inputs)[-1]
+    embedding = feature_map.mean(dim=(2, 3))
+    return feature_map, embedding, F.linear(embedding, network.head.fc.weight, network.head.fc.bias)
+
+
+def by_hand(distiller, inputs, labels, wl, wf, alpha=1.0, beta=5.0, temperature=4.0):
+    """The student's loss as section "Student loss" of the paper writes it."""
+    student = deepcopy(distiller.student)
+    feature_map, _, logits = run(student, inputs)
+    total = F.cross_entropy(logits, labels, reduction='none')
+    for m, teacher in enumerate(distiller.teachers.networks):
+        with torch.no_grad():
+            teacher_map, _, teacher_logits = run(teacher, inputs)
+        kl = F.kl_div(
+            F.log_softmax(logits / temperature, 1),
+            F.softmax(teacher_logits / temperature, 1),
+            reduction='none',
+        ).sum(1)
+        total = total + alpha * wl[:, m] * temperature**2 * kl
+        if beta > 0:
+            projected = deepcopy(distiller.connectors[m]).projection(feature_map)
+            distance = ((projected - teacher_map) ** 2).mean(dim=(1, 2, 3))
+            total = total + beta * wf[:, m] * distance
+    return total.mean(), student
+
+
+def labels_of(samples):
+    return torch.cat([sample.gt_label for sample in samples])
+
+
+@pytest.mark.parametrize(('alpha', 'beta'), [(1.0, 5.0), (0.3, 2.0), (0.0, 1.0), (2.0, 0.0)])
+@pytest.mark.parametrize('temperature', [4.0, 2.0])
+def test_loss_is_the_formula(make_distiller, make_batch, alpha, beta, temperature):
+    distiller = make_distiller(
+        weighting=dict(type=FixedWeights),
+        logit_weight=alpha,
+        feature_weight=beta,
+        logit_loss=dict(type='KLDivergence', temperature=temperature),
+    ).train()
+    inputs, samples = make_batch(6)
+    weights = distiller.weighting(_StudentLogits(inputs))
+    expected, student = by_hand(
+        distiller,
+        inputs,
+        labels_of(samples),
+        weights.logit,
+        weights.feature,
+        alpha,
+        beta,
+        temperature,
+    )
+    losses = distiller(inputs, samples, mode='loss')
+    assert set(losses) == {'loss_ce', 'loss_logit'} | ({'loss_feature'} if beta > 0 else set())
+    total, _ = distiller.parse_losses(losses)
+    torch.testing.assert_close(total, expected)
+    expected.backward()
+    total.backward()
+    for ours, other in zip(distiller.student.parameters(), student.parameters()):
+        torch.testing.assert_close(ours.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+class _StudentLogits:
+    def __init__(self, inputs):
+        self.student_logits = inputs
+
+
+def test_single_teacher_is_plain_distillation(make_distiller, make_resnet, make_batch):
+    teacher = [dict(make_resnet(6), name='only')]
+    distiller = make_distiller(teacher, weighting='MTKDRL').eval()
+    distiller.weighting.warming_up = False
+    inputs, samples = make_batch(6)
+    one = torch.ones(6, 1)
+    expected, _ = by_hand(distiller, inputs, labels_of(samples), one, one)
+    total = sum(distiller(inputs, samples, mode='loss').values())
+    torch.testing.assert_close(total, expected)
+
+
+def test_aver_is_the_mean_over_the_teachers(make_distiller, make_batch):
+    distiller = make_distiller(weighting='AVER').train()
+    inputs, samples = make_batch(6)
+    half = torch.full((6, 2), 0.5)
+    expected, _ = by_hand(distiller, inputs, labels_of(samples), half, half)
+    total = sum(distiller(inputs, samples, mode='loss').values())
+    torch.testing.assert_close(total, expected)
+
+
+def test_warm_up_of_the_agent_is_aver(make_distiller, make_batch):
+    aver, agent = make_distiller(weighting='AVER'), make_distiller(weighting='MTKDRL')
+    agent.load_state_dict(aver.state_dict(), strict=False)
+    batch = make_batch(6)
+    expected = aver(*batch, mode='loss')
+    actual = agent(*batch, mode='loss')
+    for name in expected:
+        assert torch.equal(actual[name], expected[name])
+    agent.weighting.warming_up = False
+    assert not torch.allclose(agent(*batch, mode='loss')['loss_logit'], expected['loss_logit'])
+
+
+@pytest.mark.parametrize(
+    'parts', [('agent',), ('confidence',), ('divergence',), ('agent', 'confidence', 'divergence')]
+)
+def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, make_batch, parts):
+    teachers = [dict(make_resnet(6), name=name) for name in 'abc']
+    aver = make_distiller(teachers, weighting='AVER')
+    fused = make_distiller(teachers, weighting=dict(type='MTKDRL', parts=parts))
+    fused.weighting.warming_up = False
+    for distiller in (aver, fused):
+        for m in (1, 2):
+            first = distiller.teachers.networks[0].state_dict()
+            distiller.teachers.networks[m].load_state_dict(first)
+            distiller.connectors[m].load_state_dict(distiller.connectors[0].state_dict())
+    for network in fused.weighting.agent.networks[1:]:
+        network.load_state_dict(fused.weighting.agent.networks[0].state_dict())
+    batch = make_batch(6)
+    expected = aver(*batch, mode='loss')
+    for name, value in fused(*batch, mode='loss').items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_no_gradient_through_the_weights(make_distiller, make_batch, record_steps):
+    distiller = make_distiller(weighting='MTKDRL').eval()
+    distiller.weighting.warming_up = False
+    distiller.weighting.agent.requires_grad_(True)  # even then
+    steps = record_steps(distiller)
+    inputs, samples = make_batch(6)
+    sum(distiller(inputs, samples, mode='loss').values()).backward()
+    _, weights = steps[0]
+    assert not weights.logit.requires_grad and not weights.feature.requires_grad
+    assert (weights.logit - 0.5).abs().max() > 1e-3
+    assert all(p.grad is None for p in distiller.weighting.parameters())
+    # The student's gradient is that of a loss with these weights as constants.
+    expected, student = by_hand(
+        distiller, inputs, labels_of(samples), weights.logit, weights.feature
+    )
+    expected.backward()
+    for ours, other in zip(distiller.student.parameters(), student.parameters()):
+        torch.testing.assert_close(ours.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_hard_labels_equal_one_hot_scores(make_distiller, make_batch):
+    distiller = make_distiller(weighting='MTKDRL').eval()
+    distiller.weighting.warming_up = False
+    inputs, samples = make_batch(6)
+    scores = F.one_hot(labels_of(samples), 5).float()
+    expected = distiller(inputs, samples, mode='loss')
+    actual = distiller(*make_batch(6, scores=scores), mode='loss')
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name])
+
+
+@pytest.mark.parametrize('mode', ['original', 'classy_vision'])
+def test_label_smoothing_of_the_students_head(
+    make_distiller, make_resnet, make_batch, record_steps, mode
+):
+    student = make_resnet(4, type='LabelSmoothLoss', label_smooth_val=0.2, mode=mode)
+    distiller = make_distiller(student=student).eval()
+    steps = record_steps(distiller)
+    inputs, samples = make_batch(6)
+    loss = distiller(inputs, samples, mode='loss')['loss_ce']
+    torch.testing.assert_close(loss, distiller.student(inputs, samples, mode='loss')['loss'])
+    logits = distiller.student(inputs)
+    if mode == 'original':
+        expected = F.cross_entropy(logits, labels_of(samples), label_smoothing=0.2)
+        torch.testing.assert_close(loss, expected)
+    assert not torch.allclose(loss, F.cross_entropy(logits, labels_of(samples)), rtol=1e-3)
+    assert steps[0][0].labels.shape == (6, 5)
+
+
+def test_label_smoothing_of_mixed_labels(make_distiller, make_resnet, make_batch):
+    student = make_resnet(4, type='LabelSmoothLoss', label_smooth_val=0.2, mode='original')
+    distiller = make_distiller(student=student).eval()
+    inputs, samples = make_batch(6, scores=torch.rand(6, 5).softmax(dim=1))
+    loss = distiller(inputs, samples, mode='loss')['loss_ce']
+    torch.testing.assert_close(loss, distiller.student(inputs, samples, mode='loss')['loss'])
+
+
+def test_another_loss_in_the_students_head_is_warned_of(make_distiller, make_resnet, recwarn):
+    make_distiller(student=make_resnet(4, type='CrossEntropyLoss', loss_weight=1.0))
+    assert not [w for w in recwarn if "student's own loss" in str(w.message)]
+    with pytest.warns(UserWarning, match=r'own loss \(FocalLoss\) is not used'):
+        make_distiller(student=make_resnet(4, type='FocalLoss'))
+
+
+@pytest.mark.parametrize('place', ['data_preprocessor', 'train_cfg'])
+def test_mixup_blends_images_and_labels_alike(
+    make_distiller, make_resnet, make_batch, record_steps, place
+):
+    augments = dict(augments=dict(type='Mixup', alpha=1.0))
+    preprocessor = dict(mean=[10.0] * 3, std=[50.0] * 3, num_classes=5)
+    student = make_resnet(4)
+    if place == 'train_cfg':
+        student['train_cfg'] = augments
+    else:
+        preprocessor['batch_augments'] = augments
+    distiller = make_distiller(student=student, data_preprocessor=preprocessor).eval()
+    steps = record_steps(distiller)
+    raw = torch.rand(4, 3, 32, 32) * 255
+    labels = torch.tensor([0, 1, 2, 3])
+    batch = dict(inputs=raw, data_samples=[DataSample().set_gt_label(k) for k in labels])
+    np.random.seed(3)
+    data = distiller.data_preprocessor(batch, training=True)
+    losses = distiller(**data, mode='loss')
+    terms, _ = steps[0]
+    assert terms.labels.shape == (4, 5)
+    torch.testing.assert_close(terms.labels.sum(dim=1), torch.ones(4))
+    assert 0.6 < terms.labels.max() < 0.95
+    # Every blended image is the same mixture of the images as its labels say.
+    torch.testing.assert_close(
+        data['inputs'], torch.einsum('ik,kchw->ichw', terms.labels[:, :4], (raw - 10) / 50)
+    )
+    expected = F.cross_entropy(distiller.student(data['inputs']), terms.labels)
+    torch.testing.assert_close(losses['loss_ce'], expected)
+    # The teachers see the blended images and are judged by the blended labels.
+    for m, teacher in enumerate(distiller.teachers.networks):
+        expected = F.cross_entropy(teacher(data['inputs']), terms.labels, reduction='none')
+        torch.testing.assert_close(terms.teacher_ce[:, m], expected)
+
+
+def test_no_features_without_their_weight(make_distiller, make_batch, record_steps):
+    distiller = make_distiller(feature_weight=0, weighting='MTKDRL').train()
+    distiller.weighting.warming_up = False
+    steps = record_steps(distiller)
+    losses = distiller(*make_batch(6), mode='loss')
+    assert set(losses) == {'loss_ce', 'loss_logit'}
+    assert distiller.connectors is None
+    assert not [key for key in distiller.state_dict() if key.startswith('connectors')]
+    terms, weights = steps[0]
+    assert torch.equal(terms.feature_cosine, torch.zeros(6, 2))
+    torch.testing.assert_close(weights.logit.sum(dim=1), torch.ones(6))
+    sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize('student_kind', ['vit', 'resnet'])
+def test_embeddings_are_compared_where_one_side_has_no_map(
+    make_distiller, make_resnet, make_vit, make_batch, record_steps, student_kind
+):
+    student = make_vit(16) if student_kind == 'vit' else make_resnet(4)
+    teachers = [dict(make_vit(24), name='vit'), dict(make_resnet(6), name='resnet')]
+    distiller = make_distiller(teachers, student=student).eval()
+    kinds = [type(connector).__name__ for connector in distiller.connectors]
+    mixed = 'MapConnector' if student_kind == 'resnet' else 'EmbeddingConnector'
+    assert kinds == ['EmbeddingConnector', mixed]
+    assert distiller.teachers.spec.map_channels == (None, 48)
+    assert distiller.teachers.spec.embedding_sizes == (24, 48)
+    steps = record_steps(distiller)
+    inputs, samples = make_batch(4)
+    losses = distiller(inputs, samples, mode='loss')
+    terms, _ = steps[0]
+    # The embedding is what the last linear layer sees.
+    last = distiller.teachers.networks[0].head.layers.head
+    torch.testing.assert_close(last(terms.teachers[0].embedding), terms.teachers[0].logits)
+    projected = distiller.connectors[0].projection(terms.student.embedding)
+    expected = (projected - terms.teachers[0].embedding).square().mean(dim=1)
+    torch.testing.assert_close(terms.feature_loss[:, 0], expected)
+    cosine = F.cosine_similarity(projected, terms.teachers[0].embedding)
+    torch.testing.assert_close(terms.feature_cosine[:, 0], cosine.detach())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in distiller.connectors.parameters())
+
+
+def test_terms_are_float32_under_mixed_precision(make_distiller, make_batch, record_steps):
+    distiller = make_distiller(weighting='MTKDRL').eval()
+    distiller.weighting.warming_up = False
+    steps = record_steps(distiller)
+    batch = make_batch(6)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = distiller(*batch, mode='loss')
+    terms, weights = steps[0]
+    assert terms.student.logits.dtype == torch.bfloat16  # the networks did run in it
+    assert terms.teachers[0].feature_map.dtype == torch.bfloat16
+    for name in ('student_ce', 'teacher_ce', 'logit_loss', 'feature_loss', 'feature_cosine'):
+        assert getattr(terms, name).dtype == torch.float32, name
+    assert {state.dtype for state in weights.states} == {torch.float32}
+    assert weights.logit.dtype == weights.feature.dtype == torch.float32
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    # What bfloat16 logits give when everything after them is float32.
+    own, other = terms.student.logits.float(), terms.teachers[1].logits.float()
+    expected = 16 * F.kl_div(
+        (own / 4).log_softmax(1), (other / 4).softmax(1), reduction='none'
+    ).sum(1)
+    torch.testing.assert_close(terms.logit_loss[:, 1], expected)
+    for name, value in distiller(*batch, mode='loss').items():
+        torch.testing.assert_close(losses[name], value, rtol=0.05, atol=0.02)
+
+
+def test_every_teacher_gets_the_students_own_map(
+    make_distiller, make_resnet, make_batch, record_steps
+):
+    # The student's map is 2 x 2; the teachers' are 1 x 1, 2 x 2 and 3 x 3.
+    sizes = dict(small=32, same=64, large=96)
+    teachers = [dict(make_resnet(6), name=n, input_size=s) for n, s in sizes.items()]
+    batch = make_batch(6, size=64)
+    order = [2, 0, 1]
+    first = make_distiller(teachers).eval()
+    second = make_distiller([teachers[m] for m in order], seed=1).eval()
+    second.student.load_state_dict(first.student.state_dict())
+    for here, there in enumerate(order):
+        second.connectors[here].load_state_dict(first.connectors[there].state_dict())
+        second.teachers.networks[here].load_state_dict(first.teachers.networks[there].state_dict())
+    records = []
+    for distiller in (first, second):
+        steps = record_steps(distiller)
+        distiller(*batch, mode='loss')
+        records.append(steps[0][0])
+    assert [tuple(p.shape[-2:]) for p in records[0].projections] == [(1, 1), (2, 2), (3, 3)]
+    for here, there in enumerate(order):
+        assert torch.equal(records[1].projections[here], records[0].projections[there])
+        assert torch.equal(records[1].targets[here], records[0].targets[there])
+    own_map = records[0].student.feature_map
+    for m, resized in enumerate(
+        [
+            own_map.mean(dim=(2, 3), keepdim=True),
+            own_map,
+            F.interpolate(own_map, size=(3, 3), mode='bilinear', align_corners=False),
+        ]
+    ):
+        expected = first.connectors[m].projection(resized)
+        torch.testing.assert_close(records[0].projections[m], expected)
+
+
+def test_predict_and_tensor_modes_are_the_students(make_distiller, make_batch, monkeypatch):
+    distiller = make_distiller().eval()
+    monkeypatch.setattr(distiller.teachers, 'query', None)  # no teacher is asked
+    inputs, samples = make_batch(4)
+    logits = run(distiller.student, inputs)[2]
+    torch.testing.assert_close(distiller(inputs), logits)
+    predictions = distiller(inputs, samples, mode='predict')
+    scores = torch.stack([sample.pred_score for sample in predictions])
+    torch.testing.assert_close(scores, logits.softmax(dim=1))
+
+
+def test_each_network_runs_once_a_step(make_distiller, make_batch):
+    distiller = make_distiller(weighting='MTKDRL').train()
+    counts = Counter()
+    networks = dict(zip('ab', distiller.teachers.networks), student=distiller.student)
+    for name, network in networks.items():
+        for part in ('backbone', 'head'):
+            key = f'{name}.{part}'
+            getattr(network, part).register_forward_hook(lambda *_, key=key: counts.update([key]))
+    distiller(*make_batch(4), mode='loss')
+    assert set(counts.values()) == {1} and len(counts) == 6
