@@ -10,6 +10,7 @@
 # step is complete: a step with a missing or old stamp is done again, whatever stopped it before.
 set -Eeuo pipefail
 trap '[ "$BASH_SUBSHELL" != 0 ] || echo "setup: stopped at line $LINENO, for the reason above. What is done stays: make env goes on from there." >&2' ERR
+trap 'echo "setup: interrupted. What is done stays: make env goes on from there." >&2; exit 130' INT
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 VENV=.venv
