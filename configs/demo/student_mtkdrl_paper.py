@@ -2,6 +2,4 @@
 _base_ = './_base_/distillation.py'
 
 model = dict(weighting=dict(type='MTKDRL'))
-default_hooks = dict(
-    agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ClosenessReward'))
-)
+default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ClosenessReward')))

@@ -2,7 +2,7 @@
 """Write scikit-learn's handwritten digits as image files in ImageNet's layout.
 
 1,797 real images of 8x8 pixels that come with scikit-learn; nothing is
-downloaded. Half of them become training data, half test data. A second list of
+downloaded. A quarter of them becomes training data, the rest test data. A second list of
 training labels, of which 40 % are wrong, serves to make a bad teacher.
 
     python tools/dataset_converters/digits.py data/digits
@@ -41,7 +41,7 @@ def write_digits(out: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
     indices = np.arange(len(digits.target))
     train, val = train_test_split(
-        indices, test_size=0.5, stratify=digits.target, random_state=0
+        indices, test_size=0.75, stratify=digits.target, random_state=0
     )
     for split, chosen in (('train', train), ('val', val)):
         for index in sorted(chosen):

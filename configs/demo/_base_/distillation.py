@@ -8,13 +8,13 @@ model = dict(
         dict(
             name=name,
             cfg_path=f'configs/demo/teacher_{name}.py',
-            checkpoint=f'work_dirs/demo/teacher_{name}/epoch_20.pth',
+            checkpoint=f'work_dirs/demo/teacher_{name}/epoch_30.pth',
         )
         for name in ('resnet', 'shufflenet', 'mobilenet', 'weak')
     ],
 )
 default_hooks = dict(
-    teacher_check=dict(type='mtkdrl_mm.TeacherCheckHook', num_batches=15),
+    teacher_check=dict(type='mtkdrl_mm.TeacherCheckHook', num_batches=42),
     teacher_weights=dict(type='mtkdrl_mm.TeacherWeightHook'),
     finite_loss=dict(type='mtkdrl_mm.FiniteLossHook'),
 )
