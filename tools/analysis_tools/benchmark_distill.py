@@ -19,7 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -51,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_batch(args: argparse.Namespace) -> Dict[str, Any]:
+def make_batch(args: argparse.Namespace) -> dict[str, Any]:
     """Random pixels and labels: the cost does not depend on what is shown."""
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, 3, args.input_size, args.input_size)
@@ -154,7 +155,7 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def time_steps(args: argparse.Namespace) -> Dict[str, List[float]]:
+def time_steps(args: argparse.Namespace) -> dict[str, list[float]]:
     """Time all variants, one step of each in turn."""
     first, step = build_step(args, args.configs[0])
     steps = {FLOOR: build_floor(args, args.configs[0], first), variant_name(args.configs[0]): step}
@@ -163,7 +164,7 @@ def time_steps(args: argparse.Namespace) -> Dict[str, List[float]]:
     for _ in range(args.warmup):
         for step in steps.values():
             step()
-    times: Dict[str, List[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for round_number in range(args.steps):
         # Another one starts each round, so that none profits from its place.
@@ -194,7 +195,7 @@ def peak_memory(args: argparse.Namespace) -> float:
     return int(peak.split()[1]) / 1024
 
 
-def measure_memory(args: argparse.Namespace, names: Dict[str, str]) -> Dict[str, float]:
+def measure_memory(args: argparse.Namespace, names: dict[str, str]) -> dict[str, float]:
     memory = {}
     for name, target in names.items():
         command = [sys.executable, *sys.argv, '--memory-of', target]

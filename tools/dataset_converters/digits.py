@@ -40,9 +40,7 @@ def write_digits(out: str) -> None:
     part = f'{out}.part'
     shutil.rmtree(part, ignore_errors=True)
     indices = np.arange(len(digits.target))
-    train, val = train_test_split(
-        indices, test_size=0.75, stratify=digits.target, random_state=0
-    )
+    train, val = train_test_split(indices, test_size=0.75, stratify=digits.target, random_state=0)
     for split, chosen in (('train', train), ('val', val)):
         for index in sorted(chosen):
             folder = osp.join(part, split, str(digits.target[index]))

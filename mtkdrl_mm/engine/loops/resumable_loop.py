@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import SeededBatchSampler, seed_batches
@@ -23,6 +24,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
       batches, do not depend on the number of workers, and a resumed run draws
       what an uninterrupted one would have drawn.
     - A checkpoint from the middle of an epoch is resumed at the next batch.
+    - A training that is resumed with more epochs follows the longer schedule;
+      mmengine would go on with the shorter one's end.
 
     mmengine seeds every data worker with the same number whenever it starts:
     without persistent workers every epoch sees the same augmentations, with
@@ -49,6 +52,28 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.batch_sampler = self.dataloader.batch_sampler
         if isinstance(self.batch_sampler, SeededBatchSampler):
             seed_batches(self.dataloader)
+
+    def run(self) -> nn.Module:
+        """Launch training."""
+        self._follow_schedule()
+        return super().run()
+
+    def _follow_schedule(self) -> None:
+        """Let schedulers without an `end` end with this training, resumed or not."""
+        schedulers = self.runner.param_schedulers
+        configs = self.runner.cfg.get('param_scheduler') or []
+        configs = [configs] if isinstance(configs, dict) else configs
+        if not isinstance(schedulers, list) or len(schedulers) != len(configs):
+            return
+        for scheduler, config in zip(schedulers, configs):
+            if 'end' in config or config.get('convert_to_iter_based'):
+                continue
+            before = scheduler.end
+            scheduler.end = self.max_epochs if config.get('by_epoch', True) else self.max_iters
+            if scheduler._global_step == before < scheduler.end:
+                # The step at its old end was left out; the new schedule has it.
+                scheduler._global_step -= 1
+                scheduler.step()
 
     def run_epoch(self) -> None:
         """Run one epoch, or what is left of it."""

@@ -1,0 +1,180 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The command-line tools, as a user runs them."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain import get_model
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torchvision import models as torchvision_models
+
+from .conftest import ROOT, Workshop
+
+pytestmark = pytest.mark.slow
+
+
+def test_train_then_test_without_teachers(workshop: Workshop):
+    config = workshop.config()
+    work_dir = workshop.folder / 'run'
+    done = workshop.train(
+        config, '--work-dir', str(work_dir), '--cfg-options', 'train_cfg.max_epochs=2'
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for words in (
+        "Teachers' accuracy on 16 validation images:",
+        'Teacher "teacher0": loaded ',
+        'loss_ce: ',
+        'loss_logit: ',
+        'loss_feature: ',
+        'reward: ',
+        'policy_entropy: ',
+        'weight_logit/teacher0: 0.5000',
+        'weight_feature/teacher1: ',
+        'Agent update 2 from 32 of 32 images',
+    ):
+        assert words in done.stdout, words
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    records = [json.loads(line) for line in scalars.read_text().splitlines()]
+    last = [r for r in records if 'loss_ce' in r][-1]
+    assert last['weight_logit/teacher0'] + last['weight_logit/teacher1'] == pytest.approx(1)
+    assert last['loss'] == pytest.approx(
+        last['loss_ce'] + last['loss_logit'] + last['loss_feature'], rel=1e-4
+    )
+
+    checkpoint = work_dir / 'epoch_2.pth'
+    weights = torch.load(checkpoint)['state_dict']
+    assert {k.split('.')[0] for k in weights} == {'student', 'connectors', 'weighting'}
+    accuracy = [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]
+
+    for teacher in workshop.teachers:
+        os.remove(teacher['checkpoint'])
+        os.remove(teacher['cfg_path'])
+    out = workshop.folder / 'metrics.json'
+    flags = ['--work-dir', str(work_dir), '--out', str(out), '--out-item', 'metrics']
+    tested = workshop.run(sys.executable, 'tools/test.py', config, str(checkpoint), *flags)
+    assert tested.returncode == 0, tested.stderr[-2000:]
+    assert json.loads(out.read_text())['accuracy/top1'] == pytest.approx(accuracy)
+    assert 'unexpected key' not in tested.stdout + tested.stderr
+
+    # The student's part is a plain mmpretrain checkpoint under a prefix.
+    cfg = Config.fromfile(workshop.student)
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix='student.')
+    student = get_model(cfg)
+    student.init_weights()
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, weights[f'student.{key}']), key
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (['model.teachers.0.checkpoint=nowhere.pth'], ['teacher0', 'nowhere.pth', 'not exist']),
+        (['model.num_classes=7'], ['4 classes', '7']),
+        (['train_dataloader.dataset.data_root=nowhere'], ['data folder', 'nowhere']),
+        (['model.weighting.type=MTKDLR'], ['MTKDLR', 'Did you mean "MTKDRL"']),
+        (['model.weighting.agent.type=PerTeacher'], ['PerTeacher', '"PerTeacherAgent"']),
+        (['model.logit_weight=-1'], ['logit_weight', '-1']),
+        (['default_hooks.agent.history_budget=0'], ['history_budget', '0']),
+        (['default_hooks.agent.reward.type=Improvement'], ['"ImprovementReward"']),
+        (['model.student.cfg_path=nowhere.py'], ['student', 'nowhere.py']),
+    ],
+)
+def test_bad_input_is_one_clear_error(workshop: Workshop, options, words):
+    config = workshop.config()
+    work_dir = str(workshop.folder / 'bad')
+    done = workshop.train(config, '--work-dir', work_dir, '--cfg-options', *options)
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    message = done.stderr[done.stderr.index('\nError') :].strip()
+    assert '\n' not in message, message
+    for word in words:
+        assert word in message, message
+    assert 'Epoch(train)' not in done.stdout
+
+
+def test_other_classes_in_the_data(workshop: Workshop):
+    os.rename(workshop.data / 'train' / 'class_3', workshop.folder / 'gone')
+    done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
+    assert done.returncode == 1
+    assert 'The training data has 3 classes, but student and teachers have 4' in done.stderr
+
+
+def test_nan_stops_and_the_last_checkpoint_stays(workshop: Workshop):
+    config = workshop.config()
+    work_dir = workshop.folder / 'nan'
+    # The learning rate of the second epoch is beyond all bounds.
+    options = ['param_scheduler.gamma=1e30', 'param_scheduler.milestones=[1]']
+    done = workshop.train(config, '--work-dir', str(work_dir), '--cfg-options', *options)
+    assert done.returncode == 1
+    message = done.stderr[done.stderr.index('\nError') :]
+    assert 'epoch 2' in message
+    assert "the student's cross entropy is not finite" in message
+    assert f'The last good state is in {work_dir}/epoch_1.pth' in message
+    weights = torch.load(work_dir / 'epoch_1.pth')['state_dict']
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert not (work_dir / 'epoch_2.pth').exists()
+
+
+def test_the_imagenet_config_on_photographs(workshop: Workshop):
+    """configs/mtkdrl/r18_imagenet.py with its real teachers' architectures."""
+    folder = workshop.folder / 'photos'
+    for split, count in (('train', 6), ('val', 2)):
+        for name in ('china.jpg', 'flower.jpg'):
+            photo = Image.fromarray(load_sample_image(name))
+            (folder / split / name[:-4]).mkdir(parents=True)
+            for i in range(count):
+                crop = photo.crop((40 * i, 30 * i, 40 * i + 150, 30 * i + 150))
+                crop.save(folder / split / name[:-4] / f'{i}.jpg')
+    options = ['model.num_classes=2', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
+    options += ['default_hooks.logger.interval=1', 'optim_wrapper.optimizer.lr=0.001']
+    for part in ('train', 'val', 'test'):
+        options += [f'{part}_dataloader.dataset.data_root={folder}']
+        options += [f'{part}_dataloader.num_workers=0']
+    torch.manual_seed(0)
+    names = ('resnet50', 'resnet101', 'wide_resnet50_2', 'resnext50_32x4d')
+    for index, name in enumerate(names):
+        path = str(workshop.folder / f'{name}.pth')
+        torch.save(getattr(torchvision_models, name)(num_classes=2).state_dict(), path)
+        options += [f'model.teachers.{index}.checkpoint={path}']
+    config = str(ROOT / 'configs' / 'mtkdrl' / 'r18_imagenet.py')
+    flags = ['--work-dir', str(workshop.folder / 'run'), '--cfg-options', *options]
+    done = workshop.train(config, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'the 2 folders in' in done.stdout and 'are the classes' in done.stdout
+    assert 'weight_logit/wide_resnet50: 0.2500' in done.stdout
+    for name in names:
+        os.remove(workshop.folder / f'{name}.pth')
+    checkpoint = str(workshop.folder / 'run' / 'epoch_1.pth')
+    tested = workshop.run(sys.executable, 'tools/test.py', config, checkpoint, *flags)
+    assert tested.returncode == 0, tested.stderr[-3000:]
+    assert 'accuracy/top1' in tested.stdout
+
+
+def test_the_demo(workshop: Workshop):
+    done = workshop.run(
+        sys.executable,
+        'tools/demo.py',
+        '--epochs',
+        '2',
+        '--work-dir',
+        str(workshop.folder / 'demo'),
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    for words in ('AVER', 'MTKD-RL, as published', 'MTKD-RL, improvement reward', '0.25  0.25'):
+        assert words in done.stdout
+
+
+def test_the_benchmark(workshop: Workshop):
+    configs = [f'configs/{method}/r18_imagenet.py' for method in ('aver', 'mtkdrl')]
+    flags = ['--input-size', '32', '--batch-size', '2', '--num-classes', '10', '--steps', '2']
+    tool = 'tools/analysis_tools/benchmark_distill.py'
+    done = workshop.run(sys.executable, tool, *configs, *flags, '--warmup', '1', '--no-memory')
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split() for line in done.stdout.splitlines() if '_imagenet' in line]
+    assert [row[0] for row in rows] == ['aver/r18_imagenet', 'mtkdrl/r18_imagenet']
+    assert float(rows[0][-1]) == 1.0 and float(rows[1][-1]) > 0
