@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Students and teachers from config files or inline dicts."""
 
+import inspect
 import os.path as osp
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, near_matches
 
 
 def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, ConfigDict | None]:
@@ -77,16 +78,25 @@ def build_classifier(
     Returns:
         BaseClassifier: With its parameters as initialised by torch; weights
         are neither loaded nor initialised by ``init_cfg`` yet.
+
+    Raises:
+        InputError: If it is no classifier.
     """
     model = ConfigDict(model)
+    kind = MMPRETRAIN_MODELS.get(model.type) if isinstance(model.type, str) else model.type
+    if not _is_classifier(kind):
+        known = [n for n, cls in MMPRETRAIN_MODELS.module_dict.items() if _is_classifier(cls)]
+        raise InputError(
+            f'The {role} must be an mmpretrain classifier, but "{model.type}" is none. '
+            f'{near_matches(str(model.type), known)}'
+        )
     if num_classes is not None and isinstance(model.get('head'), dict):
         model.head.num_classes = num_classes
     if data_preprocessor is not None:
         model.data_preprocessor = data_preprocessor
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        classifier = MMPRETRAIN_MODELS.build(model)
-    if not isinstance(classifier, BaseClassifier):
-        raise InputError(
-            f'The {role} must be an mmpretrain classifier, but "{model.type}" is none.'
-        )
-    return classifier
+        return MMPRETRAIN_MODELS.build(model)
+
+
+def _is_classifier(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, BaseClassifier)
