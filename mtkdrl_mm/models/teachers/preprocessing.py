@@ -46,11 +46,13 @@ class Preprocessing:
         mean, std = cfg.get('mean'), cfg.get('std')
         if mean is None:
             mean, std = cls.mean, cls.std
-        if std is None or len(std) != len(mean) or min(std) <= 0:
+        if std is None or len(std) != len(mean) or len(mean) not in (1, 3) or min(std) <= 0:
             raise InputError(
-                f'The data_preprocessor of {role} has mean={mean} and std={std}: give as many '
-                'positive numbers in `std` as in `mean`.'
+                f'The data_preprocessor of {role} has mean={mean} and std={std}: give one or '
+                'three numbers in `mean`, and as many positive ones in `std`.'
             )
+        if len(mean) == 1:  # the same for all channels
+            mean, std = [*mean] * 3, [*std] * 3
         if isinstance(input_size, int):
             input_size = (input_size, input_size)
         if input_size is not None and (
