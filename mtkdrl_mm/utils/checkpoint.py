@@ -5,6 +5,7 @@ import os
 import os.path as osp
 import pickle
 import types
+import warnings
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -90,7 +91,10 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
     """
     path = fetch(location, role)
     try:
-        contents = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            # torch 2.1 warns of what it does itself.
+            warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
+            contents = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         contents = _read_mmengine_checkpoint(path, location, role, error)
     if not isinstance(contents, dict):
