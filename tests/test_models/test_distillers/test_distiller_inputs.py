@@ -1,0 +1,134 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Configs: what works, and what is said of those that do not."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.utils import InputError
+
+# Wrong argument, and what the message has to name.
+BAD = [
+    (dict(logit_weight=-0.5), '`logit_weight` must be at least 0, but is -0.5'),
+    (dict(logit_weight='1'), "`logit_weight` must be a finite number, but is '1'"),
+    (dict(feature_weight=-1), '`feature_weight` must be at least 0, but is -1'),
+    (dict(feature_weight=float('nan')), '`feature_weight` must be a finite number, but is nan'),
+    (
+        dict(logit_loss=dict(type='KLDivergence', temperature=0)),
+        '`temperature` must be greater than 0, but is 0',
+    ),
+    (
+        dict(logit_loss=dict(type='KLDivergence', temperature=-4.0)),
+        '`temperature` must be greater than 0, but is -4.0',
+    ),
+    (
+        dict(logit_loss=dict(type='KLDivergence', temprature=4)),
+        'logit loss "KLDivergence" takes no argument "temprature". Did you mean "temperature"',
+    ),
+    (dict(logit_loss='KLDivergense'), 'logit loss "KLDivergense". Did you mean "KLDivergence"'),
+    (dict(feature_loss='FeatureMSEE'), 'feature loss "FeatureMSEE". Did you mean "FeatureMSE"'),
+    (dict(feature_loss='AVER'), 'Unknown feature loss "AVER"'),
+    (dict(weighting='AVERR'), 'weighting "AVERR". Did you mean "AVER"'),
+    (dict(weighting='MTKD_RL'), 'weighting "MTKD_RL". Did you mean "MTKDRL"'),
+    (dict(weighting=dict(kind='AVER')), 'weighting must be a dict with a `type`'),
+    (
+        dict(weighting=dict(type='MTKDRL', agnt=None)),
+        'weighting "MTKDRL" takes no argument "agnt". Did you mean "agent"',
+    ),
+    (dict(connector=dict(type='MapConector')), 'connector "MapConector". Did you mean "MapConn'),
+    (
+        dict(connector=dict(norm=None)),
+        'connector "MapConnector" takes no argument "norm". Did you mean "norm_cfg"',
+    ),
+    (
+        dict(student=dict(backbone=dict())),
+        "student needs either `cfg_path`.*got the keys.*'backbone'",
+    ),
+    (
+        dict(student=dict(cfg_path='no/such/config.py')),
+        'student\'s `cfg_path` "no/such/config.py" cannot be read',
+    ),
+    (
+        dict(student=dict(cfg_path='mmpretrain::resnet/resnet19_8xb32_in1k.py')),
+        'student\'s `cfg_path` "mmpretrain::resnet/resnet19_8xb32_in1k.py" cannot be read',
+    ),
+    (
+        dict(student=dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py', depth=34)),
+        r"unknown keys \['depth'\].*`cfg_options`",
+    ),
+    (
+        dict(student=dict(type='ResNet', depth=18)),
+        'student must be an mmpretrain classifier.*ResNet',
+    ),
+    (
+        dict(student=dict(type='ImageClasifier')),
+        '"ImageClasifier" is none. Did you mean "ImageClassifier"',
+    ),
+    (dict(teachers=[]), r'at least one teacher, but is \[\]'),
+    (dict(teachers=dict(type='ImageClassifier')), '`teachers` must be a list'),
+    (dict(teachers=['resnet50.pth']), "Teacher number 0 must be a dict, but is 'resnet50.pth'"),
+]
+
+
+@pytest.mark.parametrize(('kwargs', 'message'), BAD, ids=[m[:40] for _, m in BAD])
+def test_bad_configs(make_distiller, kwargs, message):
+    with pytest.raises(InputError, match=message):
+        make_distiller(**kwargs)
+
+
+def test_student_with_other_classes_than_its_teachers(make_distiller, make_resnet):
+    with pytest.raises(InputError, match='student has 7 classes, but its teachers have 5'):
+        make_distiller(student=make_resnet(4, num_classes=7))
+
+
+def test_teachers_that_disagree_on_the_classes(make_distiller, make_resnet):
+    teachers = [dict(make_resnet(4), name='x'), dict(make_resnet(4, num_classes=7), name='y')]
+    with pytest.raises(InputError, match='disagree on the number of classes: "x" has 5, "y" has 7'):
+        make_distiller(teachers)
+
+
+def test_teachers_with_the_same_name(make_distiller, make_resnet):
+    with pytest.raises(InputError, match=r'Two teachers are named "a" \(numbers 0 and 1\)'):
+        make_distiller([dict(make_resnet(4), name='a'), dict(make_resnet(6), name='a')])
+
+
+def test_map_connectors_need_maps(make_distiller, make_vit):
+    teachers = [dict(make_vit(16), name='vit')]
+    with pytest.raises(InputError, match='MapConnector needs a student and teachers with'):
+        make_distiller(teachers, connector=dict(type='MapConnector'))
+
+
+def test_connector_arguments_reach_every_connector(make_distiller, make_batch):
+    distiller = make_distiller(connector=dict(norm_cfg=None, act_cfg=None)).eval()
+    inputs, _ = make_batch(2)
+    own = distiller.student.backbone(inputs)[-1]
+    for connector, channels in zip(distiller.connectors, (32, 48)):
+        conv = connector.projection.conv
+        assert conv.weight.shape == (channels, 32, 1, 1)
+        torch.testing.assert_close(connector.projection(own), conv(own))
+    embeddings = make_distiller(connector=dict(type='EmbeddingConnector'))
+    assert [c.projection.out_features for c in embeddings.connectors] == [32, 48]
+
+
+def test_num_classes_sets_student_and_teachers_given_by_path(make_batch):
+    distiller = MultiTeacherDistiller(
+        dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py'),
+        [dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py', name='t')],
+        num_classes=7,
+    )
+    assert distiller.teachers.spec.num_classes == 7
+    assert distiller.eval()(make_batch(2)[0]).shape == (2, 7)
+    # The student's own preprocessing is that of its config file.
+    assert distiller.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        [123.675, 116.28, 103.53]
+    )
+    assert distiller.data_preprocessor.num_classes == 7
+
+
+def test_found_from_any_scope_by_its_prefix(make_resnet):
+    from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+
+    cfg = dict(type='mtkdrl_mm.MultiTeacherDistiller', student=make_resnet(4))
+    assert isinstance(MMPRETRAIN_MODELS.build(cfg), MultiTeacherDistiller)
+    assert MODELS.get('MultiTeacherDistiller') is MultiTeacherDistiller
