@@ -1,0 +1,105 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""From the student's batch to what a teacher expects."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.models import ClsDataPreprocessor
+
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.utils import InputError
+
+CONFIGS = {
+    'raw': dict(),
+    'imagenet': dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),
+    'bgr': dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], to_rgb=False),
+    'inception': dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True),
+    'one number': dict(mean=[100.0], std=[20.0], to_rgb=False),
+    'rgb only': dict(to_rgb=True),
+}
+
+
+def prepared(name, raw):
+    return ClsDataPreprocessor(**CONFIGS[name])(dict(inputs=raw))['inputs']
+
+
+@pytest.mark.parametrize('student', CONFIGS)
+@pytest.mark.parametrize('teacher', CONFIGS)
+def test_conversion_equals_the_teachers_own_preprocessing(student, teacher):
+    raw = torch.randint(256, (2, 3, 8, 8)).float()
+    source = Preprocessing.from_config(CONFIGS[student], 'the student')
+    target = Preprocessing.from_config(CONFIGS[teacher], 'the teacher')
+    converted = target.convert(prepared(student, raw), source)
+    torch.testing.assert_close(converted, prepared(teacher, raw), rtol=1e-5, atol=2e-4)
+
+
+def test_blended_images_are_converted_as_well():
+    first, second = torch.randint(256, (2, 1, 3, 8, 8)).float()
+    source = Preprocessing.from_config(CONFIGS['imagenet'], 's')
+    target = Preprocessing.from_config(CONFIGS['bgr'], 't')
+    blend = 0.3 * prepared('imagenet', first) + 0.7 * prepared('imagenet', second)
+    expected = 0.3 * prepared('bgr', first) + 0.7 * prepared('bgr', second)
+    torch.testing.assert_close(target.convert(blend, source), expected, rtol=0, atol=1e-4)
+
+
+def test_nothing_is_copied_where_nothing_differs():
+    source = Preprocessing.from_config(CONFIGS['imagenet'], 's', input_size=8)
+    target = Preprocessing.from_config(CONFIGS['imagenet'], 't', input_size=(8, 8))
+    inputs = torch.randn(2, 3, 8, 8)
+    assert target.convert(inputs, source) is inputs
+
+
+def test_the_students_batch_is_not_changed():
+    inputs = torch.randn(2, 3, 8, 8)
+    before = inputs.clone()
+    target = Preprocessing.from_config(CONFIGS['inception'], 't', input_size=4)
+    target.convert(inputs, Preprocessing.from_config(CONFIGS['bgr'], 's'))
+    assert torch.equal(inputs, before)
+
+
+@pytest.mark.parametrize(
+    ('given', 'size'), [(4, (4, 4)), ((6, 10), (6, 10)), ([6, 10], (6, 10)), (None, (8, 8))]
+)
+def test_input_size(given, size):
+    inputs = torch.randn(2, 3, 8, 8)
+    target = Preprocessing.from_config({}, 't', input_size=given)
+    converted = target.convert(inputs, Preprocessing())
+    assert converted.shape == (2, 3, *size)
+    if size != (8, 8):
+        expected = F.interpolate(
+            inputs, size=size, mode='bicubic', align_corners=False, antialias=True
+        )
+        torch.testing.assert_close(converted, expected)
+    hash(target)  # the pool converts a batch once for all teachers that agree
+
+
+def test_resizing_keeps_a_constant_image():
+    raw = torch.tensor([30.0, 60.0, 90.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    target = Preprocessing.from_config(CONFIGS['imagenet'], 't', input_size=12)
+    converted = target.convert(raw, Preprocessing())
+    expected = prepared('imagenet', raw)[..., :1, :1].expand(1, 3, 12, 12)
+    torch.testing.assert_close(converted, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_precision_of_the_batch_is_kept(dtype):
+    target = Preprocessing.from_config(CONFIGS['inception'], 't')
+    source = Preprocessing.from_config(CONFIGS['bgr'], 's')
+    assert target.convert(torch.zeros(1, 3, 2, 2, dtype=dtype), source).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'size', 'message'),
+    [
+        (dict(mean=[1, 2, 3]), None, r'data_preprocessor of teacher "x" has mean=\[1, 2, 3\] and'),
+        (dict(mean=[1, 2, 3], std=[1, 1]), None, 'as many positive ones in `std`'),
+        (dict(mean=[1, 2, 3], std=[1, 0, 1]), None, 'as many positive ones in `std`'),
+        (dict(mean=[1, 2], std=[1, 1]), None, 'one or three numbers in `mean`'),
+        (dict(), 0, '`input_size` of teacher "x" must be a positive integer.*is .0, 0'),
+        (dict(), '224', '`input_size` of teacher "x".*is \'224\''),
+        (dict(), (1, 2, 3), r'\(height, width\), but is \(1, 2, 3\)'),
+    ],
+)
+def test_bad_preprocessing(cfg, size, message):
+    with pytest.raises(InputError, match=message):
+        Preprocessing.from_config(cfg, 'teacher "x"', size)

@@ -1,0 +1,172 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The frozen teachers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.models import ClsDataPreprocessor
+
+from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.utils import InputError
+
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+OTHER = dict(mean=[110.0, 120.0, 130.0], std=[20.0, 80.0, 127.5], to_rgb=False)
+
+
+@pytest.fixture
+def config_file(tmp_path, make_resnet):
+    """A config file as mmpretrain's, with a model and its preprocessing."""
+    path = tmp_path / 'tiny_8xb32_digits.py'
+    path.write_text(f'model = {make_resnet(4, num_classes=10)!r}\ndata_preprocessor = {OTHER!r}\n')
+    return str(path)
+
+
+def test_teacher_sees_what_it_sees_when_it_runs_alone(make_pool, make_resnet):
+    source = Preprocessing.from_config(IMAGENET, 'the student')
+    teachers = [
+        dict(make_resnet(4), name='as the student'),
+        dict(make_resnet(4), name='bgr', data_preprocessor=OTHER),
+        dict(make_resnet(4, num_classes=5), name='in the model', data_preprocessor=dict(OTHER)),
+        dict(make_resnet(6), name='large', data_preprocessor=OTHER, input_size=48),
+    ]
+    pool = make_pool(teachers, source)
+    raw = torch.randint(256, (4, 3, 32, 32)).float()
+    outputs = pool.query(ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
+    for m, cfg in enumerate((IMAGENET, OTHER, OTHER, OTHER)):
+        inputs = ClsDataPreprocessor(**cfg)(dict(inputs=raw))['inputs']
+        if m == 3:
+            inputs = F.interpolate(
+                inputs, size=(48, 48), mode='bicubic', align_corners=False, antialias=True
+            )
+        expected = pool.networks[m](inputs)
+        torch.testing.assert_close(outputs[m].logits, expected, rtol=1e-3, atol=1e-4)
+    # and preprocessing matters to these networks
+    wrong = pool.networks[1](ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
+    assert (wrong - outputs[1].logits).abs().max() > 0.05
+
+
+def test_preprocessing_comes_from_the_config_file(make_pool, config_file):
+    own = dict(mean=[1.0] * 3, std=[2.0] * 3)
+    source = Preprocessing.from_config(IMAGENET, 's')
+    pool = make_pool(
+        [dict(cfg_path=config_file), dict(cfg_path=config_file, data_preprocessor=own, name='b')],
+        source,
+    )
+    assert pool.preprocessings[0] == Preprocessing.from_config(OTHER, 't')
+    assert pool.preprocessings[1] == Preprocessing.from_config(own, 't')
+
+
+def test_outputs_are_those_of_the_network(make_pool, make_resnet):
+    pool = make_pool([dict(make_resnet(4), name='a'), dict(make_resnet(6), name='b')])
+    inputs = torch.randn(4, 3, 64, 64)
+    for network, output, channels in zip(pool.networks, pool.query(inputs), (32, 48)):
+        feature_map = network.backbone(inputs)[-1]
+        assert feature_map.shape == (4, channels, 2, 2)
+        assert torch.equal(output.feature_map, feature_map)
+        torch.testing.assert_close(output.embedding, feature_map.mean(dim=(2, 3)))
+        torch.testing.assert_close(output.logits, network.head.fc(output.embedding))
+        assert not output.logits.requires_grad
+    spec = pool.spec
+    assert spec.embedding_sizes == spec.map_channels == (32, 48)
+    assert (spec.num_classes, spec.num_teachers, len(pool)) == (5, 2, 2)
+
+
+def test_outputs_may_enter_a_loss(make_pool, make_resnet):
+    (output,) = make_pool([make_resnet(4)]).query(torch.randn(2, 3, 32, 32))
+    own = torch.randn(2, 5, requires_grad=True)
+    (own * output.logits).sum().backward()  # autograd saves the teacher's logits
+    assert torch.equal(own.grad, output.logits)
+
+
+def test_names(make_pool, make_resnet, make_vit, config_file):
+    named = dict(make_resnet(4, num_classes=10), name='my teacher')
+    plain = make_resnet(4, num_classes=10)
+    pool = make_pool([named, plain, make_vit(16, num_classes=10), dict(cfg_path=config_file)])
+    assert pool.names == ('my teacher', 'ResNet18', 'VisionTransformer', 'tiny_8xb32_digits')
+    installed = make_pool([dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')])
+    assert installed.names == ('resnet18_8xb32_in1k',)
+
+
+@pytest.mark.parametrize('names', [(None, None), ('x', 'x'), ('ResNet18', None)])
+def test_names_must_differ(make_resnet, names):
+    teachers = [
+        dict(make_resnet(width), **({'name': name} if name else {}))
+        for width, name in zip((4, 6), names)
+    ]
+    with pytest.raises(InputError, match=rf'named "{names[0] or "ResNet18"}" \(numbers 0 and 1\)'):
+        TeacherPool(teachers, Preprocessing())
+
+
+def test_num_classes_overrides_config_files_only(make_pool, make_resnet, config_file):
+    pool = make_pool(
+        [dict(cfg_path=config_file), dict(make_resnet(4, num_classes=7), name='b')], num_classes=7
+    )
+    assert [net.head.fc.out_features for net in pool.networks] == [7, 7]
+    assert make_pool([dict(cfg_path=config_file)]).spec.num_classes == 10
+    with pytest.raises(InputError, match='"a" has 7, "b" has 10'):
+        TeacherPool(
+            [
+                dict(cfg_path=config_file, name='a'),
+                dict(make_resnet(4, num_classes=10), name='b'),
+            ],
+            Preprocessing(),
+            num_classes=7,
+        )
+
+
+def test_cfg_options(make_pool, config_file):
+    options = {'model.backbone.base_channels': 6, 'model.head.in_channels': 48}
+    pool = make_pool([dict(cfg_path=config_file, cfg_options=options)])
+    assert pool.spec.embedding_sizes == (48,)
+
+
+def test_config_file_without_a_model(tmp_path):
+    (tmp_path / 'data.py').write_text('batch_size = 3\n')
+    with pytest.raises(InputError, match=r'"data\.py" defines no `model`'):
+        TeacherPool([dict(cfg_path=str(tmp_path / 'data.py'))], Preprocessing())
+
+
+def test_batch_is_converted_once_for_teachers_that_agree(make_pool, make_resnet, monkeypatch):
+    calls = []
+    original = Preprocessing.convert
+    monkeypatch.setattr(
+        Preprocessing, 'convert', lambda self, *args: calls.append(self) or original(self, *args)
+    )
+    pool = make_pool(
+        [
+            dict(make_resnet(4), name=name, data_preprocessor=cfg)
+            for name, cfg in zip('abcd', (OTHER, IMAGENET, OTHER, IMAGENET))
+        ]
+    )
+    pool.query(torch.randn(1, 3, 32, 32))
+    assert len(calls) == 2
+
+
+def test_batch_augmentation_of_a_teachers_config_is_dropped(make_pool, make_resnet):
+    cfg = dict(make_resnet(4), train_cfg=dict(augments=dict(type='Mixup', alpha=1.0)))
+    plain, blending = make_pool([make_resnet(4)]), make_pool([cfg])
+    inputs = torch.randn(2, 3, 32, 32)
+    assert torch.equal(plain.query(inputs)[0].logits, blending.query(inputs)[0].logits)
+    assert blending.networks[0].data_preprocessor.batch_augments is None
+
+
+def test_building_draws_no_random_numbers(make_resnet, make_vit):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    TeacherPool([make_resnet(4), make_vit(16)], Preprocessing())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_input_size_of_a_list_works(make_pool, make_resnet):
+    pool = make_pool([dict(make_resnet(4), input_size=[48, 64])])
+    (output,) = pool.query(torch.randn(1, 3, 96, 96))
+    assert output.feature_map.shape[-2:] == (2, 2)
+
+
+def test_classifier_without_a_head(make_resnet):
+    cfg = make_resnet(4)
+    del cfg['head']
+    with pytest.raises(InputError, match='teacher "headless" has no classification head'):
+        TeacherPool([dict(cfg, name='headless')], Preprocessing())
