@@ -1,0 +1,54 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What is said of wrong names and numbers."""
+
+import pytest
+
+from mtkdrl_mm.utils import InputError, check_number, near_matches
+
+KNOWN = ['AVER', 'MTKDRL', 'CAMKD', 'MMKD']
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('aver', 'Did you mean "AVER"?'),
+        ('MTKD-RL', 'Did you mean "MTKDRL"'),
+        ('CA-MKD', 'Did you mean "CAMKD"'),
+    ],
+)
+def test_near_matches_come_first(name, hint):
+    message = near_matches(name, KNOWN)
+    assert message.startswith(hint)
+    assert message.endswith('Known: "AVER", "CAMKD", "MMKD", "MTKDRL".')
+
+
+def test_no_guess_where_nothing_is_near():
+    assert near_matches('xyz', KNOWN) == 'Known: "AVER", "CAMKD", "MMKD", "MTKDRL".'
+
+
+@pytest.mark.parametrize(
+    ('value', 'kwargs'),
+    [(0, {}), (2.5, {}), (1e-9, dict(exclusive=True)), (3, dict(minimum=3, maximum=3))],
+)
+def test_numbers_in_range(value, kwargs):
+    assert check_number('alpha', value, **kwargs) is value
+
+
+@pytest.mark.parametrize(
+    ('value', 'kwargs', 'message'),
+    [
+        (-1, {}, '`alpha` must be at least 0, but is -1'),
+        (0, dict(exclusive=True), '`alpha` must be greater than 0, but is 0'),
+        (101, dict(maximum=100), '`alpha` must be at least 0 and at most 100, but is 101'),
+        (-1, dict(maximum=100), 'at most 100, but is -1'),
+        (1.5, dict(minimum=2), 'at least 2, but is 1.5'),
+        (float('nan'), {}, 'must be a finite number, but is nan'),
+        (float('inf'), {}, 'must be a finite number, but is inf'),
+        ('3', {}, "must be a finite number, but is '3'"),
+        (None, {}, 'must be a finite number, but is None'),
+        (True, {}, 'must be a finite number, but is True'),
+    ],
+)
+def test_numbers_out_of_range(value, kwargs, message):
+    with pytest.raises(InputError, match=message):
+        check_number('alpha', value, **kwargs)
