@@ -13,5 +13,8 @@ for component in (
     rl.MinMaxAdvantage,
     rl.StandardizedAdvantage,
     rl.PolicyGradient,
+    rl.PPO,
+    rl.DPG,
+    rl.DDPG,
 ):
     TASK_UTILS.register_module(module=component)

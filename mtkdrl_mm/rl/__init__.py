@@ -2,15 +2,20 @@
 """The reinforcement learning, in plain torch: no OpenMMLab package is needed."""
 
 from .advantage import Advantage, MinMaxAdvantage, StandardizedAdvantage
-from .algorithms import Algorithm, PolicyGradient
+from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient
+from .critic import Critic
 from .history import History
 from .reward import ClosenessReward, ImprovementReward, Reward
 from .state import TeacherState
 
 __all__ = [
+    'DDPG',
+    'DPG',
+    'PPO',
     'Advantage',
     'Algorithm',
     'ClosenessReward',
+    'Critic',
     'History',
     'ImprovementReward',
     'MinMaxAdvantage',

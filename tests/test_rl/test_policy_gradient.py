@@ -253,7 +253,7 @@ def test_order_of_the_blocks_is_the_seeds_and_changes(monkeypatch):
         monkeypatch.setattr(
             algorithm,
             '_step',
-            lambda states, rewards: seen.append(int(states[0][0])) or torch.zeros(()),
+            lambda states, rewards, block: seen.append(int(states[0][0])) or torch.zeros(()),
         )
         for _ in range(2):
             algorithm.update(history_of(torch.zeros(16, 3), batch=1))

@@ -337,6 +337,9 @@ check_env() {
 
 if all_done; then exit 0; fi
 
+command -v "${CC:-gcc}" >/dev/null ||
+  say 'There is no gcc here. That is enough only where pip finds an mmcv wheel; else: sudo apt install build-essential'
+
 # The pip of a killed set-up may still run: it holds the lock that it inherited from here.
 exec 9>>$LOCK
 if command -v flock >/dev/null && ! flock -n 9; then

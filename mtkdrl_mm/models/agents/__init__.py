@@ -1,8 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Agents: policies over the teachers, one file each."""
 
+from .attention_agent import AttentionAgent
 from .base import Agent
 from .joint_agent import JointAgent
 from .per_teacher_agent import PerTeacherAgent
 
-__all__ = ['Agent', 'JointAgent', 'PerTeacherAgent']
+__all__ = ['Agent', 'AttentionAgent', 'JointAgent', 'PerTeacherAgent']

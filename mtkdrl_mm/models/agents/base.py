@@ -53,10 +53,24 @@ class Agent(BaseModule, metaclass=ABCMeta):
         Returns:
             tuple[Tensor, Tensor]: log pi_l and log pi_f, each of shape (B, M).
         """
-        if self.normalizer is not None:
-            states = self.normalizer(states)
-        logit, feature = self.scores(states)
+        logit, feature = self.scores(self.normalize(states))
         return logit.log_softmax(dim=1), feature.log_softmax(dim=1)
+
+    @property
+    def seen_sizes(self) -> list[int]:
+        """Lengths of what :meth:`normalize` returns, for the critic."""
+        return self.state_sizes
+
+    def normalize(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The states as the networks see them: standardised if that is on.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, state_sizes[m]).
+
+        Returns:
+            Sequence[Tensor]: Of the same shapes.
+        """
+        return states if self.normalizer is None else self.normalizer(states)
 
     def observe_states(self, history: History) -> None:
         """Move the statistics of the states; called once per update."""

@@ -1,13 +1,15 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Standardisation of the states, whose parts have very different scales."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.rl import History
 from mtkdrl_mm.rl.distributed import mean_over_ranks
+
+RowsOf = Callable[[list[Tensor]], Tensor]
 
 
 class StateNormalizer(nn.Module):
@@ -57,20 +59,25 @@ class StateNormalizer(nn.Module):
         ]
 
     @torch.no_grad()
-    def observe(self, history: History) -> None:
+    def observe(self, history: History, rows_of: RowsOf | None = None) -> None:
         """Move the statistics towards those of a history.
 
         Args:
             history (History): With at least one image.
+            rows_of (Callable, optional): Turns the M states of a block into the
+                rows that are standardised, of shape (n, sum(state_sizes)).
+                Defaults to None: the states side by side.
         """
+        count = 0
         device = self.mean.device
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(total)
         for states, _ in history.blocks(device, range(history.num_blocks)):
-            flat = torch.cat(states, dim=1).double()
+            flat = (torch.cat(states, dim=1) if rows_of is None else rows_of(states)).double()
+            count += len(flat)
             total += flat.sum(dim=0)
             squares += flat.square().sum(dim=0)
-        moments = mean_over_ranks(torch.stack([total, squares])).div(len(history))
+        moments = mean_over_ranks(torch.stack([total, squares])).div(count)
         mean = moments[0]
         variance = (moments[1] - mean.square()).clamp_min(0)
         share = self.momentum if self.count > 0 else 1.0

@@ -55,6 +55,9 @@ class MultiTeacherDistiller(BaseModel):
             ``dict(type='KLDivergence', temperature=4.0)``.
         feature_loss (dict): Loss on the features. Defaults to
             ``dict(type='FeatureMSE')``.
+        extra_losses (Sequence[dict]): Losses on top, each with its own
+            ``loss_weight``, weighed over the teachers as the logit or the
+            feature term is (``DIST``, ``NormDirection``). Defaults to none.
         connector (dict, optional): Arguments of the connectors, and their
             ``type`` if it is not to be chosen by what student and teacher
             offer: maps where both have one, else embeddings. Defaults to None.
@@ -84,6 +87,7 @@ class MultiTeacherDistiller(BaseModel):
         weighting: dict[str, Any] | str = 'AVER',
         logit_loss: dict[str, Any] | str = 'KLDivergence',
         feature_loss: dict[str, Any] | str = 'FeatureMSE',
+        extra_losses: Sequence[dict[str, Any]] = (),
         connector: dict[str, Any] | None = None,
         logit_weight: float = 1.0,
         feature_weight: float = 5.0,
@@ -124,6 +128,10 @@ class MultiTeacherDistiller(BaseModel):
             )
         self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
         self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
+        self.extra_losses = nn.ModuleDict()
+        self.extra_weights: dict[str, float] = {}
+        for cfg in extra_losses:
+            self._add_extra_loss(dict(cfg))
         self.connectors: nn.ModuleList | None = None
         if self.beta > 0:
             self.connectors = self._build_connectors(output, connector or {})
@@ -156,7 +164,7 @@ class MultiTeacherDistiller(BaseModel):
 
         Returns:
             dict[str, Tensor]: ``loss_ce``, ``loss_logit`` and ``loss_feature``,
-            which sum to L.
+            which sum to L, and ``loss_*`` of the extra losses.
         """
         if self.teachers is None:
             raise InputError('The distiller was built without teachers and cannot be trained.')
@@ -192,6 +200,10 @@ class MultiTeacherDistiller(BaseModel):
             if projections is not None:
                 feature = (weights.feature * terms.feature_loss).sum(dim=1).mean()
                 losses['loss_feature'] = self.beta * feature
+            for name, extra in self.extra_losses.items():
+                level = weights.logit if extra.level == 'logit' else weights.feature
+                weighed = (level * extra(terms)).sum(dim=1).mean()
+                losses[f'loss_{name}'] = self.extra_weights[name] * weighed
         return losses
 
     def init_weights(self) -> None:
@@ -265,6 +277,17 @@ class MultiTeacherDistiller(BaseModel):
                 )
             )
         return nn.ModuleList(connectors)
+
+    def _add_extra_loss(self, cfg: dict[str, Any]) -> None:
+        weight = check_number('loss_weight', cfg.pop('loss_weight', 1.0))
+        loss = build_component(
+            MODELS, cfg, DistillationLoss, 'extra loss', names=self.teachers.spec.names
+        )
+        name = type(loss).__name__.lower()
+        if name in self.extra_losses:
+            raise InputError(f'`extra_losses` lists {type(loss).__name__} twice.')
+        self.extra_losses[name] = loss
+        self.extra_weights[name] = weight
 
     def _check_student_loss(self) -> None:
         """Find label smoothing in the student's head; warn of what is not used."""

@@ -2,7 +2,19 @@
 """Distillation losses, one file each."""
 
 from .base import DistillationLoss
+from .dist import DIST
+from .feature_kl import FeatureKL
 from .feature_mse import FeatureMSE
 from .kl_divergence import KLDivergence
+from .norm_direction import NormDirection
+from .standardized_kl import StandardizedKL
 
-__all__ = ['DistillationLoss', 'FeatureMSE', 'KLDivergence']
+__all__ = [
+    'DIST',
+    'DistillationLoss',
+    'FeatureKL',
+    'FeatureMSE',
+    'KLDivergence',
+    'NormDirection',
+    'StandardizedKL',
+]

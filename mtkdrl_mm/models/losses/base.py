@@ -19,7 +19,13 @@ class DistillationLoss(nn.Module, metaclass=ABCMeta):
     Args:
         temperature (float): Softening temperature T > 0 of the probabilities
             that the loss compares; 1 for losses without one. Defaults to 1.
+
+    Attributes:
+        level (str): Whose weights over the teachers an extra loss takes, those
+            of the 'logit' or of the 'feature' term.
     """
+
+    level = 'logit'
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

@@ -1,8 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Weighting strategies, one file each."""
 
+from .aekd import AEKD
 from .aver import AVER
 from .base import Weighting
+from .camkd import CAMKD
+from .ebkd import EBKD
 from .mtkdrl import MTKDRL
 
-__all__ = ['AVER', 'MTKDRL', 'Weighting']
+__all__ = ['AEKD', 'AVER', 'CAMKD', 'EBKD', 'MTKDRL', 'Weighting']

@@ -71,6 +71,7 @@ class MTKDRL(Weighting):
             Agent,
             'agent',
             state_sizes=self.state_sizes,
+            tail_size=self.state_sizes[0] - self.state.performance * pool.embedding_sizes[0],
         )
         # Outside of the agent's own updates nothing else, DDP's reducer
         # included, is to expect gradients here.

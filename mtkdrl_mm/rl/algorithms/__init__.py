@@ -2,6 +2,9 @@
 """RL algorithms, one file each."""
 
 from .base import Algorithm, Policy
+from .ddpg import DDPG
+from .dpg import DPG
 from .policy_gradient import PolicyGradient
+from .ppo import PPO
 
-__all__ = ['Algorithm', 'Policy', 'PolicyGradient']
+__all__ = ['DDPG', 'DPG', 'PPO', 'Algorithm', 'Policy', 'PolicyGradient']

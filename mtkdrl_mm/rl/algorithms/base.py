@@ -59,14 +59,8 @@ class Algorithm(metaclass=ABCMeta):
         if entropy_weight < 0:
             raise ValueError(f'`entropy_weight` must be at least 0, but is {entropy_weight!r}.')
         self.optimizer_cfg = dict(optimizer or dict(type='SGD', lr=0.05, momentum=0.9))
-        kind = self.optimizer_cfg.get('type')
-        if not isinstance(getattr(torch.optim, str(kind), None), type):
-            raise ValueError(f'The agent\'s optimizer "{kind}" is not in torch.optim.')
-        try:
-            # On a stand-in, so that a wrong argument is found here and not in the first update.
-            self._build_optimizer([nn.Parameter(torch.zeros(1))])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'The agent\'s optimizer "{kind}": {error}') from error
+        # On a stand-in, so that a wrong argument is found here and not in the first update.
+        self.build_optimizer(self.optimizer_cfg, [nn.Parameter(torch.zeros(1))])
         self.epochs = epochs
         self.entropy_weight = entropy_weight
         self.max_grad_norm = max_grad_norm
@@ -83,24 +77,56 @@ class Algorithm(metaclass=ABCMeta):
             agent (nn.Module): See the class.
         """
         self.agent = agent
-        self.optimizer = self._build_optimizer(self.parameters())
+        self.optimizer = self.build_optimizer(self.optimizer_cfg, self.parameters())
         agent.requires_grad_(False)
 
-    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        arguments = dict(self.optimizer_cfg)
-        return getattr(torch.optim, arguments.pop('type'))(parameters, **arguments)
+    @staticmethod
+    def build_optimizer(
+        cfg: dict[str, Any], parameters: list[nn.Parameter]
+    ) -> torch.optim.Optimizer:
+        """Build an optimiser.
+
+        Args:
+            cfg (dict): ``type`` of torch.optim and its arguments.
+            parameters (list[nn.Parameter]): What it optimises.
+
+        Returns:
+            Optimizer: From torch.optim.
+
+        Raises:
+            ValueError: If there is none of this type, or it refuses an argument.
+        """
+        arguments = dict(cfg)
+        kind = arguments.pop('type', None)
+        if not isinstance(getattr(torch.optim, str(kind), None), type):
+            raise ValueError(f'The agent\'s optimizer "{kind}" is not in torch.optim.')
+        try:
+            return getattr(torch.optim, kind)(parameters, **arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'The agent\'s optimizer "{kind}": {error}') from error
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this algorithm trains."""
         return list(self.agent.parameters())
 
     @abstractmethod
-    def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
-        """The scalar to minimise on one mini batch.
+    def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:
+        """The scalar that the agent minimises on one mini batch.
 
         Args:
             states (Sequence[Tensor]): M tensors of shape (B, s_m).
             rewards (Tensor): Shape (B, M).
+            block (int): Number of the mini batch in the history. Defaults to 0.
+        """
+
+    def begin_update(  # noqa: B027, nothing to prepare by default
+        self, history: History, device: torch.device
+    ) -> None:
+        """Prepare for the mini batches of an update, with the agent as it is.
+
+        Args:
+            history (History): What the update will learn from.
+            device (torch.device): Where the agent lives.
         """
 
     def update(self, history: History) -> dict[str, float]:
@@ -117,13 +143,14 @@ class Algorithm(metaclass=ABCMeta):
         self.agent.observe_states(history)
         # The order is the same on all processes, whose blocks belong together.
         generator = torch.Generator().manual_seed(self.seed + self.updates)
+        self.begin_update(history, device)
         losses = []
         self.agent.requires_grad_(True)
         with torch.enable_grad():
             for _ in range(self.epochs):
-                order = torch.randperm(history.num_blocks, generator=generator).tolist()
-                for states, rewards in history.blocks(device, order):
-                    losses.append(self._step(states, rewards))
+                for block in torch.randperm(history.num_blocks, generator=generator).tolist():
+                    states, rewards = history.block(block, device)
+                    losses.append(self._step(states, rewards, block))
         # The student's optimiser may own these parameters too: without a
         # gradient it leaves them alone.
         self.optimizer.zero_grad(set_to_none=True)
@@ -132,15 +159,21 @@ class Algorithm(metaclass=ABCMeta):
         check_equal_over_ranks(self.agent, 'agent')
         return dict(agent_loss=float(torch.stack(losses).mean()))
 
-    def _step(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
-        loss = self.loss(states, rewards)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(self.parameters())
-        if self.max_grad_norm is not None:
-            clip_grad_norm_(self.parameters(), self.max_grad_norm)
-        self.optimizer.step()
+    def _step(self, states: Sequence[Tensor], rewards: Tensor, block: int) -> Tensor:
+        loss = self.loss(states, rewards, block)
+        self._descend(loss, self.optimizer, self.parameters())
         return loss.detach()
+
+    def _descend(
+        self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
+    ) -> None:
+        """One step of an optimiser, with the gradient averaged over processes."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)
+        average_gradients(parameters)
+        if self.max_grad_norm is not None:
+            clip_grad_norm_(parameters, self.max_grad_norm)
+        optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved to go on exactly; the agent is saved elsewhere."""

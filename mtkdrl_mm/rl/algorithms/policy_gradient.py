@@ -21,7 +21,7 @@ class PolicyGradient(Algorithm):
     prints a descent; taken literally that lowers good teachers.)
     """
 
-    def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
+    def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:
         """Minus J on one mini batch."""
         advantages = self.advantage(rewards)
         loss = rewards.new_zeros(())

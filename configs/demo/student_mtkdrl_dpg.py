@@ -1,0 +1,4 @@
+# MTKD-RL, its agent trained by DPG.
+_base_ = './student_mtkdrl.py'
+
+default_hooks = dict(agent=dict(algorithm=dict(type='DPG')))

@@ -1,0 +1,74 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Norm and direction of the embedding."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import StepTerms
+from mtkdrl_mm.structures.step_terms import pooled
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.checkpoint import read_checkpoint
+
+from .base import DistillationLoss
+
+
+@MODELS.register_module()
+class NormDirection(DistillationLoss):
+    r"""Long embeddings that point at their class's centre ("ND").
+
+    .. math::
+        L_i^m = 1 - \frac{\langle f_i, e_{y_i} \rangle}{\max(\|f_i\|, \|f_i^m\|)}
+
+    with f the student's pooled, projected features, f^m the teacher's, and e_y
+    the unit vector to the centre of class y in teacher m's feature space; soft
+    labels mix the centres. Source: Wang et al., "Improving Knowledge
+    Distillation via Regularizing Feature Norm and Direction",
+    arXiv:2305.17007.
+
+    Args:
+        centers (str): File that
+            ``tools/analysis_tools/compute_class_centers.py`` wrote.
+        names (Sequence[str]): The teachers' names; supplied by the distiller.
+
+    Raises:
+        InputError: If the file is unusable or lacks a teacher.
+    """
+
+    level = 'feature'
+
+    def __init__(self, centers: str, names: Sequence[str]) -> None:
+        super().__init__()
+        contents = read_checkpoint(centers, 'the class centres')
+        missing = [name for name in names if name not in contents]
+        if missing:
+            raise InputError(
+                f'The class centres in "{centers}" are of {sorted(contents)} and lack {missing}. '
+                'Write them anew with tools/analysis_tools/compute_class_centers.py.'
+            )
+        self.count = len(names)
+        for index, name in enumerate(names):
+            self.register_buffer(f'centers_{index}', contents[name].float(), persistent=False)
+
+    def forward(self, terms: StepTerms) -> Tensor:
+        """Distance from every teacher's direction and norm, shape (B, M)."""
+        if terms.projections is None or terms.targets is None:
+            raise InputError('NormDirection needs connectors: set `feature_weight` above 0.')
+        losses = []
+        for m in range(self.count):
+            student, teacher = pooled(terms.projections[m]), pooled(terms.targets[m])
+            centers = getattr(self, f'centers_{m}').to(student.dtype)
+            if centers.shape != (terms.soft_labels.shape[1], student.shape[1]):
+                raise InputError(
+                    f'The class centres of teacher number {m} have the shape '
+                    f'{tuple(centers.shape)}, but there are {terms.soft_labels.shape[1]} classes '
+                    f'and {student.shape[1]} features. Write them anew with '
+                    'tools/analysis_tools/compute_class_centers.py.'
+                )
+            direction = F.normalize(terms.soft_labels.to(centers.dtype) @ centers, dim=1)
+            length = torch.maximum(student.norm(dim=1), teacher.norm(dim=1))
+            losses.append(1 - (student * direction).sum(dim=1) / length.clamp_min(1e-12))
+        return torch.stack(losses, dim=1)

@@ -1,0 +1,38 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""KL divergence between standardised logits."""
+
+from torch import Tensor
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import StepTerms
+
+from .base import DistillationLoss
+
+
+@MODELS.register_module()
+class StandardizedKL(DistillationLoss):
+    r"""Hinton's loss on logits of mean 0 and standard deviation 1 over the classes.
+
+    The student need not match the teachers' scale, only their shape. Source:
+    Sun et al., "Logit Standardization in Knowledge Distillation",
+    arXiv:2403.01427.
+
+    Args:
+        temperature (float): T > 0. Defaults to 2.
+        eps (float): Guards against division by 0. Defaults to 1e-7.
+    """
+
+    def __init__(self, temperature: float = 2.0, eps: float = 1e-7) -> None:
+        super().__init__(temperature)
+        self.eps = eps
+
+    def forward(self, terms: StepTerms) -> Tensor:
+        """KL divergence from every teacher to the student, shape (B, M)."""
+        student = self._log_probs(terms.student_logits)[:, None]
+        teacher = self._log_probs(terms.teacher_logits)
+        return self.temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        centred = logits - logits.mean(dim=-1, keepdim=True)
+        scale = logits.std(dim=-1, keepdim=True, correction=0).add(self.eps)
+        return (centred / scale / self.temperature).log_softmax(dim=-1)

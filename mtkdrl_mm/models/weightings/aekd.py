@@ -1,0 +1,121 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Agree-to-disagree weights."""
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.rl.distributed import mean_over_ranks
+from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.utils import InputError, check_number
+
+from ..teachers import PoolSpec
+from .base import Weighting
+
+
+@MODELS.register_module()
+class AEKD(Weighting):
+    r"""The combination of the teachers' gradients that has the least norm.
+
+    .. math::
+        \min_w \tfrac{1}{2} \Big\| \sum_m w_m g^m \Big\|^2
+        \quad \text{s.t.} \quad \sum_m w_m = 1, \; 0 \le w_m \le \frac{1}{\nu M}
+
+    with g^m the batch mean of the gradient of teacher m's loss: for logits
+    with respect to the student's logits, in closed form T (p^S - p^m); for
+    features with respect to the student's map, through the connector alone.
+    One w for the whole batch, also over several processes. Source: Du et al.,
+    "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient
+    Space", NeurIPS 2020.
+
+    Args:
+        pool (PoolSpec): Supplied by the distiller.
+        nu (float, optional): Tolerance of disagreement in [1/M, 1]: with 1 all
+            weights are equal, with 1/M one teacher may take all. Defaults to
+            None, which is 1/M.
+
+    Raises:
+        InputError: If ``nu`` is out of range.
+    """
+
+    def __init__(self, pool: PoolSpec, nu: float | None = None) -> None:
+        super().__init__(pool)
+        least = 1 / pool.num_teachers
+        self.nu = least if nu is None else check_number('nu', nu, minimum=least, maximum=1)
+        if pool.num_classes < 2:
+            raise InputError('AEKD needs at least two classes.')
+
+    def forward(self, terms: StepTerms) -> TeacherWeights:
+        """One weight per teacher, the same for all images of the batch."""
+        shape = terms.logit_loss.shape
+        logit = self.solve(self._logit_gradients(terms))
+        feature = logit
+        if terms.projections is not None:
+            feature = self.solve(self._feature_gradients(terms))
+        return TeacherWeights(logit=logit.expand(shape), feature=feature.expand(shape))
+
+    def solve(self, gradients: Tensor) -> Tensor:
+        """Solve the quadratic program.
+
+        Args:
+            gradients (Tensor): g^m of this process, shape (M, K).
+
+        Returns:
+            Tensor: w of shape (M,), float32.
+        """
+        gradients = mean_over_ranks(gradients).double()
+        gram = (gradients @ gradients.T).cpu().numpy()
+        weights = min_norm_weights(gram, cap=1 / (self.nu * len(gradients)))
+        return torch.from_numpy(weights).to(gradients.device, torch.float32)
+
+    @torch.no_grad()
+    def _logit_gradients(self, terms: StepTerms) -> Tensor:
+        temperature = terms.temperature
+        student = terms.student_log_probs(temperature).exp()[:, None]
+        teachers = terms.teacher_log_probs(temperature).exp()
+        return temperature * (student - teachers).mean(dim=0)
+
+    def _feature_gradients(self, terms: StepTerms) -> Tensor:
+        """Through connectors only: no network is run backwards for this."""
+        assert terms.projections is not None
+        source = terms.student.feature_map
+        if source is None or terms.projections[0].ndim == 2:
+            source = terms.student.embedding
+        gradients: list[Tensor] = []
+        for m in range(terms.num_teachers):
+            (gradient,) = torch.autograd.grad(
+                terms.feature_loss[:, m].sum(), source, retain_graph=True
+            )
+            gradients.append(gradient.float().mean(dim=0).flatten())
+        return torch.stack(gradients)
+
+
+def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:
+    """Weights of the combination of vectors that has the least norm.
+
+    Args:
+        gram (np.ndarray): Inner products of the M vectors, shape (M, M).
+        cap (float): Greatest weight, at least 1/M.
+
+    Returns:
+        np.ndarray: Shape (M,), each in [0, cap], summing to 1.
+    """
+    count = len(gram)
+    start = np.full(count, 1 / count)
+    scale = float(np.trace(gram)) / count
+    if count == 1 or not np.isfinite(scale) or scale <= 0 or cap * count <= 1 + 1e-9:
+        return start
+    gram = gram / scale
+    result = minimize(
+        lambda w: 0.5 * w @ gram @ w,
+        start,
+        jac=lambda w: gram @ w,
+        bounds=[(0.0, cap)] * count,
+        constraints=dict(type='eq', fun=lambda w: w.sum() - 1, jac=lambda w: np.ones(count)),
+        method='SLSQP',
+        options=dict(ftol=1e-12, maxiter=100),
+    )
+    weights = np.clip(result.x, 0.0, cap)
+    return weights / weights.sum()

@@ -1,0 +1,82 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Deep deterministic policy gradient."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..critic import Critic
+from ..history import History
+from .dpg import DPG
+
+
+class DDPG(DPG):
+    r"""DPG with replay and a target network.
+
+    The critic also learns from a bounded replay of earlier histories, and the
+    agent ascends a slowly following copy of the critic,
+    theta' <- tau theta + (1 - tau) theta'. (Episodes have one step, so that the
+    target network steadies the ascent and not a bootstrapped value.) Source:
+    Lillicrap et al., "Continuous control with deep reinforcement learning",
+    arXiv:1509.02971.
+
+    Args:
+        tau (float): Share of the critic in its copy, in (0, 1]. Defaults to
+            0.05.
+        replay_budget (float): Greatest size of the replay in MiB of host
+            memory, per process. Defaults to 128.
+        **kwargs: As :class:`DPG`.
+    """
+
+    def __init__(self, tau: float = 0.05, replay_budget: float = 128.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 < tau <= 1 or not replay_budget > 0:
+            raise ValueError(
+                f'`tau` must be in (0, 1] and `replay_budget` greater than 0, but they are '
+                f'{tau!r} and {replay_budget!r}.'
+            )
+        self.tau = tau
+        self.replay_budget = replay_budget
+        self.target: Critic
+        self.replay: History
+
+    def setup(self, agent: nn.Module) -> None:
+        """Take charge of an agent; see :class:`DPG`."""
+        super().setup(agent)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.replay = History(agent.state_sizes, self.replay_budget)
+
+    def actor_critic(self) -> nn.Module:
+        """The slow copy."""
+        return self.target
+
+    def begin_update(self, history: History, device: torch.device) -> None:
+        """Put the new history into the replay."""
+        super().begin_update(history, device)
+        for states, rewards in history.blocks(torch.device('cpu'), range(history.num_blocks)):
+            self.replay.add(states, rewards, self._generator)
+
+    def learn_critic(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
+        """Steps on the mini batch and on one from the replay, then the copy follows."""
+        error = super().learn_critic(states, rewards)
+        chosen = int(torch.randint(self.replay.num_blocks, (), generator=self._generator))
+        super().learn_critic(*self.replay.block(chosen, rewards.device))
+        with torch.no_grad():
+            for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
+                slow.lerp_(fast, self.tau)
+        return error
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved to go on exactly, this process's replay included."""
+        return dict(
+            super().state_dict(), target=self.target.state_dict(), replay=self.replay.state_dict()
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self.target.load_state_dict(state['target'])
+        self.replay.load_state_dict(state['replay'])

@@ -1,0 +1,107 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""EB-KD, CA-MKD and AE-KD."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtkdrl_mm.models import AEKD, CAMKD, EBKD, PoolSpec
+from mtkdrl_mm.models.weightings.aekd import min_norm_weights
+from mtkdrl_mm.structures import NetworkOutput, StepTerms
+from mtkdrl_mm.utils import InputError
+
+
+def pool_of(count: int, classes: int = 10) -> PoolSpec:
+    return PoolSpec(tuple(f't{m}' for m in range(count)), classes, (12,) * count, (12,) * count)
+
+
+def test_ebkd_is_the_authors(peers, peers_terms):
+    weights = EBKD(pool_of(4))(peers_terms)
+    expected = peers['ebkd_weights_unnormalised'] / 3
+    torch.testing.assert_close(weights.logit, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights.feature.sum(1), torch.ones(6).double())
+
+
+def test_camkd_is_the_authors(peers, peers_terms):
+    weights = CAMKD(pool_of(4))(peers_terms)
+    torch.testing.assert_close(weights.logit, peers['camkd_weights'], atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights.feature.sum(1), torch.ones(6).double())
+
+
+@pytest.mark.parametrize(('key', 'nu'), [('nu_-1', None), ('nu_0.6', 0.6)])
+def test_aekd_is_the_authors(peers, peers_terms, key, nu):
+    peers_terms.projections = None  # the features are another problem
+    weights = AEKD(pool_of(4), nu=nu)(peers_terms).logit
+    assert weights.shape == (6, 4)
+    torch.testing.assert_close(weights[0], peers[f'aekd_weights_{key}'], atol=1e-4, rtol=0)
+    assert torch.equal(weights, weights[:1].expand(6, 4))
+
+
+def test_aekd_logit_gradients_are_autograds(peers_terms):
+    logits = peers_terms.student.logits.clone().requires_grad_()
+    expected = []
+    for teacher in peers_terms.teachers:
+        p = F.log_softmax(teacher.logits / 4, dim=1)
+        kl = 16 * (p.exp() * (p - F.log_softmax(logits / 4, dim=1))).sum()
+        expected.append(torch.autograd.grad(kl, logits)[0].mean(dim=0))
+    gradients = AEKD(pool_of(4))._logit_gradients(peers_terms)
+    torch.testing.assert_close(gradients, torch.stack(expected))
+
+
+def test_aekd_feature_gradients_go_to_the_students_map():
+    """Two teachers pulling the map in opposite directions cancel."""
+    feature_map = torch.randn(3, 2, 4, 4, requires_grad=True)
+    logits = torch.randn(3, 10, requires_grad=True)
+    targets = [feature_map.detach() + 1, feature_map.detach() - 3]
+    terms = StepTerms(
+        NetworkOutput(logits, feature_map.mean((2, 3)), feature_map),
+        [NetworkOutput(torch.randn(3, 10), torch.randn(3, 2), t) for t in targets],
+        torch.zeros(3, dtype=torch.long),
+        [feature_map * 1.0, feature_map * 1.0],
+        targets,
+    )
+    terms.logit_loss = torch.zeros(3, 2)
+    terms.feature_loss = torch.stack(
+        [(p - t).square().mean((1, 2, 3)) for p, t in zip(terms.projections, targets)], dim=1
+    )
+    weights = AEKD(pool_of(2))(terms)
+    # g = -2 * 1 and +2 * 3 per entry: 3/4 of the first and 1/4 of the second.
+    torch.testing.assert_close(weights.feature[0], torch.tensor([0.75, 0.25]), atol=1e-5, rtol=0)
+    assert not weights.feature.requires_grad
+
+
+def test_min_norm_is_least_among_many():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(4, 9))
+    gram = vectors @ vectors.T
+    for cap in (1.0, 0.4):
+        best = min_norm_weights(gram, cap)
+        assert best.sum() == pytest.approx(1) and best.min() >= 0 and best.max() <= cap + 1e-9
+        others = rng.dirichlet(np.ones(4), size=2000)
+        others = others[others.max(axis=1) <= cap]
+        assert best @ gram @ best <= min(w @ gram @ w for w in others) + 1e-9
+    np.testing.assert_allclose(min_norm_weights(gram, 0.25), 0.25)
+    np.testing.assert_allclose(min_norm_weights(np.zeros((4, 4)), 1.0), 0.25)
+
+
+def test_one_teacher_gets_everything(peers_terms):
+    terms = StepTerms(peers_terms.student, peers_terms.teachers[:1], peers_terms.labels)
+    terms.logit_loss = torch.ones(6, 1)
+    for method in (EBKD, CAMKD, AEKD):
+        torch.testing.assert_close(method(pool_of(1))(terms).logit.float(), torch.ones(6, 1))
+
+
+def test_ebkd_of_teachers_that_are_all_sure_is_equal():
+    logits = F.one_hot(torch.tensor([0, 1]), 3) * 1e6
+    terms = StepTerms(
+        NetworkOutput(torch.randn(2, 3), torch.randn(2, 3)),
+        [NetworkOutput(logits.float(), logits)] * 3,
+        torch.tensor([0, 1]),
+    )
+    torch.testing.assert_close(EBKD(pool_of(3, 3))(terms).logit, torch.full((2, 3), 1 / 3))
+
+
+def test_aekd_refuses_a_tolerance_out_of_range():
+    with pytest.raises(InputError, match=r'`nu`.*0\.25.*0\.1'):
+        AEKD(pool_of(4), nu=0.1)

@@ -1,0 +1,190 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""All algorithms on the same bandit, and what is particular to each."""
+
+import copy
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import AttentionAgent, JointAgent, PerTeacherAgent
+from mtkdrl_mm.rl import DDPG, DPG, PPO, History, PolicyGradient
+
+SIZES = [3, 3]
+ALGORITHMS = {
+    'pg': lambda: PolicyGradient(optimizer=dict(type='Adam', lr=0.01)),
+    'ppo': lambda: PPO(optimizer=dict(type='Adam', lr=0.01)),
+    'dpg': lambda: DPG(
+        optimizer=dict(type='Adam', lr=0.01), critic_optimizer=dict(type='Adam', lr=0.01)
+    ),
+    'ddpg': lambda: DDPG(
+        optimizer=dict(type='Adam', lr=0.01), critic_optimizer=dict(type='Adam', lr=0.01)
+    ),
+}
+
+
+def bandit(count: int, seed: int = 0):
+    """A sign in both states tells which of two teachers is right."""
+    generator = torch.Generator().manual_seed(seed)
+    right = torch.randint(2, (count,), generator=generator)
+    sign = (2.0 * right - 1)[:, None]
+    states = [
+        torch.cat([s * sign, torch.randn(count, 2, generator=generator)], dim=1) for s in (-1, 1)
+    ]
+    rewards = torch.nn.functional.one_hot(right, 2).float()
+    return states, rewards, right
+
+
+def history_of(seed: int = 0, steps: int = 8) -> History:
+    history = History(SIZES, 1.0)
+    for step in range(steps):
+        states, rewards, _ = bandit(32, 100 * seed + step)
+        history.add(states, rewards, torch.Generator())
+    return history
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+@pytest.mark.parametrize('agent', [PerTeacherAgent, JointAgent])
+def test_every_algorithm_finds_the_right_teacher(name, agent):
+    agent = agent(SIZES, hidden=32)
+    algorithm = ALGORITHMS[name]()
+    algorithm.setup(agent)
+    for update in range(25):
+        algorithm.update(history_of(update))
+    states, _, right = bandit(500, 999_999)
+    for log_probs in agent(states):
+        weight = log_probs.exp().gather(1, right[:, None]).mean()
+        assert weight > 0.8, f'{name}: {weight:.2f}'
+    assert not any(p.requires_grad or p.grad is not None for p in agent.parameters())
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_going_on_from_a_saved_state_is_exact(name):
+    torch.manual_seed(0)
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    whole = ALGORITHMS[name]()
+    whole.setup(agent)
+    whole.update(history_of(1))
+    other_agent, state = copy.deepcopy(agent), copy.deepcopy(whole.state_dict())
+    whole.update(history_of(2))
+
+    resumed = ALGORITHMS[name]()
+    resumed.setup(other_agent)
+    resumed.load_state_dict(state)
+    resumed.update(history_of(2))
+    for a, b in zip(agent.state_dict().values(), other_agent.state_dict().values()):
+        assert torch.equal(a, b)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(agent.parameters(), PerTeacherAgent(SIZES, hidden=8).parameters())
+    )
+
+
+def test_ppo_first_step_is_the_policy_gradient():
+    """With the ratio at 1 nothing is clipped, and both gradients are equal."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    history = history_of(3, steps=1)
+    states, rewards = history.block(0, torch.device('cpu'))
+    gradients = []
+    for algorithm in (PPO(entropy_weight=0.0), PolicyGradient(entropy_weight=0.0)):
+        algorithm.setup(agent)
+        algorithm.begin_update(history, torch.device('cpu'))
+        agent.requires_grad_(True)
+        loss = algorithm.loss(states, rewards, 0)
+        gradients.append(torch.autograd.grad(loss, list(agent.parameters())))
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b)
+
+
+def test_ppo_stops_at_the_clip():
+    """Far beyond the old policy there is nothing to gain any more."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm = PPO(entropy_weight=0.0)
+    algorithm.setup(agent)
+    states, rewards, _ = bandit(16)
+    log_probs = [head.detach() for head in agent(states)]
+    best = rewards.argmax(dim=1)
+    old = [lp.clone() for lp in log_probs]
+    for lp in old:
+        # The old policy had the good teacher at half, the bad one at double.
+        shift = torch.where(torch.nn.functional.one_hot(best, 2).bool(), 0.5, 2.0).log()
+        lp += shift
+    algorithm._old = [tuple(old)]
+    agent.requires_grad_(True)
+    loss = algorithm.loss(states, rewards, 0)
+    gradients = torch.autograd.grad(loss, list(agent.parameters()), allow_unused=True)
+    assert all(g is None or g.abs().max() == 0 for g in gradients)
+
+
+def test_dpg_critic_learns_what_actions_achieve():
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm = DPG(critic_optimizer=dict(type='Adam', lr=0.01), noise=1.0)
+    algorithm.setup(agent)
+    algorithm.begin_update(history_of(0), torch.device('cpu'))
+    states, rewards, _ = bandit(256)
+    first = float(algorithm.learn_critic(states, rewards))
+    for _ in range(150):
+        last = float(algorithm.learn_critic(states, rewards))
+    assert last < 0.1 * first
+    action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))
+    assert algorithm.achieved(torch.tensor([[1.0, 0.0]]), action) == advantages[0, 0] == 0.5
+
+
+def test_ddpg_target_follows_and_replay_is_bounded():
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm = DDPG(tau=0.5, replay_budget=0.001)
+    algorithm.setup(agent)
+    for update in range(4):
+        algorithm.update(history_of(update))
+    assert len(algorithm.replay) == algorithm.replay.capacity < 4 * 8 * 32
+    assert algorithm.replay.seen == 4 * 8 * 32
+    fast = torch.cat([p.flatten() for p in algorithm.critic.parameters()])
+    slow = torch.cat([p.flatten() for p in algorithm.target.parameters()])
+    assert 0 < (fast - slow).abs().max() < 0.1
+
+
+@pytest.mark.parametrize('standardize', [True, False])
+def test_attention_agent_trained_on_one_pool_works_on_another(standardize):
+    """Three teachers of other sizes and another order, the same parameters."""
+    small = AttentionAgent(
+        [8, 12], tail_size=3, embedding_bins=4, hidden=16, heads=2, standardize=standardize
+    )
+    large = AttentionAgent(
+        [12, 8, 20], tail_size=3, embedding_bins=4, hidden=16, heads=2, standardize=standardize
+    )
+    large.load_state_dict(small.state_dict())
+    states = [torch.randn(5, 8), torch.randn(5, 12)]
+    more = [states[1], states[0], torch.randn(5, 20)]
+    assert all(head.shape == (5, 3) for head in large(more))
+    # Order of the teachers does not matter.
+    for a, b in zip(small(states), large([states[1], states[0]])):
+        torch.testing.assert_close(a, b.flip(1))
+    # A third teacher is seen by the others.
+    logit, _ = small.scores(small.normalize(states))
+    other, _ = large.scores(large.normalize(more))
+    assert (logit - other[:, :2].flip(1)).abs().max() > 1e-4
+
+
+def test_attention_agent_learns_with_shared_statistics():
+    agent = AttentionAgent(SIZES, tail_size=3, hidden=32)
+    algorithm = ALGORITHMS['pg']()
+    algorithm.setup(agent)
+    for update in range(25):
+        algorithm.update(history_of(update))
+    states, _, right = bandit(500, 999_999)
+    for log_probs in agent(states):
+        assert log_probs.exp().gather(1, right[:, None]).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ('build', 'words'),
+    [
+        (lambda: PPO(clip=0.0), 'clip'),
+        (lambda: DPG(noise=-1.0), 'noise'),
+        (lambda: DDPG(tau=0.0), 'tau'),
+        (lambda: DPG(critic_optimizer=dict(type='Adm')).setup(PerTeacherAgent(SIZES)), 'Adm'),
+    ],
+)
+def test_bad_numbers(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -1,0 +1,91 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Run every teacher over the training data once and write its class centres.
+
+The centre of a class is the mean of the teacher's features over the class's
+training images, without augmentation: the validation pipeline is used.
+``NormDirection`` reads the file.
+
+    python tools/analysis_tools/compute_class_centers.py CONFIG OUT.pth
+"""
+
+import argparse
+
+import torch
+from mmengine.device import get_device
+from mmengine.runner import Runner
+from mmengine.utils import track_iter_progress
+
+from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures.step_terms import pooled
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', help='distillation config')
+    parser.add_argument('out', help='file to write')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def compute_centers(
+    model: MultiTeacherDistiller, dataloader: torch.utils.data.DataLoader
+) -> dict[str, torch.Tensor]:
+    """Mean features per teacher and class.
+
+    Args:
+        model (MultiTeacherDistiller): With loaded teachers.
+        dataloader (DataLoader): The training images with hard labels.
+
+    Returns:
+        dict[str, Tensor]: Teacher's name to centres of shape (C, d_m).
+
+    Raises:
+        InputError: If a class has no image.
+    """
+    pool, device = model.teachers, next(model.student.parameters()).device
+    count = torch.zeros(pool.spec.num_classes, device=device)
+    sums: dict[str, torch.Tensor] = {}
+    for batch in track_iter_progress(dataloader):
+        data = model.data_preprocessor(batch, False)
+        labels = torch.cat([s.gt_label for s in data['data_samples']]).to(device)
+        count += torch.bincount(labels, minlength=len(count))
+        outputs = pool.query(data['inputs'], data['data_samples'])
+        for name, output, connector in zip(pool.names, outputs, model.connectors):
+            use_map = isinstance(connector, MapConnector)
+            features = pooled(output.feature_map if use_map else output.embedding)
+            total = sums.setdefault(name, features.new_zeros(len(count), features.shape[1]))
+            total.index_add_(0, labels, features)
+    empty = (count == 0).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f'The training data has no image of the classes {empty[:10]}.')
+    return {name: (total / count[:, None]).cpu() for name, total in sums.items()}
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    # The loss that needs the centres cannot be built before there are any.
+    cfg.model.pop('extra_losses', None)
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    model = MODELS.build(cfg.model)
+    if model.connectors is None:
+        raise InputError('`feature_weight` is 0, so that there are no features to average.')
+    model.teachers.load_checkpoints()
+    model.to(get_device()).eval()
+    loader = cfg.train_dataloader
+    loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
+    loader.sampler = dict(type='DefaultSampler', shuffle=False)
+    loader.pop('drop_last', None)
+    loader.pop('batch_sampler', None)
+    centers = compute_centers(model, Runner.build_dataloader(loader))
+    torch.save(centers, args.out)
+    print(f'\nClass centres of {", ".join(centers)} are in {args.out}.')
+
+
+if __name__ == '__main__':
+    run_tool(main)
