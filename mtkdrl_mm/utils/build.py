@@ -56,11 +56,12 @@ def build_component(
         label = name if isinstance(name, str) else getattr(name, '__name__', repr(name))
         raise InputError(f'Unknown {role} "{label}". {near_matches(str(label), family)}')
 
-    parameters = inspect.signature(cls.__init__).parameters
+    # Of the class and not of __init__: that of a class without one takes anything.
+    parameters = inspect.signature(cls).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in arguments:
             if key not in parameters:
-                own = [n for n in parameters if n != 'self' and n not in shared]
+                own = [n for n in parameters if n not in shared]
                 raise InputError(
                     f'The {role} "{cls.__name__}" takes no argument "{key}". '
                     f'{near_matches(key, own)}'
