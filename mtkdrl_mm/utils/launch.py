@@ -216,7 +216,7 @@ def _limit_topk(cfg: Config) -> None:
             continue
         topk = evaluator['topk']
         topk = tuple(topk) if isinstance(topk, (list, tuple)) else (topk,)
-        kept = tuple(k for k in topk if k <= num_classes)
+        kept = tuple(k for k in topk if k <= num_classes) or (1,)
         if kept != topk:
             print_log(
                 f'{name}.topk={topk} asks for more than the {num_classes} classes: using {kept}.',
