@@ -1,13 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What many tests need: tiny classifiers, batches, and the record of a step."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
@@ -300,7 +301,7 @@ def make_runner(request):
             epoch=0,
             seed=7,
             message_hub=MessageHub.get_instance(name),
-            logger=MMLogger.get_instance(name, logger_name='mmengine'),
+            logger=logging.getLogger(name),
             train_loop=SimpleNamespace(dataloader=[]),
             val_loop=None,
             _resume=False,
@@ -309,4 +310,3 @@ def make_runner(request):
 
     yield make
     MessageHub._instance_dict.pop(request.node.name, None)
-    MMLogger._instance_dict.pop(request.node.name, None)

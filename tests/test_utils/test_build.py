@@ -27,6 +27,10 @@ class Cat(Animal):
         self.kwargs = kwargs
 
 
+class Fish(Animal):
+    pass
+
+
 class Stone:
     pass
 
@@ -34,7 +38,7 @@ class Stone:
 @pytest.fixture
 def zoo():
     registry = Registry('zoo')
-    for cls in (Dog, Cat, Stone):
+    for cls in (Dog, Cat, Fish, Stone):
         registry.register_module(module=cls)
     return registry
 
@@ -54,6 +58,7 @@ def test_the_config_beats_what_the_caller_supplies(zoo):
 def test_supplied_arguments_go_where_they_are_taken(zoo):
     dog = build_component(zoo, dict(type='Dog', name='Rex'), Animal, 'pet', colour='red')
     assert not hasattr(dog, 'colour')
+    assert isinstance(build_component(zoo, 'Fish', Animal, 'pet', colour='red'), Fish)
     assert build_component(zoo, 'Cat', Animal, 'pet', colour='red').kwargs == dict(colour='red')
 
 
@@ -80,12 +85,13 @@ def test_own_names_need_no_scope():
 @pytest.mark.parametrize(
     ('cfg', 'message'),
     [
-        ('Dgo', 'Unknown pet "Dgo". Did you mean "Dog".*Known: "Cat", "Dog"'),
-        (dict(type='Stone'), 'Unknown pet "Stone".*Known: "Cat", "Dog"'),
+        ('Dgo', 'Unknown pet "Dgo". Did you mean "Dog".*Known: "Cat", "Dog", "Fish"'),
+        (dict(type='Stone'), 'Unknown pet "Stone".*Known: "Cat", "Dog", "Fish"'),
         (dict(type=Stone), 'Unknown pet "Stone"'),
         (dict(name='Rex'), 'pet must be a dict with a `type`'),
         (3, 'pet must be a dict with a `type`, but is 3'),
         (dict(type='Dog', nmae='Rex'), 'pet "Dog" takes no argument "nmae". Did you mean "name"'),
+        (dict(type='Fish', age=3), 'pet "Fish" takes no argument "age"'),
         (dict(type='Dog'), 'pet "Dog".*missing.*\'name\''),
         (dict(type='Dog', name='Rex', age=-1), 'pet "Dog": too young'),
     ],

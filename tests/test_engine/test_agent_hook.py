@@ -1,0 +1,272 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The alternation between student and agent."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.runner import EpochBasedTrainLoop
+
+from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.rl import ClosenessReward, ImprovementReward
+from mtkdrl_mm.utils import InputError
+
+
+class Training:
+    """Runs the hooks as the runner does; one batch a step, `length` steps an epoch."""
+
+    def __init__(self, make_runner, distiller, batch, length=4, by_epoch=True, **kwargs):
+        loop = object.__new__(EpochBasedTrainLoop) if by_epoch else SimpleNamespace()
+        loop.dataloader = range(length)
+        self.hook = AgentHook(**kwargs)
+        self.runner = make_runner(distiller, train_loop=loop, hooks=[self.hook])
+        self.distiller, self.batch, self.length = distiller, batch, length
+        self.records = []
+        distiller.step_observers.append(lambda *record: self.records.append(record))
+
+    def start(self, checkpoint=None):
+        if checkpoint is not None:
+            self.runner._resume = True
+            self.hook.after_load_checkpoint(self.runner, checkpoint)
+        self.hook.before_train(self.runner)
+        return self
+
+    def step(self, count=1):
+        runner = self.runner
+        for _ in range(count):
+            index = runner.iter % self.length
+            self.hook.before_train_iter(runner, index)
+            inputs, samples = self.batch
+            shift = torch.randn(1, 3, 1, 1, generator=torch.Generator().manual_seed(runner.iter))
+            self.distiller.train()(inputs + shift, samples, mode='loss')
+            self.hook.after_train_iter(runner, index)
+            runner.iter += 1
+            if runner.iter % self.length == 0:
+                self.hook.after_train_epoch(runner)
+                runner.epoch += 1
+        return self
+
+    def save(self):
+        checkpoint = {}
+        self.hook.before_save_checkpoint(self.runner, checkpoint)
+        return checkpoint
+
+    def agent(self):
+        return {k: v.clone() for k, v in self.distiller.weighting.agent.state_dict().items()}
+
+    def scalar(self, name):
+        return self.runner.message_hub.get_scalar(f'train/{name}').current()
+
+
+@pytest.fixture
+def train(make_runner, make_distiller, make_batch):
+    """Function that makes a training of a distiller with MTKDRL weighting."""
+
+    def make(**kwargs):
+        distiller = make_distiller(weighting='MTKDRL')
+        return Training(make_runner, distiller, make_batch(4), **kwargs)
+
+    return make
+
+
+def equal(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_warm_up_by_epochs(train):
+    training = train(warmup_epochs=2).start().step(12)
+    for index, (_, weights) in enumerate(training.records):
+        warm = torch.equal(weights.logit, torch.full((4, 2), 0.5))
+        assert warm == (index < 8), index
+
+
+def test_warm_up_by_iterations(train):
+    training = train(warmup_iters=3, update_interval=100).start().step(6)
+    for index, (_, weights) in enumerate(training.records):
+        warm = torch.equal(weights.logit, torch.full((4, 2), 0.5))
+        assert warm == (index < 3), index
+
+
+def test_no_warm_up(train):
+    training = train(warmup_epochs=0).start().step(1)
+    _, weights = training.records[0]
+    assert (weights.logit - 0.5).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('reward', [ImprovementReward, ClosenessReward])
+def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward):
+    training = train(reward=reward.__name__).start()
+    before = training.agent()
+    training.step(3)
+    history = training.hook.history
+    assert len(history) == 12 and history.num_blocks == 3
+    for index, (terms, weights) in enumerate(training.records):
+        states, rewards = history.block(index, torch.device('cpu'))
+        torch.testing.assert_close(rewards, reward()(terms))
+        for ours, seen in zip(states, weights.states):
+            assert torch.equal(ours, seen.half().float())
+    assert equal(before, training.agent())
+
+
+def test_phase_2_at_the_end_of_the_epoch(train):
+    training = train().start()
+    fresh = training.agent()
+    training.step(3)
+    assert training.hook.algorithm.updates == 0
+    student = {k: v.clone() for k, v in training.distiller.student.named_parameters()}
+    training.step(1)
+    # The history of the warm-up pre-trains the agent.
+    assert training.hook.algorithm.updates == 1 and len(training.hook.history) == 0
+    assert not equal(fresh, training.agent())
+    assert equal(student, dict(training.distiller.student.named_parameters()))
+    training.step(4)
+    assert training.hook.algorithm.updates == 2
+
+
+def test_phase_2_every_few_iterations(train):
+    training = train(update_interval=3).start()
+    updates = []
+    for _ in range(9):
+        training.step()
+        updates.append(training.hook.algorithm.updates)
+    # across the ends of the epochs after 4 and 8
+    assert updates == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert len(training.hook.history) == 0
+    training.step()
+    assert len(training.hook.history) == 4
+
+
+def test_agent_improves_on_its_own_rewards(train):
+    training = train(
+        algorithm=dict(type='PolicyGradient', optimizer=dict(type='Adam', lr=0.01), epochs=30)
+    )
+    training.start().step(3)
+    states, rewards = [], []
+    for terms, weights in training.records:
+        states.append(weights.states)
+        rewards.append(ImprovementReward()(terms))
+    states = [torch.cat(parts) for parts in zip(*states)]
+    advantage = training.hook.algorithm.advantage(torch.cat(rewards))
+
+    def expected():
+        agent = training.distiller.weighting.agent
+        return [float((policy.exp() * advantage).sum(1).mean()) for policy in agent(states)]
+
+    before = expected()
+    training.step(1)
+    for old, new in zip(before, expected()):
+        assert new > old + 0.05
+
+
+def test_logged_numbers_are_means_since_the_last_line(train):
+    training = train().start().step(3)
+    rewards = torch.stack([ImprovementReward()(terms).mean(dim=0) for terms, _ in training.records])
+    entropy = torch.stack([weights.policy_entropy.mean() for _, weights in training.records])
+    # Without a LoggerHook every step is a line; so these are the last step's.
+    assert training.scalar('reward/a') == pytest.approx(rewards[-1, 0].item())
+    assert training.scalar('reward/b') == pytest.approx(rewards[-1, 1].item())
+    assert training.scalar('reward') == pytest.approx(rewards[-1].mean().item())
+    assert training.scalar('policy_entropy') == pytest.approx(entropy[-1].item())
+    training.step(1)
+    assert 'train/agent_loss' in training.runner.message_hub.log_scalars
+
+
+@pytest.mark.parametrize('stop', [4, 6])
+def test_resumed_training_goes_on_exactly(train, stop):
+    options = dict(
+        advantage='StandardizedAdvantage',
+        # two rows short of an epoch, so that the reservoir decides what stays
+        history_budget=14.4 * (2 * (40 + 56) + 4 * 2) / 2**20,
+    )
+    whole = train(**options).start().step(12)
+    first = train(**options).start().step(stop)
+    assert whole.hook.history.capacity < 16
+    checkpoint = first.save()['agent_hook']
+    assert len(checkpoint['histories']) == (0 if stop == 4 else 1)
+    second = train(**options)
+    second.distiller.load_state_dict(first.distiller.state_dict())
+    second.runner.iter, second.runner.epoch = first.runner.iter, first.runner.epoch
+    second.start(dict(agent_hook=checkpoint)).step(12 - stop)
+    assert second.hook.algorithm.updates == whole.hook.algorithm.updates == 3
+    assert equal(whole.agent(), second.agent())
+
+
+def test_loading_without_resuming_starts_the_agent_afresh(train):
+    first = train().start().step(6)
+    second = train()
+    second.hook.after_load_checkpoint(second.runner, first.save())  # _resume is False
+    second.start()
+    assert second.hook.algorithm.updates == 0 and len(second.hook.history) == 0
+
+
+def test_history_of_another_number_of_processes_is_dropped_with_a_warning(train, monkeypatch):
+    first = train().start().step(6)
+    checkpoint = first.save()
+    checkpoint['agent_hook']['histories'] *= 2
+    second, warnings = train(), []
+    monkeypatch.setattr(second.runner.logger, 'warning', warnings.append)
+    second.start(checkpoint)
+    assert len(second.hook.history) == 0 and second.hook.algorithm.updates == 1
+    assert len(warnings) == 1 and 'history of 2 processes, this run has 1' in warnings[0]
+
+
+def test_resuming_with_a_smaller_budget(train):
+    checkpoint = train().start().step(3).save()
+    second = train(history_budget=0.001)
+    with pytest.raises(InputError, match=r'Resuming AgentHook.*same teachers and history budget'):
+        second.start(checkpoint)
+
+
+def test_agent_is_no_parameter_that_the_student_waits_for(train):
+    training = train().start().step(5)
+    assert not any(p.requires_grad for p in training.distiller.weighting.parameters())
+    assert any(p.requires_grad for p in training.distiller.student.parameters())
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(reward='ImprovmentReward'), 'reward "ImprovmentReward". Did you mean "Improvement'),
+        (dict(reward=dict(type='ClosenessReward', t=1)), 'reward "ClosenessReward" takes no arg'),
+        (dict(algorithm='PolicyGradeint'), 'RL algorithm "PolicyGradeint". Did you mean "Policy'),
+        (
+            dict(algorithm=dict(type='PolicyGradient', entropy=0.1)),
+            'takes no argument "entropy". Did you mean "entropy_weight"',
+        ),
+        (
+            dict(algorithm=dict(type='PolicyGradient', entropy_weight=-1)),
+            'algorithm "PolicyGradient": `entropy_weight` must be at least 0',
+        ),
+        (
+            dict(algorithm=dict(type='PolicyGradient', optimizer=dict(type='SGD', lrr=1))),
+            'algorithm "PolicyGradient": The agent\'s optimizer "SGD".*lrr',
+        ),
+        (dict(advantage='MinMax'), 'advantage "MinMax". Did you mean "MinMaxAdvantage"'),
+        (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
+        (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
+        (dict(update_interval=0), '`update_interval` must be at least 1'),
+        (dict(history_budget=0), '`history_budget` must be greater than 0'),
+        (dict(history_budget=-5.0), '`history_budget` must be greater than 0, but is -5.0'),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(InputError, match=message):
+        AgentHook(**kwargs)
+
+
+def test_budget_that_holds_no_image(train):
+    with pytest.raises(InputError, match=r'`history_budget` of AgentHook: .*holds no image'):
+        train(history_budget=1e-5).start()
+
+
+def test_iteration_based_training_needs_iterations(train):
+    with pytest.raises(InputError, match='needs `warmup_iters` and `update_interval`'):
+        train(by_epoch=False, warmup_iters=3).start()
+    train(by_epoch=False, warmup_iters=3, update_interval=2).start()
+
+
+def test_model_without_an_agent(make_runner, make_distiller):
+    with pytest.raises(InputError, match='MTKDRL weighting, but the weighting is AVER'):
+        AgentHook().before_train(make_runner(make_distiller(weighting='AVER')))
+    with pytest.raises(InputError, match=r'AgentHook works with a MultiTeacherDistiller.*Linear'):
+        AgentHook().before_train(make_runner(torch.nn.Linear(2, 2)))

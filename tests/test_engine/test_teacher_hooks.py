@@ -1,0 +1,172 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Checks before the training, and the log of the weights."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import LoggerHook
+from mmpretrain.structures import DataSample
+
+from mtkdrl_mm.engine.hooks import AgentHook, TeacherCheckHook, TeacherWeightHook
+from mtkdrl_mm.models import Weighting
+from mtkdrl_mm.structures import TeacherWeights
+from mtkdrl_mm.utils import InputError
+
+
+class Loader(list):
+    """Batches with a data set."""
+
+    def __init__(self, batches=(), classes=5):
+        super().__init__(batches)
+        metainfo = {} if classes is None else dict(classes=tuple(range(classes)))
+        self.dataset = SimpleNamespace(metainfo=metainfo)
+
+
+def loop(*args, **kwargs):
+    return SimpleNamespace(dataloader=Loader(*args, **kwargs))
+
+
+@pytest.fixture
+def check(make_runner, make_distiller):
+    """Function that runs the hook; returns the lines of its log."""
+
+    def run(train=5, val=5, batches=(), distiller=None, hooks=(), **kwargs):
+        distiller = distiller or make_distiller()
+        runner = make_runner(
+            distiller,
+            hooks=list(hooks),
+            train_loop=loop(classes=train),
+            val_loop=None if val == 'none' else loop(batches, classes=val),
+        )
+        lines = []
+        runner.logger = SimpleNamespace(info=lines.append, warning=lines.append)
+        TeacherCheckHook(**kwargs).before_train(runner)
+        return lines
+
+    return run
+
+
+@pytest.mark.parametrize(('train', 'val', 'which'), [(7, 5, 'training'), (5, 7, 'validation')])
+def test_data_with_other_classes(check, train, val, which):
+    with pytest.raises(InputError) as error:
+        check(train, val)
+    message = str(error.value)
+    assert f'The {which} data has 7 classes, but student and teachers have 5' in message
+    assert '`model.num_classes=7`' in message and '`data_preprocessor.num_classes=7`' in message
+
+
+def test_data_that_does_not_tell_its_classes(check):
+    check(None, None, num_batches=0)
+
+
+def test_weighting_without_its_hook(check, make_distiller):
+    distiller = make_distiller(weighting='MTKDRL')
+    with pytest.raises(InputError) as error:
+        check(distiller=distiller)
+    assert 'The weighting MTKDRL needs AgentHook' in str(error.value)
+    assert "dict(type='mtkdrl_mm.AgentHook')" in str(error.value)
+    check(distiller=distiller, hooks=[AgentHook()], num_batches=0)
+
+
+def batches_for(distiller, right, images=8, count=3):
+    """Images whose label is teacher a's answer, in the share `right` of them."""
+    batches = []
+    for index in range(count):
+        generator = torch.Generator().manual_seed(index)
+        inputs = torch.randn(images, 3, 32, 32, generator=generator)
+        inputs += 2 * torch.randn(images, 3, 1, 1, generator=generator)
+        answers = distiller.teachers.query(inputs)[0].logits.argmax(dim=1)
+        answers[int(right * images) :] = (answers[int(right * images) :] + 1) % 5
+        samples = [DataSample().set_gt_label(answer) for answer in answers]
+        batches.append(dict(inputs=inputs, data_samples=samples))
+    return batches
+
+
+@pytest.mark.parametrize('right', [1.0, 0.5, 0.0])
+def test_accuracy_of_each_teacher(check, make_distiller, right):
+    distiller = make_distiller()
+    batches = batches_for(distiller, right)
+    labels = torch.cat([sample.gt_label for b in batches for sample in b['data_samples']])
+    inputs = torch.cat([batch['inputs'] for batch in batches])
+    other = (distiller.teachers.query(inputs)[1].logits.argmax(1) == labels).float().mean()
+    lines = check(batches=batches, distiller=distiller, floor=40)
+    assert "Teachers' accuracy on 24 validation images" in lines[0]
+    assert f'  a  {100 * right:5.1f} %' in lines[0]
+    assert f'  b  {100 * other:5.1f} %' in lines[0]
+    warned = [line for line in lines[1:] if 'Teacher "a"' in line]
+    assert len(warned) == (1 if right == 0 else 0)
+    if warned:
+        assert 'accuracy of only 0.0 %, below the floor of 40.0 %' in warned[0]
+
+
+def test_only_the_first_batches_are_looked_at(check, make_distiller):
+    distiller = make_distiller()
+    batches = batches_for(distiller, 1.0)[:2] + batches_for(distiller, 0.0)[2:]
+    lines = check(batches=batches, distiller=distiller, num_batches=2, floor=0)
+    assert 'on 16 validation images' in lines[0] and '  a  100.0 %' in lines[0]
+    assert check(batches=batches, num_batches=0) == []
+
+
+def test_default_floor_is_a_tenth_of_the_way_from_guessing(check, make_distiller):
+    distiller = make_distiller()
+    lines = check(batches=batches_for(distiller, 0.25, count=1), distiller=distiller)
+    assert any('Teacher "a"' in line and 'floor of 28.0 %' in line for line in lines)
+
+
+def test_teachers_are_not_changed_by_the_measurement(check, make_distiller):
+    distiller = make_distiller().train()
+    before = {k: v.clone() for k, v in distiller.teachers.state_dict().items()}
+    check(batches=batches_for(distiller, 1.0), distiller=distiller)
+    assert distiller.student.training
+    for key, value in distiller.teachers.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_without_validation_data(check):
+    assert 'not measured' in check(val='none')[0]
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'name'),
+    [(dict(num_batches=-1), 'num_batches'), (dict(floor=101), 'floor'), (dict(floor=-1), 'floor')],
+)
+def test_bad_arguments(kwargs, name):
+    with pytest.raises(InputError, match=f'`{name}` must be'):
+        TeacherCheckHook(**kwargs)
+
+
+class Counting(Weighting):
+    """Weights that change from step to step."""
+
+    steps = 0
+
+    def forward(self, terms):
+        self.steps += 1
+        first = torch.full((4, 1), self.steps / 10)
+        return TeacherWeights(
+            logit=torch.cat([first, 1 - first], 1), feature=torch.cat([1 - first, first], 1)
+        )
+
+
+def test_logged_weights_are_means_since_the_last_line(make_runner, make_distiller, make_batch):
+    distiller = make_distiller(weighting=dict(type=Counting))
+    runner = make_runner(distiller, hooks=[LoggerHook(interval=3)], train_loop=loop(range(100)))
+    hook, seen = TeacherWeightHook(), []
+    hook.before_train(runner)
+    for index in range(6):
+        distiller(*make_batch(4), mode='loss')
+        hook.after_train_iter(runner, index)
+        runner.iter += 1
+        scalars = runner.message_hub.log_scalars
+        seen.append({k: v.current() for k, v in scalars.items()})
+    assert seen[0] == seen[1] == {}
+    for index, expected in ((2, 0.2), (4, 0.2), (5, 0.5)):  # means of .1 to .3 and .4 to .6
+        assert seen[index] == pytest.approx(
+            {
+                'train/weight_logit/a': expected,
+                'train/weight_logit/b': 1 - expected,
+                'train/weight_feature/a': 1 - expected,
+                'train/weight_feature/b': expected,
+            }
+        )
