@@ -1,7 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Logs how much each teacher counts."""
 
+import os.path as osp
+
 import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
@@ -20,8 +24,9 @@ class TeacherWeightHook(Hook):
     When it acts: it sums the weights in every step, and hands their means over
     the steps since the last log line to the message hub just before
     ``LoggerHook`` prints, as ``weight_logit/NAME`` and ``weight_feature/NAME``.
-    From there they reach the console and the visualiser's backends. It saves
-    nothing.
+    From there they reach the console and the visualiser's backends. After
+    training it writes ``class_weights.json`` to the work dir: each teacher's
+    mean weights per class over the last epoch. In checkpoints it saves nothing.
     """
 
     priority = 'NORMAL'
@@ -33,10 +38,37 @@ class TeacherWeightHook(Hook):
         self._meter = ScalarMeter(
             [f'weight_{kind}/{name}' for kind in ('logit', 'feature') for name in names]
         )
+        self._names = names
+        # Per class the two weights of every teacher, then the number of images.
+        device = next(distiller.student.parameters()).device
+        self._classes = torch.zeros(
+            distiller.teachers.spec.num_classes, 2 * len(names) + 1, device=device
+        )
         distiller.step_observers.append(self._record)
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Count the classes anew."""
+        self._classes.zero_()
+
+    @torch.no_grad()
     def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
-        self._meter.add(torch.cat([weights.logit.mean(dim=0), weights.feature.mean(dim=0)]))
+        both = torch.cat([weights.logit, weights.feature], dim=1)
+        self._meter.add(both.mean(dim=0))
+        rows = torch.cat([both, torch.ones_like(both[:, :1])], dim=1)
+        # Blended images count for their classes by their shares.
+        self._classes += terms.soft_labels.to(rows.dtype).T @ rows
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the weights per class."""
+        all_reduce(self._classes)
+        if not is_main_process():
+            return
+        means = self._classes[:, :-1] / self._classes[:, -1:].clamp_min(1e-12)
+        logit, feature = means.chunk(2, dim=1)
+        dump(
+            dict(teachers=list(self._names), logit=logit.tolist(), feature=feature.tolist()),
+            osp.join(runner.work_dir, 'class_weights.json'),
+        )
 
     def after_train_iter(
         self,

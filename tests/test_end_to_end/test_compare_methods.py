@@ -1,0 +1,61 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Comparing methods: tables, going on, and failed runs."""
+
+import csv
+import shutil
+import sys
+import time
+
+import pytest
+
+from .conftest import Workshop
+
+pytestmark = pytest.mark.slow
+
+
+def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
+    mtkdrl = workshop.config('student_mtkdrl')
+    with open(mtkdrl) as file:
+        text = file.read()
+    aver = workshop._write(
+        'student_aver.py',
+        text.replace("dict(type='MTKDRL')", "dict(type='AVER')").replace(
+            "default_hooks['agent'] = ", '_unused = '
+        ),
+    )
+    broken = workshop._write('broken.py', text.replace("type='MTKDRL'", "type='MTKDLR'"))
+    work_dir, out = workshop.folder / 'runs', workshop.folder / 'out'
+    command = [sys.executable, 'tools/analysis_tools/compare_methods.py', mtkdrl, broken, aver]
+    command += ['--seeds', '3', '4', '--work-dir', str(work_dir), '--out', str(out), '--jobs', '2']
+    command += ['--cfg-options', 'train_cfg.max_epochs=2']
+    done = workshop.run(*command)
+    assert done.returncode == 1
+    assert done.stderr.strip() == 'Error: 2 of 6 trainings have no result; see above.'
+    assert 'broken, seed 3: FAILED' in done.stdout
+
+    with open(out / 'table.csv') as file:
+        rows = {row['method']: row for row in csv.DictReader(file)}
+    with open(out / 'runs.csv') as file:
+        runs = {(r['method'], r['seed']): float(r['accuracy/top1']) for r in csv.DictReader(file)}
+    assert rows.keys() == {'mtkdrl', 'aver'}
+    assert rows['aver']['runs'] == '2' and rows['aver']['minus aver'] == ''
+    gaps = [runs['mtkdrl', seed] - runs['aver', seed] for seed in ('3', '4')]
+    assert float(rows['mtkdrl']['minus aver']) == pytest.approx(sum(gaps) / 2, abs=0.01)
+    # Student's t with one degree of freedom: 12.706.
+    half = 12.706 * abs(gaps[0] - gaps[1]) / 2
+    assert float(rows['mtkdrl']['95 % CI +-']) == pytest.approx(half, abs=0.01)
+    assert rows['aver']['logit weights'] == 'teacher0 0.50, teacher1 0.50'
+    for name in ('table.md', 'accuracy.png', 'weights.png', 'classes.png', 'environment.txt'):
+        assert (out / name).stat().st_size > 0, name
+
+    # Nothing is trained again; one lost result gives the same number again.
+    shutil.rmtree(work_dir / 'mtkdrl' / 'seed_4')
+    stamp = (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns
+    start = time.time()
+    again = workshop.run(*[part for part in command if part != broken])
+    assert again.returncode == 0, again.stderr
+    assert time.time() - start < 60
+    assert (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns == stamp
+    with open(out / 'runs.csv') as file:
+        second = {(r['method'], r['seed']): float(r['accuracy/top1']) for r in csv.DictReader(file)}
+    assert second == runs

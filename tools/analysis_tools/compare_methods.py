@@ -1,0 +1,317 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Train every method with every seed, and compare.
+
+A method is a config. What is finished is not trained again, what was
+interrupted goes on, and one failed run does not stop the others. The results
+are written to the output folder: ``table.md``, ``table.csv``, ``runs.csv``,
+``accuracy.png``, ``weights.png``, ``classes.png`` and ``environment.txt``.
+
+    python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
+        --seeds 0 1 2 3 4 --work-dir work_dirs/compare --out docs/results/digits
+"""
+
+import argparse
+import csv
+import glob
+import json
+import math
+import os
+import os.path as osp
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from scipy import stats
+
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.launch import run_tool
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('configs', nargs='+', help='one config per method')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--work-dir', default='work_dirs/compare', help='logs and checkpoints')
+    parser.add_argument('--out', help='folder for tables and plots; by default the work dir')
+    parser.add_argument('--reference', default='aver', help='method that others are compared with')
+    parser.add_argument('--metric', default='accuracy/top1')
+    parser.add_argument('--jobs', type=int, default=1, help='trainings side by side')
+    parser.add_argument('--launch', default='', help='for example "torchrun --nproc_per_node=8"')
+    parser.add_argument('--report-only', action='store_true', help='train nothing')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    return parser.parse_args()
+
+
+def method_name(config: str) -> str:
+    """File name of a config without ending and ``student_``."""
+    stem = osp.splitext(osp.basename(config))[0]
+    return stem[len('student_') :] if stem.startswith('student_') else stem
+
+
+def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train one combination, unless its result exists.
+
+    Returns:
+        dict | None: The result; None if the training failed.
+    """
+    work_dir = osp.join(args.work_dir, method_name(config), f'seed_{seed}')
+    result_file = osp.join(work_dir, 'result.json')
+    if osp.isfile(result_file):
+        with open(result_file) as file:
+            return json.load(file)
+    if args.report_only:
+        return None
+    os.makedirs(work_dir, exist_ok=True)
+    launcher = shlex.split(args.launch) or [sys.executable]
+    command = [*launcher, osp.join(ROOT, 'tools', 'train.py'), config, '--work-dir', work_dir]
+    command += ['--launcher', 'pytorch'] if args.launch else []
+    command += ['--resume', '--cfg-options', f'randomness.seed={seed}', *args.cfg_options]
+    environment = dict(os.environ)
+    if args.jobs > 1:
+        environment.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    start = time.time()
+    with open(osp.join(work_dir, 'output.txt'), 'a') as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    label = f'{method_name(config)}, seed {seed}'
+    if process.returncode != 0:
+        print(f'  {label}: FAILED, see {work_dir}/output.txt', flush=True)
+        return None
+    result = read_result(work_dir, args.metric)
+    result.update(
+        method=method_name(config),
+        seed=seed,
+        seconds=round(time.time() - start, 1),
+        peak_mib=result['peak_mib'] or round(usage.ru_maxrss / 1024),
+    )
+    with open(result_file, 'w') as file:
+        json.dump(result, file)
+    print(f'  {label}: {result["metric"]:.2f} in {result["seconds"]:.0f} s', flush=True)
+    return result
+
+
+def read_result(work_dir: str, metric: str) -> dict[str, Any]:
+    """Read accuracy, times and weights from the logs of a training."""
+    records = []
+    for path in sorted(glob.glob(osp.join(work_dir, '*', 'vis_data', 'scalars.json'))):
+        with open(path) as file:
+            records += [json.loads(line) for line in file]
+    values = [record[metric] for record in records if metric in record]
+    if not values:
+        raise InputError(f'No "{metric}" in the logs of {work_dir}: is it validated?')
+    steps = [record for record in records if 'loss' in record and 'epoch' in record]
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in steps:
+        for key, value in record.items():
+            if key.startswith(('weight_logit/', 'weight_feature/')):
+                curves.setdefault(key, []).append((record['step'], value))
+    last = {record['epoch']: record for record in steps}
+    length = [r['iter'] for r in steps]
+    epochs = max(last) if last else 1
+    classes = osp.join(work_dir, 'class_weights.json')
+    class_weights = None
+    if osp.isfile(classes):
+        with open(classes) as file:
+            class_weights = json.load(file)
+    return dict(
+        metric=values[-1],
+        seconds_per_epoch=float(np.median([r['time'] for r in steps])) * max(length) / epochs,
+        peak_mib=max((r.get('memory', 0) for r in steps), default=0),
+        curves=curves,
+        class_weights=class_weights,
+    )
+
+
+def mean_weights(runs: list[dict[str, Any]], kind: str) -> dict[str, float]:
+    """Each teacher's weight, averaged over the training after its first tenth, and seeds."""
+    teachers: dict[str, list[float]] = {}
+    for run in runs:
+        for key, points in run['curves'].items():
+            if key.startswith(f'weight_{kind}/'):
+                values = [value for _, value in points]
+                name = key.split('/', 1)[1]
+                teachers.setdefault(name, []).extend(values[len(values) // 10 :])
+    return {name: float(np.mean(values)) for name, values in teachers.items()}
+
+
+def difference(runs: Runs, method: str, reference: str) -> tuple[float, float] | None:
+    """Mean of the paired differences, and half of its 95 % confidence interval."""
+    ours = {run['seed']: run['metric'] for run in runs[method]}
+    theirs = {run['seed']: run['metric'] for run in runs.get(reference, [])}
+    paired = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    if method == reference or len(paired) == 0:
+        return None
+    if len(paired) == 1:
+        return float(paired[0]), math.nan
+    half = stats.t.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / math.sqrt(len(paired))
+    return float(paired.mean()), float(half)
+
+
+def write_tables(runs: Runs, args: argparse.Namespace) -> None:
+    header = ['method', 'runs', args.metric, 'std', f'minus {args.reference}', '95 % CI +-']
+    header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
+    rows = []
+    for method, results in runs.items():
+        values = [run['metric'] for run in results]
+        gap = difference(runs, method, args.reference)
+        weights = [
+            ', '.join(f'{k} {v:.2f}' for k, v in mean_weights(results, kind).items())
+            for kind in ('logit', 'feature')
+        ]
+        rows.append(
+            [
+                method,
+                str(len(values)),
+                f'{np.mean(values):.2f}',
+                f'{np.std(values, ddof=1):.2f}' if len(values) > 1 else '',
+                f'{gap[0]:+.2f}' if gap else '',
+                f'{gap[1]:.2f}' if gap and not math.isnan(gap[1]) else '',
+                f'{np.median([run["seconds_per_epoch"] for run in results]):.2f}',
+                f'{np.max([run["peak_mib"] for run in results]):.0f}',
+                *weights,
+            ]
+        )
+    with open(osp.join(args.out, 'table.csv'), 'w', newline='') as file:
+        csv.writer(file).writerows([header, *rows])
+    lines = ['| ' + ' | '.join(row) + ' |' for row in [header, ['---'] * len(header), *rows]]
+    with open(osp.join(args.out, 'table.md'), 'w') as file:
+        file.write('\n'.join(lines) + '\n')
+    with open(osp.join(args.out, 'runs.csv'), 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['method', 'seed', args.metric, 'seconds'])
+        for results in runs.values():
+            for run in results:
+                writer.writerow([run['method'], run['seed'], run['metric'], run['seconds']])
+    print('\n' + '\n'.join(lines))
+
+
+def plot_accuracy(runs: Runs, args: argparse.Namespace) -> None:
+    figure, axes = plt.subplots(figsize=(7, 0.45 * len(runs) + 1.2))
+    for row, results in enumerate(runs.values()):
+        values = [run['metric'] for run in results]
+        axes.plot(values, [row] * len(values), 'o', color='#94a3b8', markersize=4)
+        spread = np.std(values, ddof=1) if len(values) > 1 else 0
+        axes.errorbar(np.mean(values), row, xerr=spread, fmt='D', color='#1d4ed8', capsize=3)
+    axes.set_yticks(range(len(runs)), list(runs))
+    axes.invert_yaxis()
+    axes.set_xlabel(f'{args.metric} (each run; mean and standard deviation)')
+    axes.grid(axis='x', alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(osp.join(args.out, 'accuracy.png'), dpi=120)
+    plt.close(figure)
+
+
+def plot_weights(runs: Runs, args: argparse.Namespace) -> None:
+    """Logit weights over training, mean over seeds, of methods that move them."""
+    moving = {m: r for m, r in runs.items() if r[0]['curves'] and m != args.reference}
+    if not moving:
+        return
+    columns = min(4, len(moving))
+    count = math.ceil(len(moving) / columns)
+    figure, grid = plt.subplots(
+        count, columns, figsize=(3.2 * columns, 2.5 * count), squeeze=False, sharey=True
+    )
+    for axes in grid.flat[len(moving) :]:
+        axes.axis('off')
+    for axes, (method, results) in zip(grid.flat, moving.items()):
+        keys = [k for k in results[0]['curves'] if k.startswith('weight_logit/')]
+        for key in keys:
+            shortest = min(len(run['curves'][key]) for run in results)
+            points = np.array([run['curves'][key][:shortest] for run in results])
+            axes.plot(points[0, :, 0], points[:, :, 1].mean(axis=0), label=key.split('/', 1)[1])
+        axes.set_title(method, fontsize=9)
+        axes.set_ylim(0, 1)
+        axes.grid(alpha=0.3)
+    grid[0][0].legend(fontsize=7)
+    figure.supxlabel('iteration', fontsize=9)
+    figure.supylabel('mean logit weight', fontsize=9)
+    figure.tight_layout()
+    figure.savefig(osp.join(args.out, 'weights.png'), dpi=120)
+    plt.close(figure)
+
+
+def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
+    """Logit weight of every teacher per class, mean over seeds."""
+    known = {m: r for m, r in runs.items() if r[0]['class_weights'] and m != args.reference}
+    if not known:
+        return
+    columns = min(4, len(known))
+    count = math.ceil(len(known) / columns)
+    figure, grid = plt.subplots(count, columns, figsize=(3.2 * columns, 2.4 * count), squeeze=False)
+    for axes in grid.flat[len(known) :]:
+        axes.axis('off')
+    for axes, (method, results) in zip(grid.flat, known.items()):
+        first = results[0]['class_weights']
+        matrix = np.mean([run['class_weights']['logit'] for run in results], axis=0).T
+        image = axes.imshow(matrix, vmin=0, vmax=1, aspect='auto', cmap='viridis')
+        axes.set_yticks(range(len(first['teachers'])), first['teachers'], fontsize=7)
+        axes.set_title(method, fontsize=9)
+        axes.set_xlabel('class', fontsize=8)
+    figure.colorbar(image, ax=grid.ravel().tolist(), label='logit weight')
+    figure.savefig(osp.join(args.out, 'classes.png'), dpi=120, bbox_inches='tight')
+    plt.close(figure)
+
+
+def write_environment(args: argparse.Namespace) -> None:
+    """What was run, and where."""
+    commit = subprocess.run(
+        ['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    with open(osp.join(args.out, 'environment.txt'), 'w') as file:
+        file.write(
+            f'command: python {shlex.join(sys.argv)}\ncommit: {commit}\ndevice: {device}, '
+            f'{os.cpu_count()} cores\nPython {platform.python_version()}, '
+            f'torch {torch.__version__}, numpy {np.__version__}\n'
+        )
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--jobs', args.jobs, minimum=1)
+    args.out = args.out or args.work_dir
+    for config in args.configs:
+        if not osp.isfile(config):
+            raise InputError(f'The config file "{config}" does not exist.')
+    names = [method_name(config) for config in args.configs]
+    if len(set(names)) < len(names):
+        raise InputError(f'Two configs have the same name: {sorted(names)}.')
+    pairs = [(config, seed) for seed in args.seeds for config in args.configs]
+    print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = list(pool.map(lambda pair: train(*pair, args), pairs))
+    runs: Runs = {name: [] for name in names}
+    for (config, _), result in zip(pairs, results):
+        if result is not None:
+            runs[method_name(config)].append(result)
+    failed = sum(result is None for result in results)
+    runs = {name: results for name, results in runs.items() if results}
+    if not runs:
+        raise InputError(f'No training has finished; see {args.work_dir}/*/*/output.txt.')
+    os.makedirs(args.out, exist_ok=True)
+    write_tables(runs, args)
+    plot_accuracy(runs, args)
+    plot_weights(runs, args)
+    plot_classes(runs, args)
+    write_environment(args)
+    print(f'\nTables and plots are in {args.out}.')
+    if failed:
+        raise InputError(f'{failed} of {len(pairs)} trainings have no result; see above.')
+
+
+if __name__ == '__main__':
+    run_tool(main)
