@@ -34,7 +34,7 @@ def long_description() -> str:
 class BuildWithMim(build_py):
     """Also puts configs, tools and the model index where mim and mmengine look for them.
 
-    `mim train mtkdrl_mm ...` and `_base_ = 'mtkdrl_mm::...'` read `mtkdrl_mm/.mim/`. An editable
+    `mim train mtkdrl_mm ...` reads `mtkdrl_mm/.mim/`. An editable
     installation gets links, so that an edited config needs no new installation.
     """
 

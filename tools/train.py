@@ -3,6 +3,7 @@
 
 import argparse
 
+import torch
 from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
@@ -55,6 +56,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.val_dataloader = None
         cfg.val_evaluator = None
     if args.amp:
+        if not torch.cuda.is_available():
+            raise InputError('--amp needs a GPU, and torch finds none here.')
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise InputError(f'--amp does not work with the optimizer wrapper "{kind}".')

@@ -25,6 +25,6 @@ def distiller_of(runner: Runner, hook: str) -> MultiTeacherDistiller:
     if not isinstance(model, MultiTeacherDistiller):
         raise InputError(
             f'{hook} works with a MultiTeacherDistiller, but the model is a '
-            f'{type(model).__name__}. Remove the hook from `custom_hooks`.'
+            f'{type(model).__name__}. Remove the hook from `default_hooks`.'
         )
     return model

@@ -85,7 +85,10 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+        # With the method's folder: configs of all methods have the same names.
+        path = osp.splitext(osp.abspath(args.config))[0]
+        folder, name = osp.split(path)
+        cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name)
     _set_dataloader_defaults(cfg, args.no_pin_memory)
     _prepare_processes(cfg)
     return cfg

@@ -103,6 +103,16 @@ def test_update_is_one_step_of_the_optimizer_per_block():
     assert agent.observed == 6 and algorithm.updates == 1
 
 
+def test_advantage_learns_from_the_whole_history_before_the_first_step():
+    rewards = torch.randn(6, 3)
+    agent = TableAgent(6, 3, dtype=torch.float32)
+    algorithm = PolicyGradient(advantage=StandardizedAdvantage())
+    algorithm.setup(agent)
+    algorithm.update(history_of(rewards, batch=2))
+    expected = (rewards - rewards.mean(dim=1, keepdim=True)).square().mean().item()
+    assert algorithm.advantage.variance == pytest.approx(expected)
+
+
 def test_epochs_walk_through_the_history_again():
     rewards = torch.randn(1, 3)
     results = []

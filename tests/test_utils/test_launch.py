@@ -30,7 +30,8 @@ def load(tmp_path):
     """Function that writes a config, and loads it with command-line arguments."""
 
     def run(*arguments, text=CONFIG, scope='mmpretrain'):
-        file = tmp_path / 'my_config.py'
+        file = tmp_path / 'my_method' / 'my_config.py'
+        file.parent.mkdir(exist_ok=True)
         file.write_text(text.format(scope=scope))
         parser = argparse.ArgumentParser()
         parser.add_argument('config')
@@ -75,7 +76,7 @@ def test_collate_function_is_set_for_mmpretrain_only(load):
 @pytest.mark.parametrize(
     ('arguments', 'line', 'expected'),
     [
-        ((), '', './work_dirs/my_config'),
+        ((), '', './work_dirs/my_method/my_config'),
         ((), 'work_dir = "from/config"', 'from/config'),
         (('--work-dir', 'from/flag'), 'work_dir = "from/config"', 'from/flag'),
     ],

@@ -98,7 +98,7 @@ class AgentHook(Hook):
         if not isinstance(distiller.weighting, MTKDRL):
             raise InputError(
                 'AgentHook trains the agent of the MTKDRL weighting, but the weighting is '
-                f'{type(distiller.weighting).__name__}. Remove the hook from `custom_hooks`.'
+                f'{type(distiller.weighting).__name__}. Remove the hook from `default_hooks`.'
             )
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if not by_epoch and (self.warmup_iters is None or self.update_interval is None):

@@ -112,9 +112,10 @@ class PreemptionHook(Hook):
     @staticmethod
     @master_only
     def _remove_superseded(runner: Runner) -> None:
-        last = find_latest_checkpoint(runner.work_dir)
-        for path in glob.glob(osp.join(runner.work_dir, 'interrupted_iter_*.pth')):
-            if last is not None and 'interrupted_iter_' not in osp.basename(last):
+        interrupted = glob.glob(osp.join(runner.work_dir, 'interrupted_iter_*.pth'))
+        last = find_latest_checkpoint(runner.work_dir) if interrupted else None
+        if last is not None and 'interrupted_iter_' not in osp.basename(last):
+            for path in interrupted:
                 os.remove(path)
 
     @staticmethod

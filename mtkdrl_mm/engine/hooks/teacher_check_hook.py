@@ -53,7 +53,7 @@ class TeacherCheckHook(Hook):
         if required and required not in [type(hook).__name__ for hook in runner.hooks]:
             raise InputError(
                 f'The weighting {type(distiller.weighting).__name__} needs {required}: add '
-                f"dict(type='mtkdrl_mm.{required}') to `custom_hooks`."
+                f"agent=dict(type='mtkdrl_mm.{required}') to `default_hooks`."
             )
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         if runner.val_loop is None:
@@ -117,7 +117,6 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     if classes is not None and len(classes) != expected:
         raise InputError(
             f'The {which} data has {len(classes)} classes, but student and teachers have '
-            f'{expected}. Set `model.num_classes={len(classes)}` and '
-            f'`data_preprocessor.num_classes={len(classes)}`, and give teachers trained on '
+            f'{expected}. Set `model.num_classes={len(classes)}`, and give teachers trained on '
             'these classes.'
         )

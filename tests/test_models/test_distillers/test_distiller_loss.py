@@ -59,7 +59,7 @@ def labels_of(samples):
 
 @pytest.mark.parametrize(('alpha', 'beta'), [(1.0, 5.0), (0.3, 2.0), (0.0, 1.0), (2.0, 0.0)])
 @pytest.mark.parametrize('temperature', [4.0, 2.0])
-def test_loss_is_the_formula(make_distiller, make_batch, alpha, beta, temperature):
+def test_loss_is_the_formula(make_distiller, make_batch, record_steps, alpha, beta, temperature):
     distiller = make_distiller(
         weighting=dict(type=FixedWeights),
         logit_weight=alpha,
@@ -78,7 +78,11 @@ def test_loss_is_the_formula(make_distiller, make_batch, alpha, beta, temperatur
         beta,
         temperature,
     )
+    steps = record_steps(distiller)
     losses = distiller(inputs, samples, mode='loss')
+    # the reward and the state read these from the record
+    terms, _ = steps[0]
+    assert (terms.alpha, terms.beta, terms.temperature) == (alpha, beta, temperature)
     assert set(losses) == {'loss_ce', 'loss_logit'} | ({'loss_feature'} if beta > 0 else set())
     total, _ = distiller.parse_losses(losses)
     torch.testing.assert_close(total, expected)
@@ -288,7 +292,7 @@ def test_embeddings_are_compared_where_one_side_has_no_map(
 
 
 def test_terms_are_float32_under_mixed_precision(make_distiller, make_batch, record_steps):
-    distiller = make_distiller(weighting='MTKDRL').eval()
+    distiller = make_distiller(weighting=dict(type='MTKDRL', parts=['agent'])).eval()
     distiller.weighting.warming_up = False
     steps = record_steps(distiller)
     batch = make_batch(6)
@@ -301,6 +305,9 @@ def test_terms_are_float32_under_mixed_precision(make_distiller, make_batch, rec
         assert getattr(terms, name).dtype == torch.float32, name
     assert {state.dtype for state in weights.states} == {torch.float32}
     assert weights.logit.dtype == weights.feature.dtype == torch.float32
+    policies = distiller.weighting.agent(weights.states)
+    for ours, expected in zip((weights.logit, weights.feature), policies):
+        torch.testing.assert_close(ours, expected.exp(), rtol=0, atol=1e-6)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     # What bfloat16 logits give when everything after them is float32.
     own, other = terms.student.logits.float(), terms.teachers[1].logits.float()
