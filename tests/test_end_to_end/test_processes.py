@@ -1,10 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Several processes do what one does."""
 
+import signal
+import subprocess
+
 import pytest
 import torch
 
-from .conftest import Workshop, largest_difference, weights_of
+from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +51,42 @@ def test_two_processes_equal_one(workshop: Workshop):
     )
     assert tested.returncode == 0, tested.stderr[-3000:]
     assert 'accuracy/top1' in tested.stdout
+
+
+def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
+    config = workshop.config()
+    work_dir = workshop.folder / 'cut'
+    command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', str(work_dir)]
+    options = ['default_hooks.agent.update_interval=7', 'train_dataloader.batch_size=4']
+    cut = ['--cfg-options', *options, 'train_cfg.max_epochs=60']
+    process = subprocess.Popen(
+        [*command, *cut],
+        cwd=ROOT,
+        env=environment(PORT='29641'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if 'Epoch(train)  [2][2/4]' in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    process.wait(timeout=60)
+    assert 'SIGTERM received: saved interrupted_iter_' in rest
+    (saved,) = work_dir.glob('interrupted_iter_*.pth')
+    checkpoint = torch.load(saved)
+    iteration = checkpoint['meta']['iter']
+    seen = [history['seen'] for history in checkpoint['agent_hook']['histories']]
+    assert seen == [4 * (iteration % 7)] * 2 and seen[0] > 0
+
+    epochs = iteration // 4 + 2
+    full = ['--cfg-options', *options, f'train_cfg.max_epochs={epochs}']
+    resumed = workshop.run(*command, '--resume', *full, env=dict(PORT='29642'))
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    command[-1] = str(workshop.folder / 'whole')
+    whole = workshop.run(*command, *full, env=dict(PORT='29643'))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    first = weights_of(workshop.folder / 'whole' / f'epoch_{epochs}.pth')
+    second = weights_of(work_dir / f'epoch_{epochs}.pth')
+    assert largest_difference(first, second) < 1e-6
