@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 
-from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.engine.hooks import AgentHook, agent_hook
 from mtkdrl_mm.rl import ClosenessReward, ImprovementReward
 from mtkdrl_mm.utils import InputError
 
@@ -134,6 +134,24 @@ def test_phase_2_every_few_iterations(train):
     assert len(training.hook.history) == 0
     training.step()
     assert len(training.hook.history) == 4
+
+
+def test_every_step_and_process_draws_its_own_numbers_for_the_history(train, monkeypatch):
+    def draws_of(rank):
+        draws = []
+        monkeypatch.setattr(agent_hook, 'get_rank', lambda: rank)
+        training = train().start()
+        monkeypatch.setattr(
+            training.hook.history,
+            'add',
+            lambda states, rewards, generator: draws.append(torch.rand(2, generator=generator)),
+        )
+        training.step(5)
+        return torch.cat(draws)
+
+    first, second = draws_of(0), draws_of(1)
+    assert len(torch.cat([first, second]).unique()) == 2 * 5 * 2
+    assert torch.equal(draws_of(1), second)  # whatever was drawn before
 
 
 def test_agent_improves_on_its_own_rewards(train):
