@@ -35,6 +35,7 @@ from mtkdrl_mm.utils.launch import run_tool
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 Runs = dict[str, list[dict[str, Any]]]
@@ -251,7 +252,9 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
         return
     columns = min(4, len(known))
     count = math.ceil(len(known) / columns)
-    figure, grid = plt.subplots(count, columns, figsize=(3.2 * columns, 2.4 * count), squeeze=False)
+    figure, grid = plt.subplots(
+        count, columns, figsize=(3.2 * columns, 2.4 * count), squeeze=False, sharey=True
+    )
     for axes in grid.flat[len(known) :]:
         axes.axis('off')
     for axes, (method, results) in zip(grid.flat, known.items()):
@@ -260,6 +263,7 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
         image = axes.imshow(matrix, vmin=0, vmax=1, aspect='auto', cmap='viridis')
         axes.set_yticks(range(len(first['teachers'])), first['teachers'], fontsize=7)
         axes.set_title(method, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel('class', fontsize=8)
     figure.colorbar(image, ax=grid.ravel().tolist(), label='logit weight')
     figure.savefig(osp.join(args.out, 'classes.png'), dpi=120, bbox_inches='tight')
