@@ -12,6 +12,7 @@ import argparse
 
 import torch
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
 
@@ -49,7 +50,7 @@ def compute_centers(
     pool, device = model.teachers, next(model.student.parameters()).device
     count = torch.zeros(pool.spec.num_classes, device=device)
     sums: dict[str, torch.Tensor] = {}
-    for batch in track_iter_progress(dataloader):
+    for batch in track_iter_progress((dataloader, len(dataloader))):
         data = model.data_preprocessor(batch, False)
         labels = torch.cat([s.gt_label for s in data['data_samples']]).to(device)
         count += torch.bincount(labels, minlength=len(count))
@@ -68,6 +69,7 @@ def compute_centers(
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     # The loss that needs the centres cannot be built before there are any.
     cfg.model.pop('extra_losses', None)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
