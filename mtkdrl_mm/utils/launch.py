@@ -26,6 +26,27 @@ from .errors import InputError
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
+class OptionsAction(DictAction):
+    """mmengine's ``--cfg-options``, with one sentence where a value cannot be read."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Parse the key=value pairs."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (RecursionError, ValueError, AssertionError):
+            parser.error(
+                f'argument --cfg-options: {" ".join(values)!r} cannot be read. Give key=value '
+                'pairs, with numbers, words, or lists and tuples of them as values; what needs a '
+                'dict(...) goes into a config file.'
+            )
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share in OpenMMLab projects.
 
@@ -36,7 +57,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='override settings of the config by key=value pairs, for example '
         'model.num_classes=10 or key="[a,b]" or key=a,b; nested lists and tuples need quotation '
         'marks and no white space',

@@ -234,3 +234,12 @@ def test_tools_say_in_a_sentence_what_the_user_can_mend(error, message):
 def test_tools_do_not_hide_other_errors(error):
     with pytest.raises(type(error)):
         run_tool(raises(error))
+
+
+@pytest.mark.parametrize('option', ["model.losses=[dict(type='A', weight=1)]", 'no_equals_sign'])
+def test_options_that_cannot_be_read(load, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        load('--cfg-options', option)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert option[:10] in message and 'cannot be read. Give key=value pairs' in message
