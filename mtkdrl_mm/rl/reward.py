@@ -4,6 +4,7 @@
 from abc import ABCMeta, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mtkdrl_mm.structures import StepTerms
@@ -53,14 +54,28 @@ class ImprovementReward(Reward):
     by -R to first order. A teacher who says what the student already says
     earns 0, one who pulls towards a wrong answer less than 0. Closed form: no
     extra pass through any network.
+
+    Args:
+        cosine (bool): Whether the cosine of the two gradients takes the place
+            of their inner product: what counts is then where a teacher pulls,
+            and not how hard. Defaults to False.
     """
+
+    def __init__(self, cosine: bool = False) -> None:
+        self.cosine = cosine
 
     @torch.no_grad()
     def __call__(self, terms: StepTerms) -> Tensor:
-        """Inner products of the two gradients, shape (B, M)."""
-        temperature = terms.temperature
-        student = terms.student_log_probs(temperature).exp()[:, None]
-        teacher = terms.teacher_log_probs(temperature).exp()
-        teacher_gradient = temperature * (student - teacher)
-        label_gradient = terms.student_log_probs().exp() - terms.soft_labels
-        return (teacher_gradient * label_gradient[:, None]).sum(dim=-1)
+        """Inner products, or cosines, of the two gradients, shape (B, M)."""
+        label_gradient = (terms.student_log_probs().exp() - terms.soft_labels)[:, None]
+        gradients = teacher_gradients(terms)
+        if self.cosine:
+            return F.cosine_similarity(gradients, label_gradient, dim=-1)
+        return (gradients * label_gradient).sum(dim=-1)
+
+
+def teacher_gradients(terms: StepTerms) -> Tensor:
+    """g^m of all teachers, detached, shape (B, M, C); see :class:`ImprovementReward`."""
+    temperature = terms.temperature
+    student = terms.student_log_probs(temperature).detach().exp()[:, None]
+    return temperature * (student - terms.teacher_log_probs(temperature).exp())

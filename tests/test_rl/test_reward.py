@@ -83,3 +83,16 @@ def test_closeness_prefers_the_nearest_teacher_and_improvement_the_right_one():
     terms.feature_loss = torch.zeros_like(terms.logit_loss)
     assert ClosenessReward()(terms).argmax() == 0
     assert ImprovementReward()(terms).argmax() == 1
+
+
+def test_cosine_of_the_improvement(make_terms):
+    """What counts is the direction: between -1 and 1, with the improvement's sign."""
+    terms = make_terms()
+    plain, cosine = ImprovementReward()(terms), ImprovementReward(cosine=True)(terms)
+    assert torch.equal(plain.sign(), cosine.sign())
+    assert cosine.abs().max() <= 1
+    student, teacher = torch.zeros(1, 3), torch.tensor([[40.0, 0.0, 0.0]])
+    # A teacher who is sure of the right answer pulls where the label pulls.
+    sure = terms_of(student, teacher, labels=torch.tensor([0]))
+    sure.temperature = 1.0
+    torch.testing.assert_close(ImprovementReward(cosine=True)(sure), torch.ones(1, 1))

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import mtkdrl_mm
-from mtkdrl_mm.models.weightings.action_parts import confidence
 from mtkdrl_mm.rl import ClosenessReward, ImprovementReward, TeacherState
+from mtkdrl_mm.rl.action_parts import confidence
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
 
 EVERY_TERM = {

@@ -4,6 +4,7 @@
 from .attention_agent import AttentionAgent
 from .base import Agent
 from .joint_agent import JointAgent
+from .mixing_agent import MixingAgent
 from .per_teacher_agent import PerTeacherAgent
 
-__all__ = ['Agent', 'AttentionAgent', 'JointAgent', 'PerTeacherAgent']
+__all__ = ['Agent', 'AttentionAgent', 'JointAgent', 'MixingAgent', 'PerTeacherAgent']

@@ -2,9 +2,9 @@
 """Confidence-aware weights."""
 
 from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.rl.action_parts import confidence
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 
-from .action_parts import confidence
 from .base import Weighting
 
 

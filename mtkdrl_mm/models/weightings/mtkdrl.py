@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.rl import TeacherState
+from mtkdrl_mm.rl.action_parts import confidence, divergence
 from mtkdrl_mm.rl.algorithms.base import entropy
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, near_matches
 
-from ..agents import Agent
+from ..agents import Agent, MixingAgent
 from ..teachers import PoolSpec
-from .action_parts import confidence, divergence
 from .base import Weighting
 
 PARTS = ('agent', 'confidence', 'divergence')
@@ -38,6 +38,9 @@ class MTKDRL(Weighting):
         agent (dict): The policy. Defaults to ``dict(type='PerTeacherAgent')``.
         parts (Sequence[str]): Which parts are fused, of 'agent', 'confidence'
             and 'divergence'. Defaults to all three.
+        mixing (str): 'fixed': the mean of the parts, as above; or 'dynamic':
+            the factors are learned with the agent, see :class:`MixingAgent`.
+            Defaults to 'fixed'.
         state (dict, optional): Arguments of :class:`TeacherState`
             (``performance``, ``gap``). Defaults to None.
 
@@ -52,6 +55,7 @@ class MTKDRL(Weighting):
         pool: PoolSpec,
         agent: dict[str, Any] | None = None,
         parts: Sequence[str] = PARTS,
+        mixing: str = 'fixed',
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(pool)
@@ -73,10 +77,28 @@ class MTKDRL(Weighting):
             state_sizes=self.state_sizes,
             tail_size=self.state_sizes[0] - self.state.performance * pool.embedding_sizes[0],
         )
+        self.mixing = mixing
+        if mixing == 'dynamic':
+            self._check_dynamic()
+            self.agent = MixingAgent(self.agent, self.parts)
+        elif mixing != 'fixed':
+            raise InputError(f"`mixing` must be 'fixed' or 'dynamic', but is {mixing!r}.")
         # Outside of the agent's own updates nothing else, DDP's reducer
         # included, is to expect gradients here.
         self.agent.requires_grad_(False)
         self.warming_up = True
+
+    def _check_dynamic(self) -> None:
+        if 'agent' not in self.parts or len(self.parts) < 2:
+            raise InputError(
+                f"`mixing='dynamic'` needs 'agent' and another of {PARTS} in `parts`, but they are "
+                f'{self.parts}.'
+            )
+        if not (self.state.performance and self.state.gap):
+            raise InputError(
+                "`mixing='dynamic'` reads confidence and divergence from the state: leave "
+                '`performance` and `gap` of `state` True.'
+            )
 
     @property
     def state_sizes(self) -> list[int]:
@@ -91,6 +113,8 @@ class MTKDRL(Weighting):
         policy_entropy = (entropy(log_probs[0]) + entropy(log_probs[1])) / 2
         if self.warming_up:
             logit = feature = torch.full_like(log_probs[0], 1 / terms.num_teachers)
+        elif self.mixing == 'dynamic':
+            logit, feature = log_probs[0].exp(), log_probs[1].exp()
         else:
             logit, feature = self.fuse(terms, log_probs[0].exp(), log_probs[1].exp())
         return TeacherWeights(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import AVER, MTKDRL
-from mtkdrl_mm.models.weightings.action_parts import confidence
+from mtkdrl_mm.rl.action_parts import confidence
 from mtkdrl_mm.utils import InputError
 
 SUBSETS = [

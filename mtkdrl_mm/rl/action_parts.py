@@ -24,9 +24,22 @@ def confidence(terms: StepTerms) -> Tensor:
     Returns:
         Tensor: Shape (B, M), summing to 1 over the teachers.
     """
-    if terms.num_teachers == 1:
-        return torch.ones_like(terms.teacher_ce)
-    return (1 - terms.teacher_ce.softmax(dim=1)) / (terms.num_teachers - 1)
+    return confidence_of(terms.teacher_ce)
+
+
+@torch.no_grad()
+def confidence_of(teacher_ce: Tensor) -> Tensor:
+    """As :func:`confidence`, from the teachers' cross entropies alone.
+
+    Args:
+        teacher_ce (Tensor): H(y, z^m) of shape (B, M).
+
+    Returns:
+        Tensor: Shape (B, M), summing to 1 over the teachers.
+    """
+    if teacher_ce.shape[1] == 1:
+        return torch.ones_like(teacher_ce)
+    return teacher_ce.softmax(dim=1).neg().add(1).div(teacher_ce.shape[1] - 1)
 
 
 @torch.no_grad()

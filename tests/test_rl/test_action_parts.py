@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.models.weightings.action_parts import confidence, divergence
+from mtkdrl_mm.rl.action_parts import confidence, divergence
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
 
 
