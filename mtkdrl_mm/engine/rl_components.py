@@ -10,6 +10,7 @@ from mtkdrl_mm.registry import TASK_UTILS
 for component in (
     rl.ClosenessReward,
     rl.ImprovementReward,
+    rl.HeldOutImprovementReward,
     rl.MinMaxAdvantage,
     rl.StandardizedAdvantage,
     rl.PolicyGradient,

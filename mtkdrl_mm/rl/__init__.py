@@ -5,7 +5,7 @@ from .advantage import Advantage, MinMaxAdvantage, StandardizedAdvantage
 from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient
 from .critic import Critic
 from .history import History
-from .reward import ClosenessReward, ImprovementReward, Reward
+from .reward import ClosenessReward, HeldOutImprovementReward, ImprovementReward, Reward
 from .state import TeacherState
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     'Algorithm',
     'ClosenessReward',
     'Critic',
+    'HeldOutImprovementReward',
     'History',
     'ImprovementReward',
     'MinMaxAdvantage',

@@ -8,7 +8,8 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 
 from mtkdrl_mm.engine.hooks import AgentHook, agent_hook
-from mtkdrl_mm.rl import ClosenessReward, ImprovementReward
+from mtkdrl_mm.models.classifier_output import run_classifier
+from mtkdrl_mm.rl import ClosenessReward, HeldOutImprovementReward, ImprovementReward
 from mtkdrl_mm.utils import InputError
 
 
@@ -209,6 +210,52 @@ def test_resumed_training_goes_on_exactly(train, stop):
     assert equal(whole.agent(), second.agent())
 
 
+def held_out_training(train, make_batch):
+    """A training with a reward that looks at held-out images every third step."""
+    training = train(
+        reward='HeldOutImprovementReward',
+        held_out_dataloader=dict(batch_size=6),
+        held_out_interval=3,
+    )
+    inputs, samples = make_batch(6, seed=5)
+    batches = [dict(inputs=inputs[:4], data_samples=samples[:4])]
+    batches.append(dict(inputs=inputs[4:], data_samples=samples[4:]))
+    training.distiller.data_preprocessor.forward = lambda batch, training: batch
+    training.runner.build_dataloader = lambda cfg, seed: batches
+    return training
+
+
+def test_held_out_images_are_shown_as_the_student_changes(train, make_batch):
+    training = held_out_training(train, make_batch).start()
+    seen = []
+    for _ in range(6):
+        training.step()
+        seen.append(training.hook.reward.gradient)
+        with torch.no_grad():
+            training.distiller.student.head.fc.bias.add_(torch.arange(5.0))
+    assert seen[0] is seen[1] is seen[2] and seen[3] is seen[4] is seen[5]
+    assert not torch.equal(seen[0], seen[3])
+
+    distiller = training.distiller.eval()
+    inputs, samples = make_batch(6, seed=5)
+    training.hook._show_held_out()
+    output = run_classifier(distiller.student, inputs)
+    expected = HeldOutImprovementReward()
+    expected.observe_held_out(output, torch.cat([sample.gt_label for sample in samples]))
+    torch.testing.assert_close(training.hook.reward.gradient, expected.gradient)
+    assert not distiller.training
+
+
+def test_held_out_reward_resumes_exactly(train, make_batch):
+    whole = held_out_training(train, make_batch).start().step(8)
+    first = held_out_training(train, make_batch).start().step(5)
+    second = held_out_training(train, make_batch)
+    second.distiller.load_state_dict(first.distiller.state_dict())
+    second.runner.iter, second.runner.epoch = 5, 1
+    second.start(first.save()).step(3)
+    assert equal(whole.agent(), second.agent())
+
+
 def test_loading_without_resuming_starts_the_agent_afresh(train):
     first = train().start().step(6)
     second = train()
@@ -263,6 +310,14 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
         (dict(update_interval=0), '`update_interval` must be at least 1'),
+        (dict(reward='HeldOutImprovementReward'), 'needs `held_out_dataloader`'),
+        (dict(held_out_dataloader=dict()), 'makes no use of `held_out_dataloader`'),
+        (
+            dict(
+                reward='HeldOutImprovementReward', held_out_dataloader=dict(), held_out_interval=0
+            ),
+            '`held_out_interval` must be at least 1',
+        ),
         (dict(history_budget=0), '`history_budget` must be greater than 0'),
         (dict(history_budget=-5.0), '`history_budget` must be greater than 0, but is -5.0'),
     ],

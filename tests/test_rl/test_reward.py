@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import KLDivergence
-from mtkdrl_mm.rl import ClosenessReward, ImprovementReward
+from mtkdrl_mm.rl import ClosenessReward, HeldOutImprovementReward, ImprovementReward
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
 
 
@@ -96,3 +96,36 @@ def test_cosine_of_the_improvement(make_terms):
     sure = terms_of(student, teacher, labels=torch.tensor([0]))
     sure.temperature = 1.0
     torch.testing.assert_close(ImprovementReward(cosine=True)(sure), torch.ones(1, 1))
+
+
+def test_held_out_improvement_is_the_last_layers_inner_product(make_terms):
+    """Against autograd: gradients of KL_i^m and of the held-out cross entropy."""
+    generator = torch.Generator().manual_seed(3)
+    layer = torch.nn.Linear(7, 5).double()
+    seen = torch.randn(6, 7, generator=generator, dtype=torch.float64)
+    held_out = torch.randn(9, 7, generator=generator, dtype=torch.float64)
+    held_out_labels = torch.randint(5, (9,), generator=generator)
+    other = make_terms()
+    terms = StepTerms(NetworkOutput(layer(seen), seen), other.teachers, other.labels)
+    reward = HeldOutImprovementReward()
+    with pytest.raises(RuntimeError, match='no held-out images'):
+        reward(terms)
+    reward.observe_held_out(NetworkOutput(layer(held_out), held_out), held_out_labels)
+
+    ce = F.cross_entropy(layer(held_out), held_out_labels)
+    of_ce = torch.autograd.grad(ce, list(layer.parameters()))
+    distances = KLDivergence(terms.temperature)(terms)
+    expected = torch.zeros(6, 3, dtype=torch.float64)
+    for i in range(6):
+        for m in range(3):
+            of_kl = torch.autograd.grad(
+                distances[i, m], list(layer.parameters()), retain_graph=True
+            )
+            expected[i, m] = sum((a * b).sum() for a, b in zip(of_kl, of_ce))
+    ours = reward(terms)
+    torch.testing.assert_close(ours, expected)
+    assert not ours.requires_grad
+
+    resumed = HeldOutImprovementReward()
+    resumed.load_state_dict(reward.state_dict())
+    assert torch.equal(resumed(terms), ours)

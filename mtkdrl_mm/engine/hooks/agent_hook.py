@@ -9,10 +9,11 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
 from mtkdrl_mm.rl import Advantage, Algorithm, History, Reward
-from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_number
 
 from ..distiller_of import distiller_of
@@ -32,8 +33,8 @@ class AgentHook(Hook):
     - During the warm-up the weights are 1/M. The agent is pre-trained from the
       history of the warm-up all the same.
 
-    What it saves in a checkpoint under ``agent_hook``: the algorithm's state
-    (optimiser, number of updates, advantage) and the history, where it is not
+    What it saves in a checkpoint under ``agent_hook``: the state of algorithm
+    (optimiser, number of updates, advantage) and reward, and the history, where it is not
     empty. The agent itself is part of the model. In distributed runs all
     processes average their gradients, and make sure after each update that
     they hold the same agent.
@@ -52,6 +53,11 @@ class AgentHook(Hook):
             to None: once per epoch.
         history_budget (float): Greatest size of the history in MiB of host
             memory, per process. Defaults to 512.
+        held_out_dataloader (dict, optional): Data loader of images that the
+            student is not trained on, for rewards that ask for them
+            (``HeldOutImprovementReward``); a few hundred do. Defaults to None.
+        held_out_interval (int): Iterations between two looks at them. Defaults
+            to 50.
 
     Raises:
         InputError: If a component is unknown, a number is out of range, or the
@@ -69,6 +75,8 @@ class AgentHook(Hook):
         warmup_iters: int | None = None,
         update_interval: int | None = None,
         history_budget: float = 512.0,
+        held_out_dataloader: dict[str, Any] | None = None,
+        held_out_interval: int = 50,
     ) -> None:
         self.reward = build_component(TASK_UTILS, reward, Reward, 'reward')
         self.algorithm = build_component(
@@ -86,6 +94,15 @@ class AgentHook(Hook):
         if update_interval is not None:
             check_number('update_interval', update_interval, minimum=1)
         self.history_budget = check_number('history_budget', history_budget, exclusive=True)
+        if self.reward.needs_held_out != (held_out_dataloader is not None):
+            verb = 'needs' if self.reward.needs_held_out else 'makes no use of'
+            raise InputError(
+                f'{type(self.reward).__name__} {verb} `held_out_dataloader` of AgentHook.'
+            )
+        self.held_out_dataloader = held_out_dataloader
+        self.held_out_interval = int(
+            check_number('held_out_interval', held_out_interval, minimum=1)
+        )
         self.history: History
         self._generator = torch.Generator()
         self._saved_state: dict[str, Any] | None = None
@@ -120,16 +137,40 @@ class AgentHook(Hook):
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
         self._runner = runner
+        self._distiller = distiller
+        if self.held_out_dataloader is not None:
+            self._held_out = runner.build_dataloader(self.held_out_dataloader, seed=runner.seed)
         distiller.step_observers.append(self._record)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
-        """Switch the warm-up off when it is over."""
+        """Switch the warm-up off when it is over; show the reward the held-out images."""
+        if self.held_out_dataloader is not None and runner.iter % self.held_out_interval == 0:
+            self._show_held_out()
         if self.warmup_iters is not None:
             self.weighting.warming_up = runner.iter < self.warmup_iters
         else:
             self.weighting.warming_up = runner.epoch < self.warmup_epochs
+
+    @torch.no_grad()
+    def _show_held_out(self) -> None:
+        distiller = self._distiller
+        was_training = distiller.training
+        distiller.eval()
+        outputs, labels = [], []
+        for batch in self._held_out:
+            data = distiller.data_preprocessor(batch, False)
+            outputs.append(run_classifier(distiller.student, data['inputs']))
+            labels += [sample.gt_label for sample in data['data_samples']]
+        distiller.train(was_training)
+        self.reward.observe_held_out(
+            NetworkOutput(
+                torch.cat([output.logits for output in outputs]),
+                torch.cat([output.embedding for output in outputs]),
+            ),
+            torch.cat(labels).to(outputs[0].logits.device),
+        )
 
     def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """Phase 1: put the step into the history."""
@@ -193,7 +234,11 @@ class AgentHook(Hook):
         histories: list[dict[str, Any]] = []
         if len(self.history) > 0:
             histories = self._gathered or [self.history.state_dict()]
-        checkpoint['agent_hook'] = dict(algorithm=self.algorithm.state_dict(), histories=histories)
+        checkpoint['agent_hook'] = dict(
+            algorithm=self.algorithm.state_dict(),
+            reward=self.reward.state_dict(),
+            histories=histories,
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the saved state until training starts."""
@@ -202,6 +247,7 @@ class AgentHook(Hook):
 
     def _resume(self, runner: Runner, state: dict[str, Any]) -> None:
         self.algorithm.load_state_dict(state['algorithm'])
+        self.reward.load_state_dict(state['reward'])
         histories = state['histories']
         if not histories:
             return
