@@ -2,7 +2,8 @@
 """The records that travel through a training step. Plain torch."""
 
 from .network_output import NetworkOutput
+from .projection import Projection, PullBack
 from .step_terms import StepTerms
 from .teacher_weights import TeacherWeights
 
-__all__ = ['NetworkOutput', 'StepTerms', 'TeacherWeights']
+__all__ = ['NetworkOutput', 'Projection', 'PullBack', 'StepTerms', 'TeacherWeights']

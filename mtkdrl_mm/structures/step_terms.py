@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .network_output import NetworkOutput
+from .projection import PullBack
 
 
 @dataclass
@@ -19,7 +20,7 @@ class StepTerms:
     The distiller makes one record per step. The student's loss, the weighting
     strategy, the state and the reward all read it, and no term is computed
     twice: terms that not every method needs (the teachers' cross entropy, the
-    cosine, probabilities) are computed when first read, and kept.
+    cosine, probabilities, gradients) are computed when first read, and kept.
 
     All terms are float32, also under automatic mixed precision.
 
@@ -36,6 +37,8 @@ class StepTerms:
         alpha (float): Coefficient of the logit term in the loss.
         beta (float): Coefficient of the feature term in the loss.
         temperature (float): Softening temperature T of the logit term.
+        pull_backs (list[PullBack | None], optional): Short ways back from the
+            M projections, where the connectors know one.
         logit_loss (Tensor): KL_i^m or what stands in for it, shape (B, M); set
             by the distiller.
         feature_loss (Tensor): D_i^m, shape (B, M); set by the distiller.
@@ -49,6 +52,7 @@ class StepTerms:
     alpha: float = 1.0
     beta: float = 5.0
     temperature: float = 4.0
+    pull_backs: Sequence[PullBack | None] | None = field(default=None, repr=False)
     logit_loss: Tensor = field(init=False, repr=False)
     feature_loss: Tensor = field(init=False, repr=False)
 
@@ -118,6 +122,48 @@ class StepTerms:
                 ],
                 dim=1,
             )
+
+    @cached_property
+    def feature_gradients(self) -> Tensor:
+        """mean_i dD^m/dF_i of every teacher, detached, shape (M, K).
+
+        D^m is the sum of its losses over the batch, F the student's features
+        (its map, or its embedding if no connector reads the map) with K entries
+        per image. One backward pass for all teachers goes no further than each
+        connector's pull-back; only their means go on. Where there is no such
+        way, every teacher has a backward pass of its own through its connector.
+        """
+        gradients = self._pulled_back_gradients()
+        return self._differentiated_gradients() if gradients is None else gradients
+
+    def _pulled_back_gradients(self) -> Tensor | None:
+        ways = [way for way in self.pull_backs or [] if way is not None]
+        same = all(way.source is ways[0].source for way in ways)
+        if len(ways) < self.num_teachers or not same:
+            return None
+        # As sums over the entries: their means are too small for half precision.
+        sizes = [way.mixed[0].numel() for way in ways]
+        total = (self.feature_loss * self.feature_loss.new_tensor(sizes)).sum()
+        gradients = torch.autograd.grad(
+            total, [way.mixed for way in ways], retain_graph=True, allow_unused=True
+        )
+        if any(gradient is None for gradient in gradients):  # the loss reads something else
+            return None
+        means = [at_least_float32(gradient).mean(dim=0) for gradient in gradients]
+        return torch.stack(
+            [way.transpose(mean).flatten().div(size) for way, mean, size in zip(ways, means, sizes)]
+        )
+
+    def _differentiated_gradients(self) -> Tensor:
+        source: Tensor | None = self.student.embedding
+        if any(projection.ndim == 4 for projection in self.projections or []):
+            source = self.student.feature_map
+        assert source is not None
+        gradients = []
+        for loss in self.feature_loss.sum(dim=0):
+            (gradient,) = torch.autograd.grad(loss, source, retain_graph=True)
+            gradients.append(at_least_float32(gradient).mean(dim=0).flatten())
+        return torch.stack(gradients)
 
     @cached_property
     def teacher_losses(self) -> Tensor:

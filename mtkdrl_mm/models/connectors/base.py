@@ -6,7 +6,7 @@ from abc import ABCMeta, abstractmethod
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.structures import NetworkOutput, Projection
 
 
 class Connector(BaseModule, metaclass=ABCMeta):
@@ -15,10 +15,12 @@ class Connector(BaseModule, metaclass=ABCMeta):
     There is one connector per teacher. Each is given the student's own
     features, never what another connector made of them. Connectors are trained
     with the student and are not needed once training is over.
+
+    Subclasses implement :meth:`project`.
     """
 
     @abstractmethod
-    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's features, and pick the teacher's to compare with.
 
         Args:
@@ -26,6 +28,14 @@ class Connector(BaseModule, metaclass=ABCMeta):
             teacher (NetworkOutput): The teacher's outputs for the same images.
 
         Returns:
-            tuple[Tensor, Tensor]: r_m(F^S) and F^m, of the same shape:
-            (B, c_m, h_m, w_m) or (B, d_m).
+            Projection: r_m(F^S) and F^m, of the same shape
+            (B, c_m, h_m, w_m) or (B, d_m); with a ``pull_back`` where the
+            connector knows one. Without it, whoever asks for gradients gets
+            them by automatic differentiation, at the cost of a backward pass
+            through the connector.
         """
+
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+        """The two tensors of :meth:`project`, r_m(F^S) and F^m."""
+        projection = self.project(student, teacher)
+        return projection.features, projection.target

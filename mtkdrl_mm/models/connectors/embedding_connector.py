@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.structures import NetworkOutput, Projection, PullBack
 
 from .base import Connector
 
@@ -26,6 +26,12 @@ class EmbeddingConnector(Connector):
         super().__init__(init_cfg)
         self.projection = nn.Linear(in_channels, out_channels)
 
-    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's embedding; both results have shape (B, d_m)."""
-        return self.projection(student.embedding), teacher.embedding
+        projected = self.projection(student.embedding)
+        pull_back = PullBack(student.embedding, projected, self._transpose)
+        return Projection(projected, teacher.embedding, pull_back)
+
+    def _transpose(self, gradient: Tensor) -> Tensor:
+        """W^T g: from (d_m,) to (d,)."""
+        return self.projection.weight.detach().to(gradient).T @ gradient

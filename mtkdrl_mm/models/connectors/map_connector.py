@@ -1,12 +1,15 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Connector between feature maps."""
 
+from functools import partial
+
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.structures import NetworkOutput, Projection, PullBack
 
 from .base import Connector
 
@@ -39,17 +42,47 @@ class MapConnector(Connector):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        # Not in place: without a normalisation, the activation would overwrite the
+        # convolution's output, and the way back starts there.
         self.projection = ConvModule(
-            in_channels, out_channels, kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg
+            in_channels,
+            out_channels,
+            kernel_size=1,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            inplace=False,
         )
 
-    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
+    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's map; both results have shape (B, c_m, h_m, w_m)."""
-        assert student.feature_map is not None and teacher.feature_map is not None
-        height, width = teacher.feature_map.shape[-2:]
-        return self.projection(
-            resize_map(student.feature_map, (height, width))
-        ), teacher.feature_map
+        source, target = student.feature_map, teacher.feature_map
+        assert source is not None and target is not None
+        height, width = target.shape[-2:]
+        layers = self.projection
+        mixed = projected = layers.conv(resize_map(source, (height, width)))
+        if layers.with_norm:
+            projected = layers.norm(projected)
+        if layers.with_activation:
+            projected = layers.activate(projected)
+        transpose = partial(self._transpose, size=source.shape[-2:])
+        return Projection(projected, target, PullBack(source, mixed, transpose))
+
+    def _transpose(self, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Convolution and resizing, transposed.
+
+        Args:
+            gradient (Tensor): Of one image after both, shape (c_m, h_m, w_m).
+            size (tuple[int, int]): The student's (h, w).
+
+        Returns:
+            Tensor: Of one image before both, shape (c, h, w).
+        """
+        weight = self.projection.conv.weight.detach().to(gradient)
+        unmixed = torch.einsum('oc,ohw->chw', weight[..., 0, 0], gradient)[None]
+        with torch.enable_grad():
+            source = unmixed.new_zeros(*unmixed.shape[:2], *size, requires_grad=True)
+            resized = resize_map(source, (unmixed.shape[-2], unmixed.shape[-1]))
+        return torch.autograd.grad(resized, source, unmixed)[0][0]
 
 
 def resize_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
+from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_number
 
 from ..build_classifier import build_classifier, read_network_config
@@ -172,18 +172,19 @@ class MultiTeacherDistiller(BaseModel):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         teachers = self.teachers.query(inputs, data_samples)
         student = run_classifier(self.student, inputs)
-        projections, targets = self._project(student, teachers)
+        projections = self._project(student, teachers)
         # Half precision is for the networks; every term is float32.
         with autocast(inputs.device.type, enabled=False):
             terms = StepTerms(
                 student,
                 teachers,
                 self._labels(data_samples, inputs.device),
-                projections,
-                targets,
+                None if projections is None else [p.features for p in projections],
+                None if projections is None else [p.target for p in projections],
                 self.alpha,
                 self.beta,
                 self.logit_loss.temperature,
+                pull_backs=None if projections is None else [p.pull_back for p in projections],
             )
             terms.logit_loss = self.logit_loss(terms)
             if projections is None:
@@ -239,11 +240,13 @@ class MultiTeacherDistiller(BaseModel):
 
     def _project(
         self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
-    ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+    ) -> list[Projection] | None:
         if self.connectors is None:
-            return None, None
-        pairs = [connect(student, teacher) for connect, teacher in zip(self.connectors, teachers)]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            return None
+        return [
+            connector.project(student, teacher)
+            for connector, teacher in zip(self.connectors, teachers)
+        ]
 
     def _probe_student(self) -> NetworkOutput:
         """Find the sizes of the student's outputs from one black image."""

@@ -40,4 +40,5 @@ class DistillationLoss(nn.Module, metaclass=ABCMeta):
 
         Returns:
             Tensor: Shape (B, M), float32, with gradient to the student.
+            Column m depends on teacher m and the student alone.
         """

@@ -25,10 +25,10 @@ class AEKD(Weighting):
 
     with g^m the batch mean of the gradient of teacher m's loss: for logits
     with respect to the student's logits, in closed form T (p^S - p^m); for
-    features with respect to the student's map, through the connector alone.
-    One w for the whole batch, also over several processes. Source: Du et al.,
-    "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient
-    Space", NeurIPS 2020.
+    features with respect to the student's map, see
+    :attr:`StepTerms.feature_gradients`. One w for the whole batch, also over
+    several processes. Source: Du et al., "Agree to Disagree: Adaptive Ensemble
+    Knowledge Distillation in Gradient Space", NeurIPS 2020.
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
@@ -53,7 +53,7 @@ class AEKD(Weighting):
         logit = self.solve(self._logit_gradients(terms))
         feature = logit
         if terms.projections is not None:
-            feature = self.solve(self._feature_gradients(terms))
+            feature = self.solve(terms.feature_gradients)
         return TeacherWeights(logit=logit.expand(shape), feature=feature.expand(shape))
 
     def solve(self, gradients: Tensor) -> Tensor:
@@ -76,20 +76,6 @@ class AEKD(Weighting):
         student = terms.student_log_probs(temperature).exp()[:, None]
         teachers = terms.teacher_log_probs(temperature).exp()
         return temperature * (student - teachers).mean(dim=0)
-
-    def _feature_gradients(self, terms: StepTerms) -> Tensor:
-        """Through connectors only: no network is run backwards for this."""
-        assert terms.projections is not None
-        source = terms.student.feature_map
-        if source is None or terms.projections[0].ndim == 2:
-            source = terms.student.embedding
-        gradients: list[Tensor] = []
-        for m in range(terms.num_teachers):
-            (gradient,) = torch.autograd.grad(
-                terms.feature_loss[:, m].sum(), source, retain_graph=True
-            )
-            gradients.append(gradient.float().mean(dim=0).flatten())
-        return torch.stack(gradients)
 
 
 def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:

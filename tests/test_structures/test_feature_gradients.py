@@ -1,0 +1,152 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Gradients at the student's features, by the short way and by autograd's."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import EmbeddingConnector, FeatureKL, FeatureMSE, MapConnector
+from mtkdrl_mm.models.connectors import Connector
+from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
+
+IMAGES, CHANNELS, SIDE = 5, 6, 4
+# Larger than the student's map, equal, smaller, not a multiple, larger in one direction.
+SIZES = [(8, 8), (4, 4), (2, 2), (3, 1), (2, 9)]
+LAYERS = [
+    dict(),
+    dict(norm_cfg=None),
+    dict(norm_cfg=None, act_cfg=None),
+    dict(norm_cfg=dict(type='GN', num_groups=2)),
+    dict(norm_cfg=dict(type='IN', affine=True), act_cfg=dict(type='LeakyReLU')),
+    dict(act_cfg=dict(type='GELU')),
+]
+LOSSES = [FeatureMSE(), FeatureKL(temperature=2.0)]
+
+
+class ThroughTheNetwork(Connector):
+    """A connector that knows no short way."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(CHANNELS, 8, 3, padding=1))
+
+    def project(self, student, teacher):
+        return Projection(self.layers(student.feature_map).tanh(), teacher.feature_map)
+
+
+def make_terms(connectors, sizes, loss):
+    """A record as the distiller makes it; a nonlinear neck follows the map."""
+    pixels = torch.randn(IMAGES, CHANNELS, SIDE, SIDE, requires_grad=True).double()
+    feature_map = pixels.tanh() * 2
+    embedding = feature_map.mean(dim=(2, 3)).exp()
+    student = NetworkOutput(embedding @ torch.randn(CHANNELS, 3).double(), embedding, feature_map)
+    teachers = []
+    for m, size in enumerate(sizes):
+        target = torch.randn(IMAGES, 8 + 2 * m, *size).double()
+        teachers.append(NetworkOutput(torch.randn(IMAGES, 3), target.mean(dim=(2, 3)), target))
+    ways = [connector.double().project(student, t) for connector, t in zip(connectors, teachers)]
+    labels = torch.zeros(IMAGES, dtype=torch.long)
+    terms = StepTerms(
+        student,
+        teachers,
+        labels,
+        [way.features for way in ways],
+        [way.target for way in ways],
+        pull_backs=[way.pull_back for way in ways],
+    )
+    terms.feature_loss = loss(terms)
+    return terms
+
+
+def autograds(terms, source):
+    return torch.stack(
+        [
+            torch.autograd.grad(terms.feature_loss[:, m].sum(), source, retain_graph=True)[0]
+            .mean(dim=0)
+            .flatten()
+            for m in range(terms.num_teachers)
+        ]
+    )
+
+
+def assert_close(ours, expected):
+    assert ours.shape == expected.shape and not ours.requires_grad
+    for mine, right in zip(ours, expected):
+        assert (mine - right).abs().max() <= 1e-6 * right.abs().max() and right.abs().max() > 0
+
+
+@pytest.fixture
+def no_detour(monkeypatch):
+    """Automatic differentiation is no way out."""
+    monkeypatch.setattr(StepTerms, '_differentiated_gradients', None)
+
+
+@pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
+@pytest.mark.parametrize('layers', LAYERS)
+@pytest.mark.parametrize('training', [True, False])
+def test_map_connector(no_detour, loss, layers, training):
+    connectors = [MapConnector(CHANNELS, 8 + 2 * m, **layers) for m in range(len(SIZES))]
+    for connector in connectors:
+        connector.train(training)
+        for parameter in connector.parameters():
+            torch.nn.init.normal_(parameter)
+    terms = make_terms(connectors, SIZES, loss)
+    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+
+
+@pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
+def test_embedding_connector(no_detour, loss):
+    connectors = [EmbeddingConnector(CHANNELS, 8 + 2 * m) for m in range(3)]
+    terms = make_terms(connectors, SIZES[:3], loss)
+    assert_close(terms.feature_gradients, autograds(terms, terms.student.embedding))
+
+
+@pytest.mark.parametrize('first', [MapConnector, EmbeddingConnector])
+def test_maps_and_embeddings_in_one_pool_meet_at_the_map(first):
+    (second,) = {MapConnector, EmbeddingConnector} - {first}
+    terms = make_terms([first(CHANNELS, 8), second(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
+    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+
+
+def test_a_connector_without_a_short_way():
+    terms = make_terms([ThroughTheNetwork(), MapConnector(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
+    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+
+
+def test_a_loss_that_does_not_read_the_projections():
+    def loss(terms):
+        strength = terms.student.feature_map.square().mean(dim=(1, 2, 3))
+        return torch.stack([strength, 3 * strength], dim=1)
+
+    terms = make_terms([MapConnector(CHANNELS, 8), MapConnector(CHANNELS, 10)], SIZES[:2], loss)
+    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+
+
+def test_the_graph_is_left_for_the_students_own_backward():
+    terms = make_terms([MapConnector(CHANNELS, 8)], SIZES[:1], FeatureMSE())
+    assert terms.feature_gradients is terms.feature_gradients, 'computed once'
+    terms.feature_loss.mean().backward()
+
+
+def test_under_mixed_precision():
+    source = torch.randn(4, CHANNELS, 8, 8, requires_grad=True)
+    connector = MapConnector(CHANNELS, 64, norm_cfg=None, act_cfg=None)
+    target = torch.randn(4, 64, 8, 8)
+    gradients = []
+    for half in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            way = connector.project(
+                NetworkOutput(None, None, source), NetworkOutput(None, None, target)
+            )
+        assert (way.features.dtype == torch.bfloat16) == half
+        terms = StepTerms(
+            NetworkOutput(None, None, source),
+            [NetworkOutput(None, None, target)],
+            None,
+            [way.features],
+            [way.target],
+            pull_backs=[way.pull_back],
+        )
+        terms.feature_loss = FeatureMSE()(terms)
+        gradients.append(terms.feature_gradients)
+    assert gradients[1].dtype == torch.float32
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
