@@ -13,6 +13,30 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process, 0 where nothing is distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def block_normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """This process's rows of standard normal numbers for a block of all processes.
+
+    All processes draw the numbers of the whole block, each image gets those
+    that it would get in one process. Data samplers deal images out in turn, so
+    the images of this process are every ``world_size()``-th of the block.
+
+    Args:
+        rows (int): Number of images that this process has of the block, B.
+        columns (int): Numbers per image, K.
+        generator (torch.Generator): In the same state on all processes.
+
+    Returns:
+        Tensor: Shape (B, K), float32, on the CPU.
+    """
+    numbers = torch.randn(rows * world_size(), columns, generator=generator)
+    return numbers[rank() :: world_size()]
+
+
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """Average a tensor over all processes.
 

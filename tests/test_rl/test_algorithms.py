@@ -130,6 +130,41 @@ def test_dpg_critic_learns_what_actions_achieve():
     assert algorithm.achieved(torch.tensor([[1.0, 0.0]]), action) == advantages[0, 0] == 0.5
 
 
+@pytest.mark.parametrize('world_size', [2, 3])
+def test_exploration_of_several_processes_is_that_of_one(monkeypatch, world_size):
+    """Each image has the noise that it has in one process, head by head, step by step."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    states, _, _ = bandit(12)
+    actions = []
+    for world, rank in [(1, 0), *((world_size, rank) for rank in range(world_size))]:
+        monkeypatch.setattr('mtkdrl_mm.rl.distributed.world_size', lambda world=world: world)
+        monkeypatch.setattr('mtkdrl_mm.rl.distributed.rank', lambda rank=rank: rank)
+        algorithm = DPG(noise=1.0)
+        algorithm.setup(agent)
+        algorithm.begin_update(None, torch.device('cpu'))
+        own = [state[rank::world] for state in states]
+        actions.append([algorithm.explore(own) for _ in range(3)])
+    one, several = actions[0], actions[1:]
+    for step in range(3):
+        assert all(
+            torch.allclose(several[rank][step], one[step][rank::world_size], atol=1e-6)
+            for rank in range(world_size)
+        )
+    assert not torch.allclose(one[0], one[1], atol=1e-2)
+
+
+def test_ddpg_noise_does_not_depend_on_a_full_replay():
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    drawn = []
+    for budget in (0.001, 1.0):
+        algorithm = DDPG(replay_budget=budget)
+        algorithm.setup(agent)
+        algorithm.begin_update(history_of(0), torch.device('cpu'))
+        assert (algorithm.replay.seen > len(algorithm.replay)) == (budget == 0.001)
+        drawn.append(algorithm.explore(bandit(12)[0]))
+    assert torch.equal(*drawn)
+
+
 def test_ddpg_target_follows_and_replay_is_bounded():
     agent = PerTeacherAgent(SIZES, hidden=8)
     algorithm = DDPG(tau=0.5, replay_budget=0.001)

@@ -23,6 +23,10 @@ class DDPG(DPG):
     Lillicrap et al., "Continuous control with deep reinforcement learning",
     arXiv:1509.02971.
 
+    Several processes learn what one would learn from all their images, until
+    the replay's budget is used up. From then on every process replaces images
+    of its own, and all together remember more than one could.
+
     Args:
         tau (float): Share of the critic in its copy, in (0, 1]. Defaults to
             0.05.
@@ -48,6 +52,8 @@ class DDPG(DPG):
         super().setup(agent)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.replay = History(agent.state_sizes, self.replay_budget)
+        # Apart from the noise, which is not to depend on how full a replay is.
+        self._replay_generator = torch.Generator()
 
     def actor_critic(self) -> nn.Module:
         """The slow copy."""
@@ -56,8 +62,9 @@ class DDPG(DPG):
     def begin_update(self, history: History, device: torch.device) -> None:
         """Put the new history into the replay."""
         super().begin_update(history, device)
+        self._replay_generator.manual_seed(self.seed + 10_009 * (self.updates + 1))
         for states, rewards in history.blocks(torch.device('cpu'), range(history.num_blocks)):
-            self.replay.add(states, rewards, self._generator)
+            self.replay.add(states, rewards, self._replay_generator)
 
     def learn_critic(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
         """Steps on the mini batch and on one from the replay, then the copy follows."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..critic import Critic
-from ..distributed import check_equal_over_ranks
+from ..distributed import block_normal, check_equal_over_ranks
 from ..history import History
 from .base import Algorithm, entropy
 
@@ -87,7 +87,7 @@ class DPG(Algorithm):
         with torch.no_grad():
             heads = []
             for log_probs in self.agent(states):
-                noise = torch.randn(log_probs.shape, generator=self._generator)
+                noise = block_normal(len(log_probs), log_probs.shape[1], self._generator)
                 heads.append((log_probs + self.noise * noise.to(log_probs)).softmax(dim=1))
             return torch.cat(heads, dim=1)
 
