@@ -3,7 +3,8 @@
 
 from .network_output import NetworkOutput
 from .projection import Projection, PullBack
+from .sample_buffer import SampleBuffer
 from .step_terms import StepTerms
 from .teacher_weights import TeacherWeights
 
-__all__ = ['NetworkOutput', 'Projection', 'PullBack', 'StepTerms', 'TeacherWeights']
+__all__ = ['NetworkOutput', 'Projection', 'PullBack', 'SampleBuffer', 'StepTerms', 'TeacherWeights']

@@ -37,6 +37,8 @@ class StepTerms:
         alpha (float): Coefficient of the logit term in the loss.
         beta (float): Coefficient of the feature term in the loss.
         temperature (float): Softening temperature T of the logit term.
+        inputs (Tensor, optional): The images as normalised for the student,
+            shape (B, 3, H, W); for methods that run the student once more.
         pull_backs (list[PullBack | None], optional): Short ways back from the
             M projections, where the connectors know one.
         logit_loss (Tensor): KL_i^m or what stands in for it, shape (B, M); set
@@ -52,6 +54,7 @@ class StepTerms:
     alpha: float = 1.0
     beta: float = 5.0
     temperature: float = 4.0
+    inputs: Tensor | None = None
     pull_backs: Sequence[PullBack | None] | None = field(default=None, repr=False)
     logit_loss: Tensor = field(init=False, repr=False)
     feature_loss: Tensor = field(init=False, repr=False)

@@ -3,6 +3,7 @@
 
 from .agent_hook import AgentHook
 from .finite_loss_hook import FiniteLossHook
+from .meta_learning_hook import MetaLearningHook
 from .preemption_hook import PreemptionHook
 from .teacher_check_hook import TeacherCheckHook
 from .teacher_weight_hook import TeacherWeightHook
@@ -10,6 +11,7 @@ from .teacher_weight_hook import TeacherWeightHook
 __all__ = [
     'AgentHook',
     'FiniteLossHook',
+    'MetaLearningHook',
     'PreemptionHook',
     'TeacherCheckHook',
     'TeacherWeightHook',

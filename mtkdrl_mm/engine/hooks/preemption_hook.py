@@ -18,6 +18,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import check_number
 
 from .agent_hook import AgentHook
+from .meta_learning_hook import MetaLearningHook
 
 
 @HOOKS.register_module()
@@ -94,7 +95,7 @@ class PreemptionHook(Hook):
         if number == 0:
             return
         for hook in runner.hooks:
-            if isinstance(hook, AgentHook):
+            if isinstance(hook, (AgentHook, MetaLearningHook)):
                 hook.gather_history()
         filename = f'interrupted_iter_{iteration}.pth'
         runner.save_checkpoint(

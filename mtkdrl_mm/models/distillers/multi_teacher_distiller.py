@@ -172,25 +172,9 @@ class MultiTeacherDistiller(BaseModel):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         teachers = self.teachers.query(inputs, data_samples)
         student = run_classifier(self.student, inputs)
-        projections = self._project(student, teachers)
-        # Half precision is for the networks; every term is float32.
+        labels = self._labels(data_samples, inputs.device)
+        terms = self.make_terms(inputs, student, teachers, labels)
         with autocast(inputs.device.type, enabled=False):
-            terms = StepTerms(
-                student,
-                teachers,
-                self._labels(data_samples, inputs.device),
-                None if projections is None else [p.features for p in projections],
-                None if projections is None else [p.target for p in projections],
-                self.alpha,
-                self.beta,
-                self.logit_loss.temperature,
-                pull_backs=None if projections is None else [p.pull_back for p in projections],
-            )
-            terms.logit_loss = self.logit_loss(terms)
-            if projections is None:
-                terms.feature_loss = torch.zeros_like(terms.logit_loss)
-            else:
-                terms.feature_loss = self.feature_loss(terms)
             weights = self.weighting(terms)
             for observer in self.step_observers:
                 observer(terms, weights)
@@ -198,7 +182,7 @@ class MultiTeacherDistiller(BaseModel):
                 loss_ce=terms.student_ce.mean(),
                 loss_logit=self.alpha * (weights.logit * terms.logit_loss).sum(dim=1).mean(),
             )
-            if projections is not None:
+            if terms.projections is not None:
                 feature = (weights.feature * terms.feature_loss).sum(dim=1).mean()
                 losses['loss_feature'] = self.beta * feature
             for name, extra in self.extra_losses.items():
@@ -206,6 +190,46 @@ class MultiTeacherDistiller(BaseModel):
                 weighed = (level * extra(terms)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
         return losses
+
+    def make_terms(
+        self,
+        inputs: Tensor,
+        student: NetworkOutput,
+        teachers: Sequence[NetworkOutput],
+        labels: Tensor,
+    ) -> StepTerms:
+        """Make the record of a step, with the losses of both levels.
+
+        Args:
+            inputs (Tensor): The images, shape (B, 3, H, W).
+            student (NetworkOutput): The student's outputs.
+            teachers (Sequence[NetworkOutput]): The teachers' outputs.
+            labels (Tensor): Hard (B,) or soft (B, C) labels.
+
+        Returns:
+            StepTerms: The record.
+        """
+        projections = self._project(student, teachers)
+        terms = StepTerms(
+            student,
+            teachers,
+            labels,
+            None if projections is None else [p.features for p in projections],
+            None if projections is None else [p.target for p in projections],
+            self.alpha,
+            self.beta,
+            self.logit_loss.temperature,
+            inputs=inputs,
+            pull_backs=None if projections is None else [p.pull_back for p in projections],
+        )
+        # Half precision is for the networks; every term is float32.
+        with autocast(inputs.device.type, enabled=False):
+            terms.logit_loss = self.logit_loss(terms)
+            if projections is None:
+                terms.feature_loss = torch.zeros_like(terms.logit_loss)
+            else:
+                terms.feature_loss = self.feature_loss(terms)
+        return terms
 
     def init_weights(self) -> None:
         """Initialise student, connectors and weighting; read the teachers' weights.

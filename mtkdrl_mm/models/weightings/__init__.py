@@ -6,6 +6,7 @@ from .aver import AVER
 from .base import Weighting
 from .camkd import CAMKD
 from .ebkd import EBKD
+from .mmkd import MMKD
 from .mtkdrl import MTKDRL
 
-__all__ = ['AEKD', 'AVER', 'CAMKD', 'EBKD', 'MTKDRL', 'Weighting']
+__all__ = ['AEKD', 'AVER', 'CAMKD', 'EBKD', 'MMKD', 'MTKDRL', 'Weighting']
