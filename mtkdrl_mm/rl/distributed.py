@@ -18,23 +18,30 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def block_normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """This process's rows of standard normal numbers for a block of all processes.
+def own_rows() -> slice:
+    """This process's rows of what all processes have.
 
-    All processes draw the numbers of the whole block, each image gets those
-    that it would get in one process. Data samplers deal images out in turn, so
-    the images of this process are every ``world_size()``-th of the block.
+    Data samplers deal images out in turn: of a batch of one process, process r
+    of R has the images r, r + R, r + 2R and so on.
+    """
+    return slice(rank(), None, world_size())
+
+
+def all_rows(tensor: Tensor) -> Tensor:
+    """Bring the rows of all processes together, in the order of one process.
 
     Args:
-        rows (int): Number of images that this process has of the block, B.
-        columns (int): Numbers per image, K.
-        generator (torch.Generator): In the same state on all processes.
+        tensor (Tensor): This process's rows, shape (B, K), on the CPU.
 
     Returns:
-        Tensor: Shape (B, K), float32, on the CPU.
+        Tensor: Shape (sum of all B, K), the same on all processes.
     """
-    numbers = torch.randn(rows * world_size(), columns, generator=generator)
-    return numbers[rank() :: world_size()]
+    if world_size() == 1:
+        return tensor
+    parts: list[Tensor] = [tensor] * world_size()
+    dist.all_gather_object(parts, tensor)
+    rows = [torch.arange(len(part)).mul(world_size()).add(r) for r, part in enumerate(parts)]
+    return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

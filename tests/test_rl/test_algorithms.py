@@ -137,6 +137,7 @@ def test_exploration_of_several_processes_is_that_of_one(monkeypatch, world_size
     states, _, _ = bandit(12)
     actions = []
     for world, rank in [(1, 0), *((world_size, rank) for rank in range(world_size))]:
+        monkeypatch.setattr('mtkdrl_mm.rl.algorithms.dpg.world_size', lambda world=world: world)
         monkeypatch.setattr('mtkdrl_mm.rl.distributed.world_size', lambda world=world: world)
         monkeypatch.setattr('mtkdrl_mm.rl.distributed.rank', lambda rank=rank: rank)
         algorithm = DPG(noise=1.0)

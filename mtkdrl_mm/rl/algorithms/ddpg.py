@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..critic import Critic
+from ..distributed import all_rows, own_rows
 from ..history import History
 from .dpg import DPG
 
@@ -23,15 +24,15 @@ class DDPG(DPG):
     Lillicrap et al., "Continuous control with deep reinforcement learning",
     arXiv:1509.02971.
 
-    Several processes learn what one would learn from all their images, until
-    the replay's budget is used up. From then on every process replaces images
-    of its own, and all together remember more than one could.
+    All processes hold the same replay, of the images of all, and share the
+    work on each mini batch from it: so several processes learn what one would,
+    and a checkpoint has what each of them needs.
 
     Args:
         tau (float): Share of the critic in its copy, in (0, 1]. Defaults to
             0.05.
         replay_budget (float): Greatest size of the replay in MiB of host
-            memory, per process. Defaults to 128.
+            memory, on every process. Defaults to 128.
         **kwargs: As :class:`DPG`.
     """
 
@@ -52,7 +53,7 @@ class DDPG(DPG):
         super().setup(agent)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.replay = History(agent.state_sizes, self.replay_budget)
-        # Apart from the noise, which is not to depend on how full a replay is.
+        # Apart from the noise, which does not depend on how full the replay is.
         self._replay_generator = torch.Generator()
 
     def actor_critic(self) -> nn.Module:
@@ -60,24 +61,35 @@ class DDPG(DPG):
         return self.target
 
     def begin_update(self, history: History, device: torch.device) -> None:
-        """Put the new history into the replay."""
+        """Put the new history, that of all processes, into the replay."""
         super().begin_update(history, device)
         self._replay_generator.manual_seed(self.seed + 10_009 * (self.updates + 1))
         for states, rewards in history.blocks(torch.device('cpu'), range(history.num_blocks)):
-            self.replay.add(states, rewards, self._replay_generator)
+            # A history's states are in half precision already.
+            everyones = all_rows(torch.cat(states, dim=1).half())
+            self.replay.add(
+                everyones.split(self.replay.state_sizes, dim=1),
+                all_rows(rewards),
+                self._replay_generator,
+            )
 
-    def learn_critic(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
+    def learn_critic(
+        self, states: Sequence[Tensor], rewards: Tensor, total: int | None = None
+    ) -> Tensor:
         """Steps on the mini batch and on one from the replay, then the copy follows."""
-        error = super().learn_critic(states, rewards)
-        chosen = int(torch.randint(self.replay.num_blocks, (), generator=self._generator))
-        super().learn_critic(*self.replay.block(chosen, rewards.device))
+        error = super().learn_critic(states, rewards, total)
+        chosen = int(torch.randint(self.replay.num_blocks, (), generator=self._replay_generator))
+        replayed, earned = self.replay.block(chosen, rewards.device)
+        super().learn_critic(
+            [state[own_rows()] for state in replayed], earned[own_rows()], len(earned)
+        )
         with torch.no_grad():
             for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
                 slow.lerp_(fast, self.tau)
         return error
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved to go on exactly, this process's replay included."""
+        """What must be saved to go on exactly, the replay included."""
         return dict(
             super().state_dict(), target=self.target.state_dict(), replay=self.replay.state_dict()
         )

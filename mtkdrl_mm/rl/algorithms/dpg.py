@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..critic import Critic
-from ..distributed import block_normal, check_equal_over_ranks
+from ..distributed import check_equal_over_ranks, own_rows, world_size
 from ..history import History
 from .base import Algorithm, entropy
 
@@ -82,24 +82,51 @@ class DPG(Algorithm):
         advantages = self.advantage(rewards)
         return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
 
-    def explore(self, states: Sequence[Tensor]) -> Tensor:
-        """The agent's action with noise, detached, shape (B, 2M)."""
+    def explore(self, states: Sequence[Tensor], total: int | None = None) -> Tensor:
+        """The agent's action with noise, detached.
+
+        Every image has the noise that it would have in a single process.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            total (int, optional): Images of the mini batch on all processes.
+                Defaults to None: all have as many.
+
+        Returns:
+            Tensor: Shape (B, 2M).
+        """
+        total = len(states[0]) * world_size() if total is None else total
         with torch.no_grad():
             heads = []
             for log_probs in self.agent(states):
-                noise = block_normal(len(log_probs), log_probs.shape[1], self._generator)
-                heads.append((log_probs + self.noise * noise.to(log_probs)).softmax(dim=1))
+                noise = torch.randn(total, log_probs.shape[1], generator=self._generator)
+                own = noise[own_rows()].to(log_probs)
+                heads.append((log_probs + self.noise * own).softmax(dim=1))
             return torch.cat(heads, dim=1)
 
-    def learn_critic(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
-        """Steps of the critic on one mini batch; returns the last squared error."""
+    def learn_critic(
+        self, states: Sequence[Tensor], rewards: Tensor, total: int | None = None
+    ) -> Tensor:
+        """Steps of the critic on one mini batch.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            rewards (Tensor): Shape (B, M).
+            total (int, optional): As for :meth:`explore`.
+
+        Returns:
+            Tensor: The last squared error, a scalar.
+        """
+        total = len(rewards) * world_size() if total is None else total
         seen = [state.detach() for state in self.agent.normalize(states)]
         parameters = list(self.critic.parameters())
         for _ in range(self.critic_steps):
-            action = self.explore(states)
+            action = self.explore(states, total)
             error = self.critic(seen, action) - self.achieved(rewards, action)
-            self._descend(error.square().mean(), self.critic_optimizer, parameters)
-        return error.square().mean().detach()
+            # Its average over the processes is the mean over all images.
+            loss = error.square().sum() * (world_size() / total)
+            self._descend(loss, self.critic_optimizer, parameters)
+        return loss.detach()
 
     def actor_critic(self) -> nn.Module:
         """The critic that the agent ascends."""
