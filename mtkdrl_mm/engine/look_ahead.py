@@ -53,7 +53,7 @@ class LookAhead:
 
     Attributes:
         hard_loss (Tensor): Cross entropy on the hard images at the last
-            theta', a scalar.
+            theta', a scalar; 0 if this process has none.
     """
 
     def __init__(self, distiller: MultiTeacherDistiller, rate: float) -> None:
@@ -120,6 +120,7 @@ class LookAhead:
         self, names: Sequence[str], ahead: Vectors, hard: tuple[Tensor, Tensor] | None, seed: int
     ) -> Vectors:
         if hard is None:
+            self.hard_loss = torch.zeros((), device=ahead[0].device)
             return [torch.zeros_like(p) for p in ahead]
         inputs, labels = hard
         logits = self._run(names, ahead, seed, inputs, None)

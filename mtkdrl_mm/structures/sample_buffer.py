@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """A bounded store of training images."""
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -15,24 +16,30 @@ class SampleBuffer:
 
     Args:
         budget_mib (float): Greatest size in MiB.
-
-    Attributes:
-        inputs (Tensor | None): Images of shape (N, 3, H, W), float16.
-        labels (Tensor | None): Soft labels of shape (N, C), float32.
     """
 
     def __init__(self, budget_mib: float) -> None:
         self.budget = budget_mib * 2**20
-        self.clear()
+        # Image by image, so that adding a few does not copy all the others.
+        self._images: deque[tuple[Tensor, Tensor]] = deque()
 
     def __len__(self) -> int:
         """Number of images held."""
-        return 0 if self.inputs is None else len(self.inputs)
+        return len(self._images)
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """A copy of the images, shape (N, 3, H, W), float16; None if there are none."""
+        return torch.stack([image for image, _ in self._images]) if self._images else None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """A copy of the soft labels, shape (N, C), float32; None if there are none."""
+        return torch.stack([label for _, label in self._images]) if self._images else None
 
     def clear(self) -> None:
         """Forget everything."""
-        self.inputs: Tensor | None = None
-        self.labels: Tensor | None = None
+        self._images.clear()
 
     def add(self, inputs: Tensor, labels: Tensor) -> None:
         """Add images.
@@ -55,10 +62,11 @@ class SampleBuffer:
             )
         inputs, labels = inputs.detach().half().cpu(), labels.detach().float().cpu()
         # Images of another size than before start the buffer anew.
-        if self.inputs is not None and self.inputs.shape[1:] == inputs.shape[1:]:
-            assert self.labels is not None
-            inputs, labels = torch.cat([self.inputs, inputs]), torch.cat([self.labels, labels])
-        self.inputs, self.labels = inputs[-capacity:].clone(), labels[-capacity:].clone()
+        if self._images and self._images[0][0].shape != inputs.shape[1:]:
+            self.clear()
+        self._append(inputs[-capacity:], labels[-capacity:])
+        while len(self._images) > capacity:
+            self._images.popleft()
 
     def draw(
         self, count: int, generator: torch.Generator, device: torch.device
@@ -74,9 +82,10 @@ class SampleBuffer:
             tuple[Tensor, Tensor]: Images (n, 3, H, W) and soft labels (n, C),
             float32.
         """
-        assert self.inputs is not None and self.labels is not None
-        chosen = torch.randperm(len(self), generator=generator)[:count]
-        return self.inputs[chosen].to(device).float(), self.labels[chosen].to(device)
+        chosen = torch.randperm(len(self), generator=generator)[:count].tolist()
+        inputs = torch.stack([self._images[index][0] for index in chosen])
+        labels = torch.stack([self._images[index][1] for index in chosen])
+        return inputs.to(device).float(), labels.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything in the buffer."""
@@ -84,4 +93,10 @@ class SampleBuffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self.inputs, self.labels = state['inputs'], state['labels']
+        self.clear()
+        if state['inputs'] is not None:
+            self._append(state['inputs'].cpu(), state['labels'].cpu())
+
+    def _append(self, inputs: Tensor, labels: Tensor) -> None:
+        # Clones, since a view would keep its whole batch alive.
+        self._images.extend((i.clone(), label.clone()) for i, label in zip(inputs, labels))

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mtkdrl_mm.engine import look_ahead
 from mtkdrl_mm.engine.hooks import MetaLearningHook
 from mtkdrl_mm.engine.look_ahead import LookAhead
 from mtkdrl_mm.models.classifier_output import run_classifier
@@ -145,6 +146,34 @@ def test_updates_come_every_few_steps_from_the_latest_hard_images(train, make_ba
     assert 0 < wrong.sum() < 6
     assert torch.equal(training.hook.buffer.inputs, inputs[wrong].half())
     assert torch.equal(training.hook.buffer.labels.argmax(1), labels[wrong])
+
+
+def test_logged_numbers(train):
+    training = train(interval=1).start().step(2)
+    scalars = training.runner.message_hub
+    assert len(training.hook.buffer) > 1
+    assert scalars.get_scalar('train/hard_images').current() == len(training.hook.buffer)
+    hard_loss = scalars.get_scalar('train/hard_loss').current()
+    assert hard_loss == pytest.approx(training.hook._look_ahead.hard_loss.item()) != 0
+
+
+def test_process_without_hard_images_takes_part(train, monkeypatch):
+    """Where another process has some, this one's slopes come from the other's gradient."""
+    training = train(interval=1).start().step()
+    assert training.hook._look_ahead.hard_loss != 0
+    counts = []
+
+    def mean(tensor):
+        counts.append(tensor)
+        return tensor if len(counts) > 1 else torch.tensor(2.0)
+
+    monkeypatch.setattr(look_ahead, 'mean_over_ranks', mean)
+    steps = []
+    training.distiller.step_observers[:] = [lambda *record: steps.append(record)]
+    training.distiller(*training.batch, mode='loss')
+    slopes = training.hook._look_ahead.slopes(*steps[0], None, seed=0)
+    assert all(torch.equal(values, torch.zeros(6, 2)) for values in slopes)
+    assert training.hook._look_ahead.hard_loss == 0
 
 
 def test_without_hard_images_nothing_happens(train):

@@ -65,8 +65,10 @@ def test_weighting_without_its_hook(check, make_distiller):
     with pytest.raises(InputError) as error:
         check(distiller=distiller)
     assert 'The weighting MTKDRL needs AgentHook' in str(error.value)
-    assert "dict(type='mtkdrl_mm.AgentHook')" in str(error.value)
+    assert "agent=dict(type='mtkdrl_mm.AgentHook')" in str(error.value)
     check(distiller=distiller, hooks=[AgentHook()], num_batches=0)
+    with pytest.raises(InputError, match=r"meta_learning=dict\(type='mtkdrl_mm.MetaLearningHook'"):
+        check(distiller=make_distiller(weighting='MMKD'), num_batches=0)
 
 
 def batches_for(distiller, right, images=8, count=3):

@@ -136,7 +136,12 @@ class MetaLearningHook(Hook):
                 return
             self._update(terms, slopes)
         self._meter.add(
-            torch.stack([self._look_ahead.hard_loss, wrong.new_tensor(len(self.buffer)).float()])
+            torch.stack(
+                [
+                    self._look_ahead.hard_loss,
+                    self._look_ahead.hard_loss.new_tensor(len(self.buffer)),
+                ]
+            )
         )
 
     def _update(self, terms: StepTerms, slopes: tuple[Tensor, Tensor]) -> None:

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Looks at the teachers before anyone pays for training."""
 
+import re
 from typing import Any
 
 import torch
@@ -51,9 +52,10 @@ class TeacherCheckHook(Hook):
         distiller = distiller_of(runner, 'TeacherCheckHook')
         required = distiller.weighting.required_hook
         if required and required not in [type(hook).__name__ for hook in runner.hooks]:
+            key = re.sub(r'(?<!^)(?=[A-Z])', '_', required.removesuffix('Hook')).lower()
             raise InputError(
                 f'The weighting {type(distiller.weighting).__name__} needs {required}: add '
-                f"agent=dict(type='mtkdrl_mm.{required}') to `default_hooks`."
+                f"{key}=dict(type='mtkdrl_mm.{required}') to `default_hooks`."
             )
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         if runner.val_loop is None:
