@@ -149,6 +149,8 @@ def _prepare_processes(cfg: Config) -> None:
         ),
     )
     cfg.model_wrapper_cfg.device_ids = None
+    if torch.distributed.is_initialized():
+        return
     if cfg.launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
     else:
