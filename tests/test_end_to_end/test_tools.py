@@ -170,11 +170,22 @@ def test_the_demo(workshop: Workshop):
 
 
 def test_the_benchmark(workshop: Workshop):
-    configs = [f'configs/{method}/r18_imagenet.py' for method in ('aver', 'mtkdrl')]
+    methods = ['configs/aver/r18_imagenet.py', 'mtkdrl_ddpg', 'mmkd']
     flags = ['--input-size', '32', '--batch-size', '2', '--num-classes', '10', '--steps', '2']
+    flags += ['--warmup', '1', '--no-memory', '--update-steps', '2']
     tool = 'tools/analysis_tools/benchmark_distill.py'
-    done = workshop.run(sys.executable, tool, *configs, *flags, '--warmup', '1', '--no-memory')
+    done = workshop.run(sys.executable, tool, *methods, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in done.stdout.splitlines() if '_imagenet' in line]
-    assert [row[0] for row in rows] == ['aver/r18_imagenet', 'mtkdrl/r18_imagenet']
-    assert float(rows[0][-1]) == 1.0 and float(rows[1][-1]) > 0
+    names = ['aver', 'mtkdrl_ddpg', 'mmkd']
+    assert [row[0] for row in rows] == [f'{name}/r18_imagenet' for name in names]
+    update, to_first, bar = ([float(row[column]) for row in rows] for column in (2, 4, 5))
+    assert to_first[0] == 1 and min(to_first) > 0 and bar == [1, 1.05, 2.5]
+    # The agent's update is paid for by those that have one.
+    assert update[0] == update[2] == 0 and update[1] > 0
+    for row, ratio, most in zip(rows, to_first, bar):
+        assert (row[6:] == ['above', 'the', 'bar']) == (ratio > most)
+
+    done = workshop.run(sys.executable, tool, 'aver', 'mtkdlr')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert '"mtkdlr" is neither a config file nor one of aver, ebkd' in done.stderr
