@@ -1,5 +1,5 @@
-# MTKD-RL with the reward for the student's own improvement.
+# MTKD-RL: the agent alone, paid for the student's own improvement.
 _base_ = './_base_/distillation.py'
 
 model = dict(weighting=dict(type='MTKDRL'))
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ImprovementReward')))
+default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook'))

@@ -1,5 +1,8 @@
-# MTKD-RL as published: the reward is closeness to the student.
-_base_ = './_base_/distillation.py'
+# MTKD-RL as published: one network per teacher, fused with confidence and
+# divergence, and paid for closeness to the student.
+_base_ = './student_mtkdrl.py'
 
-model = dict(weighting=dict(type='MTKDRL'))
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ClosenessReward')))
+model = dict(
+    weighting=dict(agent=dict(type='PerTeacherAgent'), parts=['agent', 'confidence', 'divergence'])
+)
+default_hooks = dict(agent=dict(reward=dict(type='ClosenessReward')))

@@ -23,21 +23,27 @@ PARTS = ('agent', 'confidence', 'divergence')
 
 @MODELS.register_module()
 class MTKDRL(Weighting):
-    r"""The agent's action, fused with two strategies that need no agent.
+    r"""The agent's action, alone or fused with strategies that need no agent.
 
     .. math::
         w_l = \mathrm{mean}(\pi_l, c, g_l), \qquad w_f = \mathrm{mean}(\pi_f, c, g_f)
 
-    with the policy pi, the confidence c and the divergence g, each summing to
-    1 over the teachers. No gradient flows from here into the student; the
+    over the chosen parts: the policy pi, the confidence c and the divergence
+    g, each summing to 1 over the teachers. The paper fuses all three. The
+    default is the agent alone: the divergence favours the teacher who is
+    farthest from the student, which is often the worst one, whatever the agent
+    has learnt (see ``docs/reward.md``). No gradient flows from here into the student; the
     agent is trained by ``AgentHook``, without which this strategy stays in its
     warm-up. Source: arXiv:2502.18510, section "Action".
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
-        agent (dict): The policy. Defaults to ``dict(type='PerTeacherAgent')``.
-        parts (Sequence[str]): Which parts are fused, of 'agent', 'confidence'
-            and 'divergence'. Defaults to all three.
+        agent (dict): The policy. Defaults to ``dict(type='JointAgent')``, which
+            judges every teacher in view of the others; the paper's is
+            ``PerTeacherAgent``.
+        parts (Sequence[str], optional): Which parts are fused, of 'agent',
+            'confidence' and 'divergence'. Defaults to None: the agent alone,
+            or all three where they are mixed dynamically.
         mixing (str): 'fixed': the mean of the parts, as above; or 'dynamic':
             the factors are learned with the agent, see :class:`MixingAgent`.
             Defaults to 'fixed'.
@@ -54,11 +60,13 @@ class MTKDRL(Weighting):
         self,
         pool: PoolSpec,
         agent: dict[str, Any] | None = None,
-        parts: Sequence[str] = PARTS,
+        parts: Sequence[str] | None = None,
         mixing: str = 'fixed',
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(pool)
+        if parts is None:
+            parts = PARTS if mixing == 'dynamic' else ('agent',)
         for part in parts:
             if part not in PARTS:
                 raise InputError(f'Unknown part "{part}" in `parts`. {near_matches(part, PARTS)}')
@@ -71,7 +79,7 @@ class MTKDRL(Weighting):
             raise InputError(f'`state` of the weighting: {error}') from error
         self.agent: Agent = build_component(
             MODELS,
-            agent or dict(type='PerTeacherAgent'),
+            agent or dict(type='JointAgent'),
             Agent,
             'agent',
             state_sizes=self.state_sizes,

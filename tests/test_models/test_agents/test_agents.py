@@ -17,7 +17,11 @@ def random_states(images=8, sizes=SIZES, seed=0):
 
 def test_joint_agent_of_the_original_code(peers, peers_terms, make_spec):
     spec = make_spec(peers_terms)
-    weighting = MTKDRL(spec, agent=dict(type='JointAgent', standardize=False)).double()
+    weighting = MTKDRL(
+        spec,
+        agent=dict(type='JointAgent', standardize=False),
+        parts=['agent', 'confidence', 'divergence'],
+    ).double()
     # Their order is cosine, KL, cross entropy, embedding, logits.
     columns, start = [], 0
     for size in spec.embedding_sizes:

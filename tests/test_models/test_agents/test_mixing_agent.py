@@ -19,7 +19,7 @@ def make_weighting(make_spec, terms, **kwargs):
 
 def test_equal_factors_are_the_fixed_mixing(make_terms, make_spec):
     terms = make_terms()
-    fixed = make_weighting(make_spec, terms)
+    fixed = make_weighting(make_spec, terms, parts=PARTS)
     dynamic = make_weighting(make_spec, terms, mixing='dynamic')
     dynamic.agent.agent.load_state_dict(fixed.agent.state_dict())
     for kind in ('logit', 'feature'):

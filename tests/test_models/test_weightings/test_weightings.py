@@ -45,6 +45,12 @@ def test_fused_action_is_the_mean_of_the_chosen_parts(make_terms, make_spec, par
         assert not ours.requires_grad
 
 
+def test_default_is_the_agent_alone(make_terms, make_spec):
+    spec = make_spec(make_terms())
+    assert MTKDRL(spec).parts == ('agent',)
+    assert MTKDRL(spec, mixing='dynamic').parts == ('agent', 'confidence', 'divergence')
+
+
 def test_warm_up_gives_equal_weights_but_shows_the_agents_view(make_terms, make_spec):
     terms = make_terms(teachers=4)
     weighting = MTKDRL(make_spec(terms)).double()

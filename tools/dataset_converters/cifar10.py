@@ -1,0 +1,163 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Draw a sample of CIFAR-10 as image files, with lists of labels.
+
+From CIFAR-10 as class folders (``train/<class>/*`` and ``test/<class>/*``, or a
+tar archive of them), or, without a source, downloaded by torchvision. Writes
+the sample and three lists of training labels: ``train.txt`` for teachers,
+``train_noisy.txt``, of which 40 % are wrong, for a bad teacher, and the
+shorter ``student.txt``.
+
+    python tools/dataset_converters/cifar10.py data/cifar10_sample --source cifar10.tar.xz
+"""
+
+import argparse
+import os
+import os.path as osp
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.utils import track_iter_progress
+
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.launch import run_tool
+
+CLASSES = (
+    'airplane',
+    'automobile',
+    'bird',
+    'cat',
+    'deer',
+    'dog',
+    'frog',
+    'horse',
+    'ship',
+    'truck',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('out', nargs='?', default='data/cifar10_sample', help='folder to write to')
+    parser.add_argument('--source', help='folder or tar archive with train/ and test/ folders')
+    parser.add_argument('--train', type=int, default=1200, help='images per class for teachers')
+    parser.add_argument('--student', type=int, default=600, help='of these, for the student')
+    parser.add_argument('--val', type=int, default=500, help='test images per class')
+    parser.add_argument('--noise', type=float, default=0.4, help='share of wrong labels')
+    parser.add_argument('--seed', type=int, default=0, help='decides which images are drawn')
+    return parser.parse_args()
+
+
+def find_class_folders(root: str) -> str:
+    """The folder that holds ``train/<class>`` and ``test/<class>``.
+
+    Raises:
+        InputError: If a class folder is missing.
+    """
+    candidates = [root, *sorted(entry.path for entry in os.scandir(root) if entry.is_dir())]
+    for folder in candidates:
+        if osp.isdir(osp.join(folder, 'train', CLASSES[0])):
+            break
+    for split in ('train', 'test'):
+        for name in CLASSES:
+            if not osp.isdir(osp.join(folder, split, name)):
+                raise InputError(
+                    f'"{root}" has no folder {split}/{name}. CIFAR-10 is expected as '
+                    'train/<class>/*.jpg and test/<class>/*.jpg with the usual class names.'
+                )
+    return folder
+
+
+def download(root: str) -> str:
+    """Fetch CIFAR-10 with torchvision and write it as class folders."""
+    from torchvision.datasets import CIFAR10
+
+    for split, train in (('train', True), ('test', False)):
+        images = CIFAR10(osp.join(root, 'download'), train=train, download=True)
+        for number, (image, label) in enumerate(images):
+            folder = osp.join(root, split, CLASSES[label])
+            os.makedirs(folder, exist_ok=True)
+            image.save(osp.join(folder, f'{number:05d}.png'))
+    return root
+
+
+def draw(folder: str, count: int, rng: np.random.Generator) -> list[str]:
+    """Names of ``count`` different images of a class folder, in random order."""
+    names = sorted(os.listdir(folder))
+    if count > len(names):
+        raise InputError(f'{count} images were asked for, but "{folder}" holds {len(names)}.')
+    return [names[i] for i in rng.permutation(len(names))[:count]]
+
+
+def write_list(path: str, rows: Sequence[tuple[str, int]]) -> None:
+    with open(path, 'w') as file:
+        file.writelines(f'{name} {label}\n' for name, label in rows)
+
+
+def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
+    """Copy the drawn images and write the lists.
+
+    Args:
+        source (str): Folder with ``train/<class>`` and ``test/<class>``.
+        out (str): Gets ``train/<class>``, ``val/<class>`` and ``meta/*.txt``.
+        args (argparse.Namespace): The command line.
+    """
+    rng = np.random.default_rng(args.seed)
+    lists: dict[str, list[tuple[str, int]]] = dict(train=[], train_noisy=[], student=[], val=[])
+    for label, name in enumerate(track_iter_progress(list(CLASSES))):
+        for split, folder, count in (('train', 'train', args.train), ('val', 'test', args.val)):
+            os.makedirs(osp.join(out, split, name))
+            for number, file in enumerate(draw(osp.join(source, folder, name), count, rng)):
+                shutil.copy(osp.join(source, folder, name, file), osp.join(out, split, name))
+                row = f'{name}/{file}'
+                lists[split].append((row, label))
+                if split == 'train' and number < args.student:
+                    lists['student'].append((row, label))
+    for row, label in lists['train']:
+        wrong = (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
+        lists['train_noisy'].append((row, wrong if rng.random() < args.noise else label))
+    os.makedirs(osp.join(out, 'meta'))
+    for key, rows in lists.items():
+        write_list(osp.join(out, 'meta', f'{key}.txt'), rows)
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--noise', args.noise, maximum=1)
+    for option in ('train', 'student', 'val'):
+        check_number(f'--{option}', getattr(args, option), minimum=1)
+    if args.student > args.train:
+        raise InputError(
+            f'--student is {args.student}, but the student draws from the {args.train} of --train.'
+        )
+    if osp.exists(args.out):
+        raise InputError(f'"{args.out}" exists. Remove it, or name another folder.')
+    if args.source is not None and not osp.exists(args.source):
+        raise InputError(f'The source "{args.source}" does not exist.')
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.source is None:
+            source = download(scratch)
+        elif osp.isdir(args.source):
+            source = find_class_folders(args.source)
+        else:
+            try:
+                with tarfile.open(args.source) as archive:
+                    archive.extractall(scratch, filter='data')
+            except tarfile.TarError as error:
+                raise InputError(f'"{args.source}" is no tar archive: {error}') from error
+            source = find_class_folders(scratch)
+        # Only a complete sample gets the name that others look for.
+        part = f'{args.out}.part'
+        shutil.rmtree(part, ignore_errors=True)
+        write_sample(source, part, args)
+        os.replace(part, args.out)
+    print(
+        f'{10 * args.train} training images ({10 * args.student} of them for the student) and '
+        f'{10 * args.val} test images are in {args.out}.'
+    )
+
+
+if __name__ == '__main__':
+    run_tool(main)
