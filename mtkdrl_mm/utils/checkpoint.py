@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import HistoryBuffer, print_log
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import InputError, near_matches
@@ -79,7 +80,7 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
 
     Args:
         location (str): Local path, ``http(s)://`` URL, or
-            ``torchvision://NAME``.
+            ``torchvision://NAME``; a pickle of torch, or ``.safetensors``.
         role (str): Whose weights they are, for messages.
 
     Returns:
@@ -90,6 +91,11 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
             checkpoint, or holds anything but plain data.
     """
     path = fetch(location, role)
+    if path.endswith('.safetensors'):
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise InputError(_damaged(location, role, error)) from error
     try:
         with warnings.catch_warnings():
             # torch 2.1 warns of what it does itself.

@@ -1,0 +1,129 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""A distilled backbone for detectors and segmentors."""
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, update_init_info
+from torch import Tensor, nn
+
+from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
+
+ROLE = 'distilled backbone'
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class DistilledBackbone:
+    """Initialises a backbone from a classification checkpoint, all of it or not at all.
+
+    For use as ``init_cfg`` of a backbone in any mmpretrain, mmdet or mmseg
+    config, with ``custom_imports = dict(imports=['mtkdrl_mm'])``::
+
+        backbone=dict(init_cfg=dict(type='mtkdrl_mm.DistilledBackbone', checkpoint='FILE'))
+
+    The file may be a training checkpoint of this package (its student is
+    taken), what ``tools/model_converters/export_student.py`` writes, or any
+    mmpretrain or torchvision file. The backbone in it is found by its names. In
+    contrast to mmengine's ``Pretrained``, which only warns when a prefix fits
+    nothing, training does not start unless every parameter and statistic of the
+    backbone was loaded.
+
+    Args:
+        checkpoint (str): Path or URL.
+
+    Raises:
+        InputError: When the backbone is initialised and the file is missing or
+            unusable, or is that of another backbone.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        if not isinstance(checkpoint, str) or not checkpoint:
+            raise InputError(
+                f'DistilledBackbone needs the path or URL of a checkpoint, but got {checkpoint!r}. '
+                'Set model.backbone.init_cfg.checkpoint.'
+            )
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights into a backbone.
+
+        Args:
+            module (nn.Module): The backbone.
+        """
+        weights = extract_state_dict(read_checkpoint(self.checkpoint, ROLE), self.checkpoint, ROLE)
+        weights = backbone_weights(weights)
+        own = module.state_dict()
+        self._check(module, own, weights)
+        loaded = {key: value for key, value in weights.items() if key in own}
+        module.load_state_dict(loaded, strict=False)
+        print_log(
+            f'{type(module).__name__}: loaded {len(loaded)}/{len(own)} tensors from '
+            f'{self.checkpoint}',
+            'current',
+        )
+        # Backbones ask for this type by name before they set their last
+        # BatchNorm of every block to zero or initialise their children anew.
+        setattr(module, 'init_cfg', dict(type='Pretrained', checkpoint=self.checkpoint))  # noqa: B010
+        for child in module.modules():
+            if isinstance(child, BaseModule) and child is not module:
+                child.is_init = True
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
+
+    def _check(self, module: nn.Module, own: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+        """Refuse a file that is not exactly this backbone's."""
+        # Files of before PyTorch 0.4.1 do not count batches; nothing depends on it.
+        missing = [k for k in own if k not in weights and not k.endswith('num_batches_tracked')]
+        unexpected = [key for key in weights if key not in own]
+        shapes = [
+            f'{key} is {tuple(weights[key].shape)}, but {tuple(own[key].shape)} in the config'
+            for key in own
+            if key in weights and weights[key].shape != own[key].shape
+        ]
+        if not (missing or unexpected or shapes):
+            return
+        name = type(module).__name__
+        message = f'"{self.checkpoint}" does not fit the backbone {name}. '
+        if 'stem.0.weight' in own and 'conv1.weight' in weights:
+            raise InputError(
+                message + f'{name} has the deep stem of a ResNetV1c (three convolutions), the file '
+                "is a plain ResNet's. Use backbone=dict(type='ResNet', ...) without `deep_stem`."
+            )
+        if 'conv1.weight' in own and 'stem.0.weight' in weights:
+            raise InputError(
+                message + "The file is a ResNetV1c's (deep stem of three convolutions), the "
+                "config's backbone has a plain stem. Use type='ResNetV1c'."
+            )
+        if shapes and not (missing or unexpected):
+            message += f'The widths differ: {summarise(shapes, 2)}. '
+        else:
+            message += ''.join(
+                f'{label}: {summarise(keys, 6)}. '
+                for label, keys in (
+                    ('Missing in the file', missing),
+                    ('Only in the file', unexpected),
+                    ('Of another shape', shapes),
+                )
+                if keys
+            )
+        raise InputError(
+            message + 'Give the backbone the type, depth and width that the checkpoint was trained '
+            'with, or another checkpoint.'
+        )
+
+
+def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Find the backbone in a network's weights.
+
+    Args:
+        weights (dict[str, Tensor]): Of a classifier, detector or segmentor of
+            OpenMMLab (names begin with ``backbone.``), of a torchvision network,
+            or of a backbone alone.
+
+    Returns:
+        dict[str, Tensor]: The backbone's weights under its own names.
+    """
+    prefix = 'backbone.'
+    if any(key.startswith(prefix) for key in weights):
+        return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    return {key: value for key, value in weights.items() if not key.startswith('fc.')}
