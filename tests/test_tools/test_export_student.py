@@ -1,0 +1,175 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Exported students are the trained ones, to the bit, wherever they are read."""
+
+import glob
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from mmengine.config import Config
+from mmpretrain import ImageClassificationInferencer, get_model
+from PIL import Image
+from safetensors import safe_open
+
+from mtkdrl_mm.models import MultiTeacherDistiller
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RESNET = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead', num_classes=3, in_channels=512, loss=dict(type='CrossEntropyLoss')
+    ),
+)
+TINY = dict(
+    RESNET,
+    backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
+    head=dict(RESNET['head'], in_channels=32),
+)
+LOADER = dict(
+    dataset=dict(
+        type='CustomDataset',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=32),
+            dict(type='PackInputs'),
+        ],
+    )
+)
+
+
+def training_checkpoint(folder, student):
+    """A checkpoint as the runner saves it, and the student in it."""
+    cfg = Config(
+        dict(
+            model=dict(
+                type='mtkdrl_mm.MultiTeacherDistiller',
+                student=student,
+                teachers=[dict(TINY, name='large'), dict(TINY, name='small')],
+                weighting=dict(type='MTKDRL'),
+            ),
+            data_preprocessor=dict(mean=[9.0, 8.0, 7.0], std=[60.0, 61.0, 62.0], to_rgb=True),
+            test_dataloader=LOADER,
+            test_evaluator=dict(type='Accuracy'),
+            test_cfg=dict(),
+            custom_imports=dict(imports=['mtkdrl_mm']),
+        )
+    )
+    torch.manual_seed(0)
+    distiller = MultiTeacherDistiller(
+        **{k: v for k, v in cfg.model.to_dict().items() if k != 'type'},
+        data_preprocessor=cfg.data_preprocessor.to_dict(),
+    )
+    folder.mkdir()
+    meta = dict(cfg=cfg.pretty_text, epoch=2, dataset_meta=dict(classes=['cat', 'dog', 'owl']))
+    torch.save(
+        dict(meta=meta, state_dict=distiller.state_dict(), optimizer={}), folder / 'epoch_2.pth'
+    )
+    logs = folder / '20260101_000000' / 'vis_data'
+    logs.mkdir(parents=True)
+    records = [
+        {'accuracy/top1': 50.0, 'step': 1},
+        {'loss': 1.0, 'accuracy/top1': 1.0, 'step': 2},
+        {'accuracy/top1': 61.5, 'step': 2},
+    ]
+    (logs / 'scalars.json').write_text('\n'.join(json.dumps(r) for r in records))
+    return str(folder / 'epoch_2.pth'), distiller.student.eval()
+
+
+def export(*arguments):
+    return subprocess.run(
+        [sys.executable, 'tools/model_converters/export_student.py', *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def only(pattern):
+    (path,) = glob.glob(str(pattern))
+    return path
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    return training_checkpoint(tmp_path_factory.mktemp('tiny') / 'run', TINY)
+
+
+def test_mmpretrain_reads_the_student(tiny, tmp_path):
+    checkpoint, student = tiny
+    done = export(checkpoint, tmp_path / 'student.pth')
+    assert done.returncode == 0, done.stderr
+    path = only(tmp_path / 'student-*.pth')
+    contents = torch.load(path)
+    assert contents['meta']['classes'] == ['cat', 'dog', 'owl']
+    assert contents['meta']['method'] == 'MTKDRL'
+    assert contents['meta']['teachers'] == ['large', 'small']
+    assert contents['meta']['accuracy'] == {'accuracy/top1': 61.5}
+    assert 'MultiTeacherDistiller' in contents['meta']['config']
+
+    model = get_model(str(tmp_path / 'student.py'), pretrained=path)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), student(images))
+
+    Image.new('RGB', (40, 40), (200, 30, 90)).save(tmp_path / 'photo.png')
+    infer = ImageClassificationInferencer(str(tmp_path / 'student.py'), pretrained=path)
+    result = infer(str(tmp_path / 'photo.png'))[0]
+    assert result['pred_class'] in ('cat', 'dog', 'owl')
+
+
+def test_name_holds_the_hash_and_the_same_student_gets_the_same(tiny, tmp_path):
+    for name in ('a', 'b'):
+        assert export(tiny[0], tmp_path / f'{name}.safetensors').returncode == 0
+    first, second = (only(tmp_path / f'{name}-*.safetensors') for name in ('a', 'b'))
+    assert first[-20:] == second[-20:]
+    with open(first, 'rb') as file:
+        assert hashlib.sha256(file.read()).hexdigest()[:8] in first
+
+
+def test_safetensors_of_the_backbone_alone(tiny, tmp_path):
+    checkpoint, student = tiny
+    done = export(checkpoint, tmp_path / 'backbone.safetensors', '--backbone-only')
+    assert done.returncode == 0, done.stderr
+    with safe_open(only(tmp_path / 'backbone-*.safetensors'), 'pt') as file:
+        assert json.loads(file.metadata()['meta'])['classes'] == ['cat', 'dog', 'owl']
+        weights = {key: file.get_tensor(key) for key in file.keys()}
+    own = {f'backbone.{k}': v for k, v in student.backbone.state_dict().items()}
+    assert weights.keys() == own.keys()
+    assert all(torch.equal(weights[key], own[key]) for key in own)
+    assert not (tmp_path / 'backbone.py').exists()
+
+
+def test_torchvision_gives_equal_logits(tmp_path):
+    checkpoint, student = training_checkpoint(tmp_path / 'run', RESNET)
+    done = export(checkpoint, tmp_path / 'tv.pth', '--format', 'torchvision')
+    assert done.returncode == 0, done.stderr
+    network = torchvision.models.resnet18(num_classes=3)
+    network.load_state_dict(torch.load(only(tmp_path / 'tv-*.pth')))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), student(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('{run}', 'x.pth', '--format', 'torchvision'), "torchvision's stem, but"),
+        (('{run}', 'x.onnx'), 'must end in .pth or .safetensors'),
+        (('none.pth', 'x.pth'), 'the file "none.pth" does not exist'),
+        (('{weights}', 'x.pth'), 'holds no config'),
+    ],
+)
+def test_bad_input_is_one_sentence(tiny, tmp_path, arguments, message):
+    torch.save(dict(state_dict=tiny[1].state_dict()), tmp_path / 'weights.pth')
+    names = dict(run=tiny[0], weights=tmp_path / 'weights.pth')
+    first, out, *rest = (argument.format(**names) for argument in arguments)
+    done = export(first, tmp_path / out, *rest)
+    assert done.returncode != 0
+    assert message in done.stderr and 'Traceback' not in done.stderr
