@@ -1,0 +1,2 @@
+# The detector, its backbone untrained.
+_base_ = './_base_/detector.py'

@@ -1,0 +1,2 @@
+# The segmentor, its backbone untrained.
+_base_ = './_base_/segmentor.py'
