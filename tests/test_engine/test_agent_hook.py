@@ -304,7 +304,7 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
         ),
         (
             dict(algorithm=dict(type='PolicyGradient', optimizer=dict(type='SGD', lrr=1))),
-            'algorithm "PolicyGradient": The agent\'s optimizer "SGD".*lrr',
+            'algorithm "PolicyGradient": The optimizer "SGD".*lrr',
         ),
         (dict(advantage='MinMax'), 'advantage "MinMax". Did you mean "MinMaxAdvantage"'),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),

@@ -99,11 +99,11 @@ class Algorithm(metaclass=ABCMeta):
         arguments = dict(cfg)
         kind = arguments.pop('type', None)
         if not isinstance(getattr(torch.optim, str(kind), None), type):
-            raise ValueError(f'The agent\'s optimizer "{kind}" is not in torch.optim.')
+            raise ValueError(f'The optimizer "{kind}" is not in torch.optim.')
         try:
             return getattr(torch.optim, kind)(parameters, **arguments)
         except (TypeError, ValueError) as error:
-            raise ValueError(f'The agent\'s optimizer "{kind}": {error}') from error
+            raise ValueError(f'The optimizer "{kind}": {error}') from error
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this algorithm trains."""
