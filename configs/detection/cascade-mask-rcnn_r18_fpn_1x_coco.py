@@ -14,3 +14,4 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
+default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

@@ -17,3 +17,4 @@ model = dict(
     decode_head=dict(in_channels=512, channels=128),
     auxiliary_head=dict(in_channels=256, channels=64),
 )
+default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

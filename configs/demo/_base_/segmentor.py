@@ -89,6 +89,7 @@ param_scheduler = dict(
     type='CosineAnnealingLR', by_epoch=True, T_max=12, convert_to_iter_based=True
 )
 default_hooks = dict(
+    label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
     logger=dict(interval=25),
     checkpoint=dict(interval=12, max_keep_ckpts=1),
     visualization=dict(_delete_=True, type='mmseg.SegVisualizationHook'),

@@ -3,6 +3,7 @@
 
 from .agent_hook import AgentHook
 from .finite_loss_hook import FiniteLossHook
+from .label_check_hook import LabelCheckHook
 from .meta_learning_hook import MetaLearningHook
 from .preemption_hook import PreemptionHook
 from .teacher_check_hook import TeacherCheckHook
@@ -11,6 +12,7 @@ from .teacher_weight_hook import TeacherWeightHook
 __all__ = [
     'AgentHook',
     'FiniteLossHook',
+    'LabelCheckHook',
     'MetaLearningHook',
     'PreemptionHook',
     'TeacherCheckHook',

@@ -1,0 +1,76 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Labels outside of the model's classes are found before training."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mtkdrl_mm.engine.hooks import LabelCheckHook
+from mtkdrl_mm.utils import InputError
+
+
+def model(num_classes):
+    network = nn.Module()
+    network.decode_head = nn.Module()
+    network.decode_head.num_classes = num_classes
+    return network
+
+
+def segmentation(*values):
+    label_map = torch.tensor(values).view(1, 1, -1)
+    sample = SegDataSample(metainfo=dict(seg_map_path='labels.png'))
+    return dict(data_samples=sample.set_data(dict(gt_sem_seg=PixelData(data=label_map))) or sample)
+
+
+def detection(*labels):
+    sample = DetDataSample(metainfo=dict(img_path='image.jpg'))
+    sample.gt_instances = InstanceData(labels=torch.tensor(labels))
+    return dict(data_samples=sample)
+
+
+class Data(list):
+    metainfo = dict(classes=('cat', 'dog'))
+
+
+def run(network, samples, **kwargs):
+    loader = SimpleNamespace(dataset=Data(samples))
+    runner = SimpleNamespace(train_dataloader=loader, model=network)
+    LabelCheckHook(**kwargs).before_train(runner)
+
+
+def test_good_labels_pass():
+    run(model(3), [segmentation(0, 1, 2, 255), segmentation(2)])
+    run(model(3), [detection(0, 2), detection()])
+    run(nn.Linear(2, 2), [segmentation(99)])
+
+
+@pytest.mark.parametrize('make', [segmentation, detection])
+def test_a_label_without_a_class(make):
+    samples = [make(0, 1)] * 4 + [make(0, 3, 7)]
+    path = 'labels.png' if make is segmentation else 'image.jpg'
+    with pytest.raises(
+        InputError, match=rf'"{path}" has the labels 3, 7, but `model.decode_head.num_classes` is 3'
+    ):
+        run(model(3), samples)
+
+
+def test_samples_are_spread_over_the_set():
+    samples = [segmentation(0)] * 9 + [segmentation(5)]
+    run(model(3), samples, num_samples=1)  # sees the first one alone
+    with pytest.raises(InputError, match='has the labels 5'):
+        run(model(3), samples, num_samples=2)
+
+
+def test_empty_set():
+    with pytest.raises(InputError, match=r'training set is empty: .* cat, dog'):
+        run(model(3), [])
+
+
+def test_bad_arguments():
+    with pytest.raises(InputError, match='`num_samples` must be at least 1'):
+        LabelCheckHook(num_samples=0)
