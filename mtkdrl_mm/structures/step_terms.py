@@ -68,7 +68,11 @@ class StepTerms:
         """Number of teachers M."""
         return len(self.teachers)
 
+    # Whoever reads the student's terms first may do so without gradient, a reward
+    # for instance. What is kept for the loss must have its gradient all the same.
+
     @cached_property
+    @torch.enable_grad()
     def student_logits(self) -> Tensor:
         """z^S in at least float32, with gradient, shape (B, C)."""
         return at_least_float32(self.student.logits)
@@ -78,6 +82,7 @@ class StepTerms:
         """z^m of all teachers, shape (B, M, C)."""
         return torch.stack([at_least_float32(t.logits) for t in self.teachers], dim=1)
 
+    @torch.enable_grad()
     def student_log_probs(self, temperature: float = 1.0) -> Tensor:
         """Log softmax(z^S / T), with gradient, shape (B, C)."""
         cache = self._student_log_probs
@@ -100,6 +105,7 @@ class StepTerms:
         return F.one_hot(self.labels, self.student_logits.shape[-1]).to(self.student_logits.dtype)
 
     @cached_property
+    @torch.enable_grad()
     def student_ce(self) -> Tensor:
         """CE_i = H(y_i, z^S_i), with gradient, shape (B,)."""
         return cross_entropy(self.student_log_probs(), self.labels)

@@ -109,6 +109,30 @@ def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward)
     assert equal(before, training.agent())
 
 
+@pytest.mark.parametrize('reward', ['ImprovementReward', 'ClosenessReward'])
+def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, reward):
+    """Values and gradients of every term, with the hook watching and without."""
+    gradients = []
+    for watched in (True, False):
+        training = train(reward=reward, warmup_epochs=0)
+        if watched:
+            training.start()
+            training.hook.before_train_iter(training.runner, 0)
+        training.distiller.weighting.warming_up = False
+        losses = training.distiller.train()(*training.batch, mode='loss')
+        student = list(training.distiller.student.parameters())
+        gradients.append(
+            {
+                name: torch.autograd.grad(loss, student, retain_graph=True, allow_unused=True)
+                for name, loss in losses.items()
+            }
+        )
+    for name, expected in gradients[1].items():
+        for ours, theirs in zip(gradients[0][name], expected):
+            assert (ours is None) == (theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
+
+
 def test_phase_2_at_the_end_of_the_epoch(train):
     training = train().start()
     fresh = training.agent()

@@ -156,3 +156,17 @@ def test_records_and_rl_import_no_openmmlab_package(package):
                 allowed = {*sys.stdlib_module_names, 'torch', 'numpy', 'scipy'}
                 own = name.startswith(('mtkdrl_mm.structures', 'mtkdrl_mm.rl'))
                 assert own or name.split('.')[0] in allowed, f'{file} imports {name}'
+
+
+@pytest.mark.parametrize('name', ['student_logits', 'student_log_probs', 'student_ce'])
+def test_terms_of_the_student_keep_their_gradient_whoever_reads_them_first(make_terms, name):
+    """A reward reads them without gradient before the loss does."""
+    terms = make_terms()
+    fresh = StepTerms(terms.student, terms.teachers, terms.labels)
+    with torch.no_grad():
+        first = getattr(fresh, name)
+        first = first() if callable(first) else first
+    assert first.requires_grad
+    fresh.student_ce.sum().backward()
+    expected = terms.student_log_probs().exp() - terms.soft_labels
+    torch.testing.assert_close(terms.student.logits.grad, expected.detach())
