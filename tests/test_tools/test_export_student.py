@@ -18,6 +18,8 @@ from safetensors import safe_open
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 
+pytestmark = pytest.mark.slow
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RESNET = dict(
     type='ImageClassifier',

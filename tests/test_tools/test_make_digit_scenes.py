@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+pytestmark = pytest.mark.slow
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOOL = 'tools/dataset_converters/make_digit_scenes.py'
 
