@@ -20,13 +20,35 @@ class FeatureMSE(DistillationLoss):
 
     On embeddings, the mean runs over their d_m entries. Source: Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
+
+    The features of teachers differ in scale, by their last layers and by how
+    sure they are. Their squared distances differ by the square of it, and then
+    decide, more than the weights do, which teacher is followed: whoever has
+    large features. With ``relative`` every teacher counts as its weight says,
+
+    .. math::
+        D_i^m = \frac{\mathrm{mean}_{c,h,w} (r_m(F^S) - F^m)^2}
+            {\mathrm{mean}_{c,h,w} (F^m)^2}
+
+    Args:
+        relative (bool): Whether the distances are divided by the mean square of
+            the teacher's features of the same image. Defaults to False.
     """
+
+    def __init__(self, relative: bool = False) -> None:
+        super().__init__()
+        self.relative = relative
 
     def forward(self, terms: StepTerms) -> Tensor:
         """Squared distance to every teacher's features, shape (B, M)."""
         assert terms.projections is not None and terms.targets is not None
         distances = []
         for projection, target in zip(terms.projections, terms.targets):
-            difference = at_least_float32(projection) - at_least_float32(target)
-            distances.append(difference.square().mean(dim=tuple(range(1, difference.ndim))))
+            target = at_least_float32(target)
+            entries = tuple(range(1, target.ndim))
+            distance = (at_least_float32(projection) - target).square().mean(dim=entries)
+            if self.relative:
+                # An image on which a teacher's features are all zero has no scale.
+                distance = distance / target.square().mean(dim=entries).clamp_min(1e-6)
+            distances.append(distance)
         return torch.stack(distances, dim=1)

@@ -43,3 +43,16 @@ def test_half_precision_is_squared_in_float32(make_terms):
     terms.targets = [torch.full((1, 2, 1, 1), -400.0, dtype=torch.float16)]
     # 800 squared is beyond the range of float16
     assert torch.equal(FeatureMSE()(terms), torch.tensor([[640000.0]]))
+
+
+def test_relative_distances_do_not_know_the_teachers_scale(make_terms):
+    """(r - F)^2 / F^2, image by image: both scaled by a factor give the same."""
+    terms = make_terms()
+    plain, relative = FeatureMSE()(terms), FeatureMSE(relative=True)(terms)
+    squares = [target.square().mean(dim=(1, 2, 3)) for target in terms.targets]
+    torch.testing.assert_close(relative * torch.stack(squares, dim=1), plain)
+    terms.projections = [projection * 7 for projection in terms.projections]
+    terms.targets = [target * 7 for target in terms.targets]
+    torch.testing.assert_close(FeatureMSE(relative=True)(terms), relative)
+    terms.targets = [torch.zeros_like(target) for target in terms.targets]
+    assert torch.isfinite(FeatureMSE(relative=True)(terms)).all()
