@@ -49,7 +49,7 @@ def test_the_seed_and_the_agent_matter(workshop):
     first = weights_of(workshop.folder / 'seed0' / 'epoch_1.pth')
     second = weights_of(workshop.folder / 'seed0' / 'epoch_2.pth')
     other = weights_of(workshop.folder / 'seed1' / 'epoch_2.pth')
-    for part in ('student.', 'weighting.agent.networks', 'connectors.'):
+    for part in ('student.', 'weighting.agent.stem', 'connectors.'):
         keys = [k for k in first if k.startswith(part)]
         for a, b in ((first, second), (second, other)):
             assert largest_difference({k: a[k] for k in keys}, {k: b[k] for k in keys}) > 1e-4

@@ -135,7 +135,8 @@ def test_warm_up_of_the_agent_is_aver(make_distiller, make_batch):
 def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, make_batch, parts):
     teachers = [dict(make_resnet(6), name=name) for name in 'abc']
     aver = make_distiller(teachers, weighting='AVER')
-    fused = make_distiller(teachers, weighting=dict(type='MTKDRL', parts=parts))
+    agent = dict(type='PerTeacherAgent')
+    fused = make_distiller(teachers, weighting=dict(type='MTKDRL', agent=agent, parts=parts))
     fused.weighting.warming_up = False
     for distiller in (aver, fused):
         for m in (1, 2):
