@@ -59,6 +59,16 @@ def test_a_label_without_a_class(make):
         run(model(3), samples)
 
 
+def test_region_proposals_know_no_classes():
+    """The RPN of two-stage detectors has one class, whatever the labels are."""
+    network = model(3)
+    network.rpn_head = nn.Module()
+    network.rpn_head.num_classes = 1
+    run(network, [detection(0, 2)])
+    with pytest.raises(InputError, match='has the labels 3'):
+        run(network, [detection(3)])
+
+
 def test_samples_are_spread_over_the_set():
     samples = [segmentation(0)] * 9 + [segmentation(5)]
     run(model(3), samples, num_samples=1)  # sees the first one alone

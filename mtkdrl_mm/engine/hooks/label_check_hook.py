@@ -81,6 +81,9 @@ def _heads_with_classes(model: torch.nn.Module) -> list[tuple[str, int, int]]:
     found = []
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)
+        # Region proposals have one class, "object", whatever the labels are.
+        if 'rpn_head' in name:
+            continue
         if name and isinstance(num_classes, int) and 'head' in name and 'loss' not in name:
             found.append((name, num_classes, int(getattr(module, 'ignore_index', 255))))
     return found
