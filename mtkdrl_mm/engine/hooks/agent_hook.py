@@ -247,7 +247,8 @@ class AgentHook(Hook):
 
     def _resume(self, runner: Runner, state: dict[str, Any]) -> None:
         self.algorithm.load_state_dict(state['algorithm'])
-        self.reward.load_state_dict(state['reward'])
+        if 'reward' in state:  # not in checkpoints of earlier versions
+            self.reward.load_state_dict(state['reward'])
         histories = state['histories']
         if not histories:
             return
