@@ -59,3 +59,10 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     with open(out / 'runs.csv') as file:
         second = {(r['method'], r['seed']): float(r['accuracy/top1']) for r in csv.DictReader(file)}
     assert second == runs
+
+    # Results of another config are not taken for this one's.
+    other = workshop.run(*command, 'train_cfg.val_interval=2')
+    assert other.returncode == 1
+    assert other.stderr.strip().startswith(
+        f'Error: {work_dir}/mtkdrl/seed_3/result.json is of another'
+    )

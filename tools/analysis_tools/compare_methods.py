@@ -13,6 +13,7 @@ are written to the output folder: ``table.md``, ``table.csv``, ``runs.csv``,
 import argparse
 import csv
 import glob
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from mmengine.config import Config
 from scipy import stats
 
 from mtkdrl_mm.utils import InputError, check_number
@@ -62,17 +64,57 @@ def method_name(config: str) -> str:
     return stem[len('student_') :] if stem.startswith('student_') else stem
 
 
+def current_commit() -> str:
+    """Short hash of the repository's commit, with ``+`` if its code differs from it."""
+
+    def git(*arguments: str) -> str:
+        process = subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True)
+        return process.stdout.strip()
+
+    changed = git('status', '--porcelain', '--', 'mtkdrl_mm', 'configs', 'tools')
+    return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
+
+
+def describe(config: str, options: list[str]) -> str:
+    """Hash of the config as it is trained, without the seed."""
+    text = Config.fromfile(config).pretty_text + '\n'.join(sorted(options))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(config: str, seed: int, args: argparse.Namespace) -> str:
+    return osp.join(args.work_dir, method_name(config), f'seed_{seed}')
+
+
+def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The result of a combination that is trained already.
+
+    Raises:
+        InputError: If the result is of another config.
+    """
+    result_file = osp.join(run_folder(config, seed, args), 'result.json')
+    if not osp.isfile(result_file):
+        return None
+    with open(result_file) as file:
+        result = json.load(file)
+    settings = describe(config, args.cfg_options)
+    if result.get('config', settings) != settings:
+        raise InputError(
+            f'{result_file} is of another config than {config} with these --cfg-options is now. '
+            'Give another --work-dir, or remove that run to train it again.'
+        )
+    return result
+
+
 def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
     """Train one combination, unless its result exists.
 
     Returns:
         dict | None: The result; None if the training failed.
     """
-    work_dir = osp.join(args.work_dir, method_name(config), f'seed_{seed}')
-    result_file = osp.join(work_dir, 'result.json')
-    if osp.isfile(result_file):
-        with open(result_file) as file:
-            return json.load(file)
+    work_dir = run_folder(config, seed, args)
+    result = finished(config, seed, args)
+    if result is not None:
+        return result
     if args.report_only:
         return None
     os.makedirs(work_dir, exist_ok=True)
@@ -96,10 +138,12 @@ def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | 
     result.update(
         method=method_name(config),
         seed=seed,
+        commit=current_commit(),
+        config=describe(config, args.cfg_options),
         seconds=round(time.time() - start, 1),
         peak_mib=result['peak_mib'] or round(usage.ru_maxrss / 1024),
     )
-    with open(result_file, 'w') as file:
+    with open(osp.join(work_dir, 'result.json'), 'w') as file:
         json.dump(result, file)
     print(f'  {label}: {result["metric"]:.2f} in {result["seconds"]:.0f} s', flush=True)
     return result
@@ -270,11 +314,10 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
     plt.close(figure)
 
 
-def write_environment(args: argparse.Namespace) -> None:
+def write_environment(runs: Runs, args: argparse.Namespace) -> None:
     """What was run, and where."""
-    commit = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commits = {run.get('commit', 'unknown') for results in runs.values() for run in results}
+    commit = ', '.join(sorted(commits))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
     with open(osp.join(args.out, 'environment.txt'), 'w') as file:
         file.write(
@@ -295,7 +338,9 @@ def main() -> None:
     if len(set(names)) < len(names):
         raise InputError(f'Two configs have the same name: {sorted(names)}.')
     pairs = [(config, seed) for seed in args.seeds for config in args.configs]
-    print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', flush=True)
+    known = sum(finished(*pair, args) is not None for pair in pairs)
+    print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', end='')
+    print(f'; {known} have finished before' if known else '', flush=True)
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda pair: train(*pair, args), pairs))
     runs: Runs = {name: [] for name in names}
@@ -311,7 +356,7 @@ def main() -> None:
     plot_accuracy(runs, args)
     plot_weights(runs, args)
     plot_classes(runs, args)
-    write_environment(args)
+    write_environment(runs, args)
     print(f'\nTables and plots are in {args.out}.')
     if failed:
         raise InputError(f'{failed} of {len(pairs)} trainings have no result; see above.')
