@@ -3,8 +3,11 @@
 
 Trains four small teachers (one of them on 40 % wrong labels), then a student
 without teachers, with equal weights (AVER), by MTKD-RL as published, and by
-MTKD-RL with the improvement reward; every one through ``tools/train.py`` and a
-config under ``configs/demo/``. What is there already is not trained again.
+MTKD-RL with the improvement reward. Then it fine-tunes a small detector and a
+small segmentor on scenes of digits from three initialisations of the student's
+backbone: random, trained without teachers, and distilled. Every training goes
+through ``tools/train.py`` and a config under ``configs/demo/``. What is there
+already is not trained again.
 """
 
 import argparse
@@ -17,6 +20,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
@@ -32,41 +38,75 @@ STUDENTS = {
     'mtkdrl_paper': 'MTKD-RL, as published',
     'mtkdrl': 'MTKD-RL, improvement reward',
 }
+BACKBONES = {
+    'random': 'random',
+    'baseline': 'trained without teachers',
+    'mtkdrl': 'distilled by MTKD-RL',
+}
+TASKS = {'detector': ('coco/bbox_mAP', 100.0), 'segmentor': ('mIoU', 1.0)}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        '--epochs', type=int, default=30, help='epochs of every training; fewer for a quick look'
+        '--epochs', type=int, default=30, help='of classifiers; fewer for a quick look'
     )
+    parser.add_argument('--task-epochs', type=int, default=6, help='of detectors and segmentors')
+    parser.add_argument('--seed', type=int, default=0, help='of all trainings but the teachers')
     parser.add_argument('--work-dir', default=WORK, help='folder for logs and checkpoints')
-    return parser.parse_args()
+    args = parser.parse_args()
+    for option in ('epochs', 'task_epochs'):
+        check_number('--' + option.replace('_', '-'), getattr(args, option), minimum=1)
+    return args
+
+
+def folder_of(name: str, args: argparse.Namespace) -> str:
+    """Work dir of a training; the students' are laid out as compare_methods.py does."""
+    if name.startswith('teacher_'):
+        return osp.join(args.work_dir, name)
+    return osp.join(args.work_dir, name.removeprefix('student_'), f'seed_{args.seed}')
+
+
+def epochs_of(name: str, args: argparse.Namespace) -> int:
+    return args.task_epochs if name.split('_')[0] in TASKS else args.epochs
+
+
+def checkpoint_of(name: str, args: argparse.Namespace) -> str:
+    return osp.join(folder_of(name, args), f'epoch_{epochs_of(name, args)}.pth')
 
 
 def train(name: str, args: argparse.Namespace) -> float:
     """Run one training, unless its result exists.
 
     Args:
-        name (str): Config name, ``teacher_*`` or ``student_*``.
+        name (str): Config name, ``teacher_*``, ``student_*``, ``detector_*`` or
+            ``segmentor_*``.
         args (argparse.Namespace): The command line.
 
     Returns:
         float: Seconds it took, now or when it was run.
     """
-    work_dir = osp.join(args.work_dir, name)
-    stamp = osp.join(work_dir, f'seconds_{args.epochs}_epochs.txt')
+    work_dir = folder_of(name, args)
+    epochs = epochs_of(name, args)
+    stamp = osp.join(work_dir, f'seconds_{epochs}_epochs.txt')
     if osp.isfile(stamp):
         print(f'  {name}: exists', flush=True)
         with open(stamp) as file:
             return float(file.read())
-    options = [f'train_cfg.max_epochs={args.epochs}', f'train_cfg.val_interval={args.epochs}']
-    options += [f'param_scheduler.T_max={args.epochs}']
-    options += [f'default_hooks.checkpoint.interval={args.epochs}']
-    if name.startswith('student_') and name != 'student_baseline':
+    options = [f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}']
+    options += [f'param_scheduler.T_max={epochs}']
+    options += [f'default_hooks.checkpoint.interval={epochs}']
+    kind, _, source = name.partition('_')
+    if kind != 'teacher':
+        options.append(f'randomness.seed={args.seed}')
+    if kind == 'student' and source != 'baseline':
         options += [
             f'model.teachers.{i}.checkpoint={checkpoint_of(f"teacher_{teacher}", args)}'
             for i, teacher in enumerate(TEACHERS)
         ]
+    if kind in TASKS and source != 'random':
+        backbone = checkpoint_of(f'student_{source}', args)
+        options.append(f'model.backbone.init_cfg.checkpoint={backbone}')
     command = [sys.executable, osp.join('tools', 'train.py'), f'configs/demo/{name}.py']
     command += ['--work-dir', work_dir, '--cfg-options', *options]
     if glob.glob(osp.join(work_dir, 'interrupted_iter_*.pth')):
@@ -91,10 +131,6 @@ def train(name: str, args: argparse.Namespace) -> float:
     return seconds
 
 
-def checkpoint_of(name: str, args: argparse.Namespace) -> str:
-    return osp.join(args.work_dir, name, f'epoch_{args.epochs}.pth')
-
-
 def train_all(names: list[str], args: argparse.Namespace) -> dict[str, float]:
     """Run trainings side by side, as many as there are cores."""
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
@@ -109,15 +145,15 @@ def train_all(names: list[str], args: argparse.Namespace) -> dict[str, float]:
 
 def read_scalars(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All log records of a training's latest run."""
-    pattern = osp.join(ROOT, args.work_dir, name, '*', 'vis_data', 'scalars.json')
+    pattern = osp.join(ROOT, folder_of(name, args), '*', 'vis_data', 'scalars.json')
     files = sorted(glob.glob(pattern))
     with open(files[-1]) as file:
         return [json.loads(line) for line in file]
 
 
-def accuracy_of(name: str, args: argparse.Namespace) -> float:
-    records = read_scalars(name, args)
-    return [r['accuracy/top1'] for r in records if 'accuracy/top1' in r][-1]
+def result_of(name: str, args: argparse.Namespace, metric: str = 'accuracy/top1') -> float:
+    """Last value of a metric in a training's logs."""
+    return [r[metric] for r in read_scalars(name, args) if metric in r][-1]
 
 
 def mean_weights(name: str, args: argparse.Namespace) -> list[float] | None:
@@ -131,20 +167,32 @@ def print_table(seconds: dict[str, float], args: argparse.Namespace) -> None:
     print(f'\n{"teacher":<32}{"accuracy %":>10}{"seconds":>9}')
     for key, label in TEACHERS.items():
         name = f'teacher_{key}'
-        print(f'{f"{key} ({label})":<32}{accuracy_of(name, args):>10.1f}{seconds[name]:>9.0f}')
+        print(f'{f"{key} ({label})":<32}{result_of(name, args):>10.1f}{seconds[name]:>9.0f}')
     weights_title = 'mean weight of ' + ', '.join(TEACHERS)
     print(f'\n{"student":<32}{"accuracy %":>10}{"seconds":>9}   {weights_title}')
     for key, label in STUDENTS.items():
         name = f'student_{key}'
-        line = f'{label:<32}{accuracy_of(name, args):>10.1f}{seconds[name]:>9.0f}   '
+        line = f'{label:<32}{result_of(name, args):>10.1f}{seconds[name]:>9.0f}   '
         weights = None if key == 'baseline' else mean_weights(name, args)
         print(line + ('  '.join(f'{w:.2f}' for w in weights) if weights else '-'))
+    print('\nOne run each on 1,348 test images: differences of a point or less are noise.')
+
+
+def print_task_table(args: argparse.Namespace) -> None:
+    print(f'\n{"backbone of detector, segmentor":<32}{"mAP %":>10}{"mIoU %":>9}')
+    for key, label in BACKBONES.items():
+        values = [
+            scale * result_of(f'{task}_{key}', args, metric)
+            for task, (metric, scale) in TASKS.items()
+        ]
+        print(f'{label:<32}{values[0]:>10.1f}{values[1]:>9.1f}')
     print(
-        '\nOne run each on 1,348 test images: differences of a point or less are noise.\n'
-        f'Checkpoints: {args.work_dir}/*/epoch_{args.epochs}.pth; logs: {args.work_dir}/*/'
-        'output.txt;\ncurves: '
-        f'{args.work_dir}/*/*/vis_data/scalars.json; digits: data/digits.\n'
-        'The same for ImageNet: python tools/train.py configs/mtkdrl/r18_imagenet.py'
+        f'\nOne run each, {args.task_epochs} epochs, on 200 test scenes of digits that training '
+        'never saw;\nseveral seeds are in docs/results. Data: data/digits, data/digit_scenes. '
+        f'Checkpoints, logs and\ncurves: {args.work_dir}/*/ (epoch_*.pth, output.txt, '
+        '*/vis_data/scalars.json). The same for ImageNet\nand COCO:\n'
+        '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
+        '  python tools/train.py configs/detection/retinanet_r18_fpn_1x_coco.py'
     )
 
 
@@ -152,16 +200,18 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     start = time.time()
-    subprocess.run(
-        [sys.executable, 'tools/dataset_converters/digits.py', 'data/digits'], check=True
-    )
+    for converter in ('digits', 'make_digit_scenes'):
+        subprocess.run([sys.executable, f'tools/dataset_converters/{converter}.py'], check=True)
     print('Training four teachers:', flush=True)
     seconds = train_all([f'teacher_{name}' for name in TEACHERS], args)
     print('Distilling the student:', flush=True)
     seconds.update(train_all([f'student_{name}' for name in STUDENTS], args))
     print_table(seconds, args)
+    print('\nFine-tuning on scenes of digits:', flush=True)
+    train_all([f'{task}_{key}' for key in BACKBONES for task in TASKS], args)
+    print_task_table(args)
     print(f'\nDone in {time.time() - start:.0f} s.')
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(
             type='mtkdrl_mm.DistilledBackbone',
-            checkpoint='work_dirs/demo/student_baseline/epoch_30.pth',
+            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/baseline/seed_{{$RUN_SEED:0}}/epoch_30.pth',
         )
     )
 )

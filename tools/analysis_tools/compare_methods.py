@@ -2,8 +2,9 @@
 """Train every method with every seed, and compare.
 
 A method is a config. What is finished is not trained again, what was
-interrupted goes on, and one failed run does not stop the others. The results
-are written to the output folder: ``table.md``, ``table.csv``, ``runs.csv``,
+interrupted goes on, and one failed run does not stop the others. A config can
+read the seed as ``{{$RUN_SEED:0}}``, for files that differ between seeds. The
+results are written to the output folder: ``table.md``, ``table.csv``, ``runs.csv``,
 ``accuracy.png``, ``weights.png``, ``classes.png`` and ``environment.txt``.
 
     python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
@@ -77,7 +78,10 @@ def current_commit() -> str:
 
 def describe(config: str, options: list[str]) -> str:
     """Hash of the config as it is trained, without the seed."""
-    text = Config.fromfile(config).pretty_text + '\n'.join(sorted(options))
+    # Environment variables stay names: their values may depend on the seed.
+    text = Config.fromfile(config, use_environment_variables=False).pretty_text + '\n'.join(
+        sorted(options)
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -122,7 +126,7 @@ def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | 
     command = [*launcher, osp.join(ROOT, 'tools', 'train.py'), config, '--work-dir', work_dir]
     command += ['--launcher', 'pytorch'] if args.launch else []
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}', *args.cfg_options]
-    environment = dict(os.environ)
+    environment = dict(os.environ, RUN_SEED=str(seed))
     if args.jobs > 1:
         environment.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // args.jobs)))
     start = time.time()
@@ -145,7 +149,7 @@ def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | 
     )
     with open(osp.join(work_dir, 'result.json'), 'w') as file:
         json.dump(result, file)
-    print(f'  {label}: {result["metric"]:.2f} in {result["seconds"]:.0f} s', flush=True)
+    print(f'  {label}: {result["metric"]:.4g} in {result["seconds"]:.0f} s', flush=True)
     return result
 
 
@@ -209,6 +213,8 @@ def difference(runs: Runs, method: str, reference: str) -> tuple[float, float] |
 def write_tables(runs: Runs, args: argparse.Namespace) -> None:
     header = ['method', 'runs', args.metric, 'std', f'minus {args.reference}', '95 % CI +-']
     header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
+    # mAP is between 0 and 1, where two digits would say little.
+    digits = 4 if max(run['metric'] for run in sum(runs.values(), [])) <= 1 else 2
     rows = []
     for method, results in runs.items():
         values = [run['metric'] for run in results]
@@ -221,10 +227,10 @@ def write_tables(runs: Runs, args: argparse.Namespace) -> None:
             [
                 method,
                 str(len(values)),
-                f'{np.mean(values):.2f}',
-                f'{np.std(values, ddof=1):.2f}' if len(values) > 1 else '',
-                f'{gap[0]:+.2f}' if gap else '',
-                f'{gap[1]:.2f}' if gap and not math.isnan(gap[1]) else '',
+                f'{np.mean(values):.{digits}f}',
+                f'{np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else '',
+                f'{gap[0]:+.{digits}f}' if gap else '',
+                f'{gap[1]:.{digits}f}' if gap and not math.isnan(gap[1]) else '',
                 f'{np.median([run["seconds_per_epoch"] for run in results]):.2f}',
                 f'{np.max([run["peak_mib"] for run in results]):.0f}',
                 *weights,

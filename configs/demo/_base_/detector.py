@@ -105,15 +105,13 @@ test_evaluator = val_evaluator
 val_cfg = dict()
 test_cfg = dict()
 
-train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=12, val_interval=12)
+train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=6, val_interval=6)
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
-param_scheduler = dict(
-    type='CosineAnnealingLR', by_epoch=True, T_max=12, convert_to_iter_based=True
-)
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=6, convert_to_iter_based=True)
 default_hooks = dict(
     label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
     logger=dict(interval=25),
-    checkpoint=dict(interval=12, max_keep_ckpts=1),
+    checkpoint=dict(interval=6, max_keep_ckpts=1),
     visualization=dict(_delete_=True, type='mmdet.DetVisualizationHook'),
 )
 visualizer = dict(
