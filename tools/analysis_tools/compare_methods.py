@@ -214,7 +214,8 @@ def write_tables(runs: Runs, args: argparse.Namespace) -> None:
     header = ['method', 'runs', args.metric, 'std', f'minus {args.reference}', '95 % CI +-']
     header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
     # mAP is between 0 and 1, where two digits would say little.
-    digits = 4 if max(run['metric'] for run in sum(runs.values(), [])) <= 1 else 2
+    largest = max(run['metric'] for results in runs.values() for run in results)
+    digits = 4 if largest <= 1 else 2
     rows = []
     for method, results in runs.items():
         values = [run['metric'] for run in results]
