@@ -21,6 +21,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from mmengine.config import Config
+
 from mtkdrl_mm.utils import check_number
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -43,6 +45,7 @@ BACKBONES = {
     'baseline': 'trained without teachers',
     'mtkdrl': 'distilled by MTKD-RL',
 }
+# Metric, and its factor to percent.
 TASKS = {'detector': ('coco/bbox_mAP', 100.0), 'segmentor': ('mIoU', 1.0)}
 
 
@@ -51,12 +54,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--epochs', type=int, default=30, help='of classifiers; fewer for a quick look'
     )
-    parser.add_argument('--task-epochs', type=int, default=6, help='of detectors and segmentors')
+    parser.add_argument('--task-epochs', type=int, help='of detectors and segmentors')
     parser.add_argument('--seed', type=int, default=0, help='of all trainings but the teachers')
     parser.add_argument('--work-dir', default=WORK, help='folder for logs and checkpoints')
     args = parser.parse_args()
-    for option in ('epochs', 'task_epochs'):
-        check_number('--' + option.replace('_', '-'), getattr(args, option), minimum=1)
+    check_number('--epochs', args.epochs, minimum=1)
+    if args.task_epochs is not None:
+        check_number('--task-epochs', args.task_epochs, minimum=1)
     return args
 
 
@@ -68,7 +72,9 @@ def folder_of(name: str, args: argparse.Namespace) -> str:
 
 
 def epochs_of(name: str, args: argparse.Namespace) -> int:
-    return args.task_epochs if name.split('_')[0] in TASKS else args.epochs
+    if name.split('_')[0] not in TASKS:
+        return args.epochs
+    return args.task_epochs or Config.fromfile(f'configs/demo/{name}.py').train_cfg.max_epochs
 
 
 def checkpoint_of(name: str, args: argparse.Namespace) -> str:
@@ -187,10 +193,10 @@ def print_task_table(args: argparse.Namespace) -> None:
         ]
         print(f'{label:<32}{values[0]:>10.1f}{values[1]:>9.1f}')
     print(
-        f'\nOne run each, {args.task_epochs} epochs, on 200 test scenes of digits that training '
-        'never saw;\nseveral seeds are in docs/results. Data: data/digits, data/digit_scenes. '
-        f'Checkpoints, logs and\ncurves: {args.work_dir}/*/ (epoch_*.pth, output.txt, '
-        '*/vis_data/scalars.json). The same for ImageNet\nand COCO:\n'
+        '\nOne run each, on 200 test scenes of digits that training never saw. Several seeds:\n'
+        f'docs/results. Data: data/digits, data/digit_scenes. In {args.work_dir}/*/: checkpoints '
+        '(epoch_*.pth),\nlogs (output.txt), curves (*/vis_data/scalars.json). The same for '
+        'ImageNet and COCO:\n'
         '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
         '  python tools/train.py configs/detection/retinanet_r18_fpn_1x_coco.py'
     )

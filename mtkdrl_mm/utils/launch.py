@@ -2,13 +2,14 @@
 """What the command-line tools have in common."""
 
 import argparse
+import json
 import logging
 import os
 import os.path as osp
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoint import allow_mmengine_checkpoints
+from .data_settings import evaluators, follow_data, loader_datasets
 from .errors import InputError
 
 # setuptools' own notice, four lines for every package that mmengine looks up.
@@ -97,10 +99,12 @@ def load_config(args: argparse.Namespace) -> Config:
     except (FileNotFoundError, SyntaxError, KeyError) as error:
         raise InputError(f'The config file "{args.config}" cannot be read: {error}') from error
     if args.cfg_options is not None:
+        before = deepcopy(cfg)
         try:
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError, IndexError) as error:
             raise InputError(f'--cfg-options: {error}') from error
+        follow_data(cfg, before, args.cfg_options)
     cfg.launcher = args.launcher
     # Precedence: command line, config file, name of the config file.
     if args.work_dir is not None:
@@ -136,6 +140,8 @@ def _prepare_processes(cfg: Config) -> None:
     """Make several processes work on machines without a GPU too."""
     if cfg.launcher == 'none' or torch.cuda.is_available():
         return
+    if _revert_sync_norm(cfg.get('model')):
+        print_log('SyncBN needs GPUs: BN is used here, on each process alone.', 'current')
     # mmengine picks a GPU for every process, and tells DDP of it.
     cfg.setdefault('env_cfg', ConfigDict())
     cfg.env_cfg.setdefault('dist_cfg', ConfigDict())
@@ -157,6 +163,18 @@ def _prepare_processes(cfg: Config) -> None:
         init_dist(cfg.launcher, backend='gloo')
 
 
+def _revert_sync_norm(node: Any) -> bool:
+    """Use BN where a config says SyncBN, in place; whether there was any."""
+    found = False
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'], found = 'BN', True
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        found = any([_revert_sync_norm(value) for value in node]) or found
+    return found
+
+
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Look for the data before anything is built.
 
@@ -167,23 +185,15 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     Raises:
         InputError: If a data folder or annotation file does not exist.
     """
+    for key, dataset in loader_datasets(cfg, loaders):
+        _check_dataset(key, dataset)
+        _adopt_classes(key, dataset)
     for name in loaders:
-        loader = cfg.get(name)
-        if isinstance(loader, dict) and isinstance(loader.get('dataset'), dict):
-            for key, dataset in _nested_datasets(loader['dataset'], f'{name}.dataset'):
-                _check_dataset(key, dataset)
-                _adopt_classes(key, dataset)
+        for key, evaluator in evaluators(cfg, name.removesuffix('_dataloader')):
+            path = evaluator.get('ann_file')
+            if isinstance(path, str) and '://' not in path and not osp.isfile(path):
+                raise InputError(f'The annotation file "{path}" ({key}.ann_file) does not exist.')
     _limit_topk(cfg)
-
-
-def _nested_datasets(dataset: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield key, dataset
-    inner = dataset.get('dataset')
-    if isinstance(inner, dict):
-        yield from _nested_datasets(inner, f'{key}.dataset')
-    for index, part in enumerate(dataset.get('datasets') or []):
-        if isinstance(part, dict):
-            yield from _nested_datasets(part, f'{key}.datasets.{index}')
 
 
 def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
@@ -207,10 +217,45 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
                 f'folder per split with a folder per class in it, and holds '
                 f'{sorted(os.listdir(root))[:8]}.'
             )
+    for name, folder in prefix.items() if isinstance(prefix, dict) else ():
+        path = osp.join(root, folder) if isinstance(folder, str) else root
+        if not osp.isdir(path):
+            raise InputError(
+                f'The data folder "{path}" ({key}.data_prefix.{name}) does not exist. "{root}" '
+                f'holds {sorted(os.listdir(root))[:8]}.'
+            )
     if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
         path = osp.join(root, dataset['ann_file'])
         if not osp.exists(path) and not osp.exists(dataset['ann_file']):
             raise InputError(f'The annotation file "{path}" ({key}.ann_file) does not exist.')
+        if str(dataset.get('type')).endswith('CocoDataset'):
+            _check_coco(key, path if osp.exists(path) else dataset['ann_file'])
+
+
+def _check_coco(key: str, path: str) -> None:
+    """Look whether a file is COCO's JSON.
+
+    mmdet reads it again: files so large that this would take seconds are believed.
+    """
+    if osp.getsize(path) > 64 * 2**20:
+        return
+    problem = None
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError as error:
+        problem = str(error)
+    else:
+        parts = ('images', 'annotations', 'categories')
+        if not isinstance(content, dict):
+            problem = f'it holds a {type(content).__name__}, not an object'
+        elif missing := [part for part in parts if not isinstance(content.get(part), list)]:
+            problem = f'it has no list of {", ".join(missing)}, only {sorted(content)[:8]}'
+    if problem:
+        raise InputError(
+            f'The annotation file "{path}" ({key}.ann_file) is no COCO JSON: {problem}. It must '
+            'be an object with the lists `images`, `annotations` and `categories`.'
+        )
 
 
 def _adopt_classes(key: str, dataset: dict[str, Any]) -> None:
@@ -277,6 +322,12 @@ _KNOWN_ERRORS = (
         '`model.num_classes` to their number.',
     ),
     (RuntimeError, r'Found 0 files in subfolders', ''),
+    (
+        ValueError,
+        r'new classes .* is not a subset of classes',
+        'This type of data set has its own classes. For others in the same layout set `type` of '
+        'the data sets to "BaseSegDataset", with `img_suffix` and `seg_map_suffix`.',
+    ),
 )
 
 
@@ -290,7 +341,7 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _exit(str(error))
-    except (KeyError, AssertionError, RuntimeError) as error:
+    except (KeyError, AssertionError, RuntimeError, ValueError) as error:
         message = str(error.args[0]) if error.args else ''
         for kind, pattern, advice in _KNOWN_ERRORS:
             if isinstance(error, kind) and re.search(pattern, message):

@@ -34,12 +34,14 @@ def detection(*labels):
 
 
 class Data(list):
-    metainfo = dict(classes=('cat', 'dog'))
+    metainfo = dict(classes=('cat', 'dog', 'cow'))
 
 
-def run(network, samples, **kwargs):
-    loader = SimpleNamespace(dataset=Data(samples))
-    runner = SimpleNamespace(train_dataloader=loader, model=network)
+def run(network, samples, data=Data, val=None, **kwargs):
+    loaders = [SimpleNamespace(dataset=dataset) for dataset in (data(samples), val)]
+    runner = SimpleNamespace(
+        train_dataloader=loaders[0], val_dataloader=loaders[1], val_loop=val, model=network
+    )
     LabelCheckHook(**kwargs).before_train(runner)
 
 
@@ -77,8 +79,45 @@ def test_samples_are_spread_over_the_set():
 
 
 def test_empty_set():
-    with pytest.raises(InputError, match=r'training set is empty: .* cat, dog'):
+    with pytest.raises(InputError, match=r'training set is empty: .* cat, dog, cow'):
         run(model(3), [])
+
+
+def test_heads_without_the_datas_classes():
+    with pytest.raises(
+        InputError,
+        match=r'model.decode_head.num_classes` is 80, but .* has 3 classes: cat, dog, cow',
+    ):
+        run(model(80), [segmentation(0)])
+
+
+def test_classes_that_the_annotations_do_not_have():
+    class Coco(Data):
+        cat_ids = (1, 4)
+        ann_file = 'instances.json'
+
+    with pytest.raises(
+        InputError, match=r'cat, dog, cow, the annotation file "instances.json" .* 2'
+    ):
+        run(model(3), [detection(0)], data=Coco)
+
+
+def test_validation_with_other_classes():
+    class Other(Data):
+        metainfo = dict(classes=('dog', 'cat', 'cow'))
+
+    run(model(3), [detection(0)], val=Data())
+    with pytest.raises(InputError, match='the validation set dog, cat, cow'):
+        run(model(3), [detection(0)], val=Other())
+
+
+def test_a_missing_label_map():
+    class Missing(Data):
+        def __getitem__(self, index):
+            return open('gtFine/labels.png')
+
+    with pytest.raises(InputError, match=r'names a file that does not exist: "gtFine/labels.png"'):
+        run(model(3), [segmentation(0)], data=Missing)
 
 
 def test_bad_arguments():

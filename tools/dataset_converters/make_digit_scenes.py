@@ -60,12 +60,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def texture(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random background, float, shape (size, size, 3), in [0, 1]."""
+    """A dark random background, float, shape (size, size, 3), in [0, 0.5]."""
     result = np.zeros((size, size, 3), dtype=np.float32)
     for cells, strength in ((3, 0.35), (12, 0.2), (size // 2, 0.15)):
         noise = rng.random((cells, cells, 3)).astype(np.float32)
         result += strength * cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.clip(result, 0, 1)
+    return np.clip(result, 0, 1) / 2
 
 
 def compose(
@@ -94,9 +94,9 @@ def compose(
         ).clip(0, 1)
         top, left = (int(v) for v in rng.integers(0, size - side + 1, 2))
         window = canvas[top : top + side, left : left + side]
-        # A colour that differs from what is behind it.
-        colour = (window.mean(axis=(0, 1)) + rng.uniform(0.35, 0.65, 3)) % 1.0
-        window += ink[..., None] * (colour.astype(np.float32) - window)
+        # Bright ink of any colour, as the digits that the backbones have learnt.
+        colour = rng.uniform(0.55, 1.0, 3).astype(np.float32)
+        window += ink[..., None] * (colour - window)
         drawn.append(int(labels[index]))
         owner[top : top + side, left : left + side][ink > INK] = len(drawn)
     noise = rng.normal(0, 0.02, canvas.shape)

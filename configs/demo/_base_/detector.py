@@ -5,7 +5,7 @@ _base_ = '../../_base_/runtime.py'
 default_scope = 'mmdet'
 _root = 'data/digit_scenes/coco/'
 _classes = dict(classes=[str(digit) for digit in range(10)])
-_loader = dict(num_workers=0, batch_size=8)
+_loader = dict(num_workers=0, batch_size=4)
 
 model = dict(
     type='RetinaNet',
@@ -110,7 +110,7 @@ optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=6, convert_to_iter_based=True)
 default_hooks = dict(
     label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
-    logger=dict(interval=25),
+    logger=dict(interval=50),
     checkpoint=dict(interval=6, max_keep_ckpts=1),
     visualization=dict(_delete_=True, type='mmdet.DetVisualizationHook'),
 )

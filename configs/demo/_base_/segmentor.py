@@ -1,8 +1,8 @@
-# A small FCN for scenes of digits: background and the ten digits.
+# A small DeepLabV3+ for scenes of digits: background and the ten digits.
 _base_ = '../../_base_/runtime.py'
 
 default_scope = 'mmseg'
-_loader = dict(num_workers=0, batch_size=8)
+_loader = dict(num_workers=0, batch_size=4)
 _dataset = dict(
     type='BaseSegDataset',  # Cityscapes' layout, other classes
     data_root='data/digit_scenes/cityscapes',
@@ -10,10 +10,21 @@ _dataset = dict(
     seg_map_suffix='_gtFine_labelTrainIds.png',
     metainfo=dict(
         classes=['background', *(str(digit) for digit in range(10))],
-        palette=[[0, 0, 0], *([25 * digit, 250 - 25 * digit, 128] for digit in range(10))],
+        palette=[
+            [0, 0, 0],
+            [31, 119, 180],
+            [255, 127, 14],
+            [44, 160, 44],
+            [214, 39, 40],
+            [148, 103, 189],
+            [140, 86, 75],
+            [227, 119, 194],
+            [160, 160, 160],
+            [188, 189, 34],
+            [23, 190, 207],
+        ],
     ),
 )
-_norm = dict(type='BN', requires_grad=True)
 
 model = dict(
     type='EncoderDecoder',
@@ -34,18 +45,20 @@ model = dict(
         zero_init_residual=False,
         out_indices=(1, 2, 3),
     ),
-    neck=dict(type='FPN', in_channels=[8, 16, 32], out_channels=32, num_outs=3),
     decode_head=dict(
-        type='FPNHead',
-        in_channels=[32, 32, 32],
-        in_index=[0, 1, 2],
-        feature_strides=[2, 4, 8],
-        channels=32,
+        type='DepthwiseSeparableASPPHead',
+        in_channels=32,
+        in_index=2,
+        c1_in_channels=8,
+        c1_channels=16,
+        channels=64,
+        dilations=(1, 2, 4),
         dropout_ratio=0.0,
         num_classes=11,
-        norm_cfg=_norm,
+        norm_cfg=dict(type='BN', requires_grad=True),
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        # Most pixels are background.
+        loss_decode=dict(type='CrossEntropyLoss', class_weight=[0.2, *[1.0] * 10]),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -83,13 +96,15 @@ test_evaluator = val_evaluator
 val_cfg = dict()
 test_cfg = dict()
 
-train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=6, val_interval=6)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
-param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=6, convert_to_iter_based=True)
+train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=12, val_interval=12)
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=5e-3, weight_decay=0.01))
+param_scheduler = dict(
+    type='CosineAnnealingLR', by_epoch=True, T_max=12, convert_to_iter_based=True
+)
 default_hooks = dict(
     label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
-    logger=dict(interval=25),
-    checkpoint=dict(interval=6, max_keep_ckpts=1),
+    logger=dict(interval=50),
+    checkpoint=dict(interval=12, max_keep_ckpts=1),
     visualization=dict(_delete_=True, type='mmseg.SegVisualizationHook'),
 )
 visualizer = dict(

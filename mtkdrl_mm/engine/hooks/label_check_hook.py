@@ -16,10 +16,12 @@ from mtkdrl_mm.utils import InputError, check_number
 class LabelCheckHook(Hook):
     """Stops training on labels that the model has no classes for.
 
-    When it acts: once, before training. It reads a few images with their
-    labels from the training set, as the pipeline gives them, and compares with
-    the number of classes of the model's heads. Labels outside of them otherwise
-    end in an index error in the middle of a loss, or in a device assertion. In
+    When it acts: once, before training. It compares the classes of the data
+    sets with each other, with the annotations, and with the number of classes
+    of the model's heads. It reads a few images with their labels from the
+    training set, as the pipeline gives them, and looks for labels outside of
+    the classes. What it finds would otherwise end in an index error in the
+    middle of a loss or of the first evaluation, or in a device assertion. In
     checkpoints it saves nothing.
 
     Args:
@@ -27,8 +29,8 @@ class LabelCheckHook(Hook):
             set. Defaults to 16.
 
     Raises:
-        InputError: If the training set is empty, or a label is outside of the
-            model's classes.
+        InputError: If the training set is empty, a file is missing, classes
+            disagree, or a label is outside of the model's classes.
     """
 
     priority = 'NORMAL'
@@ -48,13 +50,52 @@ class LabelCheckHook(Hook):
             )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         heads = _heads_with_classes(model)
+        self._check_classes(runner, heads)
         if not heads:
             return
         count = min(self.num_samples, len(dataset))
         for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
-            sample = dataset[index]['data_samples']
+            try:
+                sample = dataset[index]['data_samples']
+            except FileNotFoundError as error:
+                raise InputError(
+                    f'The training set names a file that does not exist: "{error.filename}". '
+                    'Check train_dataloader.dataset: `data_root`, `data_prefix`, `img_suffix` and '
+                    '`seg_map_suffix`; labels of Cityscapes and COCO-Stuff have to be converted '
+                    "first, by mmseg's tools/dataset_converters."
+                ) from error
             for name, num_classes, ignored in heads:
                 self._check(sample, name, num_classes, ignored)
+
+    @staticmethod
+    def _check_classes(runner: Runner, heads: list[tuple[str, int, int]]) -> None:
+        """Compare classes of the data sets, the annotation file and the heads."""
+        dataset = runner.train_dataloader.dataset
+        classes = _classes_of(dataset)
+        if classes is None:
+            return
+        known = getattr(dataset, 'cat_ids', None)
+        if known is not None and len(known) < len(classes):
+            raise InputError(
+                f'Of the classes {_shorten(classes)}, the annotation file '
+                f'"{getattr(dataset, "ann_file", None)}" has only {len(known)}. Name '
+                '`metainfo.classes` of the data sets as the `categories` in it.'
+            )
+        for name, num_classes, _ in heads:
+            if num_classes != len(classes):
+                raise InputError(
+                    f'`model.{name}.num_classes` is {num_classes}, but the training set has '
+                    f'{len(classes)} classes: {_shorten(classes)}. Set one of them to the '
+                    "other's number; --cfg-options metainfo.classes=NAME,NAME sets both."
+                )
+        if runner.val_loop is not None:
+            others = _classes_of(runner.val_dataloader.dataset)
+            if others is not None and others != classes:
+                raise InputError(
+                    f'The training set has the classes {_shorten(classes)}, the validation set '
+                    f'{_shorten(others)}. Set `metainfo.classes` of val_dataloader.dataset to the '
+                    'same.'
+                )
 
     @staticmethod
     def _check(sample: Any, head: str, num_classes: int, ignored: int) -> None:
@@ -87,6 +128,11 @@ def _heads_with_classes(model: torch.nn.Module) -> list[tuple[str, int, int]]:
         if name and isinstance(num_classes, int) and 'head' in name and 'loss' not in name:
             found.append((name, num_classes, int(getattr(module, 'ignore_index', 255))))
     return found
+
+
+def _classes_of(dataset: Any) -> list[str] | None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return None if classes is None or isinstance(classes, str) else list(classes)
 
 
 def _shorten(values: Any, most: int = 8) -> str:

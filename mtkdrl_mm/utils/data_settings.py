@@ -1,0 +1,196 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Settings of a config that repeat what its data sets say.
+
+mmdet's and mmseg's configs name the data folder in six places and the number of
+classes in every head. On the command line one of them is enough: the others
+follow, unless they are given too.
+"""
+
+import os.path as osp
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from .errors import InputError
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def follow_data(cfg: Config, before: Config, options: dict[str, Any]) -> None:
+    """Let settings follow the data set that the command line names.
+
+    - ``data_root=FOLDER`` is the root of all loaders' data sets and of the
+      evaluators' annotation files.
+    - An evaluator's ``ann_file`` follows its data set's root and ``ann_file``.
+    - ``metainfo.classes=a,b`` are the classes of all data sets; so are
+      ``train_dataloader.dataset.metainfo.classes``.
+    - The number of classes of every head follows the classes.
+
+    Args:
+        cfg (Config): With the command line's settings merged; changed in place.
+        before (Config): The config without them.
+        options (dict): The command line's settings, keys with dots.
+
+    Raises:
+        InputError: If classes and a number of classes are given and disagree.
+    """
+    if 'data_root' in options:
+        _replace_root(cfg, before.get('data_root'), str(options['data_root']), options)
+    for split in ('val', 'test'):
+        _follow_annotations(cfg, before, split, options)
+    classes = _given_classes(cfg, options)
+    if classes is not None:
+        _set_classes(cfg, classes, options)
+        _set_num_classes(cfg, len(classes), options)
+
+
+def innermost_datasets(dataset: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Data sets that read files, with their keys, inside of wrappers.
+
+    Args:
+        dataset (dict): Config of a data set, or of a wrapper such as
+            ``RepeatDataset`` or ``ConcatDataset``.
+        key (str): Its place in the config.
+
+    Yields:
+        tuple[str, dict]: Key and config.
+    """
+    if not isinstance(dataset, dict):
+        return
+    inner = [('dataset', dataset['dataset'])] if 'dataset' in dataset else []
+    inner += [(f'datasets.{i}', part) for i, part in enumerate(dataset.get('datasets') or [])]
+    for name, part in inner:
+        yield from innermost_datasets(part, f'{key}.{name}')
+    if not inner:
+        yield key, dataset
+
+
+def loader_datasets(
+    cfg: Config, loaders: tuple[str, ...] = LOADERS
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All data sets of a config's loaders, see :func:`innermost_datasets`."""
+    for name in loaders:
+        loader = cfg.get(name)
+        if isinstance(loader, dict):
+            yield from innermost_datasets(loader.get('dataset'), f'{name}.dataset')
+
+
+def evaluators(cfg: Config, split: str) -> list[tuple[str, dict[str, Any]]]:
+    """An evaluator's metrics, one or a list of them, with their keys."""
+    key = f'{split}_evaluator'
+    value = cfg.get(key)
+    if isinstance(value, (list, tuple)):
+        return [(f'{key}.{i}', part) for i, part in enumerate(value) if isinstance(part, dict)]
+    return [(key, value)] if isinstance(value, dict) else []
+
+
+def _replace_root(cfg: Config, old: Any, new: str, options: dict[str, Any]) -> None:
+    places = list(loader_datasets(cfg))
+    places += [place for split in ('val', 'test') for place in evaluators(cfg, split)]
+    replaced = False
+    for key, node in places:
+        for name in ('data_root', 'ann_file'):
+            value = node.get(name)
+            if not isinstance(value, str) or f'{key}.{name}' in options:
+                continue
+            inside = (
+                isinstance(old, str) and old and osp.normpath(value).startswith(osp.normpath(old))
+            )
+            if inside:
+                rest = osp.relpath(value, old)
+                node[name] = new if rest == '.' else osp.join(new, rest)
+                replaced = True
+            elif name == 'data_root':
+                node[name] = new
+                replaced = True
+    if not replaced:
+        raise InputError(
+            f'data_root={new} has no effect: no data set of the config has a `data_root`. Set '
+            'train_dataloader.dataset.data_root, or edit the config.'
+        )
+
+
+def _annotation_path(cfg: Config, split: str) -> str | None:
+    """Where the only data set of a loader has its annotations."""
+    datasets = list(loader_datasets(cfg, (f'{split}_dataloader',)))
+    if len(datasets) != 1 or not isinstance(datasets[0][1].get('ann_file'), str):
+        return None
+    return osp.normpath(osp.join(datasets[0][1].get('data_root') or '', datasets[0][1]['ann_file']))
+
+
+def _follow_annotations(cfg: Config, before: Config, split: str, options: dict[str, Any]) -> None:
+    old, new = _annotation_path(before, split), _annotation_path(cfg, split)
+    if old is None or new is None or old == new:
+        return
+    for key, evaluator in evaluators(cfg, split):
+        value = evaluator.get('ann_file')
+        if (
+            isinstance(value, str)
+            and osp.normpath(value) == old
+            and f'{key}.ann_file' not in options
+        ):
+            evaluator['ann_file'] = new
+            print_log(f"{key}.ann_file: {new}, as the data set's.", 'current')
+
+
+def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
+    """The classes that the command line names, from whichever place it names them."""
+    names = ['metainfo.classes', *(f'{key}.metainfo.classes' for key, _ in loader_datasets(cfg))]
+    for name in names:
+        if name in options:
+            value = options[name]
+            # mmengine takes a word for a file of classes, or for its letters.
+            if isinstance(value, str):
+                if osp.isfile(value):
+                    with open(value) as file:
+                        return [line.strip() for line in file if line.strip()]
+                return [value]
+            return [str(part) for part in value]
+    return None
+
+
+def _set_classes(cfg: Config, classes: list[str], options: dict[str, Any]) -> None:
+    for key, dataset in loader_datasets(cfg):
+        own = f'{key}.metainfo.classes'
+        if own in options and isinstance(options[own], (list, tuple)):
+            if list(map(str, options[own])) != classes:
+                raise InputError(
+                    f'{own} are {", ".join(map(str, options[own]))}, but other data sets have '
+                    f'{", ".join(classes)}: all need the same classes.'
+                )
+        dataset.setdefault('metainfo', ConfigDict())
+        if len(dataset['metainfo'].get('palette') or ()) != len(classes):
+            dataset['metainfo'].pop('palette', None)
+        dataset['metainfo']['classes'] = tuple(classes)
+        palette = options.get('metainfo.palette')
+        if palette is not None:
+            dataset['metainfo']['palette'] = palette
+
+
+def _set_num_classes(cfg: Config, num_classes: int, options: dict[str, Any]) -> None:
+    for key, head in _heads(cfg.get('model'), 'model'):
+        old = head['num_classes']
+        if old == num_classes:
+            continue
+        if f'{key}.num_classes' in options:
+            raise InputError(
+                f'{key}.num_classes is {old}, but the data sets have {num_classes} classes.'
+            )
+        head['num_classes'] = num_classes
+        print_log(f'{key}.num_classes: {num_classes}, the number of classes given.', 'current')
+
+
+def _heads(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Configs of heads with a number of classes; region proposals have none of the data's."""
+    if isinstance(node, dict):
+        has_classes = isinstance(node.get('num_classes'), int)
+        if has_classes and ('head' in key or key == 'model'):
+            yield key, node
+        for name, value in node.items():
+            if name not in ('rpn_head', 'init_cfg', 'teachers', 'student'):
+                yield from _heads(value, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _heads(value, f'{key}.{index}')

@@ -1,0 +1,169 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Pictures of what several checkpoints of a detector or segmentor predict, side by side.
+
+One row for each image of the test set: the labels, then each checkpoint's
+predictions. For example, the same detector from two backbones:
+
+    python tools/analysis_tools/compare_predictions.py \\
+        configs/detection/retinanet_r18_fpn_1x_coco.py \\
+        baseline=work_dirs/detection/retinanet_r18_fpn_1x_coco_baseline/epoch_12.pth \\
+        distilled=work_dirs/detection/retinanet_r18_fpn_1x_coco/epoch_12.pth \\
+        --out predictions.png
+"""
+
+import argparse
+import math
+import os
+import os.path as osp
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.fileio import get
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
+from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import mmcv
+
+# Looked for in this order; a data sample of the kind has both.
+LABELS = ('gt_sem_seg', 'gt_instances')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', help='of a detector or segmentor')
+    parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]FILE', help='to compare')
+    parser.add_argument('--out', default='predictions.png', help='picture to write')
+    parser.add_argument('--num-images', type=int, default=4, help='spread over the test set')
+    parser.add_argument('--indices', type=int, nargs='+', help='these images of the test set')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box')
+    parser.add_argument('--device', help='by default the GPU, where there is one')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def read_checkpoints(arguments: list[str]) -> dict[str, str]:
+    """Names and paths; without a name, the folder and file."""
+    checkpoints = {}
+    for argument in arguments:
+        name, separator, path = argument.partition('=')
+        if not separator:
+            path = argument
+            name = osp.join(osp.basename(osp.dirname(path)), osp.basename(path))
+        if '://' not in path and not osp.isfile(path):
+            raise InputError(f'The checkpoint "{path}" does not exist.')
+        if name in checkpoints:
+            raise InputError(f'Two checkpoints are named "{name}": give them as NAME=FILE.')
+        checkpoints[name] = path
+    return checkpoints
+
+
+def predict(cfg: Config, checkpoint: str, samples: list[Any], device: str) -> list[Any]:
+    """Data samples with predictions.
+
+    Args:
+        cfg (Config): With ``model``.
+        checkpoint (str): Its weights.
+        samples (list): Of the test set.
+        device (str): Where to run.
+
+    Returns:
+        list[BaseDataElement]: One per sample, on the CPU.
+    """
+    model = MODELS.build(cfg.model)
+    keys = load_checkpoint(model, checkpoint, map_location='cpu', strict=False)
+    weights = keys.get('state_dict', keys)
+    missing = [key for key in model.state_dict() if key not in weights]
+    if missing:
+        raise InputError(
+            f'"{checkpoint}" has not all weights of the model in the config: {len(missing)} are '
+            f'missing, among them {missing[0]}. Give a checkpoint that this config has trained.'
+        )
+    model = model.to(device).eval()
+    with torch.no_grad():
+        return [model.test_step(pseudo_collate([sample]))[0].cpu() for sample in samples]
+
+
+def draw(visualizer: Any, sample: Any, score_thr: float, labels: bool) -> np.ndarray:
+    """The image with labels or predictions on it, as RGB.
+
+    Args:
+        visualizer (Visualizer): mmdet's or mmseg's.
+        sample (BaseDataElement): With predictions and labels.
+        score_thr (float): Least score of a box.
+        labels (bool): Whether to draw the labels instead of the predictions.
+    """
+    path = sample.img_path
+    image = mmcv.imfrombytes(get(path), channel_order='rgb')
+    options: dict[str, Any] = dict(draw_gt=labels, draw_pred=not labels, show=False)
+    if 'gt_sem_seg' in sample:
+        options['with_labels'] = False
+    else:
+        options['pred_score_thr'] = score_thr
+    visualizer.add_datasample('comparison', image, sample, **options)
+    return visualizer.get_image()
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--num-images', args.num_images, minimum=1)
+    checkpoints = read_checkpoints(args.checkpoints)
+    cfg = load_config(args)
+    check_data(cfg, ('test_dataloader',))
+    allow_mmengine_checkpoints()
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    if args.indices:
+        indices = args.indices
+        for index in indices:
+            if not 0 <= index < len(dataset):
+                raise InputError(
+                    f'--indices {index}: the test set has images 0-{len(dataset) - 1}.'
+                )
+    else:
+        count = min(args.num_images, len(dataset))
+        indices = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
+    samples = [dataset[index] for index in indices]
+    first = samples[0]['data_samples']
+    if not any(label in first for label in LABELS):
+        raise InputError(f'"{args.config}" is no config of a detector or segmentor.')
+
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    visualizer = VISUALIZERS.build(
+        {**cfg.visualizer, 'vis_backends': None, 'name': 'comparison', 'save_dir': None}
+    )
+    visualizer.dataset_meta = dataset.metainfo
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, path in checkpoints.items():
+        predictions = predict(cfg, path, samples, device)
+        if not columns:
+            columns['labels'] = [draw(visualizer, p, args.score_thr, True) for p in predictions]
+        columns[name] = [draw(visualizer, p, args.score_thr, False) for p in predictions]
+
+    figure, grid = plt.subplots(
+        len(indices), len(columns), figsize=(3 * len(columns), 3 * len(indices)), squeeze=False
+    )
+    for column, (name, pictures) in enumerate(columns.items()):
+        grid[0][column].set_title(name, fontsize=10)
+        for row, picture in enumerate(pictures):
+            grid[row][column].imshow(picture)
+            grid[row][column].axis('off')
+    figure.tight_layout(pad=0.5)
+    os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
+    # At least the images' own pixels.
+    largest = max(max(picture.shape[:2]) for picture in columns['labels'])
+    figure.savefig(args.out, dpi=max(100, math.ceil(largest / 3)))
+    print(f'{len(indices)} images, {len(checkpoints)} checkpoints: {args.out}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
