@@ -18,7 +18,7 @@ from mtkdrl_mm.utils.launch import check_data
 
 from .conftest import SIZE, write_ade20k, write_cityscapes, write_coco, write_coco_stuff
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 DETECTION = sorted((CONFIGS / 'detection').glob('*_coco.py'))
 SEGMENTATION = sorted(
     p for p in (CONFIGS / 'segmentation').glob('*.py') if 'baseline' not in p.stem
