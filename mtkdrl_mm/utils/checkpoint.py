@@ -6,6 +6,7 @@ import os.path as osp
 import pickle
 import types
 import warnings
+from collections import Counter
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from .errors import InputError, near_matches
 
-# What mmengine's training checkpoints hold besides tensors: the log history and
-# numpy values. All of it is plain data; nothing here can run code.
+# What mmengine's training checkpoints hold besides tensors: the log history, numpy
+# values, and the milestones of schedules in steps (a Counter). All of it is plain data;
+# nothing here can run code.
 _SAFE_NAMES = {
     ('mmengine.logging.history_buffer', 'HistoryBuffer'),
     ('numpy.core.multiarray', '_reconstruct'),
@@ -29,6 +31,7 @@ _SAFE_NAMES = {
     ('numpy', 'ndarray'),
     ('numpy', 'dtype'),
     ('_codecs', 'encode'),
+    ('collections', 'Counter'),
     ('collections', 'OrderedDict'),
     ('collections', 'defaultdict'),
     ('builtins', 'set'),
@@ -242,8 +245,8 @@ def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load`` read mmengine's checkpoints where it is strict.
 
     Since torch 2.6, ``torch.load`` refuses what is not on its list, and
-    mmengine's checkpoints hold log histories and numpy values. Exactly those
-    are added to the list; the protection stays on.
+    mmengine's checkpoints hold log histories, numpy values and counters.
+    Exactly those are added to the list; the protection stays on.
     """
     add = getattr(torch.serialization, 'add_safe_globals', None)
     if add is None:
@@ -256,5 +259,5 @@ def allow_mmengine_checkpoints() -> None:
     dtypes = [type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1', 'u1', 'U1')]
     import codecs
 
-    add([HistoryBuffer, np.ndarray, np.dtype, codecs.encode, *multiarray, *dtypes])
+    add([HistoryBuffer, Counter, np.ndarray, np.dtype, codecs.encode, *multiarray, *dtypes])
     add([(_history_buffer_attribute, 'builtins.getattr')])

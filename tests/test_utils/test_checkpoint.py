@@ -3,12 +3,13 @@
 
 import os
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.optim import MultiStepLR
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import (
@@ -139,7 +140,10 @@ def mmengine_checkpoint(path):
         state_dict=network.state_dict(),
         message_hub=hub.state_dict(),
         optimizer=optimizer.state_dict(),
-        param_schedulers=[dict(last_step=3, values=np.array([0.1, 0.2], dtype=np.float32))],
+        param_schedulers=[
+            dict(last_step=3, values=np.array([0.1, 0.2], dtype=np.float32)),
+            MultiStepLR(optimizer, milestones=[2, 2, 5]).state_dict(),
+        ],
     )
     torch.save(contents, path)
     return contents
@@ -157,6 +161,7 @@ def test_training_checkpoints_of_mmengine_are_read(tmp_path):
     np.testing.assert_array_equal(
         contents['param_schedulers'][0]['values'], np.array([0.1, 0.2], dtype=np.float32)
     )
+    assert contents['param_schedulers'][1]['milestones'] == Counter({2: 2, 5: 1})
     momentum = contents['optimizer']['state'][0]['momentum_buffer']
     assert torch.equal(momentum, expected['optimizer']['state'][0]['momentum_buffer'])
 
