@@ -2,12 +2,14 @@
 """What many tests need: tiny classifiers, batches, and the record of a step."""
 
 import logging
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
@@ -39,6 +41,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _one_look_at_the_index():
+    """mmengine reads mmpretrain's 85 lists of models for every config that names one of its."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_utils, '_get_cfg_metainfo', cache(config_utils._get_cfg_metainfo))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,10 @@
 """Everything that is an ``nn.Module``. Importing this registers it."""
 
 from .agents import *  # noqa: F403
+from .backbones import *  # noqa: F403
 from .connectors import *  # noqa: F403
 from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
+from .necks import *  # noqa: F403
 from .teachers import *  # noqa: F403
 from .weightings import *  # noqa: F403

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from typing import Any
 
 import matplotlib
@@ -52,7 +53,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='folder for tables and plots; by default the work dir')
     parser.add_argument('--reference', default='aver', help='method that others are compared with')
     parser.add_argument('--metric', default='accuracy/top1')
-    parser.add_argument('--jobs', type=int, default=1, help='trainings side by side')
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='trainings side by side, one GPU each where there are'
+    )
     parser.add_argument('--launch', default='', help='for example "torchrun --nproc_per_node=8"')
     parser.add_argument('--report-only', action='store_true', help='train nothing')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
@@ -109,7 +112,32 @@ def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     return result
 
 
-def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+def gpus_of_jobs(args: argparse.Namespace) -> 'Queue[str | None]':
+    """One entry per job: the GPU it trains on, or None if all see what this process sees."""
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    gpus: list[Any] = visible.split(',') if visible else list(range(torch.cuda.device_count()))
+    if args.jobs == 1 or args.launch or not gpus:
+        gpus = [None]
+    free: Queue[str | None] = Queue()
+    for job in range(args.jobs):
+        gpu = gpus[job % len(gpus)]
+        free.put(None if gpu is None else str(gpu))
+    return free
+
+
+def train_on_free_gpu(
+    config: str, seed: int, args: argparse.Namespace, free: 'Queue[str | None]'
+) -> dict[str, Any] | None:
+    gpu = free.get()
+    try:
+        return train(config, seed, args, gpu)
+    finally:
+        free.put(gpu)
+
+
+def train(
+    config: str, seed: int, args: argparse.Namespace, gpu: str | None
+) -> dict[str, Any] | None:
     """Train one combination, unless its result exists.
 
     Returns:
@@ -127,6 +155,8 @@ def train(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | 
     command += ['--launcher', 'pytorch'] if args.launch else []
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}', *args.cfg_options]
     environment = dict(os.environ, RUN_SEED=str(seed))
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = gpu
     if args.jobs > 1:
         environment.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // args.jobs)))
     start = time.time()
@@ -348,8 +378,9 @@ def main() -> None:
     known = sum(finished(*pair, args) is not None for pair in pairs)
     print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
+    free = gpus_of_jobs(args)
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda pair: train(*pair, args), pairs))
+        results = list(pool.map(lambda pair: train_on_free_gpu(*pair, args, free), pairs))
     runs: Runs = {name: [] for name in names}
     for (config, _), result in zip(pairs, results):
         if result is not None:

@@ -1,0 +1,4 @@
+# Equal weights.
+_base_ = './distillation.py'
+
+model = dict(weighting=dict(type='AVER'))

@@ -1,0 +1,4 @@
+# CAMKD's weights.
+_base_ = './distillation.py'
+
+model = dict(weighting=dict(type='CAMKD'))

@@ -1,0 +1,4 @@
+# EBKD's weights.
+_base_ = './distillation.py'
+
+model = dict(weighting=dict(type='EBKD'))

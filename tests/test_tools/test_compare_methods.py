@@ -1,0 +1,72 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Trainings side by side are spread over the GPUs."""
+
+import importlib.util
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def tool():
+    path = ROOT / 'tools' / 'analysis_tools' / 'compare_methods.py'
+    spec = importlib.util.spec_from_file_location('compare_methods', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ('count', 'visible', 'jobs', 'launch', 'expected'),
+    [
+        (2, None, 2, '', ['0', '1']),
+        (2, None, 3, '', ['0', '1', '0']),
+        (4, '3,1', 3, '', ['3', '1', '3']),
+        (4, None, 1, '', [None]),  # one training sees them all
+        (4, None, 2, 'torchrun --nproc_per_node=4', [None, None]),
+        (0, None, 2, '', [None, None]),
+        (0, '', 2, '', [None, None]),
+    ],
+)
+def test_gpus_of_jobs(tool, monkeypatch, count, visible, jobs, launch, expected):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    free = tool.gpus_of_jobs(Namespace(jobs=jobs, launch=launch))
+    assert [free.get() for _ in range(free.qsize())] == expected
+
+
+def test_a_gpu_is_free_again_after_a_failure(tool, monkeypatch):
+    free = tool.gpus_of_jobs(Namespace(jobs=1, launch=''))
+
+    def fail(*arguments):
+        assert arguments[-1] is None and free.qsize() == 0
+        raise ValueError
+
+    monkeypatch.setattr(tool, 'train', fail)
+    with pytest.raises(ValueError):
+        tool.train_on_free_gpu('config.py', 0, Namespace(), free)
+    assert free.qsize() == 1
+
+
+def test_training_sees_only_its_gpu(tool, monkeypatch, tmp_path):
+    seen = {}
+
+    class Process:
+        pid = 1
+
+        def __init__(self, command, env, **kwargs):
+            seen.update(env)
+
+    monkeypatch.setattr(tool.subprocess, 'Popen', Process)
+    monkeypatch.setattr(tool.os, 'wait4', lambda pid, options: (pid, 256, None))
+    args = Namespace(
+        work_dir=str(tmp_path), report_only=False, launch='', cfg_options=[], jobs=2, metric='loss'
+    )
+    assert tool.train('config.py', 3, args, '5') is None  # exit status 1
+    assert seen['CUDA_VISIBLE_DEVICES'] == '5' and seen['RUN_SEED'] == '3'
