@@ -121,9 +121,9 @@ def test_dpg_critic_learns_what_actions_achieve():
     algorithm.setup(agent)
     algorithm.begin_update(history_of(0), torch.device('cpu'))
     states, rewards, _ = bandit(256)
-    first = float(algorithm.learn_critic(states, rewards))
+    first = float(algorithm.learn_critic(states, rewards, 4))
     for _ in range(150):
-        last = float(algorithm.learn_critic(states, rewards))
+        last = float(algorithm.learn_critic(states, rewards, 4))
     assert last < 0.1 * first
     action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))
@@ -144,7 +144,9 @@ def test_exploration_of_several_processes_is_that_of_one(monkeypatch, world_size
         algorithm.setup(agent)
         algorithm.begin_update(None, torch.device('cpu'))
         own = [state[rank::world] for state in states]
-        actions.append([algorithm.explore(own) for _ in range(3)])
+        with torch.no_grad():
+            proposed = agent(own)
+        actions.append([algorithm.explore(proposed, 12) for _ in range(3)])
     one, several = actions[0], actions[1:]
     for step in range(3):
         assert all(
@@ -162,8 +164,26 @@ def test_ddpg_noise_does_not_depend_on_a_full_replay():
         algorithm.setup(agent)
         algorithm.begin_update(history_of(0), torch.device('cpu'))
         assert (algorithm.replay.seen > len(algorithm.replay)) == (budget == 0.001)
-        drawn.append(algorithm.explore(bandit(12)[0]))
+        drawn.append(algorithm.explore(agent(bandit(12)[0]), 12).detach())
     assert torch.equal(*drawn)
+
+
+def test_ddpg_shares_its_steps_with_the_replay(monkeypatch):
+    """As many steps as DPG takes, so that replay costs no more."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm = DDPG(critic_steps=5)
+    algorithm.setup(agent)
+    steps = []
+    learn = algorithm.learn_critic
+    monkeypatch.setattr(
+        algorithm, 'learn_critic', lambda *args: steps.append(args[2]) or learn(*args)
+    )
+    algorithm.begin_update(history_of(0), torch.device('cpu'))
+    states, rewards, _ = bandit(16)
+    algorithm.prepare_critic(states, rewards)
+    assert steps == [3, 2]
+    with pytest.raises(ValueError, match='`critic_steps` must be at least 2'):
+        DDPG(critic_steps=1)
 
 
 def test_ddpg_target_follows_and_replay_is_bounded():

@@ -33,6 +33,8 @@ class DDPG(DPG):
             0.05.
         replay_budget (float): Greatest size of the replay in MiB of host
             memory, on every process. Defaults to 128.
+        critic_steps (int): Steps of the critic per step of the agent, half of
+            them on the replay; at least 2. Defaults to 4.
         **kwargs: As :class:`DPG`.
     """
 
@@ -42,6 +44,11 @@ class DDPG(DPG):
             raise ValueError(
                 f'`tau` must be in (0, 1] and `replay_budget` greater than 0, but they are '
                 f'{tau!r} and {replay_budget!r}.'
+            )
+        if self.critic_steps < 2:
+            raise ValueError(
+                '`critic_steps` must be at least 2, one on the history and one on the replay, but '
+                f'is {self.critic_steps}.'
             )
         self.tau = tau
         self.replay_budget = replay_budget
@@ -73,20 +80,21 @@ class DDPG(DPG):
                 self._replay_generator,
             )
 
-    def learn_critic(
-        self, states: Sequence[Tensor], rewards: Tensor, total: int | None = None
-    ) -> Tensor:
-        """Steps on the mini batch and on one from the replay, then the copy follows."""
-        error = super().learn_critic(states, rewards, total)
+    def prepare_critic(self, states: Sequence[Tensor], rewards: Tensor) -> None:
+        """Half of the steps on the mini batch, half on one from the replay; the copy follows."""
+        replay_steps = self.critic_steps // 2
+        self.learn_critic(states, rewards, self.critic_steps - replay_steps)
         chosen = int(torch.randint(self.replay.num_blocks, (), generator=self._replay_generator))
         replayed, earned = self.replay.block(chosen, rewards.device)
-        super().learn_critic(
-            [state[own_rows()] for state in replayed], earned[own_rows()], len(earned)
+        self.learn_critic(
+            [state[own_rows()] for state in replayed],
+            earned[own_rows()],
+            replay_steps,
+            len(earned),
         )
         with torch.no_grad():
             for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
                 slow.lerp_(fast, self.tau)
-        return error
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved to go on exactly, the replay included."""

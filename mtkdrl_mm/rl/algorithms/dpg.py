@@ -82,46 +82,53 @@ class DPG(Algorithm):
         advantages = self.advantage(rewards)
         return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
 
-    def explore(self, states: Sequence[Tensor], total: int | None = None) -> Tensor:
-        """The agent's action with noise, detached.
+    def explore(self, log_probs: Sequence[Tensor], total: int) -> Tensor:
+        """An action with noise, near the agent's.
 
         Every image has the noise that it would have in a single process.
 
         Args:
-            states (Sequence[Tensor]): M tensors of shape (B, s_m).
-            total (int, optional): Images of the mini batch on all processes.
-                Defaults to None: all have as many.
+            log_probs (Sequence[Tensor]): What the agent proposes, detached, two
+                heads of shape (B, M).
+            total (int): Images of the mini batch on all processes.
 
         Returns:
             Tensor: Shape (B, 2M).
         """
-        total = len(states[0]) * world_size() if total is None else total
-        with torch.no_grad():
-            heads = []
-            for log_probs in self.agent(states):
-                noise = torch.randn(total, log_probs.shape[1], generator=self._generator)
-                own = noise[own_rows()].to(log_probs)
-                heads.append((log_probs + self.noise * own).softmax(dim=1))
-            return torch.cat(heads, dim=1)
+        heads = []
+        for head in log_probs:
+            noise = torch.randn(total, head.shape[1], generator=self._generator)
+            own = noise[own_rows()].to(head)
+            heads.append((head + self.noise * own).softmax(dim=1))
+        return torch.cat(heads, dim=1)
 
     def learn_critic(
-        self, states: Sequence[Tensor], rewards: Tensor, total: int | None = None
+        self,
+        states: Sequence[Tensor],
+        rewards: Tensor,
+        steps: int,
+        total: int | None = None,
     ) -> Tensor:
         """Steps of the critic on one mini batch.
 
         Args:
             states (Sequence[Tensor]): M tensors of shape (B, s_m).
             rewards (Tensor): Shape (B, M).
-            total (int, optional): As for :meth:`explore`.
+            steps (int): Number of steps.
+            total (int, optional): Images of the mini batch on all processes.
+                Defaults to None: all have as many.
 
         Returns:
             Tensor: The last squared error, a scalar.
         """
         total = len(rewards) * world_size() if total is None else total
-        seen = [state.detach() for state in self.agent.normalize(states)]
+        with torch.no_grad():
+            # Once: the agent does not move while the critic learns.
+            log_probs = list(self.agent(states))
+            seen = self.agent.normalize(states)
         parameters = list(self.critic.parameters())
-        for _ in range(self.critic_steps):
-            action = self.explore(states, total)
+        for _ in range(steps):
+            action = self.explore(log_probs, total)
             error = self.critic(seen, action) - self.achieved(rewards, action)
             # Its average over the processes is the mean over all images.
             loss = error.square().sum() * (world_size() / total)
@@ -140,8 +147,12 @@ class DPG(Algorithm):
         bonus = sum(entropy(head).mean() for head in log_probs)
         return -value.mean() - self.entropy_weight * bonus
 
+    def prepare_critic(self, states: Sequence[Tensor], rewards: Tensor) -> None:
+        """Let the critic learn from a mini batch before the agent does."""
+        self.learn_critic(states, rewards, self.critic_steps)
+
     def _step(self, states: Sequence[Tensor], rewards: Tensor, block: int) -> Tensor:
-        self.learn_critic(states, rewards)
+        self.prepare_critic(states, rewards)
         return super()._step(states, rewards, block)
 
     def update(self, history: History) -> dict[str, float]:
