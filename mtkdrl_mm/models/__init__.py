@@ -2,6 +2,7 @@
 """Everything that is an ``nn.Module``. Importing this registers it."""
 
 from .agents import *  # noqa: F403
+from .backbones import *  # noqa: F403
 from .connectors import *  # noqa: F403
 from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
