@@ -95,9 +95,9 @@ class TeacherReport:
         """Why a teacher is worse than it could be."""
         order, best = teacher.order, teacher.alternative
         if order.other:
-            listed = (
-                str(order.class_map) if self.num_classes <= 20 else '[...] (see --out FILE.json)'
-            )
+            # A thousand numbers are no sentence.
+            short = self.num_classes <= 20
+            listed = str(order.class_map) if short else '[...] (in --out FILE.json)'
             return [
                 f'Teacher "{teacher.name}" seems to have the classes in another order: with '
                 f'class_map={listed} its accuracy on held-out images is '
