@@ -83,9 +83,10 @@ class TimmFeatures(BaseBackbone):
     def preprocessing(self) -> dict[str, Any]:
         """The normalisation that timm trained with, as ``data_preprocessor``."""
         cfg = self.model.pretrained_cfg
+        # Rounded, so that ImageNet's are those of all others and converted once.
         return dict(
-            mean=[255 * value for value in cfg['mean']],
-            std=[255 * value for value in cfg['std']],
+            mean=[round(255 * value, 6) for value in cfg['mean']],
+            std=[round(255 * value, 6) for value in cfg['std']],
             to_rgb=True,
         )
 
