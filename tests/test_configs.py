@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hub import hub
+from mmengine.hub import get_config, hub
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS
 
@@ -99,7 +100,7 @@ def test_published_imagenet_pool(build):
 
 def test_published_schedule():
     for name in DISTILLED:
-        if not name.endswith('_imagenet.py'):
+        if not name.endswith('_imagenet.py') or '/r' not in name:
             continue
         cfg = read(name)
         assert cfg.train_cfg.max_epochs == 100
@@ -107,3 +108,56 @@ def test_published_schedule():
         assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
         assert cfg.param_scheduler.milestones == [30, 60, 90]
         assert cfg.auto_scale_lr.base_batch_size == 256
+
+
+TRANSFORMERS = [name for name in FILES if name.split('/')[-1].startswith(('deit_', 'cait_'))]
+
+
+def unscoped(cfg):
+    """Without the scopes that mmengine notes where a base comes from another package."""
+    if isinstance(cfg, dict):
+        return {key: unscoped(value) for key, value in cfg.items() if key != '_scope_'}
+    return [unscoped(value) for value in cfg] if isinstance(cfg, (list, tuple)) else cfg
+
+
+@pytest.mark.parametrize('name', TRANSFORMERS)
+def test_deits_recipe(name):
+    cfg = read(name)
+    recipe = get_config('mmpretrain::deit/deit-tiny_4xb256_in1k.py')
+    for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader', 'val_dataloader'):
+        assert unscoped(cfg[key]) == unscoped(recipe[key]), key
+    assert cfg.data_preprocessor == recipe.data_preprocessor
+    assert cfg.auto_scale_lr.base_batch_size == 1024
+    assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs == 300
+    student = cfg.model.get('student', cfg.model)
+    if 'cfg_path' not in student:
+        assert student.train_cfg == recipe.model.train_cfg
+        assert student.head.loss == recipe.model.head.loss
+
+
+def test_published_pool_of_transformers(build):
+    pytest.importorskip('timm')
+    for name, size in (('deit_tiny', 5_717_416), ('cait_xxs24', 11_956_264)):
+        model = build(f'aver/{name}_imagenet.py')
+        assert sum(p.numel() for p in model.student.parameters()) == size
+        augments = model.data_preprocessor.batch_augments.augments
+        assert [type(augment).__name__ for augment in augments] == ['Mixup', 'CutMix']
+        assert model.label_smoothing is not None
+    counts = [sum(p.numel() for p in net.parameters()) for net in model.teachers.networks]
+    # timm's numbers for CaiT-S24, DeiT-S, DeiT-B
+    assert counts == [46_916_200, 22_050_664, 86_567_656]
+    assert model.teachers.spec.embedding_sizes == (384, 384, 768)
+    assert [type(c).__name__ for c in model.connectors] == ['EmbeddingConnector'] * 3
+    assert all(p.input_size in (None, (224, 224)) for p in model.teachers.preprocessings)
+
+
+def test_no_decay_of_tokens_and_norms(build):
+    pytest.importorskip('timm')
+    model = build('mtkdrl/cait_xxs24_imagenet.py')
+    wrapper = build_optim_wrapper(
+        model.student, read('mtkdrl/cait_xxs24_imagenet.py').optim_wrapper
+    )
+    decay = {id(g['params'][0]): g['weight_decay'] for g in wrapper.optimizer.param_groups}
+    for name, parameter in model.student.named_parameters():
+        plain = parameter.ndim > 1 and 'pos_embed' not in name and 'cls_token' not in name
+        assert decay[id(parameter)] == (0.05 if plain else 0), name

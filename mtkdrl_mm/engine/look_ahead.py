@@ -29,7 +29,7 @@ class _Student(nn.Module):
 
     def forward(self, inputs: Tensor, terms: StepTerms | None) -> Any:
         """The student's logits, or a step's record if given that of the step."""
-        output = run_classifier(self.student, inputs)
+        output = run_classifier(self.student, inputs, self.distiller.token_maps)
         if terms is None:
             return output.logits
         return self.distiller.make_terms(inputs, output, terms.teachers, terms.labels)

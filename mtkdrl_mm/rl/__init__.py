@@ -7,6 +7,7 @@ from .critic import Critic
 from .history import History
 from .reward import ClosenessReward, HeldOutImprovementReward, ImprovementReward, Reward
 from .state import TeacherState
+from .state_projection import RandomProjection
 
 __all__ = [
     'DDPG',
@@ -21,6 +22,7 @@ __all__ = [
     'ImprovementReward',
     'MinMaxAdvantage',
     'PolicyGradient',
+    'RandomProjection',
     'Reward',
     'StandardizedAdvantage',
     'TeacherState',

@@ -93,6 +93,38 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
         InputError: If the file is missing, cannot be fetched, is damaged, is no
             checkpoint, or holds anything but plain data.
     """
+    contents = _read_plain_data(location, role)
+    if not isinstance(contents, dict):
+        raise InputError(
+            f'{_sentence(role)}: "{location}" holds a {type(contents).__name__}, not a checkpoint '
+            '(a dict of weights).'
+        )
+    return contents
+
+
+def read_tensor(location: str, role: str) -> Tensor:
+    """Read a file that holds one tensor, alone or in a dict, without running code from it.
+
+    Args:
+        location (str): As for :func:`read_checkpoint`.
+        role (str): What it is, for messages.
+
+    Returns:
+        Tensor: The tensor, on the CPU.
+
+    Raises:
+        InputError: If the file is unusable or does not hold exactly one tensor.
+    """
+    contents = _read_plain_data(location, role)
+    if isinstance(contents, dict) and len(contents) == 1:
+        (contents,) = contents.values()
+    if not isinstance(contents, Tensor):
+        what = f'a dict of {len(contents)} entries' if isinstance(contents, dict) else 'something'
+        raise InputError(f'{_sentence(role)}: "{location}" holds {what}, not one tensor.')
+    return contents
+
+
+def _read_plain_data(location: str, role: str) -> Any:
     path = fetch(location, role)
     if path.endswith('.safetensors'):
         try:
@@ -103,15 +135,9 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             # torch 2.1 warns of what it does itself.
             warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
-            contents = torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-        contents = _read_mmengine_checkpoint(path, location, role, error)
-    if not isinstance(contents, dict):
-        raise InputError(
-            f'{_sentence(role)}: "{location}" holds a {type(contents).__name__}, not a checkpoint '
-            '(a dict of weights).'
-        )
-    return contents
+        return _read_mmengine_checkpoint(path, location, role, error)
 
 
 def _read_mmengine_checkpoint(path: str, location: str, role: str, error: Exception) -> Any:

@@ -329,7 +329,7 @@ install_package() {
 check_env() {
   say 'Checking that everything imports'
   "$PY" -m pip check || die 'the packages in .venv do not fit together (see above): rm -r .venv, then run this again.'
-  "$PY" -W ignore -c 'import mmcv.ops, mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, torchvision' ||
+  "$PY" -W ignore -c 'import mmcv.ops, mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, timm, torchvision' ||
     die 'an import fails (see above): rm -r .venv, then run this again.'
 }
 

@@ -9,6 +9,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mtkdrl_mm.evaluation.teacher_report import accuracy_floor
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
@@ -84,8 +85,7 @@ class TeacherCheckHook(Hook):
             counts[-1] += len(labels)
         all_reduce(counts)
         *right, total = counts.tolist()
-        guess = 100 / pool.spec.num_classes
-        floor = self.floor if self.floor is not None else guess + 0.1 * (100 - guess)
+        floor = self.floor if self.floor is not None else accuracy_floor(pool.spec.num_classes)
         width = max(map(len, pool.names))
         lines = [f"Teachers' accuracy on {int(total)} validation images:"]
         lines += [
@@ -99,7 +99,8 @@ class TeacherCheckHook(Hook):
                 runner.logger.warning(
                     f'Teacher "{name}" has an accuracy of only {accuracy:.1f} %, below the floor '
                     f'of {floor:.1f} %. Is its checkpoint right, and are its mean, std, to_rgb '
-                    'and input_size those it was trained with?'
+                    'and input_size those it was trained with? '
+                    'tools/analysis_tools/check_teachers.py tries others.'
                 )
 
 

@@ -6,5 +6,13 @@ from .base import Agent
 from .joint_agent import JointAgent
 from .mixing_agent import MixingAgent
 from .per_teacher_agent import PerTeacherAgent
+from .projecting_agent import ProjectingAgent
 
-__all__ = ['Agent', 'AttentionAgent', 'JointAgent', 'MixingAgent', 'PerTeacherAgent']
+__all__ = [
+    'Agent',
+    'AttentionAgent',
+    'JointAgent',
+    'MixingAgent',
+    'PerTeacherAgent',
+    'ProjectingAgent',
+]

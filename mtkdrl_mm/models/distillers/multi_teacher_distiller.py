@@ -67,6 +67,9 @@ class MultiTeacherDistiller(BaseModel):
         num_classes (int, optional): Number of classes to set in the student
             and in every teacher given by ``cfg_path``. Defaults to None, which
             keeps those of the configs.
+        token_maps (bool): Whether the patch tokens of transformers, student and
+            teachers, count as their maps. Defaults to False: of transformers,
+            embeddings are compared.
         channels_last (bool, optional): Whether networks run in channels_last
             memory format in training. Defaults to None: on CUDA devices, where
             it is faster.
@@ -92,6 +95,7 @@ class MultiTeacherDistiller(BaseModel):
         logit_weight: float = 1.0,
         feature_weight: float = 5.0,
         num_classes: int | None = None,
+        token_maps: bool = False,
         channels_last: bool | None = None,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict | None = None,
@@ -103,6 +107,7 @@ class MultiTeacherDistiller(BaseModel):
         super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
         self.alpha = check_number('logit_weight', logit_weight)
         self.beta = check_number('feature_weight', feature_weight)
+        self.token_maps = token_maps
         self.channels_last = channels_last
         self.step_observers: list[StepObserver] = []
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
@@ -115,16 +120,20 @@ class MultiTeacherDistiller(BaseModel):
         if teachers is None:
             self._register_load_state_dict_pre_hook(_drop_training_parts)
             return
+        output = self._probe_student()
         pool = TeacherPool(
-            teachers, Preprocessing.from_config(preprocessor_cfg, 'the student'), num_classes
+            teachers,
+            Preprocessing.from_config(preprocessor_cfg, 'the student'),
+            num_classes,
+            student_classes=output.logits.shape[1],
+            token_maps=token_maps,
         )
         self.__dict__['teachers'] = pool
-        output = self._probe_student()
         if output.logits.shape[1] != pool.spec.num_classes:
             raise InputError(
                 f'The student has {output.logits.shape[1]} classes, but its teachers have '
-                f'{pool.spec.num_classes}. Set `num_classes` in the distiller, or change the '
-                'heads in the configs.'
+                f'{pool.spec.num_classes}. Set `num_classes` in the distiller, change the heads '
+                'in the configs, or give every such teacher a `class_map`.'
             )
         self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
         self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
@@ -171,7 +180,7 @@ class MultiTeacherDistiller(BaseModel):
         if self._use_channels_last(inputs.device):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         teachers = self.teachers.query(inputs, data_samples)
-        student = run_classifier(self.student, inputs)
+        student = run_classifier(self.student, inputs, self.token_maps)
         labels = self._labels(data_samples, inputs.device)
         terms = self.make_terms(inputs, student, teachers, labels)
         with autocast(inputs.device.type, enabled=False):
@@ -277,17 +286,22 @@ class MultiTeacherDistiller(BaseModel):
         was_training = self.student.training
         self.student.eval()
         with torch.no_grad():
-            output = run_classifier(self.student, torch.zeros(1, 3, *probe_size(self.student)))
+            zeros = torch.zeros(1, 3, *probe_size(self.student))
+            output = run_classifier(self.student, zeros, self.token_maps)
         self.student.train(was_training)
         return output
 
     def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleList:
         spec = self.teachers.spec
         connectors = []
-        for embedding_size, map_channels in zip(spec.embedding_sizes, spec.map_channels):
+        for embedding_size, map_channels, of_tokens in zip(
+            spec.embedding_sizes, spec.map_channels, spec.token_maps
+        ):
             use_map = output.feature_map is not None and map_channels is not None
             kind = cfg.get('type') or ('MapConnector' if use_map else 'EmbeddingConnector')
             own = output.feature_map if kind == 'MapConnector' else output.embedding
+            # What comes out of a normalisation is negative as often as positive.
+            defaults = dict(act_cfg=None) if of_tokens and kind == 'MapConnector' else {}
             if own is None or (kind == 'MapConnector' and map_channels is None):
                 raise InputError(
                     'MapConnector needs a student and teachers with spatial maps. Leave `type` '
@@ -296,7 +310,7 @@ class MultiTeacherDistiller(BaseModel):
             connectors.append(
                 build_component(
                     MODELS,
-                    {**cfg, 'type': kind},
+                    {**defaults, **cfg, 'type': kind},
                     Connector,
                     'connector',
                     in_channels=own.shape[1],

@@ -7,9 +7,11 @@ from torch import Tensor
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
 
+from .checkpoint_keys import adapt_keys, classifier_key
+
 
 def load_teacher(network: BaseClassifier, location: str, name: str) -> int:
-    """Load a teacher's weights from an mmpretrain or torchvision checkpoint.
+    """Load a teacher's weights from a file of mmpretrain, torchvision or timm.
 
     Args:
         network (BaseClassifier): The built teacher.
@@ -25,7 +27,7 @@ def load_teacher(network: BaseClassifier, location: str, name: str) -> int:
     """
     role = f'teacher "{name}"'
     weights = extract_state_dict(read_checkpoint(location, role), location, role)
-    weights = from_torchvision(weights)
+    weights = adapt_keys(network, weights)
     _check_classes(network, weights, location, name)
     try:
         # The loading hooks of some backbones rename or resize weights, so the
@@ -49,34 +51,20 @@ def load_teacher(network: BaseClassifier, location: str, name: str) -> int:
     return len(weights)
 
 
-def from_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename torchvision's ResNet, Wide-ResNet and ResNeXt keys to mmpretrain's.
-
-    Args:
-        weights (dict[str, Tensor]): Any state dict.
-
-    Returns:
-        dict[str, Tensor]: Renamed if it has torchvision's keys, else unchanged.
-    """
-    if not {'conv1.weight', 'layer1.0.conv1.weight', 'fc.weight'} <= weights.keys():
-        return weights
-    return {
-        ('head.' if key.startswith('fc.') else 'backbone.') + key: value
-        for key, value in weights.items()
-    }
-
-
 def _check_classes(
     network: BaseClassifier, weights: dict[str, Tensor], location: str, name: str
 ) -> None:
-    own = network.state_dict()
-    for key in ('head.fc.weight', 'head.layers.head.weight'):
-        if key in own and key in weights and own[key].shape[0] != weights[key].shape[0]:
-            raise InputError(
-                f'Teacher "{name}": "{location}" has {weights[key].shape[0]} classes, but the '
-                f'config says {own[key].shape[0]}. Teachers, student and data must have the '
-                'same classes.'
-            )
+    key = classifier_key(network)
+    if key is None or key not in weights:
+        return
+    expected = network.state_dict()[key].shape[0]
+    if expected != weights[key].shape[0]:
+        raise InputError(
+            f'Teacher "{name}": "{location}" has {weights[key].shape[0]} classes, but the '
+            f'config says {expected}. Teachers, student and data must have the same classes; '
+            "where the teacher knows more, give its config the file's number, and the teacher a "
+            '`class_map`.'
+        )
 
 
 def _list_keys(label: str, keys: list[str]) -> str:

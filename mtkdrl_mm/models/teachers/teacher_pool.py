@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 
-from ..build_classifier import build_classifier, read_network_config
-from ..classifier_output import check_classifier, run_classifier
+from ..classifier_output import run_classifier
+from ..token_map import has_token_map
+from .build_teacher import Teacher, build_teacher
 from .load_teacher import load_teacher
 from .preprocessing import Preprocessing
 
@@ -29,12 +29,15 @@ class PoolSpec:
         embedding_sizes (tuple[int, ...]): d_m of every teacher.
         map_channels (tuple[int | None, ...]): c_m of every teacher, None where
             it has no spatial map.
+        token_maps (tuple[bool, ...]): Whether a teacher's map is made of a
+            transformer's tokens, which may be negative. Defaults to none.
     """
 
     names: tuple[str, ...]
     num_classes: int
     embedding_sizes: tuple[int, ...]
     map_channels: tuple[int | None, ...]
+    token_maps: tuple[bool, ...] = ()
 
     @property
     def num_teachers(self) -> int:
@@ -59,13 +62,23 @@ class TeacherPool(nn.Module):
             - ``name`` (str, optional): Defaults to the config file's stem or
               the backbone's type and depth.
             - ``data_preprocessor`` (dict, optional): Its mean, std and to_rgb.
-              Defaults to the config file's, else the student's.
+              Defaults to the config file's, else timm's for a network of
+              timm, else the student's.
             - ``input_size`` (int | tuple, optional): Its resolution. Defaults
-              to the student's.
+              to the student's, but for networks of timm that take one only.
+            - ``class_map`` (Sequence[int], optional): For every student class,
+              the index of the teacher's class, where they differ.
+            - ``zero_shot`` (dict, optional): ``text_embeddings`` and
+              ``logit_scale``, for a network that answers with an image
+              embedding; see :class:`ZeroShot`.
         student_preprocessing (Preprocessing): How the batches that the pool is
             asked with were normalised.
         num_classes (int, optional): Number of classes to set in every teacher
             given by ``cfg_path``. Defaults to None.
+        student_classes (int, optional): Number of classes C that every teacher
+            must answer with, where it is known. Defaults to ``num_classes``.
+        token_maps (bool): Whether transformers' patch tokens count as maps.
+            Defaults to False.
 
     Raises:
         InputError: If the pool is empty, two teachers share a name, a config
@@ -77,6 +90,8 @@ class TeacherPool(nn.Module):
         teachers: Sequence[dict[str, Any]],
         student_preprocessing: Preprocessing,
         num_classes: int | None = None,
+        student_classes: int | None = None,
+        token_maps: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(teachers, (list, tuple)) or len(teachers) == 0:
@@ -84,30 +99,34 @@ class TeacherPool(nn.Module):
                 f'`teachers` must be a list of at least one teacher, but is {teachers!r}.'
             )
         self.student_preprocessing = student_preprocessing
-        self.checkpoints: list[str | None] = []
-        self.preprocessings: list[Preprocessing] = []
-        names: list[str] = []
-        networks: list[BaseClassifier] = []
+        self.token_maps = token_maps
+        built: list[Teacher] = []
         # Building a network draws random numbers; the student's initialisation
         # must not depend on who its teachers are.
         with torch.random.fork_rng(devices=[]):
-            for index, teacher in enumerate(teachers):
-                name, checkpoint, preprocessing, network = _build_teacher(
-                    teacher, index, student_preprocessing, num_classes
-                )
-                if name in names:
+            for index, cfg in enumerate(teachers):
+                teacher = build_teacher(cfg, index, student_preprocessing, num_classes)
+                names = [other.name for other in built]
+                if teacher.name in names:
                     raise InputError(
-                        f'Two teachers are named "{name}" (numbers {names.index(name)} and '
-                        f'{index}). Give one of them another `name`.'
+                        f'Two teachers are named "{teacher.name}" (numbers '
+                        f'{names.index(teacher.name)} and {index}). Give one of them another '
+                        '`name`.'
                     )
-                names.append(name)
-                self.checkpoints.append(checkpoint)
-                self.preprocessings.append(preprocessing)
-                networks.append(network)
-        self.networks = nn.ModuleList(networks)
+                built.append(teacher)
+        self.checkpoints = [teacher.checkpoint for teacher in built]
+        self.preprocessings = [teacher.preprocessing for teacher in built]
+        self.networks = nn.ModuleList(teacher.network for teacher in built)
+        # By the teacher's number, only for those who have one.
+        self.class_maps = nn.ModuleDict(
+            {str(m): t.class_map for m, t in enumerate(built) if t.class_map is not None}
+        )
+        self.zero_shots = nn.ModuleDict(
+            {str(m): t.zero_shot for m, t in enumerate(built) if t.zero_shot is not None}
+        )
         self.requires_grad_(False)
         self.train(False)
-        self.spec = self._probe(names)
+        self.spec = self._probe([t.name for t in built], student_classes or num_classes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,14 +147,17 @@ class TeacherPool(nn.Module):
             InputError: If a teacher has no checkpoint, or its file is missing,
                 damaged, unsafe, or of another architecture.
         """
-        for name, network, checkpoint in zip(self.names, self.networks, self.checkpoints):
+        for m, (name, checkpoint) in enumerate(zip(self.names, self.checkpoints)):
             if checkpoint is None:
                 raise InputError(
                     f'Teacher "{name}" has no `checkpoint`. A teacher with random weights '
                     'teaches nothing: give a path or URL of its trained weights.'
                 )
-            count = load_teacher(network, checkpoint, name)
+            count = load_teacher(self.networks[m], checkpoint, name)
             print_log(f'Teacher "{name}": loaded {count} tensors from {checkpoint}', 'current')
+            if str(m) in self.zero_shots:
+                class_map = self._part(self.class_maps, m)
+                self.zero_shots[str(m)].load(None if class_map is None else class_map.indices)
 
     @torch.no_grad()
     def query(
@@ -156,35 +178,99 @@ class TeacherPool(nn.Module):
         # and autograd refuses to save inference tensors for backward.
         converted: dict[Preprocessing, Tensor] = {}
         outputs = []
-        for network, preprocessing in zip(self.networks, self.preprocessings):
+        for m, preprocessing in enumerate(self.preprocessings):
             if preprocessing not in converted:
                 converted[preprocessing] = preprocessing.convert(inputs, self.student_preprocessing)
-            outputs.append(run_classifier(network, converted[preprocessing]))
+            outputs.append(self._answer(m, converted[preprocessing]))
         return outputs
 
-    def _probe(self, names: Sequence[str]) -> PoolSpec:
+    @torch.no_grad()
+    def ask(
+        self, index: int, inputs: Tensor, preprocessing: Preprocessing | None = None
+    ) -> NetworkOutput:
+        """Ask one teacher about a batch.
+
+        Args:
+            index (int): The teacher's number.
+            inputs (Tensor): Images as normalised for the student, shape
+                (B, 3, H, W).
+            preprocessing (Preprocessing, optional): Used in place of the
+                teacher's own. Defaults to None.
+
+        Returns:
+            NetworkOutput: As from :meth:`query`.
+        """
+        preprocessing = preprocessing or self.preprocessings[index]
+        return self._answer(index, preprocessing.convert(inputs, self.student_preprocessing))
+
+    def _answer(self, index: int, converted: Tensor) -> NetworkOutput:
+        """Run a teacher on its own inputs, and let it answer in the student's classes."""
+        output = run_classifier(self.networks[index], converted, self.token_maps)
+        zero_shot = self._part(self.zero_shots, index)
+        class_map = self._part(self.class_maps, index)
+        if zero_shot is not None:  # whose rows are the student's classes already
+            output.embedding = output.logits
+            output.logits = zero_shot(output.embedding)
+        elif class_map is not None:
+            output.logits = class_map(output.logits)
+        return output
+
+    @staticmethod
+    def _part(parts: nn.ModuleDict, index: int) -> Any:
+        return parts[str(index)] if str(index) in parts else None
+
+    def _probe(self, names: Sequence[str], num_classes: int | None) -> PoolSpec:
         """Find the sizes of every teacher's outputs from one black image."""
         outputs = []
         for network, preprocessing in zip(self.networks, self.preprocessings):
             size = preprocessing.input_size or probe_size(network)
             with torch.no_grad():
-                outputs.append(run_classifier(network, torch.zeros(1, 3, *size)))
-        classes = [output.logits.shape[1] for output in outputs]
-        if len(set(classes)) > 1:
-            listed = ', '.join(f'"{n}" has {c}' for n, c in zip(names, classes))
-            raise InputError(
-                f'The teachers disagree on the number of classes: {listed}. All teachers must '
-                'have been trained on the same classes.'
-            )
+                zeros = torch.zeros(1, 3, *size)
+                outputs.append(run_classifier(network, zeros, self.token_maps))
+        num_classes = self._check_classes(names, outputs, num_classes)
         return PoolSpec(
             names=tuple(names),
-            num_classes=classes[0],
+            num_classes=num_classes,
             embedding_sizes=tuple(output.embedding.shape[1] for output in outputs),
             map_channels=tuple(
                 None if output.feature_map is None else output.feature_map.shape[1]
                 for output in outputs
             ),
+            token_maps=tuple(
+                self.token_maps and has_token_map(network.backbone) for network in self.networks
+            ),
         )
+
+    def _check_classes(
+        self, names: Sequence[str], outputs: Sequence[NetworkOutput], num_classes: int | None
+    ) -> int:
+        """Let every teacher answer in the same C classes; return C."""
+        counts: dict[str, int] = {}
+        for m, (name, output) in enumerate(zip(names, outputs)):
+            class_map, zero_shot = self._part(self.class_maps, m), self._part(self.zero_shots, m)
+            if class_map is not None:
+                own = None if zero_shot is not None else output.logits.shape[1]
+                class_map.check(own, num_classes)
+                counts[name] = len(class_map)
+            elif zero_shot is None:
+                counts[name] = output.logits.shape[1]
+        if len(set(counts.values())) > 1:
+            listed = ', '.join(f'"{n}" has {c}' for n, c in counts.items())
+            raise InputError(
+                f'The teachers disagree on the number of classes: {listed}. All teachers must '
+                'have been trained on the same classes, or have a `class_map` that picks them.'
+            )
+        if not counts and num_classes is None:
+            raise InputError(
+                'The number of classes is not known, since all teachers have `zero_shot`: set '
+                '`num_classes`.'
+            )
+        total = next(iter(counts.values())) if counts else int(num_classes or 0)
+        for m, output in enumerate(outputs):
+            if str(m) in self.zero_shots:
+                self.zero_shots[str(m)].expect(total, output.logits.shape[1])
+                output.embedding = output.logits
+        return total
 
 
 def probe_size(network: nn.Module) -> tuple[int, int]:
@@ -199,43 +285,3 @@ def probe_size(network: nn.Module) -> tuple[int, int]:
     """
     size = getattr(getattr(network, 'backbone', None), 'img_size', 64)
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _build_teacher(
-    cfg: dict[str, Any],
-    index: int,
-    student_preprocessing: Preprocessing,
-    num_classes: int | None,
-) -> tuple[str, str | None, Preprocessing, BaseClassifier]:
-    if not isinstance(cfg, dict):
-        raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
-    cfg = dict(cfg)
-    checkpoint = cfg.pop('checkpoint', None)
-    input_size = cfg.pop('input_size', None)
-    name = cfg.pop('name', None)
-    own_preprocessor = cfg.pop('data_preprocessor', None)
-    role = f'teacher "{name}"' if name else f'teacher number {index}'
-    by_path = 'cfg_path' in cfg
-    model, file_preprocessor = read_network_config(cfg, role)
-    if name is None:
-        name = _default_name(cfg, model)
-        role = f'teacher "{name}"'
-    preprocessor = own_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
-    if preprocessor is None:
-        preprocessor = dict(
-            mean=student_preprocessing.mean,
-            std=student_preprocessing.std,
-            to_rgb=student_preprocessing.to_rgb,
-        )
-    preprocessing = Preprocessing.from_config(preprocessor, role, input_size)
-    model.pop('train_cfg', None)  # a teacher blends no images of its own
-    network = build_classifier(model, None, num_classes if by_path else None, role)
-    check_classifier(network, role)
-    return name, checkpoint, preprocessing, network
-
-
-def _default_name(cfg: dict[str, Any], model: dict[str, Any]) -> str:
-    if 'cfg_path' in cfg:
-        return cfg['cfg_path'].replace('::', '/').rsplit('/', 1)[-1].rsplit('.', 1)[0]
-    backbone = model.get('backbone', {})
-    return str(backbone.get('type', model['type'])) + str(backbone.get('depth', ''))

@@ -12,9 +12,9 @@ from mtkdrl_mm.rl import TeacherState
 from mtkdrl_mm.rl.action_parts import confidence, divergence
 from mtkdrl_mm.rl.algorithms.base import entropy
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
-from mtkdrl_mm.utils import InputError, build_component, near_matches
+from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 
-from ..agents import Agent, MixingAgent
+from ..agents import Agent, MixingAgent, ProjectingAgent
 from ..teachers import PoolSpec
 from .base import Weighting
 
@@ -48,7 +48,10 @@ class MTKDRL(Weighting):
             the factors are learned with the agent, see :class:`MixingAgent`.
             Defaults to 'fixed'.
         state (dict, optional): Arguments of :class:`TeacherState`
-            (``performance``, ``gap``). Defaults to None.
+            (``performance``, ``gap``, and ``projection_size`` for a fixed random
+            projection of embeddings and logits). With
+            ``learned_projection_size`` instead, the agent learns the
+            projection; see :class:`ProjectingAgent`. Defaults to None.
 
     Attributes:
         warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
@@ -73,18 +76,18 @@ class MTKDRL(Weighting):
         if len(parts) == 0 or len(set(parts)) < len(parts):
             raise InputError(f'`parts` must list at least one of {PARTS}, each once: {parts!r}.')
         self.parts = tuple(parts)
+        state = dict(state or {})
+        learned_size = state.pop('learned_projection_size', None)
+        if learned_size is not None and state.get('projection_size') is not None:
+            raise InputError(
+                '`state` of the weighting has both `projection_size` (random) and '
+                '`learned_projection_size`: choose one.'
+            )
         try:
-            self.state = TeacherState(**(state or {}))
+            self.state = TeacherState(**state)
         except (TypeError, ValueError) as error:
             raise InputError(f'`state` of the weighting: {error}') from error
-        self.agent: Agent = build_component(
-            MODELS,
-            agent or dict(type='JointAgent'),
-            Agent,
-            'agent',
-            state_sizes=self.state_sizes,
-            tail_size=self.state_sizes[0] - self.state.performance * pool.embedding_sizes[0],
-        )
+        self.agent: Agent = self._build_agent(agent or 'JointAgent', learned_size)
         self.mixing = mixing
         if mixing == 'dynamic':
             self._check_dynamic()
@@ -95,6 +98,20 @@ class MTKDRL(Weighting):
         # included, is to expect gradients here.
         self.agent.requires_grad_(False)
         self.warming_up = True
+
+    def _build_agent(self, cfg: dict[str, Any] | str, learned_size: int | None) -> Agent:
+        pool, sizes = self.pool, self.state_sizes
+        parts = [self.state.part_sizes(size, pool.num_classes) for size in pool.embedding_sizes]
+
+        def build(state_sizes: Sequence[int], tail_size: int) -> Agent:
+            return build_component(
+                MODELS, cfg, Agent, 'agent', state_sizes=state_sizes, tail_size=tail_size
+            )
+
+        if learned_size is None:
+            return build(sizes, sizes[0] - parts[0][0])
+        size = int(check_number('learned_projection_size', learned_size, minimum=1))
+        return ProjectingAgent(build, sizes, parts, size)
 
     def _check_dynamic(self) -> None:
         if 'agent' not in self.parts or len(self.parts) < 2:

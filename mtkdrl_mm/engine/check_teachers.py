@@ -1,0 +1,144 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Looks at a pool on validation images, before anyone pays for training."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtkdrl_mm.evaluation import (
+    agreement,
+    alternatives,
+    best_alternative,
+    class_order,
+    expected_calibration_error,
+    log_likelihood,
+)
+from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult
+from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.utils import InputError
+
+from .forward_cost import forward_costs
+
+Batch = dict[str, Any]
+
+
+@torch.no_grad()
+def check_teachers(
+    distiller: MultiTeacherDistiller,
+    batches: Sequence[Batch],
+    preprocessing_images: int = 1000,
+    cost_repeats: int = 5,
+) -> TeacherReport:
+    """Measure accuracy, calibration, agreement, preprocessing and cost of a pool.
+
+    Args:
+        distiller (MultiTeacherDistiller): With loaded teachers.
+        batches (Sequence[dict]): As a data loader gives them, with hard labels
+            and in random order.
+        preprocessing_images (int): Images on which other preprocessings are
+            tried, in whole batches; 0 tries none. Defaults to 1000.
+        cost_repeats (int): Timed turns; 0 measures no cost. Defaults to 5.
+
+    Returns:
+        TeacherReport: The report.
+
+    Raises:
+        InputError: If there are no images, or their labels are not the
+            student's classes.
+    """
+    pool = distiller.teachers
+    labels = _labels(batches, pool.spec.num_classes)
+    logits: list[list[Tensor]] = [[] for _ in pool.names]
+    for inputs in _inputs(distiller, batches):
+        for record, output in zip(logits, pool.query(inputs)):
+            record.append(output.logits.float().cpu())
+    answers = [torch.cat(record) for record in logits]
+    results = [_judge(name, z, labels) for name, z in zip(pool.names, answers)]
+    report = TeacherReport(
+        num_images=len(labels),
+        num_classes=pool.spec.num_classes,
+        teachers=results,
+        agreements={
+            (a, b): agreement(answers[a], answers[b], labels)
+            for a, b in itertools.combinations(range(len(pool)), 2)
+        },
+    )
+    if preprocessing_images > 0:
+        sizes = itertools.accumulate(len(batch['data_samples']) for batch in batches)
+        count = 1 + sum(size < preprocessing_images for size in sizes)
+        _check_preprocessing(distiller, batches[:count], results)
+        report.preprocessing_images = sum(len(batch['data_samples']) for batch in batches[:count])
+    if cost_repeats > 0:
+        inputs = next(_inputs(distiller, batches))
+        with torch.enable_grad():
+            costs = forward_costs(
+                distiller, inputs, labels[: len(inputs)].to(inputs.device), cost_repeats
+            )
+        for result, cost in zip(results, costs):
+            result.cost = asdict(cost)
+    return report
+
+
+def _labels(batches: Sequence[Batch], num_classes: int) -> Tensor:
+    labels = [sample.gt_label for batch in batches for sample in batch['data_samples']]
+    if not labels:
+        raise InputError('There are no validation images to check the teachers on.')
+    joined = torch.cat(labels).cpu()
+    if int(joined.max()) >= num_classes:
+        raise InputError(
+            f'The validation data has the label {int(joined.max())}, but the teachers have '
+            f'{num_classes} classes. Set `model.num_classes`, or a `class_map` for teachers of '
+            'other classes.'
+        )
+    return joined
+
+
+def _inputs(distiller: MultiTeacherDistiller, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    """The batches as normalised for the student."""
+    for batch in batches:
+        yield distiller.data_preprocessor(dict(batch), False)['inputs']
+
+
+def _judge(name: str, logits: Tensor, labels: Tensor) -> TeacherResult:
+    accuracy = float((logits.argmax(dim=1) == labels).double().mean())
+    return TeacherResult(
+        name=name,
+        accuracy=accuracy,
+        accuracy_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        confidence=float(logits.double().softmax(dim=1).max(dim=1).values.mean()),
+        calibration_error=expected_calibration_error(logits, labels),
+        log_likelihood=float(log_likelihood(logits, labels).mean()),
+        order=class_order(logits, labels),
+    )
+
+
+def _check_preprocessing(
+    distiller: MultiTeacherDistiller, batches: Sequence[Batch], results: list[TeacherResult]
+) -> None:
+    pool = distiller.teachers
+    labels = _labels(batches, pool.spec.num_classes)
+    for m, own in enumerate(pool.preprocessings):
+        backbone = pool.networks[m].backbone
+        others = alternatives(own, pool.student_preprocessing, _made_for(backbone, own))
+
+        def answers(index: int, preprocessing: Preprocessing) -> Iterator[Tensor]:
+            for inputs in _inputs(distiller, batches):
+                yield pool.ask(index, inputs, preprocessing).logits.float().cpu()
+
+        results[m].alternative = best_alternative(partial(answers, m), own, others, labels)
+
+
+def _made_for(backbone: torch.nn.Module, own: Preprocessing) -> tuple[int, int] | None:
+    """Size that a transformer was made for, where it is not the one that it gets."""
+    size = getattr(backbone, 'img_size', None)
+    if size is None:
+        return None
+    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return None if own.input_size == size else size

@@ -1,0 +1,23 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What can be said of teachers before training. Nothing here runs a network."""
+
+from .agreement import Agreement, agreement
+from .calibration import calibrated_log_likelihood, expected_calibration_error, log_likelihood
+from .class_order import ClassOrder, class_order
+from .paired_tests import mcnemar, paired_gain
+from .preprocessing_check import Alternative, alternatives, best_alternative
+
+__all__ = [
+    'Agreement',
+    'Alternative',
+    'ClassOrder',
+    'agreement',
+    'alternatives',
+    'best_alternative',
+    'calibrated_log_likelihood',
+    'class_order',
+    'expected_calibration_error',
+    'log_likelihood',
+    'mcnemar',
+    'paired_gain',
+]

@@ -1,0 +1,256 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What was measured of a pool, in words and tables."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .agreement import Agreement
+from .class_order import ClassOrder
+from .preprocessing_check import Alternative
+
+
+def accuracy_floor(num_classes: int) -> float:
+    """Accuracy in percent that no trained teacher should be below.
+
+    A tenth of the way from guessing to perfection: 10.1 for 1,000 classes and
+    19 for 10.
+    """
+    guess = 100 / num_classes
+    return guess + 0.1 * (100 - guess)
+
+
+@dataclass
+class TeacherResult:
+    """One teacher.
+
+    Attributes:
+        name (str): Its name.
+        accuracy (float): Share of right answers.
+        accuracy_error (float): Its standard error.
+        confidence (float): Mean probability of the answer.
+        calibration_error (float): Expected calibration error, 15 bins.
+        log_likelihood (float): Of the labels, nats per image.
+        order (ClassOrder): Of its classes.
+        alternative (Alternative, optional): The best other preprocessing.
+        cost (dict): Of :class:`ForwardCost`; empty if not measured.
+    """
+
+    name: str
+    accuracy: float
+    accuracy_error: float
+    confidence: float
+    calibration_error: float
+    log_likelihood: float
+    order: ClassOrder
+    alternative: Alternative | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class TeacherReport:
+    """A pool of M teachers.
+
+    Attributes:
+        num_images (int): Validation images.
+        num_classes (int): C.
+        teachers (list[TeacherResult]): One per teacher.
+        agreements (dict[tuple[int, int], Agreement]): By the numbers of two
+            teachers, the smaller first.
+        preprocessing_images (int): Images on which other preprocessings were
+            tried; 0 if none were.
+    """
+
+    num_images: int
+    num_classes: int
+    teachers: list[TeacherResult]
+    agreements: dict[tuple[int, int], Agreement]
+    preprocessing_images: int = 0
+
+    def warnings(self) -> list[str]:
+        """What to look at before training, one sentence each."""
+        found = []
+        for index, teacher in enumerate(self.teachers):
+            explained = self._explanations(index, teacher)
+            found += explained
+            floor = accuracy_floor(self.num_classes)
+            if not explained and 100 * teacher.accuracy < floor:
+                found.append(
+                    f'Teacher "{teacher.name}" has an accuracy of only '
+                    f'{100 * teacher.accuracy:.1f} %, below {floor:.1f} %, and neither another '
+                    'preprocessing nor another order of the classes explains it. Is its '
+                    '`checkpoint` that of these classes?'
+                )
+        for (a, b), pair in self.agreements.items():
+            if pair.near_duplicate:
+                names = f'"{self.teachers[a].name}" and "{self.teachers[b].name}"'
+                found.append(
+                    f'Teachers {names} are near-duplicates: they give the same answer on '
+                    f'{100 * pair.observed:.1f} % of the images, where their accuracies explain '
+                    f'{100 * pair.expected:.1f} %, and their logits correlate by '
+                    f'{pair.correlation:.4f}. One of them costs its time for nothing new.'
+                )
+        return found
+
+    def _explanations(self, index: int, teacher: TeacherResult) -> list[str]:
+        """Why a teacher is worse than it could be."""
+        order, best = teacher.order, teacher.alternative
+        if order.other:
+            # A thousand numbers are no sentence.
+            short = self.num_classes <= 20
+            listed = str(order.class_map) if short else '[...] (in --out FILE.json)'
+            return [
+                f'Teacher "{teacher.name}" seems to have the classes in another order: with '
+                f'class_map={listed} its accuracy on held-out images is '
+                f'{100 * order.mapped_accuracy:.1f} % instead of {100 * order.accuracy:.1f} %. '
+                f'Set model.teachers.{index}.class_map.'
+            ]
+        if best is None or not best.clearly_better:
+            return []
+        p = min(best.p_accuracy, best.p_likelihood)
+        return [
+            f'Teacher "{teacher.name}" looks mis-preprocessed: with other `'
+            + '`, `'.join(best.changes)
+            + f'` its accuracy on the same images is {100 * best.accuracy:.1f} % instead of '
+            f'{100 * best.own_accuracy:.1f} %, its log-likelihood higher by {best.gain:.2f} nats '
+            f'(p = {p:.0e}, {best.trials} settings tried). Set {_settings(index, best)}.'
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict per teacher, for tables."""
+        rows = []
+        for teacher in self.teachers:
+            row: dict[str, Any] = dict(
+                teacher=teacher.name,
+                accuracy=100 * teacher.accuracy,
+                accuracy_error=100 * teacher.accuracy_error,
+                calibration_error=100 * teacher.calibration_error,
+                confidence=100 * teacher.confidence,
+                log_likelihood=teacher.log_likelihood,
+            )
+            if teacher.cost:
+                cost = teacher.cost
+                row.update(
+                    parameters_m=cost['parameters'] / 1e6,
+                    ms_per_image=1000 * cost['seconds'],
+                    share_of_step=100 * cost['share'],
+                    weights_mib=cost['weights_mib'],
+                    peak_mib=cost['peak_mib'],
+                )
+            rows.append(row)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        names = [teacher.name for teacher in self.teachers]
+        return dict(
+            num_images=self.num_images,
+            preprocessing_images=self.preprocessing_images,
+            teachers=[
+                {
+                    **asdict(teacher),
+                    'alternative_clearly_better': bool(
+                        teacher.alternative and teacher.alternative.clearly_better
+                    ),
+                }
+                for teacher in self.teachers
+            ],
+            agreements=[
+                dict(teachers=[names[a], names[b]], near_duplicate=pair.near_duplicate)
+                | asdict(pair)
+                for (a, b), pair in self.agreements.items()
+            ],
+            warnings=self.warnings(),
+        )
+
+    def to_markdown(self) -> str:
+        """Tables and warnings."""
+        parts = [f'Measured on {self.num_images} validation images.', self._main_table()]
+        if self.agreements:
+            parts += [
+                'Same answers in percent; in brackets kappa (0: no more than the accuracies '
+                'explain, 1: always) and correlation of the logits:',
+                self._agreement_table(),
+            ]
+        if self.preprocessing_images:
+            parts += [
+                f'The best other preprocessing, on {self.preprocessing_images} images:',
+                self._preprocessing_table(),
+            ]
+        warnings = self.warnings()
+        if warnings:
+            parts.append('\n'.join(f'- **Warning.** {warning}' for warning in warnings))
+        else:
+            parts.append('No warnings.')
+        return '\n\n'.join(parts) + '\n'
+
+    def _main_table(self) -> str:
+        labels = dict(
+            calibration_error='ECE %',
+            confidence='confidence %',
+            log_likelihood='log-likelihood',
+            parameters_m='parameters M',
+            ms_per_image='ms / image',
+            share_of_step='share of a step %',
+            weights_mib='weights MiB',
+            peak_mib='peak MiB on top',
+        )
+        digits = dict(calibration_error=1, confidence=1, share_of_step=1, weights_mib=1, peak_mib=1)
+        rows = self.rows()
+        keys = [key for key in labels if key in rows[0]]
+        lines = [['teacher', 'accuracy %', *(labels[key] for key in keys)]]
+        for row in rows:
+            accuracy = f'{row["accuracy"]:.1f} ± {row["accuracy_error"]:.1f}'
+            numbers = [f'{row[key]:.{digits.get(key, 2)}f}' for key in keys]
+            lines.append([row['teacher'], accuracy, *numbers])
+        return _table(lines)
+
+    def _agreement_table(self) -> str:
+        names = [teacher.name for teacher in self.teachers]
+        lines = [['', *names[1:]]]
+        for a, name in enumerate(names[:-1]):
+            cells = []
+            for b in range(1, len(names)):
+                pair = self.agreements.get((a, b))
+                cells.append(
+                    f'{100 * pair.observed:.1f} ({pair.kappa:.2f}, {pair.correlation:.2f})'
+                    if pair
+                    else ''
+                )
+            lines.append([name, *cells])
+        return _table(lines)
+
+    def _preprocessing_table(self) -> str:
+        lines = [['teacher', 'other', 'accuracy %', 'own %', 'gain in nats', 'p']]
+        for teacher in self.teachers:
+            best = teacher.alternative
+            if best is None:
+                lines.append([teacher.name, 'none is as good', '', '', '', ''])
+                continue
+            p = min(best.p_accuracy, best.p_likelihood)
+            numbers = [f'{100 * best.accuracy:.1f}', f'{100 * best.own_accuracy:.1f}']
+            lines.append(
+                [teacher.name, ', '.join(best.changes), *numbers, f'{best.gain:+.3f}', f'{p:.0e}']
+            )
+        return _table(lines)
+
+
+def _settings(index: int, best: Alternative) -> str:
+    """The lines of the config that would make the change."""
+    other = best.preprocessing
+    prefix = f'model.teachers.{index}'
+    parts = []
+    if set(best.changes) & {'mean', 'std', 'to_rgb'}:
+        mean, std = ([round(value, 3) for value in values] for values in (other.mean, other.std))
+        parts.append(
+            f'{prefix}.data_preprocessor=dict(mean={mean}, std={std}, to_rgb={other.to_rgb})'
+        )
+    if 'input_size' in best.changes:
+        parts.append(f'{prefix}.input_size={other.input_size}')
+    return ' and '.join(parts)
+
+
+def _table(lines: list[list[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    head, *body = lines
+    rule = ['---'] + ['---:'] * (len(head) - 1)
+    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in (head, rule, *body))

@@ -1,0 +1,109 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""One teacher from its entry in the pool's config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmpretrain.models import BaseClassifier
+
+from mtkdrl_mm.utils import InputError
+
+from ..build_classifier import build_classifier, read_network_config
+from ..classifier_output import check_classifier
+from .class_map import ClassMap
+from .preprocessing import Preprocessing
+from .zero_shot import ZeroShot
+
+
+@dataclass
+class Teacher:
+    """A teacher without its weights.
+
+    Attributes:
+        name (str): For log and messages.
+        network (BaseClassifier): The network.
+        preprocessing (Preprocessing): What its inputs must look like.
+        checkpoint (str, optional): Where its weights are.
+        class_map (ClassMap, optional): For other classes than the student's.
+        zero_shot (ZeroShot, optional): For networks that answer with an image
+            embedding.
+    """
+
+    name: str
+    network: BaseClassifier
+    preprocessing: Preprocessing
+    checkpoint: str | None = None
+    class_map: ClassMap | None = None
+    zero_shot: ZeroShot | None = None
+
+
+def build_teacher(
+    cfg: dict[str, Any],
+    index: int,
+    student_preprocessing: Preprocessing,
+    num_classes: int | None,
+) -> Teacher:
+    """Build a teacher.
+
+    Args:
+        cfg (dict): Its entry, see :class:`TeacherPool`.
+        index (int): Its place in the pool, for messages.
+        student_preprocessing (Preprocessing): What a teacher gets whose config
+            says nothing.
+        num_classes (int, optional): Set in the network if it is given by
+            ``cfg_path`` and answers in the student's classes.
+
+    Returns:
+        Teacher: With the weights that torch initialised.
+
+    Raises:
+        InputError: If the entry is unusable.
+    """
+    if not isinstance(cfg, dict):
+        raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
+    cfg = dict(cfg)
+    name = cfg.pop('name', None)
+    checkpoint = cfg.pop('checkpoint', None)
+    input_size = cfg.pop('input_size', None)
+    own_preprocessor = cfg.pop('data_preprocessor', None)
+    class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
+    role = f'teacher "{name}"' if name else f'teacher number {index}'
+    by_path = 'cfg_path' in cfg
+    model, file_preprocessor = read_network_config(cfg, role)
+    if name is None:
+        name = _default_name(cfg, model)
+        role = f'teacher "{name}"'
+    given = own_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
+    model.pop('train_cfg', None)  # a teacher blends no images of its own
+    # A network that answers otherwise keeps its own number of outputs.
+    own_outputs = not by_path or class_map is not None or zero_shot is not None
+    network = build_classifier(model, None, None if own_outputs else num_classes, role)
+    check_classifier(network, role)
+    backbone = network.backbone
+    if input_size is None and getattr(backbone, 'fixed_size', False):
+        input_size = backbone.img_size
+    if given is None:  # timm's networks know what they were trained with
+        given = getattr(backbone, 'preprocessing', None)
+    if given is None:
+        given = dict(
+            mean=student_preprocessing.mean,
+            std=student_preprocessing.std,
+            to_rgb=student_preprocessing.to_rgb,
+        )
+    return Teacher(
+        name=name,
+        network=network,
+        preprocessing=Preprocessing.from_config(given, role, input_size),
+        checkpoint=checkpoint,
+        class_map=None if class_map is None else ClassMap(class_map, role),
+        zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
+    )
+
+
+def _default_name(cfg: dict[str, Any], model: dict[str, Any]) -> str:
+    if 'cfg_path' in cfg:
+        return cfg['cfg_path'].replace('::', '/').rsplit('/', 1)[-1].rsplit('.', 1)[0]
+    backbone = model.get('backbone', {})
+    if 'model_name' in backbone:
+        return str(backbone['model_name'])
+    return str(backbone.get('type', model['type'])) + str(backbone.get('depth', ''))

@@ -1,0 +1,89 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""From the names in torchvision's and timm's files to a teacher's own."""
+
+import re
+
+from mmpretrain.models import BaseClassifier, VisionTransformer
+from torch import Tensor
+
+from ..backbones import TimmFeatures
+
+Weights = dict[str, Tensor]
+
+# timm's vision transformers (and Facebook's DeiT files) to mmpretrain's.
+_TRANSFORMER_NAMES = (
+    (r'^head\.', 'head.layers.head.'),
+    (r'^head_dist\.', 'head.layers.head_dist.'),
+    (r'^(?!head)', 'backbone.'),
+    (r'\.patch_embed\.proj\.', '.patch_embed.projection.'),
+    (r'\.blocks\.(\d+)\.norm(\d)\.', r'.layers.\1.ln\2.'),
+    (r'\.blocks\.(\d+)\.mlp\.fc1\.', r'.layers.\1.ffn.layers.0.0.'),
+    (r'\.blocks\.(\d+)\.mlp\.fc2\.', r'.layers.\1.ffn.layers.1.'),
+    (r'\.blocks\.(\d+)\.', r'.layers.\1.'),
+    (r'^backbone\.norm\.', 'backbone.ln1.'),
+    (r'^backbone\.norm_pre\.', 'backbone.pre_norm.'),
+)
+
+
+def adapt_keys(network: BaseClassifier, weights: Weights) -> Weights:
+    """Give a file's weights the names that a teacher has for them.
+
+    Args:
+        network (BaseClassifier): The built teacher.
+        weights (dict[str, Tensor]): Of mmpretrain, torchvision or timm.
+
+    Returns:
+        dict[str, Tensor]: Renamed if they have torchvision's or timm's names,
+        else unchanged.
+    """
+    if any(key.startswith('backbone.') for key in weights):
+        return weights
+    if isinstance(network.backbone, TimmFeatures):
+        return _from_timm(network, weights)
+    if isinstance(network.backbone, VisionTransformer) and 'patch_embed.proj.weight' in weights:
+        return _renamed_transformer(weights)
+    return from_torchvision(weights)
+
+
+def from_torchvision(weights: Weights) -> Weights:
+    """Rename the ResNet, Wide-ResNet and ResNeXt keys of torchvision and timm to mmpretrain's.
+
+    Args:
+        weights (dict[str, Tensor]): Any state dict.
+
+    Returns:
+        dict[str, Tensor]: Renamed if it has such keys, else unchanged.
+    """
+    if not {'conv1.weight', 'layer1.0.conv1.weight', 'fc.weight'} <= weights.keys():
+        return weights
+    return {
+        ('head.' if key.startswith('fc.') else 'backbone.') + key: value
+        for key, value in weights.items()
+    }
+
+
+def classifier_key(network: BaseClassifier) -> str | None:
+    """Name of the weights of a teacher's last layer, None where it is not known."""
+    own = network.state_dict()
+    return next((k for k in ('head.fc.weight', 'head.layers.head.weight') if k in own), None)
+
+
+def _from_timm(network: BaseClassifier, weights: Weights) -> Weights:
+    """The classifier becomes the head; everything else keeps its name."""
+    head = (classifier_key(network) or 'head.fc.weight').removesuffix('weight')
+    classifier = f'{network.backbone.classifier_name}.'
+    return {
+        head + key.removeprefix(classifier)
+        if key.startswith(classifier)
+        else f'backbone.model.{key}': value
+        for key, value in weights.items()
+    }
+
+
+def _renamed_transformer(weights: Weights) -> Weights:
+    renamed = {}
+    for key, value in weights.items():
+        for pattern, replacement in _TRANSFORMER_NAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed

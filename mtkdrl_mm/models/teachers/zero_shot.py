@@ -1,0 +1,146 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Class scores of a network that was trained on images and texts, as CLIP."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtkdrl_mm.utils import InputError, check_number, near_matches
+from mtkdrl_mm.utils.checkpoint import fetch, read_tensor
+
+
+class ZeroShot(nn.Module):
+    r"""Compares image embeddings with one text embedding per class.
+
+    .. math::
+        z_c = s \left\langle \frac{e}{\|e\|}, \frac{t_c}{\|t_c\|} \right\rangle
+
+    The texts ("a photo of a dog") are embedded once, elsewhere, by the text
+    tower that belongs to the image tower; no text tower runs in training.
+    Source: Radford et al., arXiv:2103.00020, section 3.1.
+
+    Args:
+        text_embeddings (str): Path or URL of a tensor of shape (C, d), one row
+            per class in the order of the data set: ``.pt`` or ``.pth``,
+            ``.npy``, or ``.safetensors`` with one tensor.
+        logit_scale (float): s > 0, the inverse of the temperature that the
+            network was trained with. Defaults to 100, CLIP's.
+        role (str): Whose it is, for messages.
+
+    Raises:
+        InputError: If an argument is unusable.
+    """
+
+    text: Tensor
+
+    def __init__(
+        self, text_embeddings: str, logit_scale: float = 100.0, role: str = 'teacher'
+    ) -> None:
+        super().__init__()
+        if not isinstance(text_embeddings, str):
+            raise InputError(
+                f'`zero_shot.text_embeddings` of {role} must be the path of a file, but is '
+                f'{text_embeddings!r}.'
+            )
+        self.location = text_embeddings
+        self.role = role
+        self.logit_scale = check_number(
+            f'zero_shot.logit_scale of {role}', logit_scale, exclusive=True
+        )
+        self.register_buffer('text', torch.empty(0, 0))
+
+    @classmethod
+    def from_config(cls, cfg: Any, role: str) -> 'ZeroShot':
+        """Build from a teacher's ``zero_shot``.
+
+        Args:
+            cfg (dict): ``text_embeddings`` and ``logit_scale``.
+            role (str): Whose it is, for messages.
+
+        Raises:
+            InputError: If a key is unknown or missing.
+        """
+        known = ('text_embeddings', 'logit_scale')
+        if not isinstance(cfg, dict) or 'text_embeddings' not in cfg:
+            raise InputError(
+                f'`zero_shot` of {role} must be a dict with `text_embeddings`, the file of one '
+                f'embedding per class, but is {cfg!r}.'
+            )
+        for key in cfg:
+            if key not in known:
+                raise InputError(
+                    f'`zero_shot` of {role} takes no "{key}". {near_matches(key, known)}'
+                )
+        return cls(**cfg, role=role)
+
+    def expect(self, num_classes: int, size: int) -> None:
+        """Take the shape that the text embeddings will have; zeros until they are read.
+
+        Args:
+            num_classes (int): C.
+            size (int): d of the image embeddings.
+        """
+        self.text = torch.zeros(num_classes, size)
+
+    def load(self, rows: Tensor | None = None) -> None:
+        """Read the text embeddings.
+
+        Args:
+            rows (Tensor, optional): Indices of the rows to keep, shape (C,),
+                for a file of other classes; the largest must be there.
+
+        Raises:
+            InputError: If the file is unusable, or has another number of
+                classes or another size than expected.
+        """
+        text = _read(self.location, f'text embeddings of {self.role}').to(self.text)
+        num_classes, size = self.text.shape
+        where = f'The text embeddings of {self.role}, "{self.location}",'
+        if text.ndim != 2 or text.shape[1] != size:
+            raise InputError(
+                f'{where} have the shape {tuple(text.shape)}, but (classes, {size}) is needed: '
+                f'the image embeddings have {size} entries.'
+            )
+        if rows is not None:
+            if int(rows.max()) >= len(text):
+                raise InputError(
+                    f'{where} have {len(text)} rows, but its `class_map` asks for row '
+                    f'{int(rows.max())}.'
+                )
+            text = text[rows.to(text.device)]
+        if len(text) != num_classes:
+            raise InputError(
+                f'{where} have {len(text)} rows, but there are {num_classes} classes. Give one '
+                'row per class, or a `class_map` that picks the rows.'
+            )
+        norms = text.norm(dim=1)
+        if not bool(norms.isfinite().all()) or bool((norms == 0).any()):
+            bad = int((~norms.isfinite() | (norms == 0)).nonzero()[0, 0])
+            raise InputError(f'{where} have no direction in row {bad}: zero, NaN or infinite.')
+        self.text.copy_(text / norms[:, None])
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Score the classes.
+
+        Args:
+            embedding (Tensor): Of B images, shape (B, d).
+
+        Returns:
+            Tensor: z, shape (B, C).
+        """
+        return self.logit_scale * F.normalize(embedding, dim=1) @ self.text.to(embedding.dtype).T
+
+
+def _read(location: str, role: str) -> Tensor:
+    if not location.endswith('.npy'):
+        return read_tensor(location, role)
+    path = fetch(location, role)
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, OSError, TypeError) as error:
+        raise InputError(
+            f'{role[0].upper()}{role[1:]}: "{location}" is no array: {error}'
+        ) from error

@@ -1,0 +1,90 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Tables and warnings."""
+
+import json
+
+import pytest
+
+from mtkdrl_mm.evaluation import Agreement, Alternative, ClassOrder
+from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult, accuracy_floor
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+
+GOOD = ClassOrder([0, 1], 0.8, 0.8, 1.0)
+OTHER = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), True, (48, 48))
+
+
+def result(name='a', accuracy=0.8, order=GOOD, alternative=None, **cost):
+    return TeacherResult(name, accuracy, 0.01, 0.9, 0.05, -0.5, order, alternative, cost)
+
+
+def better(p=1e-9, gain=0.5, accuracy=0.9, changes=('mean', 'input_size')):
+    return Alternative(OTHER, changes, accuracy, 0.8, gain, p, 1.0, 10)
+
+
+def report(*teachers, agreements=None, classes=2):
+    return TeacherReport(100, classes, list(teachers), agreements or {}, 100)
+
+
+@pytest.mark.parametrize(('classes', 'floor'), [(1000, 10.09), (10, 19.0), (2, 55.0)])
+def test_floor(classes, floor):
+    assert accuracy_floor(classes) == pytest.approx(floor)
+
+
+def test_nothing_to_warn_of():
+    text = report(result(), result('b')).to_markdown()
+    assert 'No warnings.' in text and '| a | 80.0 ± 1.0 | 5.0 | 90.0 | -0.50 |' in text
+
+
+@pytest.mark.parametrize(
+    ('alternative', 'clear'),
+    [
+        (better(), True),
+        (better(p=1e-3), False),  # ten were tried
+        (better(p=9e-5), True),
+        (better(gain=0.01), False),
+        (better(accuracy=0.79), False),
+    ],
+)
+def test_clearly_better(alternative, clear):
+    assert alternative.clearly_better == clear
+    warnings = report(result(alternative=alternative)).warnings()
+    assert len(warnings) == clear
+
+
+def test_the_setting_to_change_is_named():
+    (warning,) = report(result('x'), result('a', alternative=better())).warnings()
+    assert 'Teacher "a" looks mis-preprocessed: with other `mean`, `input_size`' in warning
+    assert '90.0 % instead of 80.0 %' in warning and '10 settings tried' in warning
+    assert 'model.teachers.1.data_preprocessor=dict(mean=[1.0, 2.0, 3.0], std=' in warning
+    assert 'and model.teachers.1.input_size=(48, 48)' in warning
+
+
+def test_weak_teacher_without_an_explanation():
+    (warning,) = report(result(accuracy=0.5)).warnings()
+    assert 'accuracy of only 50.0 %, below 55.0 %' in warning
+    order = ClassOrder([1, 0], 0.1, 0.9, 1e-9)
+    (warning,) = report(result(accuracy=0.1, order=order)).warnings()
+    assert 'class_map=[1, 0] its accuracy on held-out images is 90.0 % instead of 10.0 %' in warning
+    (warning,) = report(result(accuracy=0.1, order=order), classes=100).warnings()
+    assert 'class_map=[...] (in --out FILE.json)' in warning
+
+
+def test_duplicates():
+    agreements = {
+        (0, 1): Agreement(0.99, 0.7, 0.97, 0.95),
+        (0, 2): Agreement(0.8, 0.7, 0.33, 0.9),
+    }
+    found = report(result(), result('b'), result('c'), agreements=agreements)
+    (warning,) = found.warnings()
+    assert '"a" and "b" are near-duplicates' in warning and '99.0 %' in warning
+    assert '| a | 99.0 (0.97, 0.95) | 80.0 (0.33, 0.90) |' in found.to_markdown()
+
+
+def test_costs_and_json():
+    cost = dict(parameters=2_000_000, seconds=0.5, share=0.25, weights_mib=8.0, peak_mib=3.0)
+    found = report(result(**cost))
+    assert found.rows()[0]['ms_per_image'] == 500 and found.rows()[0]['share_of_step'] == 25
+    assert '| 2.00 | 500.00 | 25.0 | 8.0 | 3.0 |' in found.to_markdown()
+    contents = json.loads(json.dumps(found.to_dict()))
+    assert contents['teachers'][0]['cost']['parameters'] == 2_000_000
+    assert contents['warnings'] == []

@@ -1,0 +1,86 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Teachers with other classes than the student."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.utils import InputError
+
+
+def test_logits_of_a_larger_teacher_are_picked(make_pool, make_resnet):
+    order = [6, 0, 3, 2, 5]
+    pool = make_pool(
+        [
+            dict(make_resnet(4), name='a'),
+            dict(make_resnet(4, num_classes=7), name='b', class_map=order),
+        ]
+    )
+    inputs = torch.randn(3, 3, 32, 32)
+    own = pool.networks[1](inputs)
+    logits = pool.query(inputs)[1].logits
+    assert own.shape == (3, 7) and pool.spec.num_classes == 5
+    for student_class, teacher_class in enumerate(order):
+        assert torch.equal(logits[:, student_class], own[:, teacher_class])
+
+
+def test_same_classes_in_another_order_agree_after_mapping(make_pool, make_resnet):
+    order = [4, 2, 0, 1, 3]  # the student's class c is the teacher's class order[c]
+    pool = make_pool([dict(make_resnet(4), name='a'), dict(make_resnet(4), name='b')])
+    mapped = make_pool(
+        [dict(make_resnet(4), name='a'), dict(make_resnet(4), name='b', class_map=order)]
+    )
+    for part in ('weight', 'bias'):
+        rows = getattr(pool.networks[1].head.fc, part)
+        getattr(mapped.networks[1].head.fc, part)[torch.tensor(order)] = rows
+    inputs = torch.randn(3, 3, 32, 32)
+    expected, actual = pool.query(inputs)[1], mapped.query(inputs)[1]
+    torch.testing.assert_close(actual.logits, expected.logits)
+    assert torch.equal(actual.embedding, expected.embedding)
+
+
+def test_config_files_number_of_classes_is_kept(make_pool, tmp_path, make_resnet):
+    (tmp_path / 'big.py').write_text(f'model = {make_resnet(4, num_classes=9)!r}\n')
+    entry = dict(cfg_path=str(tmp_path / 'big.py'))
+    teachers = [dict(entry, class_map=[8, 1, 0]), dict(entry, name='b')]
+    pool = make_pool(teachers, num_classes=3)
+    assert [network.head.fc.out_features for network in pool.networks] == [9, 3]
+    assert pool.spec.num_classes == 3
+
+
+def test_map_follows_the_pool(make_pool, make_resnet):
+    pool = make_pool([dict(make_resnet(4), class_map=[1, 0])]).double()
+    assert pool.class_maps['0'].indices.dtype == torch.long
+    assert pool.query(torch.zeros(1, 3, 32, 32).double())[0].logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ('class_map', 'message'),
+    [
+        ([0, 1, 2], r'`class_map` of teacher "t" has 3 entries, but the student has 5 classes'),
+        (
+            [0, 1, 2, 3, 7],
+            r'"t" has the class 7 in entry 4, but the teacher has 7 classes \(0 to',
+        ),
+        ([0, 1, 2, 3, 1], r'names class 1 of the teacher twice: entries 1 and 4'),
+        ([0, 1, -2, 3, 4], r'must hold class indices .* but entry 2 is -2'),
+        ([0, 1, 'cat', 3, 4], r"must hold class indices .* but entry 2 is 'cat'"),
+        (3, r'must be a list that gives, for every student class.* is 3'),
+        ([], r'must be a list'),
+    ],
+)
+def test_bad_maps(make_resnet, class_map, message):
+    teacher = dict(make_resnet(4, num_classes=7), name='t', class_map=class_map)
+    with pytest.raises(InputError, match=message):
+        TeacherPool([teacher], Preprocessing(), student_classes=5)
+
+
+def test_distiller_knows_the_students_classes(make_distiller, make_resnet):
+    larger = make_resnet(4, num_classes=7)
+    with pytest.raises(InputError, match='"t" has 4 entries, but the student has 5 classes'):
+        make_distiller([dict(larger, name='t', class_map=[0, 1, 2, 3])])
+    with pytest.raises(InputError, match=r'teachers have 7.*`class_map`'):
+        make_distiller([dict(larger, name='t')])
+    distiller = make_distiller([dict(larger, name='t', class_map=[6, 5, 4, 3, 2])])
+    assert distiller.teachers.spec.num_classes == 5
