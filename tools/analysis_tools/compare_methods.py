@@ -103,7 +103,7 @@ def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
         return None
     with open(result_file) as file:
         result = json.load(file)
-    settings = describe(config, args.cfg_options)
+    settings = args.descriptions[config]
     if result.get('config', settings) != settings:
         raise InputError(
             f'{result_file} is of another config than {config} with these --cfg-options is now. '
@@ -173,7 +173,7 @@ def train(
         method=method_name(config),
         seed=seed,
         commit=current_commit(),
-        config=describe(config, args.cfg_options),
+        config=args.descriptions[config],
         seconds=round(time.time() - start, 1),
         peak_mib=result['peak_mib'] or round(usage.ru_maxrss / 1024),
     )
@@ -374,6 +374,8 @@ def main() -> None:
     names = [method_name(config) for config in args.configs]
     if len(set(names)) < len(names):
         raise InputError(f'Two configs have the same name: {sorted(names)}.')
+    # Here, since mmengine cannot read configs in several threads at once.
+    args.descriptions = {config: describe(config, args.cfg_options) for config in args.configs}
     pairs = [(config, seed) for seed in args.seeds for config in args.configs]
     known = sum(finished(*pair, args) is not None for pair in pairs)
     print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', end='')
