@@ -334,7 +334,12 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
     columns = min(4, len(known))
     count = math.ceil(len(known) / columns)
     figure, grid = plt.subplots(
-        count, columns, figsize=(3.2 * columns, 2.4 * count), squeeze=False, sharey=True
+        count,
+        columns,
+        figsize=(3.2 * columns, 2.4 * count),
+        squeeze=False,
+        sharey=True,
+        layout='constrained',
     )
     for axes in grid.flat[len(known) :]:
         axes.axis('off')
@@ -347,7 +352,7 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel('class', fontsize=8)
     figure.colorbar(image, ax=grid.ravel().tolist(), label='logit weight')
-    figure.savefig(osp.join(args.out, 'classes.png'), dpi=120, bbox_inches='tight')
+    figure.savefig(osp.join(args.out, 'classes.png'), dpi=120)
     plt.close(figure)
 
 
