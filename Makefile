@@ -3,12 +3,12 @@ PY := .venv/bin/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format clean
+.PHONY: help env demo test test-modern lint format clean
 
 stage = @printf '\n=== %s ===\n' '$(strip $(1))'
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=/path/to/python3.11 make env   picks the Python; more in tools/dev/setup_env.sh"
 
@@ -22,7 +22,10 @@ test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" 
 	$(call stage, mypy)
 	@$(PY) -m mypy mtkdrl_mm
 	$(call stage, pytest)
-	@$(PY) -m pytest tests $(PYTEST_ARGS)
+	@$(PY) -m pytest tests -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+test-modern: ## The same for distillation, on a current torch (Python 3.12, numpy 2)
+	@bash tools/dev/test_modern.sh
 
 lint: env ## ruff: rules and formatting
 	$(call stage, ruff check)
@@ -34,6 +37,6 @@ format: env ## Let ruff rewrite the files
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
 
-clean: ## Remove caches and build products; not .venv, not work_dirs
+clean: ## Remove caches and build products; not the environments, not work_dirs
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
-	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

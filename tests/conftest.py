@@ -3,6 +3,7 @@
 
 import logging
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,18 @@ from mtkdrl_mm.models import (
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
+
+# Where mmdet and mmsegmentation are not installed (they need mmcv with compiled operators), what
+# needs them is left out.
+collect_ignore = []
+if not all(find_spec(package) for package in ('mmdet', 'mmseg', 'pycocotools')):
+    collect_ignore = [
+        'test_end_to_end/downstream',
+        'test_engine/test_label_check_hook.py',
+        'test_models/test_distilled_backbone.py',
+        'test_tools/test_make_digit_scenes.py',
+        'test_utils/test_data_settings.py',
+    ]
 
 PEERS = Path(__file__).parent / 'data' / 'peers_seed0.npz'
 

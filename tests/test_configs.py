@@ -3,6 +3,7 @@
 
 from copy import deepcopy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ ROOT = Path(mtkdrl_mm.__file__).parent.parent / 'configs'
 FILES = sorted(
     str(path.relative_to(ROOT))
     for path in ROOT.rglob('*.py')
-    if '_base_' not in path.parts and path.relative_to(ROOT).parts[0] != 'demo'
+    if '_base_' not in path.parts
+    and path.relative_to(ROOT).parts[0] != 'demo'
+    # These inherit from mmdet and mmsegmentation.
+    and (
+        path.relative_to(ROOT).parts[0] not in ('detection', 'segmentation')
+        or (find_spec('mmdet') and find_spec('mmseg'))
+    )
 )
 DISTILLED = [name for name in FILES if name.startswith(('mtkdrl/', 'aver/'))]
 
