@@ -150,7 +150,7 @@ def main() -> None:
         columns[name] = [draw(visualizer, p, args.score_thr, False) for p in predictions]
 
     figure, grid = plt.subplots(
-        len(indices), len(columns), figsize=(3 * len(columns), 3 * len(indices)), squeeze=False
+        len(indices), len(columns), figsize=(2.2 * len(columns), 2.2 * len(indices)), squeeze=False
     )
     for column, (name, pictures) in enumerate(columns.items()):
         grid[0][column].set_title(name, fontsize=10)
@@ -161,7 +161,7 @@ def main() -> None:
     os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
     # At least the images' own pixels.
     largest = max(max(picture.shape[:2]) for picture in columns['labels'])
-    figure.savefig(args.out, dpi=max(100, math.ceil(largest / 3)))
+    figure.savefig(args.out, dpi=max(100, math.ceil(largest / 2.2)))
     print(f'{len(indices)} images, {len(checkpoints)} checkpoints: {args.out}')
 
 
