@@ -41,10 +41,10 @@ def build():
     """Function that builds a config's model; the pool is the same in all of them."""
     pools = []
 
-    def make_pool(teachers, *arguments):
+    def make_pool(teachers, *arguments, **settings):
         assert [teacher['name'] for teacher in teachers] == list(TEACHERS)
         if not pools:
-            pools.append(TeacherPool(teachers, *arguments))
+            pools.append(TeacherPool(teachers, *arguments, **settings))
         return pools[0]
 
     with pytest.MonkeyPatch.context() as patch:

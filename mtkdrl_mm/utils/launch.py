@@ -47,6 +47,13 @@ class OptionsAction(DictAction):
                 'pairs, with numbers, words, or lists and tuples of them as values; what needs a '
                 'dict(...) goes into a config file.'
             )
+        # mmengine takes all blanks out, also those of "traffic light".
+        options = getattr(namespace, self.dest)
+        for pair in values:
+            key, _, value = pair.partition('=')
+            if key.endswith('metainfo.classes') and ' ' in value.strip():
+                names = value.strip().strip('()[]').split(',')
+                options[key] = [name.strip(' \'"') for name in names if name.strip()]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -159,14 +160,20 @@ def test_the_demo(workshop: Workshop):
     done = workshop.run(
         sys.executable,
         'tools/demo.py',
-        '--epochs',
-        '2',
-        '--work-dir',
-        str(workshop.folder / 'demo'),
+        *('--epochs', '2', '--task-epochs', '1'),
+        *('--work-dir', str(workshop.folder / 'demo')),
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     for words in ('AVER', 'MTKD-RL, as published', 'MTKD-RL, improvement reward', '0.25  0.25'):
         assert words in done.stdout
+    for backbone in ('random', 'trained without teachers', 'distilled by MTKD-RL'):
+        line = next(
+            row for row in done.stdout.splitlines() if re.match(rf'{backbone} +[\d.]+ +', row)
+        )
+        mean_ap, mean_iou = map(float, line[len(backbone) :].split())
+        assert 0 <= mean_ap <= 100 and 5 < mean_iou <= 100  # background alone gives 8
+    log = (workshop.folder / 'demo' / 'detector_mtkdrl' / 'seed_0' / 'output.txt').read_text()
+    assert f'loaded 120/120 tensors from {workshop.folder}/demo/mtkdrl/seed_0/epoch_2.pth' in log
 
 
 def test_the_benchmark(workshop: Workshop):

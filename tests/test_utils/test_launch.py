@@ -243,3 +243,21 @@ def test_options_that_cannot_be_read(load, capsys, option):
     assert stop.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert option[:10] in message and 'cannot be read. Give key=value pairs' in message
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        ("('traffic light', 'car')", ['traffic light', 'car']),
+        ('traffic light,car', ['traffic light', 'car']),
+        ('["traffic light"]', ['traffic light']),
+        ("('cat','dog')", ('cat', 'dog')),
+        ('cat,dog', ['cat', 'dog']),
+    ],
+)
+def test_classes_keep_their_blanks(value, expected):
+    """mmengine alone makes "trafficlight" of "traffic light"."""
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    options = parser.parse_args(['--cfg-options', 'a=1', f'metainfo.classes={value}']).cfg_options
+    assert options == {'a': 1, 'metainfo.classes': expected}
