@@ -95,11 +95,8 @@ def _replace_root(cfg: Config, old: Any, new: str, options: dict[str, Any]) -> N
             value = node.get(name)
             if not isinstance(value, str) or f'{key}.{name}' in options:
                 continue
-            inside = (
-                isinstance(old, str) and old and osp.normpath(value).startswith(osp.normpath(old))
-            )
-            if inside:
-                rest = osp.relpath(value, old)
+            rest = osp.relpath(value, old) if value and isinstance(old, str) and old else '..'
+            if not rest.startswith('..'):
                 node[name] = new if rest == '.' else osp.join(new, rest)
                 replaced = True
             elif name == 'data_root':

@@ -53,6 +53,13 @@ def test_data_root_leaves_what_is_given_too():
     assert cfg.val_evaluator.ann_file == 'third.json'
 
 
+def test_data_root_leaves_neighbours_of_the_old_one():
+    cfg = Config.fromfile(COCO)
+    cfg.train_dataloader.dataset.ann_file = 'data/coco_more/train.json'
+    follow_data(cfg, Config.fromfile(COCO), {'data_root': 'my'})
+    assert cfg.train_dataloader.dataset.ann_file == 'data/coco_more/train.json'
+
+
 def test_evaluator_follows_its_data_set():
     cfg = load(
         COCO,
