@@ -167,7 +167,11 @@ def _set_classes(cfg: Config, classes: list[str], options: dict[str, Any]) -> No
 
 
 def _set_num_classes(cfg: Config, num_classes: int, options: dict[str, Any]) -> None:
-    for key, head in _heads(cfg.get('model'), 'model'):
+    model = cfg.get('model')
+    if isinstance(model, dict) and str(model.get('type')).endswith('MultiTeacherDistiller'):
+        # It sets the heads of student and teachers.
+        model.setdefault('num_classes', -1)
+    for key, head in _heads(model, 'model'):
         old = head['num_classes']
         if old == num_classes:
             continue

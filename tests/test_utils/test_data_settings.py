@@ -96,6 +96,14 @@ def test_classes_of_segmentors():
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
 
 
+def test_classes_of_a_distillation():
+    path = CONFIGS / 'mtkdrl' / 'r18_imagenet.py'
+    cfg = load(path, {'data_root': 'my', 'metainfo.classes': ['cat', 'dog']})
+    assert cfg.model.num_classes == 2
+    assert [cfg[name].dataset.data_root for name in LOADERS] == ['my'] * 3
+    assert cfg.model.student == Config.fromfile(path).model.student
+
+
 def test_classes_from_a_file(tmp_path):
     (tmp_path / 'classes.txt').write_text('cat\ndog\n\ncow\n')
     cfg = load(COCO, {'metainfo.classes': str(tmp_path / 'classes.txt')})
