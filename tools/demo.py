@@ -194,7 +194,7 @@ def print_task_table(args: argparse.Namespace) -> None:
         print(f'{label:<32}{values[0]:>10.1f}{values[1]:>9.1f}')
     print(
         '\nOne run each, on 200 test scenes of digits that training never saw. Several seeds:\n'
-        f'docs/results. Data: data/digits, data/digit_scenes. In {args.work_dir}/*/: checkpoints '
+        f'docs/results. Data: data/digits, data/digit_scenes. Under {args.work_dir}: checkpoints '
         '(epoch_*.pth),\nlogs (output.txt), curves (*/vis_data/scalars.json). The same for '
         'ImageNet and COCO:\n'
         '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
