@@ -16,6 +16,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
+
+# torch >= 2.6 refuses mmengine's checkpoints unless their few types are allowed.
+allow_mmengine_checkpoints()
+
 ROOT = Path(__file__).parents[2]
 CLASSES = 4
 NETWORK = """
