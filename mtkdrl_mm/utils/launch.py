@@ -2,6 +2,7 @@
 """What the command-line tools have in common."""
 
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -12,12 +13,13 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import get_dist_info, init_dist
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoint import allow_mmengine_checkpoints
@@ -193,7 +195,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         InputError: If a data folder or annotation file does not exist.
     """
     for key, dataset in loader_datasets(cfg, loaders):
-        _check_dataset(key, dataset)
+        _check_dataset(key, dataset, cfg.get('default_scope'))
         _adopt_classes(key, dataset)
     for name in loaders:
         for key, evaluator in evaluators(cfg, name.removesuffix('_dataloader')):
@@ -203,11 +205,13 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     _limit_topk(cfg)
 
 
-def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
+def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None:
     root = dataset.get('data_root')
     if not root or '://' in root:
         return
     if not osp.isdir(root):
+        if _downloads_itself(dataset, scope):
+            return
         raise InputError(
             f'The data folder "{root}" ({key}.data_root) does not exist. Put the data there, or '
             f'point to it: --cfg-options {key}.data_root=FOLDER'
@@ -237,6 +241,14 @@ def _check_dataset(key: str, dataset: dict[str, Any]) -> None:
             raise InputError(f'The annotation file "{path}" ({key}.ann_file) does not exist.')
         if str(dataset.get('type')).endswith('CocoDataset'):
             _check_coco(key, path if osp.exists(path) else dataset['ann_file'])
+
+
+def _downloads_itself(dataset: dict[str, Any], scope: str | None) -> bool:
+    """Whether a data set fetches what is missing, as mmpretrain's CIFAR100 does."""
+    name = str(dataset.get('type'))
+    cls = DATASETS.get(f'{scope}.{name}' if scope and '.' not in name else name)
+    flag = inspect.signature(cls).parameters.get('download') if cls else None
+    return flag is not None and bool(dataset.get('download', flag.default))
 
 
 def _check_coco(key: str, path: str) -> None:
@@ -348,6 +360,12 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _exit(str(error))
+    except URLError as error:
+        _exit(
+            f'A download failed: {error.reason}. Its address is above. Fetch the archive elsewhere '
+            'and unpack it in the `data_root` of the data sets. (mmpretrain also downloads where '
+            "a file's checksum is not the published one.)"
+        )
     except (KeyError, AssertionError, RuntimeError, ValueError) as error:
         message = str(error.args[0]) if error.args else ''
         for kind, pattern, advice in _KNOWN_ERRORS:

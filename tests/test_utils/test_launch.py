@@ -2,6 +2,7 @@
 """What the command-line tools have in common."""
 
 import argparse
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -196,6 +197,30 @@ def test_missing_data(folders):
     with pytest.raises(InputError) as error:
         check_data(data_config(folders, ann_file='meta/train.txt'), ('train_dataloader',))
     assert f'annotation file "{folders}/meta/train.txt"' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'options, found', [({}, True), (dict(download=True), True), (dict(download=False), False)]
+)
+def test_data_that_downloads_itself_may_be_missing(tmp_path, options, found):
+    dataset = dict(type='CIFAR100', data_root=str(tmp_path / 'none'), **options)
+    cfg = Config(
+        dict(default_scope='mmpretrain', model=dict(), train_dataloader=dict(dataset=dataset))
+    )
+    if found:
+        check_data(cfg, ('train_dataloader',))
+    else:
+        with pytest.raises(InputError, match='none" .* does not exist'):
+            check_data(cfg, ('train_dataloader',))
+
+
+def test_a_failed_download_is_one_sentence():
+    def tool():
+        raise URLError('no route')
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(tool)
+    assert str(stop.value).startswith('\nError: A download failed: no route.')
 
 
 def test_data_that_is_not_used_or_not_local_is_not_looked_for(folders):

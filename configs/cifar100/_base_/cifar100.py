@@ -1,5 +1,5 @@
 # CIFAR-100 and the schedule, as published. mmpretrain's data set downloads
-# itself to data/cifar100 unless it is there (mkdir -p data/cifar100 first).
+# itself to data/cifar100 unless it is there.
 _base_ = 'mmpretrain::_base_/datasets/cifar100_bs16.py'
 
 train_dataloader = dict(batch_size=64)
