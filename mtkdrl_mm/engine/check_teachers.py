@@ -4,7 +4,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -124,15 +124,32 @@ def _check_preprocessing(
 ) -> None:
     pool = distiller.teachers
     labels = _labels(batches, pool.spec.num_classes)
+    images = _statistics(_inputs(distiller, batches), pool.student_preprocessing)
+    known = [pool.student_preprocessing, *pool.preprocessings, images]
     for m, own in enumerate(pool.preprocessings):
         backbone = pool.networks[m].backbone
-        others = alternatives(own, pool.student_preprocessing, _made_for(backbone, own))
+        others = alternatives(own, known, _made_for(backbone, own))
 
         def answers(index: int, preprocessing: Preprocessing) -> Iterator[Tensor]:
             for inputs in _inputs(distiller, batches):
                 yield pool.ask(index, inputs, preprocessing).logits.float().cpu()
 
         results[m].alternative = best_alternative(partial(answers, m), own, others, labels)
+
+
+def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:
+    """Mean and std of the images' pixels, for a teacher normalised to its own data."""
+    raw = replace(student, mean=(0.0,) * 3, std=(1.0,) * 3)
+    count, total, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
+    for images in inputs:
+        pixels = raw.convert(images, student).double().transpose(0, 1).flatten(1)
+        count += pixels.shape[1]
+        total += pixels.sum(dim=1).cpu()
+        squares += pixels.square().sum(dim=1).cpu()
+    mean = total.div(count)
+    std = (squares.div(count) - mean.square()).clamp(min=1.0).sqrt()
+    rounded = [tuple(round(float(v), 1) for v in values) for values in (mean, std)]
+    return replace(raw, mean=rounded[0], std=rounded[1])
 
 
 def _made_for(backbone: torch.nn.Module, own: Preprocessing) -> tuple[int, int] | None:

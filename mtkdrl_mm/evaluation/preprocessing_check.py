@@ -65,13 +65,16 @@ class Alternative:
 
 
 def alternatives(
-    own: Preprocessing, student: Preprocessing, img_size: tuple[int, int] | None = None
+    own: Preprocessing,
+    known: Sequence[Preprocessing],
+    img_size: tuple[int, int] | None = None,
 ) -> list[Preprocessing]:
     """Preprocessings that a teacher may have been trained with instead of its own.
 
     Args:
         own (Preprocessing): The teacher's.
-        student (Preprocessing): The student's.
+        known (Sequence[Preprocessing]): Others around: the student's, the other
+            teachers', mean and std of the images themselves.
         img_size (tuple[int, int], optional): Height and width that the network
             was made for, where it was made for one. Defaults to None.
 
@@ -90,13 +93,17 @@ def alternatives(
     ]
     if img_size is not None:
         found.append(replace(own, input_size=img_size))
-    in_rgb = slice(None, None, 1 if student.to_rgb else -1)
-    named = [(student.mean[in_rgb], student.std[in_rgb]), *NORMALISATIONS.values()]
+    named = [*map(_in_rgb, known), *NORMALISATIONS.values()]
     for to_rgb in (own.to_rgb, not own.to_rgb):
         order = slice(None, None, 1 if to_rgb else -1)
         found += [reordered(mean[order], std[order], to_rgb) for mean, std in named]
     unique = [other for other in dict.fromkeys(found) if other != own]
     return sorted(unique, key=lambda other: len(changes(own, other)))
+
+
+def _in_rgb(known: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    order = slice(None, None, 1 if known.to_rgb else -1)
+    return known.mean[order], known.std[order]
 
 
 def changes(own: Preprocessing, other: Preprocessing) -> tuple[str, ...]:

@@ -85,6 +85,22 @@ def test_mis_preprocessed_teacher_is_found(check, given, setting):
     assert report.teachers[0].alternative.accuracy == pytest.approx(1 - 52 / 256)
 
 
+def test_normalisation_of_the_images_themselves_is_tried(check, images, monkeypatch):
+    # In no list, and not the student's: what a teacher trained from nothing has.
+    pixels = images.float().flip(1)
+    truth = dict(
+        mean=[round(float(v), 1) for v in pixels.mean(dim=(0, 2, 3))],
+        std=[round(float(v), 1) for v in pixels.std(dim=(0, 2, 3))],
+        to_rgb=True,
+    )
+    monkeypatch.setattr(f'{__name__}.RGB', truth)
+    wrong = dict(truth, mean=[20.0, 20.0, 20.0])
+    (warning,) = [w for w in check(first=wrong, second=wrong).warnings() if '"a"' in w]
+    assert (
+        f'data_preprocessor=dict(mean={truth["mean"]}, std={truth["std"]}, to_rgb=True' in warning
+    )
+
+
 def test_duplicates_are_found(check):
     report = check(width=4, same=True)
     assert any('"a" and "b" are near-duplicates' in warning for warning in report.warnings())

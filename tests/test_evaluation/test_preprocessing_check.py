@@ -17,7 +17,7 @@ RAW = Preprocessing()
 
 
 def test_alternatives_are_the_usual_ones():
-    found = alternatives(RGB, INCEPTION)
+    found = alternatives(RGB, [INCEPTION])
     assert RGB not in found and len(set(found)) == len(found)
     assert INCEPTION in found and BGR in found and replace(INCEPTION, to_rgb=False) in found
     assert replace(RGB, to_rgb=False) in found
@@ -33,17 +33,17 @@ def test_alternatives_are_the_usual_ones():
     assert counts == sorted(counts)
 
 
-def test_students_normalisation_is_put_in_the_teachers_order():
+def test_known_normalisations_are_put_in_the_teachers_order():
     student = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), False)
-    found = alternatives(RGB, student)
+    found = alternatives(RGB, [student, RAW])
     assert Preprocessing((3.0, 2.0, 1.0), (6.0, 5.0, 4.0), True) in found
     assert student in found
 
 
 def test_size_that_the_network_was_made_for():
-    found = alternatives(RGB, RGB, (384, 384))
+    found = alternatives(RGB, [RGB], (384, 384))
     assert replace(RGB, input_size=(384, 384)) in found
-    assert replace(RGB, input_size=(384, 384)) not in alternatives(RGB, RGB)
+    assert replace(RGB, input_size=(384, 384)) not in alternatives(RGB, [RGB])
 
 
 def teacher(trained_with, images, labels, strength=4.0):
@@ -75,7 +75,7 @@ def teacher(trained_with, images, labels, strength=4.0):
 def test_wrong_setting_is_found(given, truth, names):
     labels = torch.randint(5, (300,))
     answers, _ = teacher(truth, 300, labels)
-    found = best_alternative(answers, given, alternatives(given, RGB, truth.input_size), labels)
+    found = best_alternative(answers, given, alternatives(given, [RGB], truth.input_size), labels)
     assert found.preprocessing == truth and found.changes == names
     assert found.clearly_better and found.accuracy > found.own_accuracy + 0.05
 
@@ -83,7 +83,7 @@ def test_wrong_setting_is_found(given, truth, names):
 def test_right_setting_is_left_alone():
     labels = torch.randint(5, (300,))
     answers, _ = teacher(RGB, 300, labels)
-    found = best_alternative(answers, RGB, alternatives(RGB, INCEPTION), labels)
+    found = best_alternative(answers, RGB, alternatives(RGB, [INCEPTION]), labels)
     assert found is None or not found.clearly_better
 
 

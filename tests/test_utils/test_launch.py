@@ -210,7 +210,7 @@ def test_data_that_downloads_itself_may_be_missing(tmp_path, options, found):
     if found:
         check_data(cfg, ('train_dataloader',))
     else:
-        with pytest.raises(InputError, match='none" .* does not exist'):
+        with pytest.raises(InputError, match=r'none" .* does not exist'):
             check_data(cfg, ('train_dataloader',))
 
 
