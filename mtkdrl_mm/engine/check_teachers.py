@@ -3,7 +3,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from mtkdrl_mm.evaluation import (
     alternatives,
     best_alternative,
     class_order,
+    confirm_alternative,
     expected_calibration_error,
     log_likelihood,
 )
@@ -35,6 +36,7 @@ def check_teachers(
     batches: Sequence[Batch],
     preprocessing_images: int = 1000,
     cost_repeats: int = 5,
+    further_batches: Iterable[Batch] = (),
 ) -> TeacherReport:
     """Measure accuracy, calibration, agreement, preprocessing and cost of a pool.
 
@@ -45,6 +47,8 @@ def check_teachers(
         preprocessing_images (int): Images on which other preprocessings are
             tried, in whole batches; 0 tries none. Defaults to 1000.
         cost_repeats (int): Timed turns; 0 measures no cost. Defaults to 5.
+        further_batches (Iterable[dict]): Read only where the first leave doubt
+            about a teacher's preprocessing. Defaults to ().
 
     Returns:
         TeacherReport: The report.
@@ -73,7 +77,7 @@ def check_teachers(
     if preprocessing_images > 0:
         sizes = itertools.accumulate(len(batch['data_samples']) for batch in batches)
         count = 1 + sum(size < preprocessing_images for size in sizes)
-        _check_preprocessing(distiller, batches[:count], results)
+        _check_preprocessing(distiller, batches[:count], further_batches, results)
         report.preprocessing_images = sum(len(batch['data_samples']) for batch in batches[:count])
     if cost_repeats > 0:
         inputs = next(_inputs(distiller, batches))
@@ -120,21 +124,38 @@ def _judge(name: str, logits: Tensor, labels: Tensor) -> TeacherResult:
 
 
 def _check_preprocessing(
-    distiller: MultiTeacherDistiller, batches: Sequence[Batch], results: list[TeacherResult]
+    distiller: MultiTeacherDistiller,
+    batches: Sequence[Batch],
+    further_batches: Iterable[Batch],
+    results: list[TeacherResult],
 ) -> None:
     pool = distiller.teachers
+
+    def answers(index: int, batches: Sequence[Batch], which: Preprocessing) -> Iterator[Tensor]:
+        for inputs in _inputs(distiller, batches):
+            yield pool.ask(index, inputs, which).logits.float().cpu()
+
     labels = _labels(batches, pool.spec.num_classes)
     images = _statistics(_inputs(distiller, batches), pool.student_preprocessing)
     known = [pool.student_preprocessing, *pool.preprocessings, images]
     for m, own in enumerate(pool.preprocessings):
-        backbone = pool.networks[m].backbone
-        others = alternatives(own, known, _made_for(backbone, own))
+        others = alternatives(own, known, _made_for(pool.networks[m].backbone, own))
+        results[m].alternative = best_alternative(partial(answers, m, batches), own, others, labels)
+    doubts = [m for m, result in enumerate(results) if _in_doubt(result)]
+    more = list(further_batches) if doubts else []
+    if not more:
+        return
+    labels = _labels(more, pool.spec.num_classes)
+    for m in doubts:
+        doubtful = results[m].alternative
+        assert doubtful is not None
+        results[m].alternative = confirm_alternative(
+            partial(answers, m, more), pool.preprocessings[m], doubtful.preprocessing, labels
+        )
 
-        def answers(index: int, preprocessing: Preprocessing) -> Iterator[Tensor]:
-            for inputs in _inputs(distiller, batches):
-                yield pool.ask(index, inputs, preprocessing).logits.float().cpu()
 
-        results[m].alternative = best_alternative(partial(answers, m), own, others, labels)
+def _in_doubt(result: TeacherResult) -> bool:
+    return result.alternative is not None and result.alternative.in_doubt
 
 
 def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:

@@ -5,7 +5,12 @@ from .agreement import Agreement, agreement
 from .calibration import calibrated_log_likelihood, expected_calibration_error, log_likelihood
 from .class_order import ClassOrder, class_order
 from .paired_tests import mcnemar, paired_gain
-from .preprocessing_check import Alternative, alternatives, best_alternative
+from .preprocessing_check import (
+    Alternative,
+    alternatives,
+    best_alternative,
+    confirm_alternative,
+)
 
 __all__ = [
     'Agreement',
@@ -16,6 +21,7 @@ __all__ = [
     'best_alternative',
     'calibrated_log_likelihood',
     'class_order',
+    'confirm_alternative',
     'expected_calibration_error',
     'log_likelihood',
     'mcnemar',

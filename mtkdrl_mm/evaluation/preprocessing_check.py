@@ -22,10 +22,14 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     'CIFAR-10': ((125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)),
     'CLIP': ((122.771, 116.746, 104.094), (68.5005, 66.6322, 70.3232)),
 }
-# Images on which an alternative has to be at least as good to be tried on all.
+# Images after which an alternative is left that is worse, and not by chance.
 SCREENING_IMAGES = 64
+SCREENING_LEVEL = 0.01
 SIGNIFICANCE = 1e-3
 SMALLEST_GAIN = 0.02
+# An accuracy that is lower by chance alone is no loss.
+LOSS_LEVEL = 0.05
+DOUBT_LEVEL = 0.05
 
 Answers = Callable[[Preprocessing], Iterator[Tensor]]
 
@@ -43,7 +47,9 @@ class Alternative:
             are calibrated.
         p_accuracy (float): Of McNemar's test.
         p_likelihood (float): Of the paired t-test on the log-likelihoods.
-        trials (int): Alternatives that were tried.
+        p_loss (float): Of McNemar's test that the accuracy is lower.
+        trials (int): Alternatives that were tried on these images.
+        images (int): How many there were.
     """
 
     preprocessing: Preprocessing
@@ -53,15 +59,24 @@ class Alternative:
     gain: float
     p_accuracy: float
     p_likelihood: float
+    p_loss: float
     trials: int
+    images: int
 
     @property
     def clearly_better(self) -> bool:
         """Whether it is better by more than chance, however many were tried."""
         level = SIGNIFICANCE / self.trials
-        if self.gain < SMALLEST_GAIN or self.accuracy < self.own_accuracy:
+        if self.gain < SMALLEST_GAIN or self.p_loss < LOSS_LEVEL:
             return False
         return min(self.p_accuracy, self.p_likelihood) < level
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether more images may show that it is better."""
+        if self.clearly_better or self.gain < SMALLEST_GAIN / 2 or self.p_loss < LOSS_LEVEL:
+            return False
+        return min(self.p_accuracy, self.p_likelihood) < DOUBT_LEVEL
 
 
 def alternatives(
@@ -126,34 +141,66 @@ def best_alternative(
         labels (Tensor): Of all images, shape (N,).
 
     Returns:
-        Alternative | None: The best of those that do no worse on the first
-        images than its own; of equally good ones, that with the fewest
+        Alternative | None: The best of those that are not clearly worse on the
+        first images than its own; of equally good ones, that with the fewest
         changes. None if there is none.
     """
     own_logits = torch.cat(list(answers(own)))
-    own_right = own_logits.argmax(dim=1) == labels
-    own_likelihood = calibrated_log_likelihood(own_logits, labels)
     tried: list[tuple[Preprocessing, Tensor, Tensor]] = []
     for other in others:
         logits = _unless_worse(answers(other), own_logits, labels)
         if logits is not None:
-            right = logits.argmax(dim=1) == labels
-            tried.append((other, right, calibrated_log_likelihood(logits, labels)))
+            tried.append((other, logits, calibrated_log_likelihood(logits, labels)))
     if not tried:
         return None
     top = max(tried, key=lambda entry: float(entry[2].mean()))
     equal = [entry for entry in tried if paired_gain(entry[2], top[2]) > 0.01]
     best = min(equal, key=lambda entry: (len(changes(own, entry[0])), -float(entry[2].mean())))
-    preprocessing, right, likelihood = best
+    return _compare(own, own_logits, best[0], best[1], labels, len(others))
+
+
+@torch.no_grad()
+def confirm_alternative(
+    answers: Answers, own: Preprocessing, other: Preprocessing, labels: Tensor
+) -> Alternative:
+    """Compare one preprocessing with a teacher's own, on images it was not chosen by.
+
+    Args:
+        answers (Callable): As of :func:`best_alternative`, for other images.
+        own (Preprocessing): The teacher's.
+        other (Preprocessing): Whose gain is in doubt.
+        labels (Tensor): Of the images, shape (N,).
+
+    Returns:
+        Alternative: With one trial.
+    """
+    own_logits, logits = (torch.cat(list(answers(which))) for which in (own, other))
+    return _compare(own, own_logits, other, logits, labels, trials=1)
+
+
+def _compare(
+    own: Preprocessing,
+    own_logits: Tensor,
+    other: Preprocessing,
+    logits: Tensor,
+    labels: Tensor,
+    trials: int,
+) -> Alternative:
+    own_right, right = (z.argmax(dim=1) == labels for z in (own_logits, logits))
+    own_likelihood, likelihood = (
+        calibrated_log_likelihood(z, labels) for z in (own_logits, logits)
+    )
     return Alternative(
-        preprocessing=preprocessing,
-        changes=changes(own, preprocessing),
+        preprocessing=other,
+        changes=changes(own, other),
         accuracy=float(right.double().mean()),
         own_accuracy=float(own_right.double().mean()),
         gain=float((likelihood - own_likelihood).mean()),
         p_accuracy=mcnemar(own_right, right),
         p_likelihood=paired_gain(own_likelihood, likelihood),
-        trials=len(others),
+        p_loss=mcnemar(right, own_right),
+        trials=trials,
+        images=len(labels),
     )
 
 
@@ -168,6 +215,6 @@ def _unless_worse(batches: Iterator[Tensor], own_logits: Tensor, labels: Tensor)
             screened = True
             first = calibrated_log_likelihood(torch.cat(seen), labels[:count])
             own = calibrated_log_likelihood(own_logits[:count], labels[:count])
-            if first.mean() < own.mean():
+            if paired_gain(first, own) < SCREENING_LEVEL:
                 return None
     return torch.cat(seen)

@@ -107,12 +107,14 @@ class TeacherReport:
         if best is None or not best.clearly_better:
             return []
         p = min(best.p_accuracy, best.p_likelihood)
+        tried = f'{best.trials} settings tried' if best.trials > 1 else 'not those it was found on'
+        count = f'{best.images} images, {tried}'
         return [
             f'Teacher "{teacher.name}" looks mis-preprocessed: with other `'
             + '`, `'.join(best.changes)
             + f'` its accuracy on the same images is {100 * best.accuracy:.1f} % instead of '
             f'{100 * best.own_accuracy:.1f} %, its log-likelihood higher by {best.gain:.2f} nats '
-            f'(p = {p:.0e}, {best.trials} settings tried). Set {_settings(index, best)}.'
+            f'(p = {p:.0e}, {count}). Set {_settings(index, best)}.'
         ]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -173,7 +175,7 @@ class TeacherReport:
             ]
         if self.preprocessing_images:
             parts += [
-                f'The best other preprocessing, on {self.preprocessing_images} images:',
+                f'The best other preprocessing, found on {self.preprocessing_images} images:',
                 self._preprocessing_table(),
             ]
         warnings = self.warnings()
@@ -220,16 +222,23 @@ class TeacherReport:
         return _table(lines)
 
     def _preprocessing_table(self) -> str:
-        lines = [['teacher', 'other', 'accuracy %', 'own %', 'gain in nats', 'p']]
+        lines = [['teacher', 'other', 'images', 'accuracy %', 'own %', 'gain in nats', 'p']]
         for teacher in self.teachers:
             best = teacher.alternative
             if best is None:
-                lines.append([teacher.name, 'none is as good', '', '', '', ''])
+                lines.append([teacher.name, 'none is as good', '', '', '', '', ''])
                 continue
             p = min(best.p_accuracy, best.p_likelihood)
             numbers = [f'{100 * best.accuracy:.1f}', f'{100 * best.own_accuracy:.1f}']
             lines.append(
-                [teacher.name, ', '.join(best.changes), *numbers, f'{best.gain:+.3f}', f'{p:.0e}']
+                [
+                    teacher.name,
+                    ', '.join(best.changes),
+                    str(best.images),
+                    *numbers,
+                    f'{best.gain:+.3f}',
+                    f'{p:.0e}',
+                ]
             )
         return _table(lines)
 

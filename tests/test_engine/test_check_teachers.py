@@ -122,6 +122,32 @@ def test_number_of_images_for_other_preprocessings(check):
     assert check(preprocessing_images=9999).preprocessing_images == 256
 
 
+def test_further_images_are_read_where_there_is_doubt(check, monkeypatch):
+    read = []
+
+    def further():
+        read.append(True)
+        yield from ()
+
+    check(further_batches=further())
+    assert not read
+    monkeypatch.setattr('mtkdrl_mm.evaluation.preprocessing_check.SIGNIFICANCE', 1e-99)
+    report = check(first=SWITCHED, further_batches=further())
+    assert read and report.teachers[0].alternative.in_doubt
+
+
+def test_further_images_decide(check, monkeypatch):
+    found = check(first=SWITCHED).teachers[0].alternative
+    monkeypatch.setattr('mtkdrl_mm.evaluation.preprocessing_check.SIGNIFICANCE', 1e-99)
+    doubtful = check(first=SWITCHED)
+    assert not any('mis-preprocessed' in warning for warning in doubtful.warnings())
+    monkeypatch.setattr('mtkdrl_mm.engine.check_teachers.confirm_alternative', lambda *args: found)
+    batch = dict(inputs=torch.zeros(1, 3, 32, 32).byte(), data_samples=[])
+    batch['data_samples'].append(DataSample().set_gt_label(0))
+    decided = check(first=SWITCHED, further_batches=[batch])
+    assert decided.teachers[0].alternative is found
+
+
 def test_labels_beyond_the_classes(make_distiller):
     batch = dict(
         inputs=torch.zeros(1, 3, 32, 32).byte(), data_samples=[DataSample().set_gt_label(5)]

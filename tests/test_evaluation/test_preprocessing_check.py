@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkdrl_mm.evaluation import alternatives, best_alternative
+from mtkdrl_mm.evaluation import alternatives, best_alternative, confirm_alternative
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 
 RGB = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True)
@@ -123,3 +123,38 @@ def test_of_equally_good_settings_the_nearest_is_named():
     near = replace(RGB, to_rgb=False)
     found = best_alternative(answers, RGB, [INCEPTION, BGR, near], labels)
     assert found.preprocessing == near and found.clearly_better and found.trials == 3
+
+
+def test_an_alternative_that_is_a_little_worse_by_chance_is_not_dropped_early():
+    labels = torch.randint(5, (1000,))
+    noise = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0))
+
+    def answers(preprocessing):
+        logits = 2.0 * F.one_hot(labels, 5) + noise
+        if preprocessing == RGB:
+            logits[64:] *= torch.where(torch.arange(936) % 4 == 0, -1, 1)[:, None]
+            logits[:2] += 5 * F.one_hot(labels[:2], 5)  # lucky on the first images
+        yield from logits.split(50)
+
+    found = best_alternative(answers, RGB, [INCEPTION], labels)
+    assert found.preprocessing == INCEPTION and found.clearly_better
+
+
+def test_doubt_ends_with_more_images():
+    labels = torch.randint(5, (4000,))
+    noise = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
+    disturbed = noise + 0.35 * torch.randn(4000, 5, generator=torch.Generator().manual_seed(1))
+
+    def answers(images, preprocessing):
+        logits = 2.0 * F.one_hot(labels, 5) + (disturbed if preprocessing == RGB else noise)
+        yield logits[images]
+
+    few, many = slice(0, 150), slice(150, None)
+    doubtful = best_alternative(lambda which: answers(few, which), RGB, [INCEPTION], labels[few])
+    assert doubtful.in_doubt and not doubtful.clearly_better
+    sure = confirm_alternative(lambda which: answers(many, which), RGB, INCEPTION, labels[many])
+    assert sure.clearly_better and not sure.in_doubt
+    assert (sure.images, sure.trials, sure.changes) == (3850, 1, ('mean', 'std'))
+    # Chance alone does not hold.
+    back = confirm_alternative(lambda which: answers(many, which), INCEPTION, RGB, labels[many])
+    assert not back.clearly_better and not back.in_doubt

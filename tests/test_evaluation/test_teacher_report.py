@@ -17,8 +17,8 @@ def result(name='a', accuracy=0.8, order=GOOD, alternative=None, **cost):
     return TeacherResult(name, accuracy, 0.01, 0.9, 0.05, -0.5, order, alternative, cost)
 
 
-def better(p=1e-9, gain=0.5, accuracy=0.9, changes=('mean', 'input_size')):
-    return Alternative(OTHER, changes, accuracy, 0.8, gain, p, 1.0, 10)
+def better(p=1e-9, gain=0.5, accuracy=0.9, changes=('mean', 'input_size'), p_loss=1.0):
+    return Alternative(OTHER, changes, accuracy, 0.8, gain, p, 1.0, p_loss, 10, 100)
 
 
 def report(*teachers, agreements=None, classes=2):
@@ -42,7 +42,8 @@ def test_nothing_to_warn_of():
         (better(p=1e-3), False),  # ten were tried
         (better(p=9e-5), True),
         (better(gain=0.01), False),
-        (better(accuracy=0.79), False),
+        (better(accuracy=0.79), True),  # by chance
+        (better(accuracy=0.79, p_loss=0.04), False),
     ],
 )
 def test_clearly_better(alternative, clear):

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import os.path as osp
+from collections.abc import Iterator
 
 # torch's profiler, which measures memory, otherwise speaks of its stages.
 os.environ.setdefault('KINETO_LOG_LEVEL', '5')
@@ -49,7 +50,8 @@ def parse_args() -> argparse.Namespace:
         '--preprocessing-images',
         type=int,
         default=1000,
-        help='images on which other preprocessings are tried; 0 tries none',
+        help='images on which other preprocessings are tried, and four times as many more where '
+        'they leave doubt; 0 tries none',
     )
     parser.add_argument('--repeats', type=int, default=5, help='timed turns; 0 measures no cost')
     parser.add_argument('--seed', type=int, default=0, help='which images are drawn')
@@ -76,8 +78,8 @@ def build_model(cfg: Config) -> MultiTeacherDistiller:
     return model.to(get_device()).eval()
 
 
-def draw_batches(cfg: Config, args: argparse.Namespace) -> list[dict]:
-    """Validation batches in random order: folders of classes come one by one."""
+def draw_batches(cfg: Config, args: argparse.Namespace) -> tuple[list[dict], Iterator[dict]]:
+    """Validation batches, and further ones; in random order, as folders of classes come in turn."""
     if not cfg.get('val_dataloader'):
         raise InputError('The config has no `val_dataloader`: there is nothing to check on.')
     loader = cfg.val_dataloader
@@ -89,7 +91,9 @@ def draw_batches(cfg: Config, args: argparse.Namespace) -> list[dict]:
     if count is None:
         count = -(-1000 // loader.batch_size)
     check_number('--num-batches', count, minimum=1)
-    return list(itertools.islice(Runner.build_dataloader(loader, seed=args.seed), count))
+    batches = iter(Runner.build_dataloader(loader, seed=args.seed))
+    further = 4 * -(-args.preprocessing_images // loader.batch_size)
+    return list(itertools.islice(batches, count)), itertools.islice(batches, further)
 
 
 def write(report: TeacherReport, text: str, path: str) -> None:
@@ -117,8 +121,8 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     check_data(cfg, ('val_dataloader',))
     model = build_model(cfg)
-    batches = draw_batches(cfg, args)
-    report = check_teachers(model, batches, args.preprocessing_images, args.repeats)
+    batches, further = draw_batches(cfg, args)
+    report = check_teachers(model, batches, args.preprocessing_images, args.repeats, further)
     device = next(model.parameters()).device
     text = (
         f'# Teachers of {osp.relpath(args.config)}\n\n{report.to_markdown()}\n'
