@@ -7,7 +7,8 @@ MTKD-RL with the improvement reward. Then it fine-tunes a small detector and a
 small segmentor on scenes of digits from three initialisations of the student's
 backbone: random, trained without teachers, and distilled. Every training goes
 through ``tools/train.py`` and a config under ``configs/demo/``. What is there
-already is not trained again.
+already is not trained again. Without mmdet and mmsegmentation it ends with the
+students.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config
@@ -206,16 +208,20 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     start = time.time()
-    for converter in ('digits', 'make_digit_scenes'):
+    missing = [name for name in ('mmdet', 'mmseg', 'pycocotools') if not find_spec(name)]
+    for converter in ('digits',) if missing else ('digits', 'make_digit_scenes'):
         subprocess.run([sys.executable, f'tools/dataset_converters/{converter}.py'], check=True)
     print('Training four teachers:', flush=True)
     seconds = train_all([f'teacher_{name}' for name in TEACHERS], args)
     print('Distilling the student:', flush=True)
     seconds.update(train_all([f'student_{name}' for name in STUDENTS], args))
     print_table(seconds, args)
-    print('\nFine-tuning on scenes of digits:', flush=True)
-    train_all([f'{task}_{key}' for key in BACKBONES for task in TASKS], args)
-    print_task_table(args)
+    if missing:
+        print(f'\nNo fine-tuning of detectors and segmentors: not installed: {", ".join(missing)}.')
+    else:
+        print('\nFine-tuning on scenes of digits:', flush=True)
+        train_all([f'{task}_{key}' for key in BACKBONES for task in TASKS], args)
+        print_task_table(args)
     print(f'\nDone in {time.time() - start:.0f} s.')
 
 
