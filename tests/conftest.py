@@ -34,7 +34,7 @@ if not all(find_spec(package) for package in ('mmdet', 'mmseg', 'pycocotools')):
         'test_end_to_end/downstream',
         'test_engine/test_label_check_hook.py',
         'test_models/test_distilled_backbone.py',
-        'test_tools/test_make_digit_scenes.py',
+        'test_tools/test_make_scenes.py',
         'test_utils/test_data_settings.py',
     ]
 

@@ -209,7 +209,7 @@ def main() -> None:
     os.chdir(ROOT)
     start = time.time()
     missing = [name for name in ('mmdet', 'mmseg', 'pycocotools') if not find_spec(name)]
-    for converter in ('digits',) if missing else ('digits', 'make_digit_scenes'):
+    for converter in ('digits',) if missing else ('digits', 'make_scenes'):
         subprocess.run([sys.executable, f'tools/dataset_converters/{converter}.py'], check=True)
     print('Training four teachers:', flush=True)
     seconds = train_all([f'teacher_{name}' for name in TEACHERS], args)

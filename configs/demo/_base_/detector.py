@@ -1,5 +1,5 @@
 # A small RetinaNet for scenes of digits; `make demo` writes them with
-# tools/dataset_converters/make_digit_scenes.py.
+# tools/dataset_converters/make_scenes.py.
 _base_ = '../../_base_/runtime.py'
 
 default_scope = 'mmdet'

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Scenes of digits, as detection and as segmentation."""
+"""Scenes of digits or photographs, as detection and as segmentation."""
 
 import importlib.util
 import json
@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from sklearn.datasets import load_digits
 
 pytestmark = pytest.mark.slow
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TOOL = 'tools/dataset_converters/make_digit_scenes.py'
+TOOL = 'tools/dataset_converters/make_scenes.py'
 
 
 def load(path):
@@ -48,11 +49,11 @@ def test_both_formats_say_the_same(scenes, split, count):
     for image in coco.imgs.values():
         stem = image['file_name'][:-4]
         pixels = np.asarray(Image.open(scenes / 'coco' / split / image['file_name']))
-        folder = scenes / 'cityscapes' / 'leftImg8bit' / split / 'digits'
+        folder = scenes / 'cityscapes' / 'leftImg8bit' / split / 'scenes'
         assert np.array_equal(pixels, np.asarray(Image.open(folder / f'{stem}_leftImg8bit.png')))
         assert pixels.shape == (image['height'], image['width'], 3)
 
-        folder = scenes / 'cityscapes' / 'gtFine' / split / 'digits'
+        folder = scenes / 'cityscapes' / 'gtFine' / split / 'scenes'
         labels = np.asarray(Image.open(folder / f'{stem}_gtFine_labelTrainIds.png'))
         expected = np.zeros_like(labels)
         for annotation in coco.imgToAnns[image['id']]:
@@ -66,19 +67,56 @@ def test_both_formats_say_the_same(scenes, split, count):
         assert coco.cats[annotation['category_id']]['name'] == str(annotation['category_id'] - 1)
 
 
-def test_test_scenes_hold_no_digit_of_training(scenes, tmp_path, monkeypatch):
+def test_test_scenes_hold_no_digit_of_training(tmp_path):
     """The digits of digits.py's two folders, never mixed."""
     load('tools/dataset_converters/digits.py').write_digits(str(tmp_path / 'digits'))
-    tool, given = load(TOOL), {}
-    monkeypatch.setattr(
-        tool, 'write_split', lambda split, count, chosen, out, args: given.update({split: chosen})
-    )
-    monkeypatch.setattr(sys, 'argv', ['tool', str(tmp_path / 'out')])
-    monkeypatch.setattr(tool.os, 'replace', lambda *args: None)
-    tool.main()
+    data, found = load_digits(), load(TOOL).digits()
     for split in ('train', 'val'):
-        files = (tmp_path / 'digits' / split).glob('*/*.png')
-        assert sorted(int(file.stem) for file in files) == sorted(given[split])
+        numbers = sorted(int(f.stem) for f in (tmp_path / 'digits' / split).glob('*/*.png'))
+        ink = np.sort(np.stack(found[split].images).reshape(-1, 64), axis=0)
+        np.testing.assert_array_equal(16 * ink, np.sort(data.data[numbers], axis=0))
+        np.testing.assert_array_equal(np.sort(found[split].labels), np.sort(data.target[numbers]))
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """A sample as cifar10.py writes it: two classes, pure red and pure blue."""
+    for split, listed in (('train', 'student'), ('val', 'val')):
+        lines = []
+        for label, (name, colour) in enumerate([('bird', (255, 0, 0)), ('cat', (0, 0, 255))]):
+            folder = tmp_path / 'sample' / split / name
+            folder.mkdir(parents=True)
+            Image.new('RGB', (32, 32), colour).save(folder / '1.png')
+            lines.append(f'{name}/1.png {label}\n')
+        (tmp_path / 'sample' / 'meta').mkdir(exist_ok=True)
+        (tmp_path / 'sample' / 'meta' / f'{listed}.txt').write_text(''.join(lines))
+    return tmp_path / 'sample'
+
+
+def test_photographs(sample, tmp_path):
+    out = tmp_path / 'scenes'
+    done = run(out, '--train', 5, '--val', 3, '--photographs', sample)
+    assert done.returncode == 0, done.stderr
+    coco = COCO(out / 'coco' / 'annotations' / 'instances_train.json')
+    assert {c['id']: c['name'] for c in coco.cats.values()} == {1: 'bird', 2: 'cat'}
+    assert set(a['category_id'] for a in coco.anns.values()) == {1, 2}
+    for image in coco.imgs.values():
+        pixels = np.asarray(Image.open(out / 'coco' / 'train' / image['file_name'])).astype(int)
+        for annotation in coco.imgToAnns[image['id']]:
+            red, _, blue = pixels[coco.annToMask(annotation).astype(bool)].mean(axis=0)
+            # whole squares of the class's colour, in RGB
+            assert (red > 230 and blue < 25) == (annotation['category_id'] == 1)
+            assert (blue > 230 and red < 25) == (annotation['category_id'] == 2)
+
+
+def test_photographs_that_are_missing(sample, tmp_path):
+    (sample / 'val' / 'cat' / '1.png').unlink()
+    done = run(tmp_path / 'out', '--photographs', sample)
+    assert f'"{sample}/val/cat/1.png", in {sample}/meta/val.txt, is no image' in done.stderr
+    (sample / 'meta' / 'student.txt').unlink()
+    done = run(tmp_path / 'out', '--photographs', sample)
+    assert 'has no meta/student.txt' in done.stderr and 'Traceback' not in done.stderr
+    assert not (tmp_path / 'out').exists()
 
 
 def test_the_seed_decides(scenes, tmp_path):
@@ -92,17 +130,17 @@ def test_the_seed_decides(scenes, tmp_path):
 
 def test_a_digit_in_front_hides_what_is_behind():
     tool = load(TOOL)
-    args = SimpleNamespace(size=48, digits=(5, 5))
-    full = np.full((1, 8, 8), 16.0)
-    scene = tool.compose(full, np.array([7]), args, np.random.default_rng(0))
+    args = SimpleNamespace(size=48, objects=(5, 5))
+    full = tool.Objects(['7'], [np.ones((8, 8), dtype=np.float32)], np.array([7]))
+    scene = tool.compose(full, args, np.random.default_rng(0))
     assert np.sum(scene.masks, axis=0).max() == 1
-    assert set(scene.digits) == {7}
+    assert set(scene.labels) == {7}
 
 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--digits', '4', '2'], 'give the fewest, then the most'),
+        (['--objects', '4', '2'], 'give the fewest, then the most'),
         (['--size', '8'], '`--size` must be at least 32'),
         (['--train', '0'], '`--train` must be at least 1'),
     ],
