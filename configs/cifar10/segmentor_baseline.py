@@ -1,0 +1,11 @@
+# The segmentor, from the student trained without teachers.
+_base_ = './_base_/segmentor.py'
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            type='mtkdrl_mm.DistilledBackbone',
+            checkpoint='{{$CIFAR10_STUDENTS:work_dirs/compare_cifar10_weak}}/baseline/seed_{{$RUN_SEED:0}}/epoch_12.pth',
+        )
+    )
+)
