@@ -245,8 +245,9 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
 
 def _downloads_itself(dataset: dict[str, Any], scope: str | None) -> bool:
     """Whether a data set fetches what is missing, as mmpretrain's CIFAR100 does."""
-    name = str(dataset.get('type'))
-    cls = DATASETS.get(f'{scope}.{name}' if scope and '.' not in name else name)
+    cls = dataset.get('type')
+    if isinstance(cls, str):
+        cls = DATASETS.get(f'{scope}.{cls}' if scope and '.' not in cls else cls)
     flag = inspect.signature(cls).parameters.get('download') if cls else None
     return flag is not None and bool(dataset.get('download', flag.default))
 
