@@ -47,6 +47,13 @@ def _scope():
     init_default_scope('mmpretrain')
 
 
+@pytest.fixture(autouse=True)
+def _scope_of_the_next_test():
+    """A runner of mmdet or mmseg leaves its own scope behind."""
+    yield
+    init_default_scope('mmpretrain')
+
+
 @pytest.fixture(autouse=True, scope='session')
 def _one_thread():
     """For tensors as small as here, several threads only wait for each other."""
