@@ -141,21 +141,16 @@ def _check_preprocessing(
     for m, own in enumerate(pool.preprocessings):
         others = alternatives(own, known, _made_for(pool.networks[m].backbone, own))
         results[m].alternative = best_alternative(partial(answers, m, batches), own, others, labels)
-    doubts = [m for m, result in enumerate(results) if _in_doubt(result)]
+    found = [result.alternative for result in results]
+    doubts = {m: other for m, other in enumerate(found) if other is not None and other.in_doubt}
     more = list(further_batches) if doubts else []
     if not more:
         return
     labels = _labels(more, pool.spec.num_classes)
-    for m in doubts:
-        doubtful = results[m].alternative
-        assert doubtful is not None
+    for m, other in doubts.items():
         results[m].alternative = confirm_alternative(
-            partial(answers, m, more), pool.preprocessings[m], doubtful.preprocessing, labels
+            partial(answers, m, more), pool.preprocessings[m], other.preprocessing, labels
         )
-
-
-def _in_doubt(result: TeacherResult) -> bool:
-    return result.alternative is not None and result.alternative.in_doubt
 
 
 def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:
