@@ -9,6 +9,8 @@ from torch.utils.data import Dataset, get_worker_info
 from mtkdrl_mm.registry import DATASETS
 from mtkdrl_mm.utils.seeding import seed_host, seeded
 
+_STREAM = 1
+
 
 class SeededIndex(int):
     """An index of a data set that carries the seed of its augmentation.
@@ -68,11 +70,12 @@ class SeededDataset(Dataset):
         seed_key = getattr(index, 'seed_key', None)
         if seed_key is None:
             return self.dataset[index]
+        # A fourth number keeps these streams apart from those of the steps.
         if get_worker_info() is not None:
-            seed_host(*seed_key)
+            seed_host(*seed_key, _STREAM)
             return self.dataset[int(index)]
         # Without workers this is the process that trains.
-        with seeded(*seed_key):
+        with seeded(*seed_key, _STREAM):
             return self.dataset[int(index)]
 
     def __len__(self) -> int:

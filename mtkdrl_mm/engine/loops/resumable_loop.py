@@ -145,8 +145,9 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         super().__init__(runner, dataloader, **kwargs)
         self._steps = len(self.dataloader)
         self._schedule_steps_per_epoch = self._steps
-        # Where this run began: images of that epoch that an earlier run went through, and its
+        # Where this run began: the epoch, images of it that an earlier run went through, and the
         # iteration.
+        self._first_epoch = 0
         self._images_before = 0
         self._first_iter = 0
         self._resumed = False
@@ -164,9 +165,9 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         """
         if self.batch_sampler is None:
             return {}
-        start = epoch * self._steps
-        images = self._images_before if self._first_iter > start else 0
-        images += (iteration - max(start, self._first_iter)) * self.batch_sampler.images_per_step
+        start = max(epoch * self._steps, self._first_iter)
+        images = self._images_before if epoch == self._first_epoch else 0
+        images += (iteration - start) * self.batch_sampler.images_per_step
         progress = self._saved(epoch, images, self._schedule_steps_per_epoch)
         # Within an iteration the count is still that before it.
         step = max(self.schedule_step, self._to_schedule(iteration))
@@ -194,7 +195,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
             self._check_data(before)
         self._schedule_steps_per_epoch = before.schedule_steps_per_epoch
         self.schedule_step = before.schedule_step
-        self._images_before = before.images_done
+        self._first_epoch, self._images_before = self._epoch, before.images_done
         # Raises where the sampler cannot start here.
         self.batch_sampler.set_position(self.runner.seed, self._epoch, before.images_done)
         left = self.batch_sampler.steps_left(before.images_done)
@@ -286,11 +287,10 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Run one epoch, or what is left of it."""
-        start = self._epoch * self._steps
-        images = self._images_before if self._first_iter > start else 0
         if self.batch_sampler is not None:
+            images = self._images_before if self._epoch == self._first_epoch else 0
             self.batch_sampler.set_position(self.runner.seed, self._epoch, images)
-        done = self._iter - start
+        done = self._iter - self._epoch * self._steps
         if done > 0:
             self.runner.logger.info(
                 f'Going on with batch {done + 1} of {self._steps} in epoch {self._epoch + 1}.'
