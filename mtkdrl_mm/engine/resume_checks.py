@@ -83,10 +83,12 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
     if not isinstance(before, dict):
         return
     now = describe_training(cfg)
+    keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+    if 'model.type' in keys:
+        keys = ['model.type']  # all else differs for that reason
     differences = [
         f'`{key}` was {_phrase(before.get(key))} and is {_phrase(now.get(key))}'
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        for key in sorted(keys, key=lambda key: (not key.startswith('model'), key))
     ]
     if differences:
         raise InputError(f'"{path}" is of another training: {summarise(differences, 3)}. {_REMEDY}')

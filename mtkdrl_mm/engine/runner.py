@@ -67,8 +67,9 @@ class ResumableRunner(Runner):
     ``custom_imports = dict(imports=['mtkdrl_mm'])``; this package's tools use it
     without being told. The arguments are those of mmengine's ``Runner``.
 
-    A hook may have a method ``gather_state()``: it is called on all processes
-    before the main process saves a checkpoint.
+    A hook may have two more methods: ``gather_state()`` is called on all
+    processes before the main process saves a checkpoint, and ``release()``
+    when training has ended in any way, an error included.
     """
 
     _lock: WorkDirLock | None = None
@@ -115,6 +116,8 @@ class ResumableRunner(Runner):
             if isinstance(hook, dict) and hook.get('type') in _HOOKS:
                 hook = {**hook, 'type': _HOOKS[hook['type']]}
             hooks[key] = hook
+        if hooks['preemption'] is None:
+            del hooks['preemption']
         super().register_default_hooks(hooks)
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -148,6 +151,9 @@ class ResumableRunner(Runner):
         try:
             return super().train()
         finally:
+            for hook in self._hooks:
+                if hasattr(hook, 'release'):
+                    hook.release()
             if self._lock is not None:
                 self._lock.release()
 
@@ -261,11 +267,9 @@ class ResumableRunner(Runner):
         # A training loop that is not built yet is built by the parent's method.
         super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
         self._found = None
-        self.dump_config()
         position = getattr(self.train_loop, 'resume', None)
-        if position is None:
-            return
-        difference = position(meta.get('progress'))
+        difference = position(meta.get('progress')) if position is not None else ''
+        self.dump_config()
         if difference:
             self.logger.warning(f'{difference} {self._adapt_learning_rate(meta["progress"])}')
 

@@ -70,6 +70,12 @@ AUGMENT = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """mmengine looks for compilers, to log them, whenever a runner is built."""
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', lambda: {})
+
+
 class Workshop:
     """Writes configs and runs trainings in a folder of its own."""
 

@@ -59,8 +59,8 @@ class PreemptionHook(Hook):
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
 
-    def after_train(self, runner: Runner) -> None:
-        """Stop listening."""
+    def release(self) -> None:
+        """Stop listening, however the training ended."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -140,7 +140,6 @@ class PreemptionHook(Hook):
                 raise
             last = last_checkpoint_named(runner.work_dir)
             kept = f'The last good checkpoint is {last}.' if last else 'There is no checkpoint.'
-            self.after_train(runner)
             raise InputError(
                 f'{name} received, but {describe_medium_error(error, path)}. {kept}'
             ) from error
@@ -148,7 +147,6 @@ class PreemptionHook(Hook):
         runner.logger.info(
             f'{name} received: saved {filename} in {runner.work_dir}. Go on with --resume.'
         )
-        self.after_train(runner)
         raise SystemExit(128 + number)
 
     @staticmethod
