@@ -146,7 +146,7 @@ def test_other_hooks_stay_and_none_switches_off(build):
 def test_interrupted_anywhere_and_resumed(build, tmp_path, kind):
     whole = build(kind, work_dir=str(tmp_path / 'whole'))
     whole.train()
-    for stop in range(1, 9):
+    for stop in (1, 3, 4, 8):
         folder = str(tmp_path / f'cut_{stop}')
         first = build(kind, work_dir=folder)
 
