@@ -78,7 +78,8 @@ class DurableCheckpointHook(CheckpointHook):
             return
         self.last_ckpt = path
         if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.extend(kept)  # a deque of that length
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)
             runner.message_hub.update_info('keep_ckpt_ids', kept)
             for old in outdated:
                 self._remove(
