@@ -338,7 +338,10 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: mmengine's runner, or the config's ``runner_type``.
     """
+    from mtkdrl_mm.models.load_weights import use_complete_pretrained
+
     allow_mmengine_checkpoints()
+    use_complete_pretrained()
     cfg = deepcopy(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
