@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mtkdrl_mm.engine.runner import ResumableRunner
 from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
 
 # torch >= 2.6 refuses mmengine's checkpoints unless their few types are allowed.
@@ -125,7 +126,7 @@ class Workshop:
         cfg.work_dir = str(self.folder / work_dir)
         cfg.experiment_name = uuid.uuid4().hex
         cfg.merge_from_dict(options)
-        return Runner.from_cfg(cfg)
+        return ResumableRunner.from_cfg(cfg)
 
     def run(
         self, *command: str, env: dict[str, str] | None = None
