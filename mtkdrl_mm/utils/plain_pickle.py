@@ -35,11 +35,12 @@ MAX_ENTRIES = 1_000_000
 MAX_DEPTH = 100
 MAX_REPEATED_BYTES = 64 * 2**20
 
-# Names from these modules are refused even where they are only mentioned.
+# Names from these modules are refused even where they are only mentioned. ("commands" is what
+# pickle's protocol 2 calls subprocess.)
 _REFUSED_MODULES = frozenset(
     'os posix nt subprocess sys shutil socket pty ctypes _ctypes importlib runpy pkgutil builtins '
     '__builtin__ __builtins__ pickle _pickle cPickle marshal webbrowser pip multiprocessing '
-    'asyncio pdb bdb IPython'.split()
+    'asyncio pdb bdb IPython commands'.split()
 )
 # What may be mentioned or constructed in spite of its module or its lower-case name.
 _INERT_NAMES = frozenset(
@@ -298,7 +299,8 @@ def _history_from_state(state: Any) -> Any:
         for value in (state['_log_history'], state['_count_history'])
     )
     length = state.get('max_length')
-    return HistoryBuffer(values, counts, length if type(length) is int else 1000000)
+    is_length = type(length) is int and length >= len(values)
+    return HistoryBuffer(values, counts, length if is_length else 1000000)
 
 
 def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
@@ -329,6 +331,10 @@ def _make_frozenset(items: Any = ()) -> frozenset:
 
 def _complex(real: Any = 0, imaginary: Any = 0) -> complex:
     return complex(float(real), float(imaginary))
+
+
+def _bytes(data: Any = b'', *rest: Any) -> bytes:
+    return _raw(data)
 
 
 def _bytearray(data: Any = b'', *rest: Any) -> bytearray:
@@ -370,6 +376,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     '__builtin__.frozenset': _make_frozenset,
     'builtins.complex': _complex,
     '__builtin__.complex': _complex,
+    'builtins.bytes': _bytes,
+    '__builtin__.bytes': _bytes,
     'builtins.bytearray': _bytearray,
     '__builtin__.bytearray': _bytearray,
 }
@@ -522,7 +530,8 @@ class _Machine:
         self._make_tuple([self.stack.pop(), second, third])
 
     def _list(self, argument: Any) -> None:
-        self.stack.append([self._plain_item(item) for item in self._pop_to_mark()])
+        items = self._pop_to_mark()
+        self.stack.append([self._plain_item(item) for item in items])
 
     def _dict(self, argument: Any) -> None:
         items = self._pop_to_mark()
@@ -530,7 +539,8 @@ class _Machine:
         self._set_items(items)
 
     def _frozenset(self, argument: Any) -> None:
-        self.stack.append(_make_frozenset(self._pop_to_mark()))
+        items = self._pop_to_mark()
+        self.stack.append(_make_frozenset(items))
 
     def _append(self, argument: Any) -> None:
         self._extend([self.stack.pop()])

@@ -78,8 +78,11 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
     def read(name: str) -> bytes:
         if f'{folder}/{name}' not in entries:
             raise DamagedPickleError(f'its part "{name}" is missing')
+        entry = entries[f'{folder}/{name}']
         try:
-            return archive.read(entries[f'{folder}/{name}'])
+            with archive.open(entry) as part:
+                # Without a number, zipfile unpacks whatever there is.
+                return part.read(entry.file_size)
         except Exception as error:  # bad checksums, unknown compression, encryption, ...
             raise DamagedPickleError(f'its part "{name}": {error}') from error
 
