@@ -62,7 +62,7 @@ class DistilledBackbone:
         self._check(module, own, fit)
         module.load_state_dict(fit.weights, strict=False)
         name = type(module).__name__
-        loaded = Loaded(name, self.checkpoint, len(fit.weights), len(own), found.kind)
+        loaded = Loaded(name, self.checkpoint, len(fit.weights), len(own), found.kind or fit.kind)
         print_log(str(loaded), 'current')
         # Backbones ask for this type by name before they set their last
         # BatchNorm of every block to zero or initialise their children anew.

@@ -6,7 +6,7 @@ backbones, plain networks that are tested or trained further, and ``Pretrained``
 """
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +19,18 @@ from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import FoundWeights, find_weights, read_checkpoint, summarise
+from mtkdrl_mm.utils.checkpoint import (
+    AVERAGED_PREFIX,
+    FoundWeights,
+    find_weights,
+    read_checkpoint,
+    summarise,
+)
 
 Weights = dict[str, Tensor]
 
 # What torch.compile, FSDP and activation checkpointing put into names, wherever they were used.
 _WRAPPERS = re.compile(r'(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
-_AVERAGED = re.compile(r'(?:^|[._])ema(?:[._]|$)')
 
 
 @dataclass
@@ -37,11 +42,14 @@ class Fit:
             fit.
         covered (int): How many of the network's tensors are named in it.
         left_out (list[str]): Names in the file of what is for other networks.
+        kind (str): 'averaged' or 'raw' where the names have both side by side,
+            else ''.
     """
 
     weights: Weights
     covered: int
     left_out: list[str] = field(default_factory=list)
+    kind: str = ''
 
 
 @dataclass
@@ -106,6 +114,7 @@ def fit_state_dict(
     Raises:
         InputError: If the file has the network several times.
     """
+    metadata = getattr(weights, '_metadata', None) or {}
     weights = {_WRAPPERS.sub('', key): value for key, value in weights.items()}
     missing_prefixes = _prefixes(_common_prefix(own))
     found: Counter[tuple[str, str]] = Counter()
@@ -114,15 +123,25 @@ def fit_state_dict(
             for add in missing_prefixes:
                 if add + key[len(strip) :] in own:
                     found[strip, add] += 1
-    strip, add = _choose(found, weights, own, location, role, which)
+    strip, add, kind = _choose(found, weights, own, location, role, which)
     renamed = {
         add + key[len(strip) :]: value for key, value in weights.items() if key.startswith(strip)
     }
     parts = {*children, *(key.split('.', 1)[0] for key in own)} - {'data_preprocessor'}
-    kept = {k: v for k, v in renamed.items() if k in own or k.split('.', 1)[0] in parts}
+    kept = OrderedDict(
+        (k, v) for k, v in renamed.items() if k in own or k.split('.', 1)[0] in parts
+    )
+    # The versions of the modules, by which they know files of before.
+    kept._metadata = {  # type: ignore[attr-defined]
+        (add + name[len(strip) :]).removesuffix('.'): value
+        for name, value in (
+            (_WRAPPERS.sub('', f'{n}.' if n else ''), v) for n, v in metadata.items()
+        )
+        if name.startswith(strip)
+    }
     left_out = [key for key in renamed if key not in kept]
     left_out += [key for key in weights if not key.startswith(strip)]
-    return Fit(kept, found[strip, add], left_out)
+    return Fit(kept, found[strip, add], left_out, kind)
 
 
 def _choose(
@@ -132,18 +151,19 @@ def _choose(
     location: str,
     role: str,
     which: str | None,
-) -> tuple[str, str]:
-    """The prefix to take off and the one to put before, by what fits."""
+) -> tuple[str, str, str]:
+    """The prefix to take off, the one to put before, and of what kind the weights are."""
     if not found:
-        return '', ''
+        return '', '', ''
     most = max(found.values())
     best = sorted((p for p, n in found.items() if n == most), key=lambda p: (len(p[0] + p[1]), p))
     if len(best) > 1:
         fitting = {p: _same_shapes(weights, own, *p) for p in best}
         best = [p for p in best if fitting[p] == max(fitting.values())]
-    averaged = [p for p in best if _AVERAGED.search(p[0])]
+    averaged = [p for p in best if AVERAGED_PREFIX.search(p[0])]
     raw = [p for p in best if p not in averaged]
     best = (raw or best) if which == 'raw' else (averaged or best)
+    kind = '' if not (averaged and raw) else 'raw' if which == 'raw' else 'averaged'
     # In a checkpoint of a distillation the student is what was trained.
     best = [p for p in best if p[0].endswith('student.')] or best
     if len({strip for strip, _ in best}) > 1 and most > 0:
@@ -152,7 +172,7 @@ def _choose(
             f'{_sentence(role)}: "{location}" holds such a network {len(best)} times, with names '
             f'that begin with {names}. Save the one that you mean in a file of its own.'
         )
-    return best[0]
+    return (*best[0], kind)
 
 
 def _same_shapes(weights: Weights, own: Mapping[str, Tensor], strip: str, add: str) -> int:
@@ -318,7 +338,9 @@ def load_found_weights(
             + _list_keys('Only in the file', unexpected)
             + _hint(network, found.weights, missing, advice)
         )
-    return Loaded(role, location, len(own) - len(absent), len(own), found.kind, fit.left_out)
+    return Loaded(
+        role, location, len(own) - len(absent), len(own), found.kind or fit.kind, fit.left_out
+    )
 
 
 def _check_classes(network: nn.Module, weights: Weights, location: str, role: str) -> None:

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import os.path as osp
+import re
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -43,6 +44,8 @@ AVERAGED_KEYS = (
     'ema',
     'params_ema',
 )
+# The same in the names of one state dict that has both side by side.
+AVERAGED_PREFIX = re.compile(r'(?:^|[._])ema(?:[._]|$)')
 
 
 def read_checkpoint(location: str, role: str) -> dict[str, Any]:
@@ -346,7 +349,8 @@ def find_weights(
         # mmengine's EMAHook exchanges the two, so that `state_dict` is what one tests.
         raw, averaged = averaged, raw
     kind = '' if raw is None or averaged is None else 'raw' if which == 'raw' else 'averaged'
-    if which == 'ema' and averaged is None:
+    beside = raw is not None and any(AVERAGED_PREFIX.search(key) for key in raw)
+    if which == 'ema' and averaged is None and not beside:
         raise InputError(
             f'{_sentence(role)}: "{location}" holds no averaged weights (its keys are '
             f'{_shown(contents)}). Leave `weights` out.'
@@ -385,7 +389,12 @@ def _first(contents: dict[str, Any], keys: Iterable[str]) -> dict[str, Any] | No
 
 
 def _tensors(contents: dict[str, Any]) -> dict[str, Tensor]:
-    return {k: v for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    found = OrderedDict(
+        (k, v) for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)
+    )
+    if hasattr(contents, '_metadata'):  # the versions of the modules
+        found._metadata = contents._metadata  # type: ignore[attr-defined]
+    return found
 
 
 def _shown(contents: dict[str, Any]) -> list[Any]:

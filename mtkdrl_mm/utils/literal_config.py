@@ -45,7 +45,7 @@ def parse_literal_config(text: str, origin: str) -> dict[str, Any]:
             if not isinstance(statement, ast.Assign) or not isinstance(target, ast.Name):
                 raise _no_literal(statement)
             config[target.id] = _value(statement.value)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         reason = str(error) or 'it is nested too deeply'
         raise InputError(
             f'The config in {origin} is read as plain values only, and cannot be: {reason}.'
