@@ -338,9 +338,10 @@ def load_found_weights(
             + _list_keys('Only in the file', unexpected)
             + _hint(network, found.weights, missing, advice)
         )
-    return Loaded(
-        role, location, len(own) - len(absent), len(own), found.kind or fit.kind, fit.left_out
-    )
+    # Counters of batches that a file lacks are made up by BatchNorm itself.
+    count = min(len(own) - len(absent), len(fit.weights))
+    kind = found.kind or fit.kind
+    return Loaded(role, location, count, len(own), kind, fit.left_out)
 
 
 def _check_classes(network: nn.Module, weights: Weights, location: str, role: str) -> None:

@@ -23,7 +23,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
@@ -188,8 +188,8 @@ def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
     return results
 
 
-def describe(cfg: dict[str, Any], contents: dict[str, Any], path: str) -> dict[str, Any]:
-    """What a user of the exported file may want to know."""
+def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str) -> dict[str, Any]:
+    """What a user of the exported file may want to know; ``text`` is that of ``cfg``."""
     model, meta = cfg['model'], contents.get('meta') or {}
     distilled = is_distillation(model)
     weighting = model.get('weighting', 'AVER') if distilled else None
@@ -204,7 +204,7 @@ def describe(cfg: dict[str, Any], contents: dict[str, Any], path: str) -> dict[s
         ],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
-        config=Config(cfg).pretty_text,
+        config=text,
     )
 
 
@@ -252,6 +252,23 @@ def save(
     return path, osp.getsize(path)
 
 
+def build(model: dict[str, Any], path: str) -> nn.Module:
+    """Build the student.
+
+    Raises:
+        InputError: If its config makes no sense.
+    """
+    try:
+        return build_classifier(model, None, None, 'student')
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network says of wrong arguments
+        reason = str(error).split('\n')[0][:200]
+        raise InputError(
+            f'The student that "{path}" describes cannot be built: {reason}'
+        ) from error
+
+
 def main() -> None:
     args = parse_args()
     stem, suffix = osp.splitext(args.out)
@@ -261,14 +278,15 @@ def main() -> None:
     init_default_scope('mmpretrain')
     if args.config is None:
         cfg = read_config(contents, args.checkpoint)
+        text = contents['meta']['cfg']
         plain = student_config(cfg, *found_student(cfg, contents, args.checkpoint))
     else:
         trusted = read_config_file(args.config)
-        cfg = plain_config(trusted)
+        cfg, text = plain_config(trusted), trusted.pretty_text
         plain = student_config(cfg, *trusted_student(trusted))
     weights = extract_state_dict(contents, args.checkpoint, 'training checkpoint')
     weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
-    own = build_classifier(plain.model, None, None, 'student').state_dict()
+    own = build(plain.model, args.config or args.checkpoint).state_dict()
     if weights.keys() != own.keys():
         raise InputError(
             f'"{args.checkpoint}" does not hold the student of its own config. Missing: '
@@ -279,7 +297,7 @@ def main() -> None:
         weights = {f'backbone.{key}': value for key, value in backbone_weights(weights).items()}
     if args.format == 'torchvision':
         weights = to_torchvision(weights, args.checkpoint)
-    meta = describe(cfg, contents, args.checkpoint)
+    meta = describe(cfg, text, contents, args.checkpoint)
     path, size = save(weights, meta, args)
     print(f'{len(weights)} tensors, {size / 2**20:.1f} MiB: {path}')
     if not args.backbone_only:
