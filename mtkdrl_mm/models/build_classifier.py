@@ -6,13 +6,13 @@ import os.path as osp
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
 from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.package_configs import find_package_config
 
 
 def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, ConfigDict | None]:
@@ -49,7 +49,9 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
         )
     path = cfg['cfg_path']
     try:
-        config = get_config(path) if '::' in path else Config.fromfile(path)
+        config = Config.fromfile(find_package_config(path, role) if '::' in path else path)
+    except InputError:
+        raise
     except (OSError, ImportError, ValueError, AssertionError) as error:
         raise InputError(f'The {role}\'s `cfg_path` "{path}" cannot be read: {error}') from error
     if cfg.get('cfg_options'):

@@ -88,6 +88,23 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config_file(path: str) -> Config:
+    """Read a config file that the user names.
+
+    Args:
+        path (str): The file.
+
+    Raises:
+        InputError: If it does not exist or cannot be read.
+    """
+    if not osp.isfile(path):
+        raise InputError(f'The config file "{path}" does not exist.')
+    try:
+        return Config.fromfile(path)
+    except (FileNotFoundError, SyntaxError, KeyError) as error:
+        raise InputError(f'The config file "{path}" cannot be read: {error}') from error
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and merge the common flags into it.
 
@@ -101,12 +118,7 @@ def load_config(args: argparse.Namespace) -> Config:
         InputError: If the file does not exist.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise InputError(f'The config file "{args.config}" does not exist.')
-    try:
-        cfg = Config.fromfile(args.config)
-    except (FileNotFoundError, SyntaxError, KeyError) as error:
-        raise InputError(f'The config file "{args.config}" cannot be read: {error}') from error
+    cfg = read_config_file(args.config)
     if args.cfg_options is not None:
         before = deepcopy(cfg)
         try:
@@ -326,7 +338,10 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: mmengine's runner, or the config's ``runner_type``.
     """
+    from mtkdrl_mm.models.load_weights import use_complete_pretrained
+
     allow_mmengine_checkpoints()
+    use_complete_pretrained()
     cfg = deepcopy(cfg)
     cfg.setdefault('runner_type', 'mtkdrl_mm.ResumableRunner')
     return RUNNERS.build(cfg)

@@ -177,7 +177,7 @@ def test_the_demo(workshop: Workshop):
         mean_ap, mean_iou = map(float, line[len(backbone) :].split())
         assert 0 <= mean_ap <= 100 and 5 < mean_iou <= 100  # background alone gives 8
     log = (workshop.folder / 'demo' / 'detector_mtkdrl' / 'seed_0' / 'output.txt').read_text()
-    assert f'loaded 120/120 tensors from {workshop.folder}/demo/mtkdrl/seed_0/epoch_2.pth' in log
+    assert f'loaded 120/120 tensors of {workshop.folder}/demo/mtkdrl/seed_0/epoch_2.pth' in log
 
 
 def test_the_benchmark(workshop: Workshop):

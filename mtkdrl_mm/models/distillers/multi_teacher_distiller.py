@@ -16,6 +16,7 @@ from torch.amp.autocast_mode import autocast
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_number
+from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier, run_classifier
@@ -41,7 +42,10 @@ class MultiTeacherDistiller(BaseModel):
 
     In ``predict`` and ``tensor`` mode it is the student. Checkpoints hold
     student, connectors and weighting strategy under ``student.``,
-    ``connectors.`` and ``weighting.``, and no teacher.
+    ``connectors.`` and ``weighting.``, and no teacher. ``student_cfg`` is the
+    student's whole config as plain data, ``model`` and ``data_preprocessor``:
+    saved beside the weights, it spares a reader the files that ``student``
+    names.
 
     Args:
         student (dict): The student: ``cfg_path`` (and ``cfg_options``) or an
@@ -105,6 +109,7 @@ class MultiTeacherDistiller(BaseModel):
             data_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor or {}
         )
         super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
+        self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
         self.alpha = check_number('logit_weight', logit_weight)
         self.beta = check_number('feature_weight', feature_weight)
         self.token_maps = token_maps
@@ -370,6 +375,16 @@ def _build_preprocessor(
     if augments is not None:
         cfg.setdefault('batch_augments', augments)
     return MMPRETRAIN_MODELS.build(cfg)
+
+
+def _plain_student(
+    model: dict[str, Any], preprocessor: dict[str, Any], num_classes: int | None
+) -> dict[str, Any]:
+    """The student's config, as it is built, in plain data."""
+    plain = plain_config(model)
+    if num_classes is not None and isinstance(plain.get('head'), dict):
+        plain['head']['num_classes'] = num_classes
+    return dict(model=plain, data_preprocessor=plain_config(preprocessor) or None)
 
 
 def _drop_training_parts(state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

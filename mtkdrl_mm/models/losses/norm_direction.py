@@ -51,7 +51,13 @@ class NormDirection(DistillationLoss):
             )
         self.count = len(names)
         for index, name in enumerate(names):
-            self.register_buffer(f'centers_{index}', contents[name].float(), persistent=False)
+            rows = contents[name]
+            if not isinstance(rows, Tensor) or rows.ndim != 2 or not rows.is_floating_point():
+                raise InputError(
+                    f'The class centres in "{centers}" hold no table of numbers for "{name}". '
+                    'Write them anew with tools/analysis_tools/compute_class_centers.py.'
+                )
+            self.register_buffer(f'centers_{index}', rows.float(), persistent=False)
 
     def forward(self, terms: StepTerms) -> Tensor:
         """Distance from every teacher's direction and norm, shape (B, M)."""

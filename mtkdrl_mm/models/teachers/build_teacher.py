@@ -24,6 +24,7 @@ class Teacher:
         network (BaseClassifier): The network.
         preprocessing (Preprocessing): What its inputs must look like.
         checkpoint (str, optional): Where its weights are.
+        which_weights (str, optional): 'ema' or 'raw', where the file has both.
         class_map (ClassMap, optional): For other classes than the student's.
         zero_shot (ZeroShot, optional): For networks that answer with an image
             embedding.
@@ -33,6 +34,7 @@ class Teacher:
     network: BaseClassifier
     preprocessing: Preprocessing
     checkpoint: str | None = None
+    which_weights: str | None = None
     class_map: ClassMap | None = None
     zero_shot: ZeroShot | None = None
 
@@ -64,10 +66,13 @@ def build_teacher(
     cfg = dict(cfg)
     name = cfg.pop('name', None)
     checkpoint = cfg.pop('checkpoint', None)
+    which_weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     own_preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
     role = f'teacher "{name}"' if name else f'teacher number {index}'
+    if which_weights not in (None, 'ema', 'raw'):
+        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {which_weights!r}.')
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     if name is None:
@@ -95,6 +100,7 @@ def build_teacher(
         network=network,
         preprocessing=Preprocessing.from_config(given, role, input_size),
         checkpoint=checkpoint,
+        which_weights=which_weights,
         class_map=None if class_map is None else ClassMap(class_map, role),
         zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
@@ -59,6 +58,8 @@ class TeacherPool(nn.Module):
             - ``cfg_path`` with optional ``cfg_options``, or an inline model
               with ``type``: the network.
             - ``checkpoint`` (str): Path or URL of its weights.
+            - ``weights`` (str, optional): 'ema' or 'raw', where that file has
+              both averaged and raw weights. Defaults to the averaged ones.
             - ``name`` (str, optional): Defaults to the config file's stem or
               the backbone's type and depth.
             - ``data_preprocessor`` (dict, optional): Its mean, std and to_rgb.
@@ -115,6 +116,7 @@ class TeacherPool(nn.Module):
                     )
                 built.append(teacher)
         self.checkpoints = [teacher.checkpoint for teacher in built]
+        self.which_weights = [teacher.which_weights for teacher in built]
         self.preprocessings = [teacher.preprocessing for teacher in built]
         self.networks = nn.ModuleList(teacher.network for teacher in built)
         # By the teacher's number, only for those who have one.
@@ -153,8 +155,7 @@ class TeacherPool(nn.Module):
                     f'Teacher "{name}" has no `checkpoint`. A teacher with random weights '
                     'teaches nothing: give a path or URL of its trained weights.'
                 )
-            count = load_teacher(self.networks[m], checkpoint, name)
-            print_log(f'Teacher "{name}": loaded {count} tensors from {checkpoint}', 'current')
+            load_teacher(self.networks[m], checkpoint, name, self.which_weights[m])
             if str(m) in self.zero_shots:
                 class_map = self._part(self.class_maps, m)
                 self.zero_shots[str(m)].load(None if class_map is None else class_map.indices)
