@@ -95,7 +95,7 @@ def test_precision_of_the_batch_is_kept(dtype):
         (dict(mean=[1, 2, 3], std=[1, 1]), None, 'as many positive ones in `std`'),
         (dict(mean=[1, 2, 3], std=[1, 0, 1]), None, 'as many positive ones in `std`'),
         (dict(mean=[1, 2], std=[1, 1]), None, 'one or three numbers in `mean`'),
-        (dict(), 0, '`input_size` of teacher "x" must be a positive integer.*is .0, 0'),
+        (dict(), 0, '`input_size` of teacher "x" must be a positive integer.*but is 0'),
         (dict(), '224', '`input_size` of teacher "x".*is \'224\''),
         (dict(), (1, 2, 3), r'\(height, width\), but is \(1, 2, 3\)'),
     ],
