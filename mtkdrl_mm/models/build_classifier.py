@@ -1,10 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Students and teachers from config files or inline dicts."""
 
+import copy
 import inspect
 import os.path as osp
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
@@ -87,7 +89,7 @@ def build_classifier(
         InputError: If it is no classifier, or one without a separate backbone,
             or a file that it needs is missing.
     """
-    model = ConfigDict(model)
+    model = copy.deepcopy(ConfigDict(model))
     kind = MMPRETRAIN_MODELS.get(model.type) if isinstance(model.type, str) else model.type
     if not _is_classifier(kind):
         known = [n for n, cls in MMPRETRAIN_MODELS.module_dict.items() if _is_classifier(cls)]
@@ -114,14 +116,26 @@ def _is_classifier(kind: Any) -> bool:
 
 def _use_timm_features(kind: type, model: ConfigDict, role: str) -> str:
     """What to give in place of a classifier that has no embedding and no map."""
-    name = model.get('model_name', 'NAME')
-    classes = model.get('num_classes', 1000)
-    if issubclass(kind, HuggingFaceClassifier):
-        name = 'NAME'  # timm's names are others
+    # HuggingFace's names are not timm's.
+    name = 'NAME' if issubclass(kind, HuggingFaceClassifier) else model.get('model_name', 'NAME')
+    size = _embedding_size(name)
+    hint = '' if size else ', with D the length of its embedding (`num_features` in timm)'
     return (
         f'The {role} is a {kind.__name__}, which gives logits only. Give the network of timm as '
         "type='ImageClassifier', "
         f"backbone=dict(type='mtkdrl_mm.TimmFeatures', model_name='{name}'), "
-        f"head=dict(type='VisionTransformerClsHead', num_classes={classes}, in_channels=D), with "
-        'the size D of its embedding (`num_features` in timm).'
+        f"head=dict(type='VisionTransformerClsHead', num_classes={model.get('num_classes', 1000)}, "
+        f'in_channels={size or "D"}){hint}.'
     )
+
+
+def _embedding_size(name: str) -> int | None:
+    """Length of the embedding of one of timm's networks, None if it cannot be built."""
+    try:
+        import timm
+
+        with torch.random.fork_rng(devices=[]):
+            network = timm.create_model(name, num_classes=0)
+    except (ImportError, RuntimeError, TypeError, ValueError):
+        return None
+    return getattr(network, 'head_hidden_size', None) or network.num_features

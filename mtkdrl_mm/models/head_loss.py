@@ -169,15 +169,17 @@ def _try_loss(head: nn.Module, features: Any, with_scores: bool) -> Exception | 
 def _label_error(loss: nn.Module, target: Tensor, error: Exception) -> InputError:
     """The message for labels that a loss does not take."""
     given = 'labels' if target.ndim == 1 else 'scores of all classes'
+    over_classes = getattr(loss, 'use_sigmoid', False) or getattr(loss, 'use_soft', False)
     if isinstance(error, IndexError):
         advice = 'Labels must be below the number of classes.'
-    elif target.ndim == 1:
+    elif target.ndim == 1 and over_classes:
         advice = (
-            'Losses over classes (`use_sigmoid`, `use_soft`) need `to_onehot=True` in '
-            '`data_preprocessor`.'
+            'A loss with `use_sigmoid` or `use_soft` needs `to_onehot=True` in `data_preprocessor`.'
         )
+    elif target.ndim == 1:
+        advice = 'Check its arguments.'
     else:
-        advice = 'Check its arguments; not every loss works with mixup and cutmix.'
+        advice = 'Check its arguments, and that it works with mixup and cutmix.'
     return InputError(
         f"The student's loss {type(loss).__name__} does not take the {given} of the data: "
         f'{first_line(error)} {advice}'
