@@ -338,7 +338,7 @@ def test_images_with_several_labels(make_distiller, make_batch, scores):
     with pytest.raises(InputError, match=r'image cat.png has 2 labels.*multi-label data is not'):
         make_distiller().train()(inputs, samples, mode='loss')
     samples[1].set_gt_label([])
-    with pytest.raises(InputError, match='image cat.png has 0 labels'):
+    with pytest.raises(InputError, match=r'image cat\.png has 0 labels'):
         make_distiller().train()(inputs, samples, mode='loss')
 
 

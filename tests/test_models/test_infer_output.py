@@ -100,7 +100,7 @@ def test_an_error_at_a_size_that_has_run_is_no_matter_of_size(
         raise RuntimeError('lost')
 
     monkeypatch.setattr(network.backbone, 'forward', broken)
-    with pytest.raises(RuntimeError, match='^lost$'):
+    with pytest.raises(RuntimeError, match=r'^lost$'):
         run_classifier(network, inputs)
 
 

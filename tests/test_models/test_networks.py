@@ -110,7 +110,12 @@ def test_classifiers_of_huggingface_are_not_built():
 
 def test_network_that_needs_a_file(make_vit):
     cfg = make_vit(16)
-    backbone = dict(type='LoRAModel', module=cfg['backbone'], load_from='no/such/file.pth')
+    weights = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    backbone = dict(
+        type='LoRAModel',
+        module=dict(cfg['backbone'], init_cfg=weights),
+        targets=[dict(type='qkv')],
+    )
     with pytest.raises(InputError, match=r'student cannot be built: no/such/file.pth can not be'):
         build_classifier(
             read_network_config(dict(cfg, backbone=backbone), 'student')[0], None, None, 'student'

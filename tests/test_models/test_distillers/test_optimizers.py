@@ -49,7 +49,7 @@ def test_layer_wise_decay_is_that_of_the_plain_student(make_distiller, make_vit,
 
 
 def test_layer_wise_decay_needs_layers(make_distiller):
-    with pytest.raises(InputError, match='`get_layer_depth`.*ResNet has none.*Take `constructor`'):
+    with pytest.raises(InputError, match=r'`get_layer_depth`.*ResNet has none.*Take `constructor`'):
         groups(make_distiller(), **LAYERS)
 
 
