@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 from mmpretrain.models.losses import LabelSmoothLoss
+from mmpretrain.registry import BATCH_AUGMENTS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
-from mtkdrl_mm.utils import InputError, build_component, check_number
+from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier, run_classifier
@@ -424,7 +425,25 @@ def _build_preprocessor(
     augments = model.pop('train_cfg', None)
     if augments is not None:
         cfg.setdefault('batch_augments', augments)
-    return MMPRETRAIN_MODELS.build(cfg)
+    try:
+        return MMPRETRAIN_MODELS.build(cfg)
+    except KeyError as error:
+        kind = _unknown_augment(cfg.get('batch_augments'))
+        if kind is None:
+            raise
+        raise InputError(
+            f'The batch augmentation "{kind}" of the student is unknown. '
+            f'{near_matches(kind, BATCH_AUGMENTS.module_dict)}'
+        ) from error
+
+
+def _unknown_augment(cfg: Any) -> str | None:
+    """The first type in ``batch_augments`` that is not registered."""
+    augments = (cfg or {}).get('augments') or []
+    parts = [augments] if isinstance(augments, dict) else augments
+    kinds = [part['type'] for part in parts if isinstance(part, dict) and 'type' in part]
+    unknown = [kind for kind in kinds if isinstance(kind, str) and not BATCH_AUGMENTS.get(kind)]
+    return unknown[0] if unknown else None
 
 
 def _drop_training_parts(state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
