@@ -146,7 +146,7 @@ def test_labels_are_counted_once_a_step(make_distiller, make_resnet, make_batch)
     assert counts.sum() == 6
 
 
-def test_teachers_are_judged_by_cross_entropy_whatever_the_loss(
+def test_teachers_have_the_plain_cross_entropy_whatever_the_loss(
     make_distiller, make_resnet, make_batch, record_steps
 ):
     student = make_resnet(4, type='CrossEntropyLoss', class_weight=WEIGHTS)
