@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.registry import RUNNERS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
@@ -422,13 +423,6 @@ class ResumableRunner(Runner):
             assert isinstance(buffer, HistoryBuffer)
             buffer._log_history = buffer._log_history[-limit:]
             buffer._count_history = buffer._count_history[-limit:]
-
-
-def load_network_weights(network: Any, contents: Any, location: str, role: str) -> str:
-    """Stand-in."""
-    from mtkdrl_mm.utils.checkpoint import extract_state_dict
-
-    return load_whole(network, extract_state_dict(contents, location, role), location)
 
 
 def _from_main(value: Any) -> Any:

@@ -107,6 +107,28 @@ def test_meta_gradient_is_that_of_the_cross_entropy_after_the_step(
         torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-9)
 
 
+def test_look_ahead_follows_the_loss_of_the_students_head(
+    make_distiller, make_resnet, make_batch, record_steps
+):
+    head = dict(type='SeesawLoss', num_classes=5, loss_weight=0.3)
+    student = make_resnet(4)
+    student['head']['loss'] = head
+    distiller = make_distiller(student=student, weighting='MMKD').eval()
+    counts = distiller.student.head.loss_module.cum_samples.fill_(9)
+    steps = record_steps(distiller)
+    distiller(*make_batch(6), mode='loss')
+    terms, _ = steps[0]
+    after_the_step = counts.clone()
+    names, start = zip(*distiller.student.named_parameters())
+    look_ahead = LookAhead(distiller, 0.01)
+    there = look_ahead._run(list(names), list(start), 0, terms.inputs, terms)
+    assert torch.equal(counts, after_the_step)  # no label is counted twice
+    with torch.no_grad():
+        counts.copy_(after_the_step)
+        expected = distiller.student.loss(terms.inputs, terms.data_samples)['loss']
+    torch.testing.assert_close(there.student_ce.mean(), expected)
+
+
 def test_the_student_is_looked_at_and_not_touched(train, make_distiller, make_batch):
     """The step's losses, statistics and random numbers are those of a step without the hook."""
     training = train(interval=1).start()

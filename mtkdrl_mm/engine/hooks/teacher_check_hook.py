@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Looks at the teachers before anyone pays for training."""
 
-import re
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from mmengine.runner import Runner
 
 from mtkdrl_mm.evaluation.teacher_report import accuracy_floor
 from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 
@@ -52,12 +52,9 @@ class TeacherCheckHook(Hook):
         """
         distiller = distiller_of(runner, 'TeacherCheckHook')
         required = distiller.weighting.required_hook
-        if required and required not in [type(hook).__name__ for hook in runner.hooks]:
-            key = re.sub(r'(?<!^)(?=[A-Z])', '_', required.removesuffix('Hook')).lower()
-            raise InputError(
-                f'The weighting {type(distiller.weighting).__name__} needs {required}: add '
-                f"{key}=dict(type='mtkdrl_mm.{required}') to `default_hooks`."
-            )
+        # The hook itself may come after this one, and not be attached yet.
+        if required not in [type(hook).__name__ for hook in runner.hooks]:
+            distiller.weighting.check_trainer()
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         if runner.val_loop is None:
             runner.logger.info(
@@ -79,7 +76,7 @@ class TeacherCheckHook(Hook):
                 break
             batch = distiller.data_preprocessor(batch, False)
             samples = batch['data_samples']
-            labels = torch.cat([sample.gt_label for sample in samples]).to(device)
+            labels = hard_labels(samples).to(device)
             for m, output in enumerate(pool.query(batch['inputs'], samples)):
                 counts[m] += (output.logits.argmax(dim=1) == labels).sum()
             counts[-1] += len(labels)

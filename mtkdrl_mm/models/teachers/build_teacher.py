@@ -10,6 +10,7 @@ from mtkdrl_mm.utils import InputError
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier
+from ..infer_output import input_channels
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .zero_shot import ZeroShot
@@ -84,7 +85,7 @@ def build_teacher(
     own_outputs = not by_path or class_map is not None or zero_shot is not None
     network = build_classifier(model, None, None if own_outputs else num_classes, role)
     check_classifier(network, role)
-    backbone = network.backbone
+    backbone, channels = network.backbone, input_channels(network)
     if input_size is None and getattr(backbone, 'fixed_size', False):
         input_size = backbone.img_size
     if given is None:  # timm's networks know what they were trained with
@@ -95,10 +96,12 @@ def build_teacher(
             std=student_preprocessing.std,
             to_rgb=student_preprocessing.to_rgb,
         )
+        if channels != student_preprocessing.channels and len(set(given['mean'])) == 1:
+            given.update(mean=given['mean'][:1], std=given['std'][:1])
     return Teacher(
         name=name,
         network=network,
-        preprocessing=Preprocessing.from_config(given, role, input_size),
+        preprocessing=Preprocessing.from_config(given, role, input_size, channels),
         checkpoint=checkpoint,
         which_weights=which_weights,
         class_map=None if class_map is None else ClassMap(class_map, role),
