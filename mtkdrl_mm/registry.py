@@ -7,6 +7,7 @@ config (weighting, losses, connectors, agent) the scope may be left out.
 """
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -33,6 +34,9 @@ DATA_SAMPLERS = Registry(
     parent=MMENGINE_DATA_SAMPLERS,
     scope=SCOPE,
     locations=['mtkdrl_mm.datasets'],
+)
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mtkdrl_mm.datasets']
 )
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',

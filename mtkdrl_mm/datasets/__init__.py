@@ -1,6 +1,18 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Samplers."""
+"""Data sets, loaders and samplers."""
 
+from .damaged_images import built_datasets, image_fault, intact_images, name_damaged_images
+from .dataloader import check_dataloader
+from .labelled_images import LabelledImageDataset
 from .seeded_batches import SeededBatchSampler, seed_batches
 
-__all__ = ['SeededBatchSampler', 'seed_batches']
+__all__ = [
+    'LabelledImageDataset',
+    'SeededBatchSampler',
+    'built_datasets',
+    'check_dataloader',
+    'image_fault',
+    'intact_images',
+    'name_damaged_images',
+    'seed_batches',
+]
