@@ -122,14 +122,14 @@ def adapt_classes(
         print_log(f'{place}: the {len(folders)} folders are the classes.', 'current')
     for key, dataset in loader_datasets(cfg, loaders):
         cls = dataset_class(dataset, scope)
-        if _reads_lists(cls, dataset):
-            _adapt_list(key, dataset, cls)
-        elif _reads_folders(cls, dataset):
-            _adapt_folders(key, dataset, cls, order, by_names=classes is not None)
-        elif declared is None:
-            continue  # of a type with classes of its own, such as CIFAR-10
-        if classes is not None:
+        by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
+        # Others have classes of their own, such as CIFAR-10.
+        if classes is not None and (by_list or by_folder or declared is not None):
             _set_classes(key, dataset, classes, source)
+        if by_list:
+            _adapt_list(key, dataset, cls)
+        elif by_folder:
+            _adapt_folders(key, dataset, cls, order)
         if str(dataset.get('type')).endswith('CocoDataset'):
             _adapt_coco(key, dataset, training)
 
@@ -181,17 +181,20 @@ def _is_custom_dataset(cls: Any) -> bool:
 
 
 def _reads_folders(cls: Any, dataset: dict[str, Any]) -> bool:
+    """Whether a data set takes its classes from folders, in mmpretrain's way or ours."""
     if not _is_custom_dataset(cls) or not dataset.get('with_label', True):
         return False
-    own_reader = '_find_samples' in vars(cls) or 'load_data_list' in vars(cls)
-    unlabelled = dataset.get('split') == 'test' and cls.__name__ == 'ImageNet'
-    path = split_folder(dataset)
-    return (
-        (not own_reader or cls.__name__ == 'LabelledImageDataset')
-        and not unlabelled
-        and list_file(dataset) is None
-        and '://' not in path
+    from mmpretrain.datasets import CustomDataset
+
+    from mtkdrl_mm.datasets import LabelledImageDataset
+
+    known_reader = cls.load_data_list in (
+        CustomDataset.load_data_list,
+        LabelledImageDataset.load_data_list,
     )
+    unlabelled = dataset.get('split') == 'test' and cls.__name__ == 'ImageNet'
+    remote = '://' in split_folder(dataset)
+    return known_reader and not unlabelled and not remote and list_file(dataset) is None
 
 
 def _reads_lists(cls: Any, dataset: dict[str, Any]) -> bool:
@@ -215,8 +218,9 @@ def _convert(key: str, dataset: dict[str, Any], cls: Any) -> None:
         dataset['data_prefix'] = dataset.get('data_prefix') or split
         if listed and not dataset.get('ann_file'):
             dataset['ann_file'] = osp.join('meta', f'{split}.txt')
-    if cls.__name__ == 'ImageNet' and not (dataset.get('metainfo') or dataset.get('classes')):
-        dataset['metainfo'] = ConfigDict(classes=tuple(cls.METAINFO['classes']))
+    if cls.__name__ == 'ImageNet' and _declared_classes([(key, dataset)])[0] is None:
+        metainfo = ConfigDict(dataset.get('metainfo') or {})
+        dataset['metainfo'] = ConfigDict({**cls.METAINFO, **metainfo})
     dataset['type'] = 'mtkdrl_mm.LabelledImageDataset'
 
 
@@ -229,7 +233,7 @@ def _adapt_list(key: str, dataset: dict[str, Any], cls: type) -> None:
 
 
 def _adapt_folders(
-    key: str, dataset: dict[str, Any], cls: type, order: Sequence[str] | None, by_names: bool
+    key: str, dataset: dict[str, Any], cls: type, order: Sequence[str] | None
 ) -> None:
     from mtkdrl_mm.datasets.labelled_images import unknown_folders
 
@@ -291,22 +295,30 @@ def _adapt_coco(
     if classes is None or path is None or not osp.isfile(path):
         return
     categories = read_coco_categories(key, path)
-    if categories is None or [name for name in categories if name in classes] == list(classes):
+    if categories is None:
         return
     lacking = [name for name in classes if name not in categories]
-    known = set(classes)
-    for name, other in training:
-        other_path = list_file(other)
-        if other_path and osp.isfile(other_path):
-            known |= set(read_coco_categories(name, other_path) or categories)
-    unknown = [name for name in categories if name not in known]
-    in_training = any(dataset is other for _, other in training)
-    if lacking and (in_training or unknown or len(lacking) == len(classes)):
+    if not any(dataset is other for _, other in training):
+        known = set(classes)
+        for name, other in training:
+            other_path = list_file(other)
+            if other_path and osp.isfile(other_path):
+                known |= set(read_coco_categories(name, other_path) or categories)
+        unknown = [name for name in categories if name not in known]
+        if unknown and training:
+            raise InputError(
+                f'The annotation file "{path}" ({key}) has the categories {shorten(unknown)}, '
+                f'which the training data does not have; its classes are {shorten(classes)}. '
+                'Rename them in the file, or take them out.'
+            )
+    if lacking and (len(lacking) == len(classes) or any(dataset is d for _, d in training)):
         raise InputError(
             f'Of the classes {shorten(classes)}, the annotation file "{path}" ({key}) lacks '
             f'{shorten(lacking)}; its `categories` are {shorten(categories)}. Name '
             '`metainfo.classes` of all data sets as the `categories` of the training set.'
         )
+    if [name for name in categories if name in classes] == list(classes):
+        return
     import mtkdrl_mm.datasets.coco_by_names  # noqa: F401
 
     dataset['type'] = 'mtkdrl_mm.CocoByNames'

@@ -52,7 +52,10 @@ def order_class_folders(
     """
     if classes is None or list(folders) == list(classes):
         return list(folders)
-    if not set(folders) & set(classes) and len(folders) == len(classes):
+    # "Cat" for the folder "cat" is a slip, no other name.
+    lowered = {name.casefold() for name in classes}
+    alike = any(name.casefold() in lowered for name in folders)
+    if not alike and len(folders) == len(classes):
         return list(folders)
     unknown = [name for name in folders if name not in classes]
     if unknown:

@@ -5,10 +5,11 @@ import inspect
 import json
 import os
 import os.path as osp
+from functools import lru_cache
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from .data_settings import evaluators, loader_datasets
 from .errors import InputError
@@ -38,6 +39,8 @@ def dataset_class(dataset: dict[str, Any], scope: str | None) -> Any:
     """Class of a data set's config; None if it is not registered."""
     cls = dataset.get('type')
     if isinstance(cls, str):
+        current = DefaultScope.get_current_instance()
+        scope = scope or (current.scope_name if current else None)
         cls = DATASETS.get(f'{scope}.{cls}' if scope and '.' not in cls else cls)
     return cls
 
@@ -120,22 +123,26 @@ def read_coco_categories(key: str, path: str) -> list[str] | None:
     """
     if osp.getsize(path) > 64 * 2**20:
         return None
-    problem = None
-    content: Any = None
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except ValueError as error:
-        problem = str(error)
-    else:
-        parts = ('images', 'annotations', 'categories')
-        if not isinstance(content, dict):
-            problem = f'it holds a {type(content).__name__}, not an object'
-        elif missing := [part for part in parts if not isinstance(content.get(part), list)]:
-            problem = f'it has no list of {", ".join(missing)}, only {sorted(content)[:8]}'
+    names, problem = _categories(path, os.stat(path).st_mtime_ns)
     if problem:
         raise InputError(
             f'The annotation file "{path}" ({key}.ann_file) is no COCO JSON: {problem}. It must '
             'be an object with the lists `images`, `annotations` and `categories`.'
         )
-    return [str(category.get('name')) for category in content['categories']]
+    return names
+
+
+@lru_cache(maxsize=8)
+def _categories(path: str, _modified: int) -> tuple[list[str], str | None]:
+    """Names of the categories, and what is wrong with the file."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError as error:
+        return [], str(error)
+    if not isinstance(content, dict):
+        return [], f'it holds a {type(content).__name__}, not an object'
+    parts = ('images', 'annotations', 'categories')
+    if missing := [part for part in parts if not isinstance(content.get(part), list)]:
+        return [], f'it has no list of {", ".join(missing)}, only {sorted(content)[:8]}'
+    return [str(category.get('name')) for category in content['categories']], None

@@ -141,7 +141,7 @@ def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
             # mmengine takes a word for a file of classes, or for its letters.
             if isinstance(value, str):
                 if osp.isfile(value):
-                    with open(value) as file:
+                    with open(value, encoding='utf-8-sig') as file:
                         return [line.strip() for line in file if line.strip()]
                 return [value]
             return [str(part) for part in value]

@@ -264,16 +264,16 @@ def _config_error(error: Exception, message: str) -> str | None:
         str | None: None if the config is not the reason.
     """
     if isinstance(error, KeyError):
-        match = re.match(r'(\S+) is not in the (\S+)::(.+?) registry', message)
+        match = re.match(r'(\S+) is not in the .+? registry\.', message)
         if match is None:
             return None
         frame = _building_frame(error)
         known = _registered(frame.f_locals.get('registry')) if frame else []
         close = get_close_matches(match[1].rpartition('.')[2], known, n=3)
-        hint = f'Did you mean {" or ".join(close)}? ' if close else ''
+        hint = f': did you mean {" or ".join(dict.fromkeys(close))}?' if close else '.'
         return (
-            f'There is no {match[3]} "{match[1]}" in {match[2]}. {hint}If it is your own, name its '
-            'module in `custom_imports`.'
+            f'{match[0]} Please check its spelling{hint} If it is your own, name its module in '
+            '`custom_imports`.'
         )
     unknown = re.search(r"got an unexpected keyword argument '(\w+)'", message)
     missing = re.search(r'missing \d+ required .*argument[^:]*: (.+)', message)

@@ -162,6 +162,10 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
         if name and isinstance(num_classes, int) and 'head' in name and 'loss' not in name:
             ignored = int(getattr(module, 'ignore_index', 255))
             found.append((f'model.{name}.num_classes', num_classes, ignored))
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    # Mixing images needs labels as vectors of that length.
+    if getattr(preprocessor, 'batch_augments', None) is not None:
+        found.append(('data_preprocessor.num_classes', preprocessor.num_classes or 0, 255))
     return found
 
 

@@ -120,8 +120,9 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     expected = distiller.teachers.spec.num_classes
     if classes is not None and len(classes) != expected:
         raise InputError(
-            f'The {which} data has {len(classes)} classes ({shorten(classes)}), but student and '
-            f'teachers have {expected}. If the data is right, set `model.num_classes='
-            f'{len(classes)}` and give teachers of these classes, or teachers with a `class_map`; '
-            'if not, correct the class folders, or `metainfo.classes` of the data sets.'
+            f'The {which} data has {len(classes)} classes, but student and teachers have '
+            f'{expected}. The data has {shorten(classes)}. If that is right, set '
+            f'`model.num_classes={len(classes)}` and give teachers of these classes, or teachers '
+            'with a `class_map`; if not, correct the class folders, or `metainfo.classes` of the '
+            'data sets.'
         )
