@@ -148,7 +148,9 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
         list[tuple[str, int, int]]: For every head the key of its number of
         classes in the config, the number, and the ignored label.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = runner.model
+    while is_model_wrapper(model):  # DDP, and test-time augmentation in it
+        model = model.module
     if isinstance(model, MultiTeacherDistiller):
         # One number for the student's head and all teachers.
         count = getattr(getattr(model.student, 'head', None), 'num_classes', None)
@@ -220,17 +222,33 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
 
 
 def _follow_categories(evaluator: Any, dataset: Any) -> None:
-    """Give mmdet's metrics the ids of the categories in the order of the labels."""
-    ids = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
-    if len(ids) != 1 or ids[0] is None:
+    """Give mmdet's metrics the categories of a data set that is labelled by names."""
+    found = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
+    if len(found) != 1 or found[0] is None:
         return
+    ids = list(found[0].values())
     for metric in evaluator.metrics:
-        if hasattr(metric, 'cat_ids'):
-            metric.cat_ids = list(ids[0].values())
-            api: Any = getattr(metric, '_coco_api', None)
-            # Categories that the file lacks have a row in the table too.
-            for name, number in ids[0].items() if api is not None else ():
-                api.cats.setdefault(number, dict(id=number, name=name))
+        if getattr(metric, 'cat_ids', ()) is not None:
+            continue  # another kind of metric, or one that has them
+        metric.cat_ids = ids
+        api: Any = getattr(metric, '_coco_api', None)
+        # COCO's table sorts by the ids, mmdet names its rows by the labels.
+        if api is not None and ids != sorted(map(abs, ids)) and not metric.outfile_prefix:
+            metric.cat_ids = list(range(len(ids)))
+            _number_by_label(api, found[0])
+
+
+def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
+    """Let the ids of COCO's categories be the labels; those of other categories come after."""
+    labels = {number: label for label, number in enumerate(category_ids.values())}
+    for annotation in api.dataset['annotations']:
+        number = annotation['category_id']
+        annotation['category_id'] = labels.get(number, len(labels) + number)
+    api.dataset['categories'] = [
+        dict(id=label, name=name) for label, name in enumerate(category_ids)
+    ]
+    api.createIndex()
+    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
 
 
 def _classes_of(dataset: Any) -> list[str] | None:

@@ -53,9 +53,7 @@ def _list(runner: Runner, name: str, dataset: Any) -> None:
     paths = _left_out(dataset)
     if paths:
         lines = '\n'.join(f'  {path}' for path in paths)
-        runner.logger.warning(
-            f'{len(paths)} damaged images were left out of the {name} set:\n{lines}'
-        )
+        runner.logger.warning(f'Damaged images left out of the {name} set: {len(paths)}\n{lines}')
 
 
 def _limit_images(evaluator: Any, dataset: Any) -> None:
