@@ -2,7 +2,6 @@
 """What the command-line tools have in common."""
 
 import argparse
-import inspect
 import os
 import os.path as osp
 import re
@@ -10,8 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from difflib import get_close_matches
-from types import FrameType
 from typing import Any
 from urllib.error import URLError
 
@@ -19,7 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_dist_info, init_dist
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS, Registry
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -31,9 +28,10 @@ from .adapt_config import (
 )
 from .checkpoint import allow_mmengine_checkpoints
 from .cli import add_common_arguments
+from .config_errors import check_checkpoint_hooks, config_error
 from .data_checks import check_files
 from .data_settings import follow_data
-from .errors import InputError, near_matches
+from .errors import InputError
 
 __all__ = [
     'add_common_arguments',
@@ -171,6 +169,7 @@ def build_runner(cfg: Config) -> Runner:
         return build_dataloader(dataloader, seed, diff_rank_seed, runner.model)
 
     runner.build_dataloader = build
+    check_checkpoint_hooks(runner)
     return runner
 
 
@@ -245,84 +244,12 @@ def run_tool(main: Callable[[], None]) -> None:
         )
     except (KeyError, TypeError, AssertionError, RuntimeError, ValueError) as error:
         message = str(error.args[0]) if error.args else ''
-        if sentence := _config_error(error, message):
+        if sentence := config_error(error):
             _exit(sentence)
         for kind, pattern, advice in _KNOWN_ERRORS:
             if isinstance(error, kind) and re.search(pattern, message):
                 _exit(f'{message} {advice}'.strip())
         raise
-
-
-def _config_error(error: Exception, message: str) -> str | None:
-    """Sentence about a type or argument in the config that does not exist, or is missing.
-
-    Args:
-        error (Exception): What the construction from a config ended in.
-        message (str): Its message.
-
-    Returns:
-        str | None: None if the config is not the reason.
-    """
-    if isinstance(error, KeyError):
-        match = re.match(r'(\S+) is not in the .+? registry\.', message)
-        if match is None:
-            return None
-        frame = _building_frame(error)
-        known = _registered(frame.f_locals.get('registry')) if frame else []
-        close = get_close_matches(match[1].rpartition('.')[2], known, n=3)
-        hint = f': did you mean {" or ".join(dict.fromkeys(close))}?' if close else '.'
-        return (
-            f'{match[0]} Please check its spelling{hint} If it is your own, name its module in '
-            '`custom_imports`.'
-        )
-    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", message)
-    missing = re.search(r'missing \d+ required .*argument[^:]*: (.+)', message)
-    if not isinstance(error, TypeError) or not (unknown or missing):
-        return None
-    frame = _building_frame(error)
-    if frame is None or not {'obj_cls', 'args'} <= set(frame.f_locals):
-        return None
-    cls, arguments = frame.f_locals['obj_cls'], frame.f_locals['args']
-    name = getattr(cls, '__name__', str(cls))
-    if unknown and unknown[1] in arguments:
-        parameters = _parameters(cls) - {'self', unknown[1]}
-        return f'{name} takes no argument "{unknown[1]}". {near_matches(unknown[1], parameters)}'
-    if missing and f'{name}.__init__()' in message:
-        return f'{name} needs the argument {missing[1]}, and the config does not give it.'
-    return None
-
-
-def _building_frame(error: BaseException) -> FrameType | None:
-    """The innermost construction from a config that an error passed through."""
-    frame, step = None, error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code.co_name == 'build_from_cfg':
-            frame = step.tb_frame
-        step = step.tb_next
-    return frame
-
-
-def _registered(registry: Any) -> list[str]:
-    names: list[str] = []
-    while isinstance(registry, Registry):
-        names += registry.module_dict
-        registry = registry.parent
-    return names
-
-
-def _parameters(cls: Any) -> set[str]:
-    """Names of a constructor's arguments, those that it passes on to its base class too."""
-    found: set[str] = set()
-    for base in inspect.getmro(cls)[:-1] if inspect.isclass(cls) else [cls]:
-        function = vars(base).get('__init__') if inspect.isclass(base) else base
-        if function is None:
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        found.update(p.name for p in parameters if p.kind not in variable)
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return found
 
 
 def _exit(message: str) -> None:
