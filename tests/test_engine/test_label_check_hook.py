@@ -91,6 +91,18 @@ def test_heads_without_the_datas_classes():
         run(model(80), [segmentation(0)])
 
 
+def test_all_heads_are_named_at_once():
+    network = model(80)
+    network.roi_head = nn.Module()
+    network.roi_head.bbox_head = nn.ModuleList([model(7).decode_head, model(3).decode_head])
+    with pytest.raises(
+        InputError,
+        match=r'right, set model\.decode_head\.num_classes=3 '
+        r'model\.roi_head\.bbox_head\.0\.num_classes=3; if not, name the classes',
+    ):
+        run(network, [detection(0)])
+
+
 def test_classes_that_the_annotations_do_not_have():
     class Coco(Data):
         cat_ids = (1, 4)

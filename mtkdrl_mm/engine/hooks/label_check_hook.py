@@ -101,13 +101,16 @@ class LabelCheckHook(Hook):
                     f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Name '
                     '`metainfo.classes` of the data sets as the `categories` in it.'
                 )
-        for key, num_classes, _ in heads:
-            if num_classes != len(classes):
-                raise InputError(
-                    f'`{key}` is {num_classes}, but the training set has {len(classes)} classes: '
-                    f'{shorten(classes)}. If that is right, set `{key}={len(classes)}`; if not, '
-                    'name the classes: --cfg-options metainfo.classes=NAME,NAME'
-                )
+        wrong = [(key, number) for key, number, _ in heads if number != len(classes)]
+        if wrong:
+            settings = ' '.join(f'{key}={len(classes)}' for key, _ in wrong)
+            # The teachers' heads follow, not what their files hold.
+            also = ' and give teachers of these classes' if 'model.num_classes' in settings else ''
+            raise InputError(
+                f'`{wrong[0][0]}` is {wrong[0][1]}, but the training set has {len(classes)} '
+                f'classes: {shorten(classes)}. If that is right, set {settings}{also}; if not, '
+                'name the classes: --cfg-options metainfo.classes=NAME,NAME'
+            )
         if runner.val_loop is not None:
             for part in built_datasets(runner.val_dataloader.dataset):
                 others = _classes_of(part)
