@@ -97,8 +97,10 @@ def built_datasets(dataset: Any) -> Iterator[Any]:
         Dataset: Every innermost one.
     """
     inner = list(getattr(dataset, 'datasets', None) or [])
-    if getattr(dataset, 'dataset', None) is not None:
-        inner.append(dataset.dataset)
+    # The last of them is mmengine's, for a part of an epoch.
+    for name in ('dataset', '_dataset'):
+        if getattr(dataset, name, None) is not None:
+            inner.append(getattr(dataset, name))
     for part in inner:
         yield from built_datasets(part)
     if not inner:

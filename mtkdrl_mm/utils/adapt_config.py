@@ -123,8 +123,10 @@ def adapt_classes(
     for key, dataset in loader_datasets(cfg, loaders):
         cls = dataset_class(dataset, scope)
         by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
-        # Others have classes of their own, such as CIFAR-10.
-        if classes is not None and (by_list or by_folder or declared is not None):
+        # mmdet and mmseg read labels by name too. The numbers in mmpretrain's other kinds of
+        # data mean the classes that these have.
+        by_name = declared is not None and not _is_mmpretrain_dataset(cls)
+        if classes is not None and (by_list or by_folder or by_name):
             _set_classes(key, dataset, classes, source)
         if by_list:
             _adapt_list(key, dataset, cls)
@@ -172,6 +174,12 @@ def _is_imagenet(datasets: Any, scope: str | None, folders: list[str]) -> bool:
     return len(folders) == 1000 and all(
         getattr(dataset_class(dataset, scope), 'METAINFO', None) for _, dataset in datasets
     )
+
+
+def _is_mmpretrain_dataset(cls: Any) -> bool:
+    from mmpretrain.datasets import BaseDataset
+
+    return isinstance(cls, type) and issubclass(cls, BaseDataset)
 
 
 def _is_custom_dataset(cls: Any) -> bool:

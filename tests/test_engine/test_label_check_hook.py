@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.runner import BaseLoop
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -121,6 +122,25 @@ def test_validation_with_other_classes():
     run(model(3), [detection(0)], val=Data())
     with pytest.raises(InputError, match='the validation set dog, cat, cow'):
         run(model(3), [detection(0)], val=Other())
+
+
+def test_test_set_with_other_classes_than_the_checkpoint():
+    class Loop(BaseLoop):
+        def __init__(self, dataset):
+            self.dataloader = SimpleNamespace(dataset=dataset)
+
+        def run(self):
+            pass
+
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=('cat', 'cow', 'dog'))))
+    runner = SimpleNamespace(_test_loop=Loop(Wrapper(Classified([0]))))
+    with pytest.raises(
+        InputError, match=r'training set has the classes cat, cow, dog, the test set cat, dog, cow'
+    ):
+        LabelCheckHook().after_load_checkpoint(runner, checkpoint)
+    # Other weights say nothing of classes, and training may start from those of other classes.
+    LabelCheckHook().after_load_checkpoint(runner, dict(state_dict={}))
+    LabelCheckHook().after_load_checkpoint(SimpleNamespace(_test_loop=dict()), checkpoint)
 
 
 def test_a_missing_label_map():

@@ -257,6 +257,29 @@ def test_a_checkpoint_knows_its_classes(tmp_path):
         check_data(splits(tmp_path), LOADERS[2:], trained_classes=['cat', 'dog'])
 
 
+def test_numbers_in_annotations_mean_the_classes_of_the_annotations(tmp_path):
+    """Another list of names would hide that, and not change the labels."""
+    pipeline = [dict(type='PackInputs', input_key='label')]
+    for split, classes in (('train', ['cat', 'dog']), ('val', ['dog', 'cat'])):
+        content = dict(metainfo=dict(classes=classes), data_list=[dict(img_path='a', gt_label=0)])
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
+
+    def loader(split, **more):
+        dataset = dict(type='mmpretrain.BaseDataset', ann_file=f'{split}.json', pipeline=pipeline)
+        return dict(dataset=dict(dataset, data_root=str(tmp_path), **more))
+
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(),
+            train_dataloader=loader('train', metainfo=dict(classes=['cat', 'dog'])),
+            val_dataloader=loader('val'),
+        )
+    )
+    check_data(cfg, LOADERS[:2])
+    assert DATASETS.build(cfg.val_dataloader.dataset).metainfo['classes'] == ['dog', 'cat']
+
+
 def test_classes_from_a_file(tmp_path):
     make_split(tmp_path, 'train', ['hot dog', 'fox'])
     make_split(tmp_path, 'val', ['hot dog', 'fox'])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mtkdrl_mm.datasets import built_datasets
 from mtkdrl_mm.models import MultiTeacherDistiller
@@ -76,6 +76,20 @@ class LabelCheckHook(Hook):
             for key, num_classes, ignored in heads:
                 self._check(sample, key, num_classes, ignored)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare the classes of a checkpoint with those of the test set.
+
+        Raises:
+            InputError: If they differ.
+        """
+        meta = checkpoint.get('meta')
+        dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
+        classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else None
+        # Training may start from weights for other classes; there, no test loop is built.
+        loop = getattr(runner, '_test_loop', None)
+        if isinstance(loop, BaseLoop) and isinstance(classes, (list, tuple)):
+            _compare_classes(list(classes), loop.dataloader.dataset, 'test')
+
     def before_val(self, runner: Runner) -> None:
         """Let the metrics use the categories of the data set."""
         _follow_categories(runner.val_evaluator, runner.val_dataloader.dataset)
@@ -112,14 +126,7 @@ class LabelCheckHook(Hook):
                 'name the classes: --cfg-options metainfo.classes=NAME,NAME'
             )
         if runner.val_loop is not None:
-            for part in built_datasets(runner.val_dataloader.dataset):
-                others = _classes_of(part)
-                if others is not None and others != classes:
-                    raise InputError(
-                        f'The training set has the classes {shorten(classes)}, the validation set '
-                        f'{shorten(others)}. Set `metainfo.classes` of val_dataloader.dataset to '
-                        'the same.'
-                    )
+            _compare_classes(classes, runner.val_dataloader.dataset, 'validation')
 
     @staticmethod
     def _check(sample: Any, key: str, num_classes: int, ignored: int) -> None:
@@ -222,6 +229,18 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
         f'0 to {count - 1}. The first image with such a label is "{osp.normpath(str(first))}". '
         f'{advice}'
     )
+
+
+def _compare_classes(classes: list[str], dataset: Any, which: str) -> None:
+    for part in built_datasets(dataset):
+        others = _classes_of(part)
+        if others is not None and others != classes:
+            raise InputError(
+                f'The training set has the classes {shorten(classes)}, the {which} set '
+                f'{shorten(others)}: the same label would mean another class. Give both the same '
+                'classes in the same order: in `metainfo.classes` where labels are read by name '
+                '(class folders, COCO, mmseg), else in the annotation files, with the labels.'
+            )
 
 
 def _follow_categories(evaluator: Any, dataset: Any) -> None:
