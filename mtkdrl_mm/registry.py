@@ -42,6 +42,9 @@ DATA_SAMPLERS = Registry(
     scope=SCOPE,
     locations=['mtkdrl_mm.datasets'],
 )
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mtkdrl_mm.datasets']
+)
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=MMENGINE_WEIGHT_INITIALIZERS,

@@ -29,8 +29,8 @@ from mtkdrl_mm.utils.files import (
     replace_file,
 )
 
+from .build_dataloader import build_dataloader
 from .checkpoint_files import find_resumable
-from .data_workers import shield_workers
 from .resume_checks import check_same_classes, check_same_training, describe_training, load_whole
 from .work_dir_lock import WorkDirLock
 
@@ -132,17 +132,27 @@ class ResumableRunner(Runner):
             loop.type = _LOOPS.get(loop.get('type'), loop.get('type'))
         return super().build_train_loop(loop)
 
-    @staticmethod
-    def build_dataloader(
+    def build_dataloader(  # type: ignore[override]
+        self,
         dataloader: DataLoader | dict[str, Any],
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """Build a data loader whose workers survive signals to the whole job."""
-        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if isinstance(dataloader, dict):
-            shield_workers(loader)
-        return loader
+        """Build a data loader, check it, and let its workers survive signals to the whole job.
+
+        Args:
+            dataloader (DataLoader | dict): A loader, or its config.
+            seed (int, optional): Seed of sampler and workers. Defaults to None.
+            diff_rank_seed (bool): Whether the samplers of the processes have
+                different seeds. Defaults to False.
+
+        Returns:
+            DataLoader: The loader.
+
+        Raises:
+            InputError: If training would make no step.
+        """
+        return build_dataloader(dataloader, seed, diff_rank_seed, self.model)
 
     # -- Training ---------------------------------------------------------------------------
 

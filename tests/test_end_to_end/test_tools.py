@@ -103,6 +103,12 @@ def test_other_classes_in_the_data(workshop: Workshop):
     os.rename(workshop.data / 'train' / 'class_3', workshop.folder / 'gone')
     done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
     assert done.returncode == 1
+    assert (
+        'data/val" holds the folders class_3, which are none of the 3 classes of the training data'
+    ) in done.stderr
+    os.rename(workshop.data / 'val' / 'class_3', workshop.folder / 'gone_too')
+    done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
+    assert done.returncode == 1
     assert 'The training data has 3 classes, but student and teachers have 4' in done.stderr
 
 

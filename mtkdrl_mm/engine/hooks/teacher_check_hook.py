@@ -13,6 +13,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.class_names import shorten
 
 from ..distiller_of import distiller_of
 
@@ -117,6 +118,8 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     if classes is not None and len(classes) != expected:
         raise InputError(
             f'The {which} data has {len(classes)} classes, but student and teachers have '
-            f'{expected}. Set `model.num_classes={len(classes)}`, and give teachers trained on '
-            'these classes.'
+            f'{expected}. The data has {shorten(classes)}. If that is right, set '
+            f'`model.num_classes={len(classes)}` and give teachers of these classes, or teachers '
+            'with a `class_map`; if not, correct the class folders, or `metainfo.classes` of the '
+            'data sets.'
         )
