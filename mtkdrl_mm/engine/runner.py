@@ -339,13 +339,16 @@ class ResumableRunner(Runner):
         # mmengine would execute a config that it finds there.
         if isinstance(contents.get('meta'), dict):
             contents['meta'].pop('config', None)
-        self.call_hook('after_load_checkpoint', checkpoint=contents)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
         if resuming:
-            message = load_whole(self._unwrapped, contents['state_dict'], filename)
+            self.call_hook('after_load_checkpoint', checkpoint=contents)
+            message = load_whole(model, contents['state_dict'], filename)
         else:
-            network = getattr(self._unwrapped, 'student', self._unwrapped)
-            role = 'student' if network is not self._unwrapped else 'network'
-            message = load_network_weights(network, contents, filename, role)
+            role = 'student' if hasattr(model, 'student') else 'network'
+            message = load_network_weights(model, contents, filename, role)
+            # Hooks see the names of the model, whatever those in the file were.
+            contents = {**contents, 'state_dict': model.state_dict()}
+            self.call_hook('after_load_checkpoint', checkpoint=contents)
         self.logger.info(message)
         self._has_loaded = True
         return contents

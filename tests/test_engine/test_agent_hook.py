@@ -299,22 +299,25 @@ def test_loading_without_resuming_starts_the_agent_afresh(train):
     assert second.hook.algorithm.updates == 0 and len(second.hook.history) == 0
 
 
-def test_history_of_another_number_of_processes_is_dropped_with_a_warning(train, monkeypatch):
+def test_histories_are_dealt_out_to_another_number_of_processes(train):
     first = train().start().step(6)
     checkpoint = first.save()
-    checkpoint['agent_hook']['histories'] *= 2
-    second, warnings = train(), []
-    monkeypatch.setattr(second.runner.logger, 'warning', warnings.append)
-    second.start(checkpoint)
-    assert len(second.hook.history) == 0 and second.hook.algorithm.updates == 1
-    assert len(warnings) == 1 and 'history of 2 processes, this run has 1' in warnings[0]
+    (state,) = checkpoint['agent_hook']['histories']
+    checkpoint['agent_hook']['histories'] = [state, state]
+    second = train().start(checkpoint)
+    assert (len(second.hook.history), second.hook.history.seen) == (16, 16)
+    assert second.hook.history.num_blocks == 2  # two steps of 4 images on two processes each
+    rewards = second.hook.history.block(0, torch.device('cpu'))[1]
+    assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
 
-def test_resuming_with_a_smaller_budget(train):
+def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
-    second = train(history_budget=0.001)
-    with pytest.raises(InputError, match=r'Resuming AgentHook.*same teachers and history budget'):
-        second.start(checkpoint)
+    budget = 4 * train().start().hook.history.bytes_per_image / 2**20
+    second = train(history_budget=budget).start(checkpoint)
+    (state,) = checkpoint['agent_hook']['histories']
+    assert (len(second.hook.history), second.hook.history.seen) == (4, 12)
+    assert torch.equal(second.hook.history.rewards, state['rewards'][::3])
 
 
 def test_agent_is_no_parameter_that_the_student_waits_for(train):

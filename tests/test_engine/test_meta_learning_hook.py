@@ -261,14 +261,15 @@ def test_resumed_training_goes_on_exactly(train, stop):
     assert not changed(snapshot(whole.distiller.weighting), second.distiller.weighting)
 
 
-def test_hard_images_of_another_number_of_processes_are_dropped_with_a_warning(train, monkeypatch):
-    checkpoint = train(interval=1).start().step(2).save()
-    checkpoint['meta_learning_hook']['buffers'] *= 2
-    second, warnings = train(), []
-    monkeypatch.setattr(second.runner.logger, 'warning', warnings.append)
-    second.start(checkpoint)
-    assert 'hard images of 2 processes, this run has 1' in warnings[0]
-    assert len(second.hook.buffer) == 0
+def test_hard_images_are_dealt_out_to_another_number_of_processes(train):
+    first = train(interval=1).start().step(2)
+    checkpoint = first.save()
+    (state,) = checkpoint['meta_learning_hook']['buffers']
+    empty = dict(inputs=None, labels=None)
+    checkpoint['meta_learning_hook']['buffers'] = [state, empty, state]
+    second = train().start(checkpoint)
+    assert torch.equal(second.hook.buffer.inputs, torch.cat([state['inputs']] * 2))
+    assert torch.equal(second.hook.buffer.labels, torch.cat([state['labels']] * 2))
 
 
 @pytest.mark.parametrize(
