@@ -17,7 +17,7 @@ from urllib.error import URLError
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.dist import get_dist_info, init_dist
+from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 from .checkpoint import allow_mmengine_checkpoints
 from .data_settings import evaluators, follow_data, loader_datasets
 from .errors import InputError
+from .processes import describe_group_error, prepare_processes
 
 # setuptools' own notice, four lines for every package that mmengine looks up.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -124,7 +125,7 @@ def load_config(args: argparse.Namespace) -> Config:
         folder, name = osp.split(path)
         cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name)
     _set_dataloader_defaults(cfg, args.no_pin_memory)
-    _prepare_processes(cfg)
+    prepare_processes(cfg)
     return cfg
 
 
@@ -143,45 +144,6 @@ def _set_dataloader_defaults(cfg: Config, no_pin_memory: bool) -> None:
             loader.setdefault('persistent_workers', True)
         else:
             loader.pop('persistent_workers', None)
-
-
-def _prepare_processes(cfg: Config) -> None:
-    """Make several processes work on machines without a GPU too."""
-    if cfg.launcher == 'none' or torch.cuda.is_available():
-        return
-    if _revert_sync_norm(cfg.get('model')):
-        print_log('SyncBN needs GPUs: BN is used here, on each process alone.', 'current')
-    # mmengine picks a GPU for every process, and tells DDP of it.
-    cfg.setdefault('env_cfg', ConfigDict())
-    cfg.env_cfg.setdefault('dist_cfg', ConfigDict())
-    cfg.env_cfg.dist_cfg.backend = 'gloo'
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        ConfigDict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
-    cfg.model_wrapper_cfg.device_ids = None
-    if torch.distributed.is_initialized():
-        return
-    if cfg.launcher == 'pytorch':
-        torch.distributed.init_process_group('gloo')
-    else:
-        init_dist(cfg.launcher, backend='gloo')
-
-
-def _revert_sync_norm(node: Any) -> bool:
-    """Use BN where a config says SyncBN, in place; whether there was any."""
-    found = False
-    if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'], found = 'BN', True
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        found = any([_revert_sync_norm(value) for value in node]) or found
-    return found
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
@@ -367,7 +329,10 @@ def run_tool(main: Callable[[], None]) -> None:
             'and unpack it in the `data_root` of the data sets. (mmpretrain also downloads where '
             "a file's checksum is not the published one.)"
         )
-    except (KeyError, AssertionError, RuntimeError, ValueError) as error:
+    except (KeyError, AssertionError, RuntimeError, TimeoutError, ValueError) as error:
+        lost = describe_group_error(error)
+        if lost is not None:
+            _exit(lost)
         message = str(error.args[0]) if error.args else ''
         for kind, pattern, advice in _KNOWN_ERRORS:
             if isinstance(error, kind) and re.search(pattern, message):
