@@ -3,10 +3,10 @@
 
     python tools/dist_run.py PROCESSES TOOL [arguments of the tool]
 
-Variables: NNODES, NODE_RANK, MASTER_ADDR and PORT for several machines, DIST_TIMEOUT (seconds that
-one machine waits for the others), SAVE_TIMEOUT (seconds that the processes have to save a checkpoint
-after SIGTERM or SIGINT, 600). torchrun itself exits with 1 whatever happens, and kills 30 seconds
-after a signal. This one exits with
+Variables: NNODES, NODE_RANK, MASTER_ADDR and PORT for several machines; DIST_TIMEOUT (seconds that
+processes and machines wait for each other); SAVE_TIMEOUT (seconds that the processes have to save a
+checkpoint after SIGTERM or SIGINT, 600). torchrun itself exits with 1 whatever happens, and kills
+30 seconds after a signal. This one exits with
 
 - the code of the first process that failed, which is 128 plus the signal's number where the tool
   has saved its checkpoint after a signal;
@@ -25,7 +25,13 @@ from torch.distributed.run import parse_args, run
 
 # What happens when a process ends is said here, in a line.
 logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
-logging.getLogger('torch.distributed.elastic.agent.server.api').setLevel(logging.ERROR)
+for _name in ('torch.distributed.elastic.agent.server.api', 'torch.distributed.run'):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+LOOPBACK = '127.0.0.1'
+DEFAULT_PORT = '29500'
+# Seconds. The commands of several machines are started by hand, one after the other.
+DEFAULT_TIMEOUT = '600'
 
 # Exit codes of the processes once torchrun has stopped them.
 _stopped: list[int] = []
@@ -60,6 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(parse_args([*arguments, *argv[1:]]))
     except SignalException as error:
+        if -signal.SIGKILL in _stopped:
+            print(
+                f'\nError: The processes were still busy {save_timeout} s after '
+                f'{signal.Signals(error.sigval).name} and were killed, perhaps without a '
+                'checkpoint. Set SAVE_TIMEOUT (seconds) higher.',
+                file=sys.stderr,
+            )
         return code_after_signal(error.sigval, _stopped)
     except ChildFailedError as error:
         return _report(error)
@@ -68,10 +81,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
         from mtkdrl_mm.utils.processes import describe_group_error
 
-        os.environ.setdefault('MASTER_PORT', os.environ.get('PORT') or '29500')
-        os.environ.setdefault('RANK', f'(machine {os.environ.get("NODE_RANK", "0")})')
-        os.environ.setdefault('WORLD_SIZE', f'({os.environ.get("NNODES", "1")} machines)')
-        lost = describe_group_error(error)
+        machine = f'Machine {os.environ.get("NODE_RANK", "0")} of {os.environ.get("NNODES", "1")}'
+        os.environ['MASTER_PORT'] = os.environ.get('PORT') or DEFAULT_PORT
+        os.environ.setdefault('MASTER_ADDR', LOOPBACK)
+        patience = float(os.environ.get('DIST_TIMEOUT') or DEFAULT_TIMEOUT)
+        lost = describe_group_error(error, machine, patience)
         if lost is None:
             raise
         print(f'\nError: {lost}', file=sys.stderr)
@@ -99,7 +113,7 @@ def torchrun_arguments(processes: str, environ: Any) -> list[str]:
     address, port = environ.get('MASTER_ADDR'), environ.get('PORT')
     if machines == 1 and not port:
         # The name of this host may have no address.
-        return [*arguments, '--standalone', '--local_addr=127.0.0.1']
+        return [*arguments, '--standalone', f'--local_addr={LOOPBACK}']
     if machines > 1 and not address:
         raise UsageError(
             f'NNODES={machines} needs MASTER_ADDR, an address of the first machine that all '
@@ -108,15 +122,13 @@ def torchrun_arguments(processes: str, environ: Any) -> list[str]:
     rank = _number(environ, 'NODE_RANK', '0', minimum=0)
     if rank >= machines:
         raise UsageError(f'NODE_RANK is {rank}, and must be less than NNODES ({machines}).')
-    # The commands are started by hand, one after the other.
-    patience = _number(environ, 'DIST_TIMEOUT', '600')
     return [
         *arguments,
         f'--nnodes={machines}',
         f'--node_rank={rank}',
-        f'--master_addr={address or "127.0.0.1"}',
-        f'--master_port={_number(environ, "PORT", "29500")}',
-        f'--rdzv_conf=timeout={patience}',
+        f'--master_addr={address or LOOPBACK}',
+        f'--master_port={_number(environ, "PORT", DEFAULT_PORT)}',
+        f'--rdzv_conf=timeout={_number(environ, "DIST_TIMEOUT", DEFAULT_TIMEOUT)}',
     ]
 
 

@@ -335,34 +335,43 @@ def _addresses(interface: str) -> list[str]:
     return found
 
 
-def describe_group_error(error: BaseException) -> str | None:
+def describe_group_error(
+    error: BaseException, process: str | None = None, timeout: float | None = None
+) -> str | None:
     """Put in a sentence that a peer was lost, or that a time limit was over.
 
     Args:
         error (BaseException): What torch raised.
+        process (str, optional): What this is. Defaults to "Rank R of W".
+        timeout (float, optional): Its time limit in seconds. Defaults to that of this process's
+            group.
 
     Returns:
         str | None: The sentence, with this process's rank, host, address and time limit, and what
         to check; None for any other error, and for single processes.
     """
-    reason = str(error).strip().split('\n')[0][:200]
+    if process is None:
+        if int(os.environ.get('WORLD_SIZE') or 1) == 1:
+            return None
+        process = f'Rank {os.environ.get("RANK")} of {os.environ["WORLD_SIZE"]}'
+    if timeout is None:
+        timeout = _timeout if _timeout is not None else read_timeout({}, 'nccl')
+    host = socket.gethostname()
     where = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
-    if int(os.environ.get('WORLD_SIZE') or 1) == 1 and int(os.environ.get('NNODES') or 1) == 1:
-        return None
     if _PORT_IN_USE.search(str(error)):
         return (
             f'The port of {where}, where the processes meet, is in use by another program on host '
-            f'{socket.gethostname()}. Set another one (PORT for tools/dist_train.sh and '
-            'tools/dist_test.sh, MASTER_PORT for Slurm), the same on all machines.'
+            f'{host}. Set another one (PORT for tools/dist_train.sh and tools/dist_test.sh, '
+            'MASTER_PORT for Slurm), the same on all machines.'
         )
     if not _LOST_PEER.search(str(error)) or 'enforce fail' in str(error):
         return None
-    limit = _timeout if _timeout is not None else read_timeout({}, 'nccl')
+    reason = str(error).strip().split('\n')[0][:200]
     return (
-        f'Rank {os.environ.get("RANK")} of {os.environ.get("WORLD_SIZE")} on host '
-        f'{socket.gethostname()} has lost the other processes, or waited for them longer than the '
-        f'time limit of {limit:g} s (they meet at {where}; torch: {reason}): look first for an '
-        "error in the other processes' and machines' logs, then check that the network between the "
-        'machines is up, that GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) names the interface '
-        'that joins them, and, where a step may take longer, set DIST_TIMEOUT (seconds) higher.'
+        f'{process} on host {host} has lost the other processes, or waited for them longer than '
+        f'the time limit of {timeout:g} s (they meet at {where}; torch: {reason}): look first for '
+        "an error in the other processes' and machines' logs, then check that the network between "
+        'the machines is up, that GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) names the '
+        'interface that joins them, and, where a step may take longer, set DIST_TIMEOUT (seconds) '
+        'higher.'
     )
