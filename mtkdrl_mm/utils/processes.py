@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -268,7 +269,8 @@ def _choose_interface() -> None:
         nodes = os.environ.get('SLURM_STEP_NODELIST') or os.environ.get('SLURM_NODELIST')
         own = os.environ.get('SLURMD_NODENAME') or socket.gethostname()
         others = [host for host in slurm_hosts(nodes) if host != own] if nodes else []
-        name = find_interface(others[0]) if others else None
+        with suppress(InputError):  # a single machine under another name
+            name = find_interface(others[0]) if others else None
     if name is None:
         return
     os.environ['GLOO_SOCKET_IFNAME'] = name
