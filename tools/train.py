@@ -79,10 +79,6 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             if isinstance(cfg.get(name), dict):
                 cfg[name].pop('persistent_workers', None)
-    # By-epoch training of whatever package can be interrupted and goes on.
-    if cfg.train_cfg.get('by_epoch') and 'type' not in cfg.train_cfg:
-        cfg.train_cfg.pop('by_epoch')
-        cfg.train_cfg.type = 'mtkdrl_mm.ResumableEpochLoop'
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Samplers."""
+"""Data sets and samplers."""
 
-from .seeded_batches import SeededBatchSampler, seed_batches
+from .seeded_batch_sampler import SeededBatchSampler
+from .seeded_dataset import SeededDataset, SeededIndex
 
-__all__ = ['SeededBatchSampler', 'seed_batches']
+__all__ = ['SeededBatchSampler', 'SeededDataset', 'SeededIndex']

@@ -176,17 +176,84 @@ class History:
         """Take over what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If it was saved with other teachers or a larger budget.
+            ValueError: If it was saved with other teachers.
         """
         states = state['states'].cpu()
-        if states.shape[1] != sum(self.state_sizes) or len(states) > self.capacity:
+        if states.shape[1] != sum(self.state_sizes):
             raise ValueError(
-                f'The saved history has {tuple(states.shape)} entries, which does not fit '
-                f'{self.capacity} images with states of {sum(self.state_sizes)}: resume with the '
-                'same teachers and history budget.'
+                f'The saved history has states of {states.shape[1]} entries, the teachers of now '
+                f'have {sum(self.state_sizes)}: resume with the same teachers.'
             )
+        if len(states) > self.capacity:
+            state = _thin_out(state, self.capacity)
+            states = state['states'].cpu()
         self.clear()
         self._states[: len(states)] = states
         self._rewards[: len(states)] = state['rewards'].cpu()
         self.seen = state['seen']
         self._offsets = list(state['offsets'])
+
+
+def _thin_out(state: dict[str, Any], capacity: int) -> dict[str, Any]:
+    """Keep an even choice of the rows, where fewer processes have to hold them."""
+    count = len(state['states'])
+    kept = torch.div(torch.arange(capacity) * count, capacity, rounding_mode='floor')
+    offsets = torch.tensor(state['offsets'])
+    return dict(
+        seen=state['seen'],
+        offsets=torch.searchsorted(kept, offsets).tolist(),
+        states=state['states'][kept],
+        rewards=state['rewards'][kept],
+    )
+
+
+def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:
+    """Deal the histories of some processes out to another number of them.
+
+    The rows of a step are brought into the order of the images, of which the
+    processes get every ``world_size``-th, as if they had recorded the step
+    themselves.
+
+    Args:
+        states (Sequence[dict]): What :meth:`History.state_dict` returned on
+            each process, in their order.
+        world_size (int): Number of processes from now on.
+
+    Returns:
+        list[dict]: A state for each of them.
+
+    Raises:
+        ValueError: If the processes did not record the same number of steps.
+    """
+    counts = {len(state['offsets']) for state in states}
+    if len(counts) != 1:
+        raise ValueError(
+            f'the histories of {len(states)} processes have different numbers of steps, and '
+            f'cannot be dealt out to {world_size}'
+        )
+    # Rows of step b of all processes, interleaved as the images were dealt out.
+    blocks = []
+    for b in range(counts.pop() - 1):
+        parts = [
+            [state[key][state['offsets'][b] : state['offsets'][b + 1]] for state in states]
+            for key in ('states', 'rewards')
+        ]
+        ranks = [torch.arange(len(part)).mul(len(states)).add(r) for r, part in enumerate(parts[0])]
+        order = torch.cat(ranks).argsort()
+        blocks.append([torch.cat(part)[order] for part in parts])
+    total = sum(state['seen'] for state in states)
+    dealt = []
+    for rank in range(world_size):
+        own = [[tensor[rank::world_size] for tensor in block] for block in blocks]
+        offsets = [0]
+        for rows, _ in own:
+            offsets.append(offsets[-1] + len(rows))
+        dealt.append(
+            dict(
+                seen=max(offsets[-1], len(range(rank, total, world_size))),
+                offsets=offsets,
+                states=torch.cat([rows for rows, _ in own]) if own else states[0]['states'][:0],
+                rewards=torch.cat([r for _, r in own]) if own else states[0]['rewards'][:0],
+            )
+        )
+    return dealt

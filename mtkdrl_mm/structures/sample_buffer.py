@@ -2,6 +2,7 @@
 """A bounded store of training images."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,13 +54,7 @@ class SampleBuffer:
         """
         if len(inputs) == 0:
             return
-        size = 2 * inputs[0].numel() + 4 * labels[0].numel()
-        capacity = int(self.budget // size)
-        if capacity < 1:
-            raise ValueError(
-                f'The budget of {self.budget / 2**20:g} MiB holds no image: one needs '
-                f'{size / 2**20:.3f} MiB.'
-            )
+        capacity = self._capacity(inputs, labels)
         inputs, labels = inputs.detach().half().cpu(), labels.detach().float().cpu()
         # Images of another size than before start the buffer anew.
         if self._images and self._images[0][0].shape != inputs.shape[1:]:
@@ -95,8 +90,39 @@ class SampleBuffer:
         """Take over what :meth:`state_dict` returned."""
         self.clear()
         if state['inputs'] is not None:
-            self._append(state['inputs'].cpu(), state['labels'].cpu())
+            capacity = self._capacity(state['inputs'], state['labels'])
+            self._append(state['inputs'][-capacity:].cpu(), state['labels'][-capacity:].cpu())
+
+    def _capacity(self, inputs: Tensor, labels: Tensor) -> int:
+        size = 2 * inputs[0].numel() + 4 * labels[0].numel()
+        capacity = int(self.budget // size)
+        if capacity < 1:
+            raise ValueError(
+                f'The budget of {self.budget / 2**20:g} MiB holds no image: one needs '
+                f'{size / 2**20:.3f} MiB.'
+            )
+        return capacity
 
     def _append(self, inputs: Tensor, labels: Tensor) -> None:
         # Clones, since a view would keep its whole batch alive.
         self._images.extend((i.clone(), label.clone()) for i, label in zip(inputs, labels))
+
+
+def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:
+    """Deal the images of some processes out to another number of them.
+
+    Args:
+        states (Sequence[dict]): What :meth:`SampleBuffer.state_dict` returned
+            on each process.
+        world_size (int): Number of processes from now on.
+
+    Returns:
+        list[dict]: A state for each of them.
+    """
+    filled = [state for state in states if state['inputs'] is not None]
+    if not filled:
+        return [dict(inputs=None, labels=None) for _ in range(world_size)]
+    inputs = torch.cat([state['inputs'] for state in filled])
+    labels = torch.cat([state['labels'] for state in filled])
+    dealt = [(inputs[r::world_size], labels[r::world_size]) for r in range(world_size)]
+    return [dict(inputs=i if len(i) else None, labels=la if len(i) else None) for i, la in dealt]

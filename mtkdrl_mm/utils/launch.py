@@ -290,7 +290,8 @@ def build_runner(cfg: Config) -> Runner:
     """
     allow_mmengine_checkpoints()
     cfg = deepcopy(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    cfg.setdefault('runner_type', 'mtkdrl_mm.ResumableRunner')
+    return RUNNERS.build(cfg)
 
 
 # Errors of the OpenMMLab packages that are the user's to mend, with what to do.

@@ -28,6 +28,18 @@ def _words(position: tuple[int, ...]) -> np.ndarray:
     return np.random.SeedSequence(entropy).generate_state(3)
 
 
+def seed_host(*position: int) -> None:
+    """Seed the host's generators alone, for data workers.
+
+    Args:
+        *position (int): See :func:`seed_everything`.
+    """
+    words = _words(position)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
+
+
 @contextmanager
 def seeded(*position: int) -> Iterator[None]:
     """Seed for the length of a block and restore the host's generators after it.
@@ -36,10 +48,7 @@ def seeded(*position: int) -> Iterator[None]:
         *position (int): See :func:`seed_everything`.
     """
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = _words(position)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))
+    seed_host(*position)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mtkdrl_mm.engine.runner import ResumableRunner
 from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
 
 # torch >= 2.6 refuses mmengine's checkpoints unless their few types are allowed.
@@ -67,6 +68,12 @@ AUGMENT = [
     dict(type='RandomCrop', crop_size=16, padding=3),
     dict(type='RandomFlip', prob=0.5),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """mmengine looks for compilers, to log them, whenever a runner is built."""
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', lambda: {})
 
 
 class Workshop:
@@ -125,7 +132,7 @@ class Workshop:
         cfg.work_dir = str(self.folder / work_dir)
         cfg.experiment_name = uuid.uuid4().hex
         cfg.merge_from_dict(options)
-        return Runner.from_cfg(cfg)
+        return ResumableRunner.from_cfg(cfg)
 
     def run(
         self, *command: str, env: dict[str, str] | None = None

@@ -1,14 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""An epoch loop that goes on exactly; the runner around it is a stand-in."""
+"""Loops that go on exactly; the runner around them is a stand-in."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
-from mtkdrl_mm.datasets import SeededBatchSampler
-from mtkdrl_mm.engine.loops import ResumableEpochLoop
+from mtkdrl_mm.datasets import SeededBatchSampler, SeededDataset
+from mtkdrl_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop, schedule_steps
+from mtkdrl_mm.utils import InputError
 
 
 class Noise(Dataset):
@@ -19,23 +21,6 @@ class Noise(Dataset):
 
     def __getitem__(self, index):
         return torch.stack([torch.tensor(float(index)), torch.rand(())])
-
-
-class ByEpoch:
-    """Shuffles by seed and epoch, as mmengine's default sampler."""
-
-    def __init__(self, seed):
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return 10
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(torch.randperm(10, generator=generator).tolist())
 
 
 class Model:
@@ -52,31 +37,55 @@ class Model:
         return {}
 
 
+def make_runner(seed=5, calls=None, **kwargs):
+    return SimpleNamespace(
+        model=Model(),
+        seed=seed,
+        optim_wrapper=None,
+        param_schedulers=None,
+        cfg={},
+        val_loop=None,
+        visualizer=SimpleNamespace(dataset_meta=None),
+        logger=SimpleNamespace(info=lambda message: None),
+        call_hook=lambda name, **kwargs: (
+            calls is not None and calls.append((name, kwargs.get('batch_idx')))
+        ),
+        **kwargs,
+    )
+
+
+def make_loop(kind=ResumableEpochLoop, sampler=DefaultSampler, batch=4, world=1, runner=None, **kw):
+    """A loop as the main process of `world` processes sees it."""
+    dataset = SeededDataset(Noise())
+    inner = sampler(dataset, shuffle=True, seed=99)  # before the run's seed is known
+    inner.world_size = world
+    if sampler is DefaultSampler:
+        inner.num_samples = -(-10 // world)
+        inner.total_size = inner.num_samples * world
+    dataloader = DataLoader(dataset, batch_sampler=SeededBatchSampler(inner, batch))
+    loop = kind(runner or make_runner(), dataloader, **kw)
+    loop.runner.train_loop = loop
+    return loop
+
+
+def resume(loop, progress, epoch=0, iteration=0):
+    """What the runner does."""
+    loop._epoch, loop._iter = epoch, iteration
+    return loop.resume(progress)
+
+
 @pytest.fixture
-def train(monkeypatch):
+def train():
     """Function that runs some epochs, or what is left of them after `done` batches."""
 
-    def run(done=0, epochs=3, seed=5, sampler_seed=5, calls=None):
-        runner = SimpleNamespace(
-            model=Model(),
-            seed=seed,
-            optim_wrapper=None,
-            visualizer=SimpleNamespace(dataset_meta=None),
-            logger=SimpleNamespace(info=lambda message: None),
-            call_hook=lambda name, **kwargs: (
-                calls is not None and calls.append((name, kwargs.get('batch_idx')))
-            ),
-        )
-        dataset = Noise()
-        sampler = ByEpoch(sampler_seed)
-        dataloader = DataLoader(dataset, batch_sampler=SeededBatchSampler(sampler, 4))
-        loop = ResumableEpochLoop(runner, dataloader, max_epochs=epochs)
-        loop._iter, loop._epoch = done, done // 3
+    def run(done=0, epochs=3, seed=5, calls=None):
+        loop = make_loop(runner=make_runner(seed, calls), max_epochs=epochs)
+        if done:
+            resume(loop, make_loop(max_epochs=epochs).progress(done // 3, done), done // 3, done)
         while loop.epoch < epochs:
-            sampler.set_epoch(loop.epoch)
             loop.run_epoch()
         assert loop.iter == 3 * epochs
-        return runner.model.seen
+        return loop.runner.model.seen
 
     return run
 
@@ -104,11 +113,6 @@ def test_every_step_and_every_augmentation_has_its_own_numbers(train):
         assert sorted(batches.tolist()) == list(range(10))
 
 
-def test_resumed_run_takes_over_the_seed_of_its_first_part(train):
-    # The sampler was built before the seed was known.
-    assert_same(train(done=4, sampler_seed=99), train()[4:])
-
-
 def test_batches_of_a_resumed_epoch_keep_their_numbers(train):
     calls = []
     train(done=4, epochs=2, calls=calls)
@@ -118,30 +122,188 @@ def test_batches_of_a_resumed_epoch_keep_their_numbers(train):
     assert calls == [('before_train_epoch', None), *expected, ('after_train_epoch', None)]
 
 
-def test_config_of_a_loader_gets_the_batch_sampler():
+def test_config_of_a_loader_gets_the_seeds():
     built = []
 
     def build(dataloader, **kwargs):
         built.append(dataloader)
-        return DataLoader(Noise(), batch_sampler=SeededBatchSampler(ByEpoch(0), 4))
+        sampler = SeededBatchSampler(DefaultSampler(Noise()), 4)
+        return DataLoader(Noise(), batch_sampler=sampler)
 
-    runner = SimpleNamespace(
-        seed=1,
-        _randomness_cfg={},
-        build_dataloader=build,
-        visualizer=SimpleNamespace(dataset_meta=None),
+    runner = make_runner(_randomness_cfg={}, build_dataloader=build)
+    cfg = dict(
+        dataset=dict(type='Noise'),
+        batch_size=4,
+        drop_last=True,
+        batch_sampler=dict(type='AspectRatioBatchSampler'),
     )
-    cfg = dict(batch_size=4, drop_last=True, batch_sampler=dict(type='AspectRatioBatchSampler'))
-    loop = ResumableEpochLoop(runner, cfg, max_epochs=1)
+    ResumableEpochLoop(runner, cfg, max_epochs=1)
     assert built == [
         dict(
+            dataset=dict(type='mtkdrl_mm.SeededDataset', dataset=dict(type='Noise')),
             batch_size=4,
             batch_sampler=dict(
                 type='mtkdrl_mm.SeededBatchSampler',
                 drop_last=True,
-                inner=dict(type='AspectRatioBatchSampler'),
+                base_sampler=dict(type='AspectRatioBatchSampler'),
             ),
         )
     ]
     assert 'drop_last' in cfg  # the given config is not changed
-    assert hasattr(loop.dataloader.dataset, '__getitems__')
+
+
+def images(loop):
+    return [int(i) for batch, _ in loop.runner.model.seen for i in batch[:, 0]]
+
+
+@pytest.mark.parametrize('after', [1, 3, 5, 10])
+@pytest.mark.parametrize('done', [1, 2, 3, 4])
+def test_another_batch_size_sees_what_is_left(after, done):
+    """10 images: 3 steps of 4 before, then steps of `after` images."""
+    first = make_loop(max_epochs=3)
+    saved = first.progress(done // 3, done)
+    second = make_loop(batch=after, max_epochs=3)
+    message = resume(second, saved, done // 3, done)
+    assert f'1 x {after} images per step' in message and 'instead of 1 x 4' in message
+    second.run_epoch()
+    seen = 4 * (done % 3)
+    whole = make_loop(batch=10, max_epochs=3)
+    whole._epoch = done // 3
+    whole.run_epoch()
+    assert images(second) == images(whole)[seen:]
+    # every view is that of one process and any batch size
+    views = torch.cat([batch for batch, _ in second.runner.model.seen])
+    assert torch.equal(views, whole.runner.model.seen[0][0][seen:])
+    # at the end of an epoch, iterations are its number times the steps of an epoch
+    assert second.iter == (done // 3 + 1) * len(second.dataloader)
+    second.run_epoch()
+    assert len(images(second)) == 20 - seen
+
+
+def test_two_changes_of_the_batch_size_in_an_epoch():
+    first = make_loop(batch=2, max_epochs=2)  # 5 steps
+    second = make_loop(batch=1, max_epochs=2)
+    resume(second, first.progress(0, 2), 0, 2)  # 4 images seen
+    assert second.iter == 4
+    saved = second.progress(0, 6)  # two steps more
+    assert saved['images_done'] == 6
+    third = make_loop(batch=4, max_epochs=2)
+    resume(third, saved, 0, 6)
+    assert (third.iter, third._schedule_steps_per_epoch) == (2, 5)
+    third.run_epoch()
+    assert len(images(third)) == 4
+
+
+def test_processes_share_what_is_left():
+    saved = make_loop(max_epochs=2).progress(0, 1)  # 4 of 10 images
+    loop = make_loop(batch=2, world=3, max_epochs=2)
+    assert 'going on with epoch 1 at image 5 of 10' in resume(loop, saved, 0, 1)
+    # 6 images, 3 processes with 2 each: one step, the last of the epoch's two
+    assert (len(loop.dataloader), loop.iter) == (2, 1)
+
+
+def test_schedules_go_on_in_the_iterations_of_before():
+    """Steps of 4 of 10 images before (3 per epoch), then of 2 (5 per epoch) or 10 (1)."""
+    saved = make_loop(max_epochs=4).progress(1, 3)
+    for batch, steps in ((2, [0, 1, 0, 1, 1]), (10, [3]), (4, [1, 1, 1])):
+        loop = make_loop(batch=batch, max_epochs=4)
+        resume(loop, saved, 1, 3)
+        counts = []
+        hook = loop.runner.call_hook
+        loop.runner.call_hook = lambda name, hook=hook, loop=loop, counts=counts, **kwargs: (
+            counts.append(schedule_steps(loop.runner)) if name == 'after_train_iter' else None
+        )
+        for _ in range(2):
+            loop.run_epoch()
+        assert [after - before for before, after in counts] == 2 * steps
+        assert counts[0][0] == 3 and counts[-1][1] == 9
+        # and a later part, with the first batch size again, counts on
+        later = make_loop(max_epochs=4)
+        resume(later, loop.progress(3, loop.iter), 3, loop.iter)
+        assert (later.iter, later.schedule_step) == (9, 9)
+
+
+def test_positions_of_other_programs():
+    loop = make_loop(max_epochs=4)
+    assert resume(loop, None, 2, 6) == '' and loop.iter == 6
+    loop = make_loop(max_epochs=4)  # the middle of an epoch, with the same steps
+    resume(loop, None, 1, 4)
+    assert loop.progress(1, 4)['images_done'] == 4
+    loop = make_loop(max_epochs=4)  # an epoch's end, with 5 steps per epoch before
+    resume(loop, None, 2, 10)
+    assert (loop.iter, loop.schedule_step) == (6, 10)
+    with pytest.raises(InputError, match='iteration 11 in epoch 3, which does not fit 3'):
+        resume(make_loop(max_epochs=4), None, 2, 11)
+
+
+def test_other_data_is_refused():
+    saved = {**make_loop(max_epochs=2).progress(1, 3), 'num_images': 12}
+    for kind, limit in (
+        (ResumableEpochLoop, dict(max_epochs=2)),
+        (ResumableIterLoop, dict(max_iters=9)),
+    ):
+        with pytest.raises(InputError, match='has 10 images, but had 12 when'):
+            resume(make_loop(kind, **limit), saved, 1, 3)
+
+
+def test_a_complete_training_does_nothing():
+    for kind, limit, epoch in (
+        (ResumableEpochLoop, dict(max_epochs=2), 2),
+        (ResumableIterLoop, dict(max_iters=6), 0),
+    ):
+        calls, said = [], []
+        runner = make_runner(calls=calls)
+        runner.logger.info = said.append
+        loop = make_loop(kind, runner=runner, **limit)
+        resume(loop, None, epoch, 6)
+        loop.run()
+        assert calls == [] and 'This training is complete' in said[0]
+
+
+class Validation:
+    def __init__(self, loop):
+        self.loop, self.at = loop, []
+
+    def run(self):
+        self.at.append((self.loop.epoch, self.loop.iter))
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'iteration', 'expected'),
+    [(2, 6, [(2, 6), (4, 12)]), (1, 3, [(2, 6), (4, 12)]), (2, 7, [(4, 12)])],
+)
+def test_a_validation_that_may_be_lost_is_run_on_resuming(epoch, iteration, expected):
+    loop = make_loop(max_epochs=4, val_interval=2)
+    loop.runner.val_loop = Validation(loop)
+    resume(loop, make_loop(max_epochs=4).progress(epoch, iteration), epoch, iteration)
+    loop.run()
+    assert loop.runner.val_loop.at == expected
+
+
+@pytest.mark.parametrize('sampler', [InfiniteSampler, DefaultSampler])
+@pytest.mark.parametrize('done', [1, 3, 4, 8])
+def test_iterations_go_on_as_if_they_had_not_stopped(sampler, done, monkeypatch):
+    monkeypatch.setattr('time.sleep', lambda seconds: None)
+    whole = make_loop(ResumableIterLoop, sampler, max_iters=9)
+    whole.run()
+    loop = make_loop(ResumableIterLoop, sampler, max_iters=9)
+    resume(loop, make_loop(ResumableIterLoop, sampler, max_iters=9).progress(0, done), 0, done)
+    loop.run()
+    assert_same(loop.runner.model.seen, whole.runner.model.seen[done:])
+    # once more, from what the second part saved
+    third = make_loop(ResumableIterLoop, sampler, max_iters=9)
+    resume(third, loop.progress(0, done + 1), 0, done + 1)
+    third.run()
+    assert_same(third.runner.model.seen, whole.runner.model.seen[done + 1 :])
+
+
+def test_iterations_with_another_batch_size_go_on_at_the_next_image():
+    whole = make_loop(ResumableIterLoop, InfiniteSampler, batch=40, max_iters=1)
+    whole.run()
+    saved = make_loop(ResumableIterLoop, InfiniteSampler, max_iters=9).progress(0, 4)
+    loop = make_loop(ResumableIterLoop, InfiniteSampler, batch=3, max_iters=9)
+    message = resume(loop, saved, 0, 4)
+    assert 'The schedule counts iterations, 4 are done' in message
+    loop.run()
+    assert len(loop.runner.model.seen) == 5
+    assert images(loop) == images(whole)[16:31]

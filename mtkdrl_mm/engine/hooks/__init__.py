@@ -2,15 +2,19 @@
 """Hooks."""
 
 from .agent_hook import AgentHook
+from .durable_checkpoint_hook import DurableCheckpointHook
 from .finite_loss_hook import FiniteLossHook
 from .label_check_hook import LabelCheckHook
 from .meta_learning_hook import MetaLearningHook
+from .param_scheduler_hook import ElasticParamSchedulerHook
 from .preemption_hook import PreemptionHook
 from .teacher_check_hook import TeacherCheckHook
 from .teacher_weight_hook import TeacherWeightHook
 
 __all__ = [
     'AgentHook',
+    'DurableCheckpointHook',
+    'ElasticParamSchedulerHook',
     'FiniteLossHook',
     'LabelCheckHook',
     'MetaLearningHook',

@@ -13,10 +13,12 @@ from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
 from mtkdrl_mm.rl import Advantage, Algorithm, History, Reward
+from mtkdrl_mm.rl.history import redistribute
 from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_number
 
 from ..distiller_of import distiller_of
+from ..loops import schedule_steps
 from ..scalar_meter import ScalarMeter, log_is_due
 
 
@@ -149,7 +151,7 @@ class AgentHook(Hook):
         if self.held_out_dataloader is not None and runner.iter % self.held_out_interval == 0:
             self._show_held_out()
         if self.warmup_iters is not None:
-            self.weighting.warming_up = runner.iter < self.warmup_iters
+            self.weighting.warming_up = schedule_steps(runner)[0] < self.warmup_iters
         else:
             self.weighting.warming_up = runner.epoch < self.warmup_epochs
 
@@ -192,12 +194,13 @@ class AgentHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Hand the averages to the log; update the agent if it is time."""
-        self._gathered = None
         if log_is_due(runner, batch_idx):
             for name, value in self._meter.flush().items():
                 runner.message_hub.update_scalar(f'train/{name}', value)
-        if self.update_interval and self.every_n_train_iters(runner, int(self.update_interval)):
-            self._update(runner)
+        if self.update_interval:
+            before, after = (step // self.update_interval for step in schedule_steps(runner))
+            if after > before:
+                self._update(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Update the agent, unless that is done by iterations."""
@@ -218,14 +221,16 @@ class AgentHook(Hook):
         )
         self.history.clear()
 
-    def gather_history(self) -> None:
+    def gather_state(self) -> None:
         """Bring all processes' histories together for the next checkpoint.
 
-        Called by all processes before a checkpoint in the middle of an
-        interval is saved.
+        Called on all processes before one is saved.
         """
-        if len(self.history) > 0 and get_world_size() > 1:
-            self._gathered = all_gather_object(self.history.state_dict())
+        self._gathered = None
+        if get_world_size() > 1:
+            states = all_gather_object(self.history.state_dict())
+            if any(state['seen'] for state in states):
+                self._gathered = states
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the algorithm and the history."""
@@ -252,14 +257,9 @@ class AgentHook(Hook):
         histories = state['histories']
         if not histories:
             return
-        if len(histories) == get_world_size():
-            try:
-                self.history.load_state_dict(histories[get_rank()])
-            except ValueError as error:
-                raise InputError(f'Resuming AgentHook: {error}') from error
-            return
-        runner.logger.warning(
-            f'The checkpoint holds the history of {len(histories)} processes, this run has '
-            f'{get_world_size()}: the history is dropped and the next agent update will learn '
-            'from fewer images.'
-        )
+        try:
+            if len(histories) != get_world_size():
+                histories = redistribute(histories, get_world_size())
+            self.history.load_state_dict(histories[get_rank()])
+        except ValueError as error:
+            raise InputError(f'Resuming AgentHook: {error}') from error

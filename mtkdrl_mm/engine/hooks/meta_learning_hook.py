@@ -15,6 +15,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.rl import Algorithm
 from mtkdrl_mm.rl.distributed import average_gradients, check_equal_over_ranks
 from mtkdrl_mm.structures import SampleBuffer, StepTerms, TeacherWeights
+from mtkdrl_mm.structures.sample_buffer import redistribute
 from mtkdrl_mm.utils import InputError, check_number
 
 from ..distiller_of import distiller_of
@@ -164,7 +165,6 @@ class MetaLearningHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Hand the averages to the log."""
-        self._gathered = None
         if log_is_due(runner, batch_idx):
             for name, value in self._meter.flush().items():
                 runner.message_hub.update_scalar(f'train/{name}', value)
@@ -174,10 +174,10 @@ class MetaLearningHook(Hook):
         self.buffer.clear()
         check_equal_over_ranks(self.weighting, 'meta network')
 
-    def gather_history(self) -> None:
+    def gather_state(self) -> None:
         """Bring all processes' buffers together for the next checkpoint.
 
-        Called by all processes before a checkpoint within an epoch is saved.
+        Called on all processes before one is saved.
         """
         if get_world_size() > 1:
             self._gathered = all_gather_object(self.buffer.state_dict())
@@ -187,7 +187,7 @@ class MetaLearningHook(Hook):
         if not hasattr(self, 'optimizer'):
             return
         buffers: list[dict[str, Any]] = []
-        if self._gathered or len(self.buffer) > 0:
+        if len(self.buffer) > 0 or any(b['inputs'] is not None for b in self._gathered or ()):
             buffers = self._gathered or [self.buffer.state_dict()]
         checkpoint['meta_learning_hook'] = dict(
             optimizer=self.optimizer.state_dict(), buffers=buffers
@@ -201,10 +201,8 @@ class MetaLearningHook(Hook):
     def _resume(self, runner: Runner, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state['optimizer'])
         buffers = state['buffers']
-        if len(buffers) == get_world_size():
-            self.buffer.load_state_dict(buffers[get_rank()])
-        elif buffers:
-            runner.logger.warning(
-                f'The checkpoint holds the hard images of {len(buffers)} processes, this run has '
-                f'{get_world_size()}: they are dropped, and the buffer fills anew.'
-            )
+        if not buffers:
+            return
+        if len(buffers) != get_world_size():
+            buffers = redistribute(buffers, get_world_size())
+        self.buffer.load_state_dict(buffers[get_rank()])

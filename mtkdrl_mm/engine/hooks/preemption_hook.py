@@ -6,32 +6,36 @@ import os
 import os.path as osp
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mtkdrl_mm.registry import HOOKS
-from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import MEDIUM_ERRORS, describe_medium_error
 
-from .agent_hook import AgentHook
-from .meta_learning_hook import MetaLearningHook
+from ..checkpoint_files import last_checkpoint_named, name_last_checkpoint
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """Ends the training in good order on SIGTERM and SIGINT.
 
-    When it acts: the first signal is noted. After the iteration in progress
-    (in distributed runs, after the next iteration at which the processes
-    compare notes; during validation, after it) it saves
-    ``interrupted_iter_N.pth``, names it as the last checkpoint so that
-    ``--resume`` finds it, and exits with 128 plus the signal's number. A second
-    SIGINT ends the process at once. When a resumed training saves its next
-    checkpoint, the interrupted one is removed.
+    When it acts: the first signal is noted. After the iteration in progress,
+    of training or validation (in distributed runs, after the next iteration at
+    which the processes compare notes), it saves ``interrupted_iter_N.pth``,
+    names it as the last checkpoint so that ``--resume`` finds it, and exits
+    with 128 plus the signal's number. A validation that was cut off is run on
+    resuming. A second Ctrl-C ends the process at once. When a resumed training
+    saves its next checkpoint, the interrupted one is removed.
+
+    A terminal's Ctrl-C reaches every process, and torchrun sends it to its
+    processes once more: under torchrun the third SIGINT counts as the second.
 
     Args:
         interval (int): Iterations between comparisons in distributed runs.
@@ -43,26 +47,32 @@ class PreemptionHook(Hook):
     def __init__(self, interval: int = 10) -> None:
         self.interval = int(check_number('interval', interval, minimum=1))
         self._received: int | None = None
+        self._interrupts = 0
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Start listening."""
         self._received = None
+        self._interrupts = 0
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows handlers in the main thread only
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._note)
 
-    def after_train(self, runner: Runner) -> None:
-        """Stop listening."""
+    def release(self) -> None:
+        """Stop listening, however the training ended."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
 
     def _note(self, number: int, frame: Any) -> None:
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = number
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            forwarded = 1 if 'TORCHELASTIC_RUN_ID' in os.environ else 0
+            if self._interrupts > 1 + forwarded:
+                raise KeyboardInterrupt
+        if self._received is None:
+            self._received = number
 
     def after_train_iter(
         self,
@@ -73,18 +83,41 @@ class PreemptionHook(Hook):
     ) -> None:
         """Save and exit if a signal has come."""
         if get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
-            self._stop_if_asked(runner, epoch=runner.epoch, iteration=runner.iter + 1)
+            self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter + 1)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Any = None,
+    ) -> None:
+        """Save and exit if a signal has come during validation."""
+        # Processes may have different numbers of validation batches: they compare after it.
+        # EMAHook has exchanged the weights until then.
+        averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        if get_world_size() == 1 and self._training(runner) and not averaged:
+            self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Remove what an interruption saved once a later checkpoint exists."""
         self._remove_superseded(runner)
 
+    def before_val(self, runner: Runner) -> None:
+        """Save and exit instead of a validation."""
+        if self._training(runner):
+            self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
+
     def after_val(self, runner: Runner) -> None:
         """Save and exit if a signal came during validation."""
-        if runner.message_hub.runtime_info.get('loop_stage') == 'train':
-            self._stop_if_asked(runner, epoch=runner.epoch, iteration=runner.iter)
+        if self._training(runner):
+            self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
-    def _stop_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
+    @staticmethod
+    def _training(runner: Runner) -> bool:
+        return bool(runner._train_loop) and not isinstance(runner._train_loop, dict)
+
+    def _stop_if_signalled(self, runner: Runner, epoch: int, iteration: int) -> None:
         number = self._received or 0
         if get_world_size() > 1:
             # Signals do not reach all processes in the same iteration.
@@ -94,33 +127,40 @@ class PreemptionHook(Hook):
             number = int(flag)
         if number == 0:
             return
-        for hook in runner.hooks:
-            if isinstance(hook, (AgentHook, MetaLearningHook)):
-                hook.gather_history()
+        name = signal.Signals(number).name
         filename = f'interrupted_iter_{iteration}.pth'
-        runner.save_checkpoint(
-            runner.work_dir, filename, by_epoch=False, meta=dict(epoch=epoch, iter=iteration)
-        )
-        self._name_as_last(runner, filename)
+        path = osp.join(runner.work_dir, filename)
+        try:
+            runner.save_checkpoint(
+                runner.work_dir, filename, by_epoch=False, meta=dict(epoch=epoch, iter=iteration)
+            )
+            self._name_as_last(runner, path)
+        except OSError as error:
+            if error.errno not in MEDIUM_ERRORS:
+                raise
+            last = last_checkpoint_named(runner.work_dir)
+            kept = f'The last good checkpoint is {last}.' if last else 'There is no checkpoint.'
+            raise InputError(
+                f'{name} received, but {describe_medium_error(error, path)}. {kept}'
+            ) from error
         barrier()
         runner.logger.info(
-            f'{signal.Signals(number).name} received: saved {filename} in {runner.work_dir}. '
-            'Go on with --resume.'
+            f'{name} received: saved {filename} in {runner.work_dir}. Go on with --resume.'
         )
-        self.after_train(runner)
         raise SystemExit(128 + number)
 
     @staticmethod
     @master_only
     def _remove_superseded(runner: Runner) -> None:
-        interrupted = glob.glob(osp.join(runner.work_dir, 'interrupted_iter_*.pth'))
-        last = find_latest_checkpoint(runner.work_dir) if interrupted else None
-        if last is not None and 'interrupted_iter_' not in osp.basename(last):
-            for path in interrupted:
+        interrupted = glob.glob(osp.join(glob.escape(runner.work_dir), 'interrupted_iter_*.pth'))
+        last = last_checkpoint_named(runner.work_dir) if interrupted else None
+        if last is None or 'interrupted_iter_' in osp.basename(last) or not osp.isfile(last):
+            return
+        for path in interrupted:
+            with suppress(OSError):
                 os.remove(path)
 
     @staticmethod
     @master_only
-    def _name_as_last(runner: Runner, filename: str) -> None:
-        with open(osp.join(runner.work_dir, 'last_checkpoint'), 'w') as file:
-            file.write(osp.join(runner.work_dir, filename))
+    def _name_as_last(runner: Runner, path: str) -> None:
+        name_last_checkpoint(runner.work_dir, path)

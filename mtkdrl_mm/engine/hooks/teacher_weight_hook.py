@@ -2,16 +2,17 @@
 """Logs how much each teacher counts."""
 
 import os.path as osp
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process
-from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.utils.files import write_json
 
 from ..distiller_of import distiller_of
 from ..scalar_meter import ScalarMeter, log_is_due
@@ -26,10 +27,15 @@ class TeacherWeightHook(Hook):
     ``LoggerHook`` prints, as ``weight_logit/NAME`` and ``weight_feature/NAME``.
     From there they reach the console and the visualiser's backends. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
-    mean weights per class over the last epoch. In checkpoints it saves nothing.
+    mean weights per class over the last epoch. In checkpoints within an epoch it
+    saves, under ``teacher_weight_hook``, the sums of the epoch so far.
     """
 
     priority = 'NORMAL'
+
+    def __init__(self) -> None:
+        self._saved: torch.Tensor | None = None
+        self._total: torch.Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
@@ -47,8 +53,27 @@ class TeacherWeightHook(Hook):
         distiller.step_observers.append(self._record)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Count the classes anew."""
+        """Count the classes anew, or go on where the epoch was interrupted."""
         self._classes.zero_()
+        if self._saved is not None and is_main_process():
+            self._classes += self._saved.to(self._classes.device)
+        self._saved = None
+
+    def gather_state(self) -> None:
+        """Sum the counts over all processes, for the next checkpoint."""
+        self._total = self._classes.clone()
+        all_reduce(self._total)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Save the sums of an epoch that is not over."""
+        meta = checkpoint['meta']
+        if self._total is not None and meta.get('progress', {}).get('images_done'):
+            checkpoint['teacher_weight_hook'] = dict(classes=self._total.cpu())
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the saved sums until training starts."""
+        if runner._resume and 'teacher_weight_hook' in checkpoint:
+            self._saved = checkpoint['teacher_weight_hook']['classes']
 
     @torch.no_grad()
     def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
@@ -65,7 +90,7 @@ class TeacherWeightHook(Hook):
             return
         means = self._classes[:, :-1] / self._classes[:, -1:].clamp_min(1e-12)
         logit, feature = means.chunk(2, dim=1)
-        dump(
+        write_json(
             dict(teachers=list(self._names), logit=logit.tolist(), feature=feature.tolist()),
             osp.join(runner.work_dir, 'class_weights.json'),
         )

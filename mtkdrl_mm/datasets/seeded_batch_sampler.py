@@ -1,0 +1,166 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Batches that know their views, and can start in the middle of an epoch."""
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from torch.utils.data import BatchSampler, Sampler
+
+from mtkdrl_mm.registry import DATA_SAMPLERS
+from mtkdrl_mm.utils import InputError
+
+from .seeded_dataset import SeededIndex
+
+
+@DATA_SAMPLERS.register_module()
+class SeededBatchSampler(BatchSampler):
+    """Gives every index the seed of its augmentation, and can start in mid-epoch.
+
+    The view of a sample is the number of the epoch, or of the pass through the
+    data where a sampler never ends. For :class:`SeededDataset`.
+
+    Args:
+        sampler (Sampler): Yields this process's indices.
+        batch_size (int): Images per batch and process.
+        drop_last (bool): Whether a smaller last batch is left out. Defaults
+            to False.
+        base_sampler (dict, optional): Config of another batch sampler whose
+            batches are used, such as mmdet's ``AspectRatioBatchSampler``.
+            Defaults to None: consecutive indices.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        drop_last: bool = False,
+        base_sampler: 'dict[str, Any] | None' = None,
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.base_sampler: BatchSampler | None = None
+        if base_sampler is not None:
+            self.base_sampler = MMENGINE_DATA_SAMPLERS.build(
+                base_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
+            )
+        self.seed = 0
+        self.images_done = 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes among which the images are dealt out."""
+        return getattr(self.sampler, 'world_size', 1)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that all processes together go through in a step."""
+        return self.batch_size * self.world_size
+
+    @property
+    def deals_in_turn(self) -> bool:
+        """Whether the next images of an epoch can go to any number of processes."""
+        # A subclass with an order of its own is another matter.
+        iterate = type(self.sampler).__iter__
+        known = iterate in (DefaultSampler.__iter__, InfiniteSampler.__iter__)
+        return self.base_sampler is None and known
+
+    def set_position(self, seed: int, epoch: int, images_done: int = 0) -> None:
+        """Say where the next pass through the loader starts; the one after it starts at 0.
+
+        Args:
+            seed (int): The run's seed, the same on all processes.
+            epoch (int): Number of the epoch.
+            images_done (int): Images of this epoch (of the whole training,
+                where a sampler never ends) that all processes together have
+                gone through. Defaults to 0.
+
+        Raises:
+            InputError: If the sampler cannot start there.
+        """
+        if images_done % self.images_per_step and not self.deals_in_turn:
+            name = type(self.base_sampler or self.sampler).__name__
+            raise InputError(
+                f'{images_done} images of epoch {epoch + 1} have been seen, which is no whole '
+                f'number of steps of {self.images_per_step} images, and {name} can only start at '
+                'one. Resume with the batch size and number of processes of before, or from the '
+                "checkpoint of an epoch's end."
+            )
+        self.seed, self.images_done = seed, images_done
+        # A run without a fixed seed takes over its first part's on resuming, after the
+        # sampler was built.
+        if hasattr(self.sampler, 'seed'):
+            self.sampler.seed = seed
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+    def steps_left(self, images_done: int) -> int:
+        """Steps that remain of an epoch.
+
+        Args:
+            images_done (int): Images of it that all processes have gone through.
+
+        Returns:
+            int: As many as :meth:`__len__` where nothing was done.
+        """
+        if not self.deals_in_turn:
+            return len(self) - images_done // self.images_per_step
+        left = max(0, len(self.sampler.dataset) - images_done)  # type: ignore[union-attr]
+        per_process = -(-left // self.world_size)
+        if self.drop_last:
+            return per_process // self.batch_size
+        return -(-per_process // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches from the position on."""
+        images_done, self.images_done = self.images_done, 0
+        for batch in self._batches(images_done):
+            yield [SeededIndex(index, self.seed, view) for index, view in batch]
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+        if self.base_sampler is not None:
+            return len(self.base_sampler)
+        return super().__len__()
+
+    def _batches(self, images_done: int) -> Iterator[list[tuple[int, int]]]:
+        if self.deals_in_turn:
+            indices: Iterable = (
+                self._infinite(images_done)
+                if isinstance(self.sampler, InfiniteSampler)
+                else self._rest_of_epoch(images_done)
+            )
+            yield from BatchSampler(indices, self.batch_size, self.drop_last)  # type: ignore
+            return
+        batches = self.base_sampler or BatchSampler(self.sampler, self.batch_size, self.drop_last)
+        view = getattr(self.sampler, 'epoch', 0)
+        first = images_done // self.images_per_step
+        for batch in itertools.islice(batches, first, None):
+            yield [(index, view) for index in batch]
+
+    def _rest_of_epoch(self, images_done: int) -> Iterator[tuple[int, int]]:
+        """This process's share of the images that are left, as DefaultSampler deals them out."""
+        sampler = self.sampler
+        assert isinstance(sampler, DefaultSampler)
+        whole = copy.copy(sampler)
+        whole.rank, whole.world_size = 0, 1
+        whole.num_samples = whole.total_size = len(sampler.dataset)
+        order = list(whole)
+        left = order[images_done:]
+        if sampler.round_up and left:
+            # Every process gets the same number: a few images of the epoch come twice.
+            missing = -len(left) % sampler.world_size
+            left += list(itertools.islice(itertools.cycle(order), missing))
+        for index in left[sampler.rank :: sampler.world_size]:
+            yield index, sampler.epoch
+
+    def _infinite(self, images_done: int) -> Iterator[tuple[int, int]]:
+        """This process's share of a stream without an end, as InfiniteSampler deals it out."""
+        sampler = self.sampler
+        assert isinstance(sampler, InfiniteSampler)
+        stream = enumerate(sampler._infinite_indices())
+        first = images_done + sampler.rank
+        for position, index in itertools.islice(stream, first, None, sampler.world_size):
+            yield index, position // sampler.size

@@ -1,0 +1,134 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Files that are written wholly or not at all."""
+
+import errno
+import json
+import os
+import os.path as osp
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from .errors import InputError
+
+#: Ending of a file that is still being written.
+PARTIAL_SUFFIX = '.tmp'
+#: Errors of the medium, not of the program: the same write may succeed later.
+MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder survive a power failure, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(path or '.', os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def replace_file(partial: str, path: str) -> None:
+    """Give a finished file its name; a reader sees the old file or the new one.
+
+    Args:
+        partial (str): The file as written so far, in the same folder.
+        path (str): The name that it gets.
+
+    Raises:
+        OSError: If the medium refuses. ``path`` then still holds the old file.
+    """
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(partial, path)
+    sync_folder(osp.dirname(path))
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    Args:
+        path (str | PathLike): Where the file goes; an existing one is replaced.
+        mode (str): 'w' or 'wb'. Defaults to 'w'.
+
+    Yields:
+        IO: The open file, under a temporary name in the same folder.
+
+    Raises:
+        OSError: If the medium refuses. ``path`` then still holds the old file.
+
+    Examples:
+        >>> with atomic_write('result.json') as file:
+        ...     _ = file.write('{}')
+    """
+    path = os.fspath(path)
+    partial = path + PARTIAL_SUFFIX
+    try:
+        with open(partial, mode) as file:
+            yield file
+        replace_file(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def write_json(content: Any, path: str | os.PathLike, **kwargs: Any) -> None:
+    """Write a JSON file, wholly or not at all.
+
+    Args:
+        content (Any): What ``json.dump`` takes.
+        path (str | PathLike): Where the file goes.
+        **kwargs: Arguments of ``json.dump``.
+    """
+    with atomic_write(path) as file:
+        json.dump(content, file, **kwargs)
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path (str | PathLike): The file.
+        what (str): What the file should be, for the message.
+
+    Returns:
+        Any: Its contents.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise InputError(f'The {what} "{path}" does not exist.') from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'The {what} "{path}" is damaged: {error}. Delete it, and run again what wrote it.'
+        ) from error
+
+
+def describe_medium_error(error: OSError, path: str) -> str:
+    """Phrase why a file could not be written.
+
+    Args:
+        error (OSError): What the operating system reported.
+        path (str): The file or folder.
+
+    Returns:
+        str: For example ``"runs/a.pth" cannot be written: No space left on device (0.1 MiB free
+        on that disk)``.
+    """
+    free = ''
+    folder = osp.dirname(osp.abspath(path))
+    while not osp.isdir(folder) and folder != osp.dirname(folder):
+        folder = osp.dirname(folder)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            free = f' ({shutil.disk_usage(folder).free / 2**20:.1f} MiB free on that disk)'
+    return f'"{path}" cannot be written: {error.strerror or error}{free}'

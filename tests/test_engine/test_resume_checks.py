@@ -1,0 +1,162 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""A checkpoint of another training is not resumed."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mtkdrl_mm.engine.resume_checks import (
+    check_same_classes,
+    check_same_training,
+    describe_training,
+    load_whole,
+)
+from mtkdrl_mm.utils import InputError
+
+CFG = dict(
+    model=dict(
+        type='mtkdrl_mm.MultiTeacherDistiller',
+        student=dict(cfg_path='a/student.py'),
+        teachers=[
+            dict(name='big', cfg_path='a/big.py', checkpoint='big.pth'),
+            dict(cfg_path='a/wide.py', checkpoint='wide.pth'),
+        ],
+        weighting=dict(type='MTKDRL', agent=dict(type='JointAgent', hidden_size=64)),
+        num_classes=10,
+        logit_weight=1.0,
+    ),
+    default_hooks=dict(
+        agent=dict(type='AgentHook', algorithm=dict(type='PPO', clip=0.2), update_interval=5),
+        logger=dict(type='LoggerHook'),
+    ),
+)
+
+
+def changed(**changes):
+    cfg = Config(copy.deepcopy(CFG))
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def check(cfg):
+    contents = dict(meta=dict(training=describe_training(CFG)))
+    check_same_training(cfg, 'epoch_1.pth', contents)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'model.logit_weight': 2.0},
+        {'default_hooks.agent.update_interval': 9},
+        {'default_hooks.agent.algorithm.clip': 0.1},
+        {'default_hooks.logger.interval': 1},
+        {'model.teachers.0.checkpoint': 'moved/big.pth', 'model.student.cfg_path': 'b/student.py'},
+        {'optim_wrapper': dict(optimizer=dict(type='SGD', lr=0.1))},
+    ],
+)
+def test_what_may_change(changes):
+    check(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'difference'),
+    [
+        ({'model.weighting.type': 'AVER'}, '`model.weighting.type` was "MTKDRL" and is "AVER"'),
+        (
+            {'model.weighting.agent.type': 'AttentionAgent'},
+            '`model.weighting.agent.type` was "JointAgent" and is "AttentionAgent"',
+        ),
+        (
+            {'default_hooks.agent.algorithm.type': 'DPG'},
+            '`default_hooks.agent.algorithm.type` was "PPO" and is "DPG"',
+        ),
+        (
+            {'default_hooks.agent.reward': 'ClosenessReward'},
+            '`default_hooks.agent.reward` was not set and is "ClosenessReward"',
+        ),
+        (
+            {'model.teachers.0.name': 'small'},
+            '`model.teachers` was "big, wide" and is "small, wide"',
+        ),
+        ({'model.num_classes': 12}, '`model.num_classes` was "10" and is "12"'),
+    ],
+)
+def test_what_makes_another_training(changes, difference):
+    with pytest.raises(InputError) as caught:
+        check(changed(**changes))
+    message = str(caught.value)
+    assert message.startswith(f'"epoch_1.pth" is of another training: {difference}')
+    assert 'another --work-dir' in message
+
+
+def test_the_order_of_teachers_counts():
+    cfg = changed()
+    cfg.model.teachers = cfg.model.teachers[::-1]
+    with pytest.raises(InputError, match='was "big, wide" and is "wide, big"'):
+        check(cfg)
+
+
+def test_another_kind_of_model_is_named_alone():
+    plain = Config(dict(model=dict(type='ImageClassifier', head=dict(num_classes=10))))
+    with pytest.raises(InputError) as caught:
+        check(plain)
+    assert str(caught.value).startswith(
+        '"epoch_1.pth" is of another training: `model.type` was '
+        '"mtkdrl_mm.MultiTeacherDistiller" and is "ImageClassifier". '
+    )
+
+
+def test_checkpoints_of_other_programs_are_not_compared():
+    check_same_training(CFG, 'epoch_1.pth', dict(meta=dict(epoch=1)))
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'message'),
+    [
+        (('cat', 'dog'), ('cat', 'dog', 'emu'), 'with 2 classes, and the training data has 3'),
+        (('cat', 'dog'), ('dog', 'cat'), 'number 0 was "cat" and is "dog"'),
+        (('cat', 'dog'), ('cat', 'emu'), 'number 1 was "dog" and is "emu"'),
+    ],
+)
+def test_other_classes(before, now, message):
+    with pytest.raises(InputError, match=message):
+        check_same_classes(dict(classes=before), dict(classes=now), 'a.pth')
+
+
+@pytest.mark.parametrize('meta', [None, {}, dict(classes=['cat', 'dog'])])
+def test_the_same_or_unknown_classes(meta):
+    check_same_classes(meta, dict(classes=('cat', 'dog')), 'a.pth')
+    check_same_classes(dict(classes=('cat', 'dog')), meta, 'a.pth')
+
+
+def test_a_state_is_loaded_whole():
+    model = nn.Linear(2, 3)
+    state = {'module.weight': torch.ones(3, 2), 'module.bias': torch.zeros(3)}
+    assert load_whole(model, state, 'a.pth') == 'Linear: resumed 2/2 tensors of a.pth'
+    assert model.weight.sum() == 6
+
+
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        (dict(weight=torch.ones(3, 2)), 'not in the checkpoint: bias. '),
+        (
+            dict(weight=torch.ones(3, 2), bias=torch.ones(3), extra=torch.ones(1)),
+            'only in the checkpoint: extra. ',
+        ),
+        (
+            dict(weight=torch.ones(4, 2), bias=torch.ones(3)),
+            r'of another shape: weight was \(4, 2\) and is \(3, 2\)\. ',
+        ),
+    ],
+)
+def test_or_not_at_all(state, message):
+    model = nn.Linear(2, 3)
+    before = model.weight.clone()
+    with pytest.raises(InputError, match=f'"a.pth" is of another training: {message}'):
+        load_whole(model, state, 'a.pth')
+    assert torch.equal(model.weight, before)

@@ -1,0 +1,67 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Files appear wholly or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import atomic_write, describe_medium_error, read_json, write_json
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    with atomic_write(path) as file:
+        file.write('new')
+        file.flush()
+        assert path.read_text() == 'old'
+    assert path.read_text() == 'new'
+    assert os.listdir(tmp_path) == ['a.txt']
+
+
+def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / 'a.bin'
+    path.write_bytes(b'old')
+    with pytest.raises(OSError, match='full'), atomic_write(path, 'wb') as file:
+        file.write(b'half')
+        raise OSError(errno.ENOSPC, 'full')
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['a.bin']
+
+
+def test_a_failed_fsync_counts_as_a_failed_write(tmp_path, monkeypatch):
+    path = tmp_path / 'a'
+    path.write_text('old')
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space'), atomic_write(path) as file:
+        file.write('new')
+    assert path.read_text() == 'old'
+
+
+def test_json(tmp_path):
+    path = tmp_path / 'result.json'
+    write_json(dict(a=[1, 2.5]), path)
+    assert read_json(path, 'result') == dict(a=[1, 2.5])
+    path.write_text('{"a": [1, 2')
+    with pytest.raises(InputError, match=rf'The result "{path}" is damaged: .*Delete it'):
+        read_json(path, 'result')
+    path.write_bytes(b'\xff\xfe')
+    with pytest.raises(InputError, match='is damaged'):
+        read_json(path, 'result')
+    with pytest.raises(InputError, match='does not exist'):
+        read_json(tmp_path / 'other', 'result')
+
+
+def test_errors_of_the_medium_name_the_file_and_the_free_space(tmp_path):
+    path = str(tmp_path / 'missing' / 'a.pth')
+    text = describe_medium_error(OSError(errno.ENOSPC, 'No space left on device'), path)
+    assert text.startswith(f'"{path}" cannot be written: No space left on device (')
+    assert text.endswith('MiB free on that disk)')
+    text = describe_medium_error(OSError(errno.EROFS, 'Read-only file system'), path)
+    assert text == f'"{path}" cannot be written: Read-only file system'
