@@ -42,6 +42,8 @@ cleanup() {
   if [ -n "${KEEP-}" ]; then echo "logs: $DIR"; else rm -rf "$DIR"; fi
 }
 trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 free_port() { "$PY" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
@@ -135,6 +137,7 @@ ended() { [ -e "$DIR/$1.code" ]; }
 job_of() { squeue -h -n "$1" -o %i | head -1; }
 idle() { [ -z "$(squeue -h)" ]; }
 state_of() { scontrol show job -o "$1" | sed 's/.* JobState=\([A-Z]*\).*/\1/'; }
+over() { [[ $(state_of "$1") != @(PENDING|RUNNING|COMPLETING|CONFIGURING) ]]; }
 in_state() { [ "$(state_of "$1")" = "$2" ]; }
 is() { [ "$2" = "$3" ] || { echo "$1 is \"$2\", not \"$3\""; return 1; }; }
 saved() { compgen -G "$DIR/runs of/$1/interrupted_iter_*.pth" >/dev/null || { echo 'nothing was saved'; return 1; }; }
@@ -254,8 +257,10 @@ resumes() {
   wait_for 120 requeued "$job" || { echo "not requeued, state $(state_of "$job")"; return 1; }
   saved "$name" || return
   wait_for 60 in_state "$job" PENDING || return
-  scontrol update JobId="$job" StartTime=now # Slurm waits two minutes
-  wait_for 400 in_state "$job" COMPLETED || { echo "state $(state_of "$job")"; return 1; }
+  # Slurm waits two minutes; at once it would take the new start for a part of the old one.
+  scontrol update JobId="$job" StartTime=now+10
+  wait_for 300 over "$job"
+  is 'the state' "$(state_of "$job")" COMPLETED || return
   grep -q 'interrupted_iter_' "$DIR/$name.log" && equal whole/epoch_150.pth "$name/epoch_150.pth"
 }
 requeue() { # a batch job whose steps get SIGTERM requeues itself, resumes, COMPLETED, equal bits
