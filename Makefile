@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-modern lint format clean
+.PHONY: help env demo test test-modern test-slurm lint format clean
 
 stage = @printf '\n=== %s ===\n' '$(strip $(1))'
 
@@ -26,6 +26,9 @@ test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" 
 
 test-modern: ## The same for distillation, on a current torch (Python 3.12, numpy 2)
 	@bash tools/dev/test_modern.sh
+
+test-slurm: env ## The Slurm scripts on a real one-node Slurm (root, Debian or Ubuntu; 15 minutes)
+	@bash tools/dev/test_slurm.sh
 
 lint: env ## ruff: rules and formatting
 	$(call stage, ruff check)

@@ -12,10 +12,5 @@ CHECKPOINT=$2
 GPUS=$3
 HERE=$(cd "$(dirname "$0")" && pwd)
 
-PYTHONPATH="$HERE/..:${PYTHONPATH-}" exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$GPUS" \
+PYTHONPATH="$HERE/..:${PYTHONPATH-}" exec python "$HERE/dist_run.py" "$GPUS" \
     "$HERE/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

@@ -12,14 +12,14 @@ JOB_NAME=$2
 CONFIG=$3
 CHECKPOINT=$4
 HERE=$(cd "$(dirname "$0")" && pwd)
+if [ ! -e "$HERE/slurm_run.sh" ]; then
+    # sbatch runs a copy of this file. Slurm knows where it came from.
+    HERE=$(scontrol show job "${SLURM_JOB_ID-}" | sed -n 's/^ *Command=//p')
+    HERE=${HERE%%/slurm_test.sh*}
+fi
+# shellcheck source=tools/slurm_run.sh
+. "$HERE/slurm_run.sh"
+export PYTHONPATH="$HERE/..:${PYTHONPATH-}"
 
-# shellcheck disable=SC2086  # SRUN_ARGS is meant to be split
-PYTHONPATH="$HERE/..:${PYTHONPATH-}" exec srun -p "$PARTITION" \
-    --job-name="$JOB_NAME" \
-    --gres="gpu:${GPUS_PER_NODE:-8}" \
-    --ntasks="${GPUS:-8}" \
-    --ntasks-per-node="${GPUS_PER_NODE:-8}" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${SRUN_ARGS:-} \
+slurm_run "$PARTITION" "$JOB_NAME" \
     python -u "$HERE/test.py" "$CONFIG" "$CHECKPOINT" --launcher=slurm "${@:5}"

@@ -9,13 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
 from urllib.error import URLError
 
-import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.dist import get_dist_info, init_dist
-from mmengine.logging import print_log
+from mmengine.config import Config
+from mmengine.dist import get_dist_info
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -31,6 +28,8 @@ from .config_errors import check_checkpoint_hooks, config_error
 from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError
+from .files import MEDIUM_ERRORS, describe_medium_error
+from .processes import describe_group_error, prepare_processes
 
 __all__ = [
     'add_common_arguments',
@@ -93,47 +92,8 @@ def load_config(args: argparse.Namespace) -> Config:
         folder, name = osp.split(path)
         cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name)
     set_dataloader_defaults(cfg, args.no_pin_memory)
-    _prepare_processes(cfg)
+    prepare_processes(cfg)
     return cfg
-
-
-def _prepare_processes(cfg: Config) -> None:
-    """Make several processes work on machines without a GPU too."""
-    if cfg.launcher == 'none' or torch.cuda.is_available():
-        return
-    if _revert_sync_norm(cfg.get('model')):
-        print_log('SyncBN needs GPUs: BN is used here, on each process alone.', 'current')
-    # mmengine picks a GPU for every process, and tells DDP of it.
-    cfg.setdefault('env_cfg', ConfigDict())
-    cfg.env_cfg.setdefault('dist_cfg', ConfigDict())
-    cfg.env_cfg.dist_cfg.backend = 'gloo'
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        ConfigDict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
-    cfg.model_wrapper_cfg.device_ids = None
-    if torch.distributed.is_initialized():
-        return
-    if cfg.launcher == 'pytorch':
-        torch.distributed.init_process_group('gloo')
-    else:
-        init_dist(cfg.launcher, backend='gloo')
-
-
-def _revert_sync_norm(node: Any) -> bool:
-    """Use BN where a config says SyncBN, in place; whether there was any."""
-    found = False
-    if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'], found = 'BN', True
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        found = any([_revert_sync_norm(value) for value in node]) or found
-    return found
 
 
 def check_data(
@@ -219,7 +179,15 @@ def run_tool(main: Callable[[], None]) -> None:
             'and unpack it in the `data_root` of the data sets. (mmpretrain also downloads where '
             "a file's checksum is not the published one.)"
         )
+    except OSError as error:
+        if lost := describe_group_error(error):
+            _exit(lost)
+        if error.errno in MEDIUM_ERRORS and error.filename is not None:
+            _exit(f'{describe_medium_error(error, str(error.filename))}.')
+        raise
     except (KeyError, TypeError, AssertionError, RuntimeError, ValueError) as error:
+        if lost := describe_group_error(error):
+            _exit(lost)
         message = str(error.args[0]) if error.args else ''
         if sentence := config_error(error):
             _exit(sentence)
