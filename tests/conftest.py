@@ -301,7 +301,7 @@ def record_steps():
 
     def attach(distiller):
         steps = []
-        distiller.step_observers.append(lambda terms, weights: steps.append((terms, weights)))
+        distiller.register_step_hook(lambda terms, weights: steps.append((terms, weights)))
         return steps
 
     return attach

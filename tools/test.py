@@ -11,11 +11,13 @@ from copy import deepcopy
 
 import mmengine
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.data_settings import loader_datasets
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     build_runner,
@@ -117,11 +119,15 @@ def main() -> None:
     merge_args(cfg, args)
     check_data(cfg, ('test_dataloader',), trained_classes(args.checkpoint))
     runner = build_runner(cfg)
+    stem, suffix = osp.splitext(args.out or '')
+    partial = f'{stem}{PARTIAL_SUFFIX}{suffix}'  # mmengine knows the format by the ending
     if args.out and args.out_item in ('pred', None):
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=partial))
     metrics = runner.test()
     if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, args.out)
+        mmengine.dump(metrics, partial)
+    if args.out and is_main_process():
+        replace_file(partial, args.out)
 
 
 if __name__ == '__main__':

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from .errors import InputError
-
 #: Ending of a file that is still being written.
 PARTIAL_SUFFIX = '.tmp'
 #: Errors of the medium, not of the program: the same write may succeed later.
@@ -48,12 +46,13 @@ def replace_file(partial: str, path: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when it is complete.
 
     Args:
         path (str | PathLike): Where the file goes; an existing one is replaced.
         mode (str): 'w' or 'wb'. Defaults to 'w'.
+        **kwargs: Further arguments of ``open``.
 
     Yields:
         IO: The open file, under a temporary name in the same folder.
@@ -68,7 +67,7 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
     path = os.fspath(path)
     partial = path + PARTIAL_SUFFIX
     try:
-        with open(partial, mode) as file:
+        with open(partial, mode, **kwargs) as file:
             yield file
         replace_file(partial, path)
     except BaseException:
@@ -87,30 +86,6 @@ def write_json(content: Any, path: str | os.PathLike, **kwargs: Any) -> None:
     """
     with atomic_write(path) as file:
         json.dump(content, file, **kwargs)
-
-
-def read_json(path: str | os.PathLike, what: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path (str | PathLike): The file.
-        what (str): What the file should be, for the message.
-
-    Returns:
-        Any: Its contents.
-
-    Raises:
-        InputError: If it is missing or damaged.
-    """
-    try:
-        with open(path, encoding='utf-8') as file:
-            return json.load(file)
-    except FileNotFoundError as error:
-        raise InputError(f'The {what} "{path}" does not exist.') from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f'The {what} "{path}" is damaged: {error}. Delete it, and run again what wrote it.'
-        ) from error
 
 
 def describe_medium_error(error: OSError, path: str) -> str:

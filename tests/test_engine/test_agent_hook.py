@@ -24,7 +24,7 @@ class Training:
         self.runner = make_runner(distiller, train_loop=loop, hooks=[self.hook])
         self.distiller, self.batch, self.length = distiller, batch, length
         self.records = []
-        distiller.step_observers.append(lambda *record: self.records.append(record))
+        distiller.register_step_hook(lambda *record: self.records.append(record))
 
     def start(self, checkpoint=None):
         if checkpoint is not None:

@@ -191,7 +191,8 @@ def test_process_without_hard_images_takes_part(train, monkeypatch):
 
     monkeypatch.setattr(look_ahead, 'mean_over_ranks', mean)
     steps = []
-    training.distiller.step_observers[:] = [lambda *record: steps.append(record)]
+    training.hook.release()
+    training.distiller.register_step_hook(lambda *record: steps.append(record))
     training.distiller(*training.batch, mode='loss')
     slopes = training.hook._look_ahead.slopes(*steps[0], None, seed=0)
     assert all(torch.equal(values, torch.zeros(6, 2)) for values in slopes)
@@ -240,10 +241,10 @@ def test_meta_networks_turn_away_from_a_teacher_who_is_wrong(
         interval=1,
         lookahead_lr=1e-5,  # this untrained student is steep
         optimizer=dict(type='Adam', lr=0.01),
-    ).start()
+    )
     weights = []
-    distiller.step_observers.insert(0, lambda _, w: weights.append(w.logit.mean(0)))
-    training.step(30)
+    distiller.register_step_hook(lambda _, w: weights.append(w.logit.mean(0)))
+    training.start().step(30)
     assert weights[0][1] > 0.3
     assert weights[-1][1] < 0.1
 

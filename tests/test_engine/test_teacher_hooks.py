@@ -8,7 +8,12 @@ import torch
 from mmengine.hooks import LoggerHook
 from mmpretrain.structures import DataSample
 
-from mtkdrl_mm.engine.hooks import AgentHook, TeacherCheckHook, TeacherWeightHook
+from mtkdrl_mm.engine.hooks import (
+    AgentHook,
+    FiniteLossHook,
+    TeacherCheckHook,
+    TeacherWeightHook,
+)
 from mtkdrl_mm.models import Weighting
 from mtkdrl_mm.structures import TeacherWeights
 from mtkdrl_mm.utils import InputError
@@ -175,3 +180,21 @@ def test_logged_weights_are_means_since_the_last_line(make_runner, make_distille
                 'train/weight_feature/b': expected,
             }
         )
+
+
+@pytest.mark.parametrize('kind', [FiniteLossHook, TeacherWeightHook])
+def test_a_second_training_of_a_model_is_recorded_once(
+    kind, make_runner, make_distiller, make_batch, monkeypatch
+):
+    distiller = make_distiller()
+    calls = []
+    monkeypatch.setattr(kind, '_record', lambda self, *record: calls.append(self))
+    for _ in range(2):
+        hook = kind()
+        hook.before_train(make_runner(distiller))
+        inputs, samples = make_batch(2)
+        distiller(inputs, samples, mode='loss')
+        hook.release()
+        hook.release()
+    distiller(inputs, samples, mode='loss')
+    assert len(calls) == 2 and calls[0] is not calls[1]

@@ -51,7 +51,7 @@ def test_distillation_of_patch_tokens(make_distiller, make_vit, make_resnet, mak
     vit, cnn = distiller.connectors
     assert vit.projection.with_activation is False and cnn.projection.with_activation
     steps = []
-    distiller.step_observers.append(lambda terms, weights: steps.append(terms))
+    distiller.register_step_hook(lambda terms, weights: steps.append(terms))
     inputs, samples = make_batch(4)
     distiller(inputs, samples, mode='loss')
     (terms,) = steps

@@ -187,7 +187,7 @@ def add_agent(
             learned_from.add(states, rewards.clone(), hook._generator)
         hook.algorithm.update(learned_from)
 
-    model.step_observers.append(record)
+    model.register_step_hook(record)
     kept = 1.0
     if args.epoch_images is not None:
         kept = min(kept, hook.history.capacity / args.epoch_images)

@@ -34,6 +34,7 @@ from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     check_data,
@@ -106,7 +107,7 @@ def write(report: TeacherReport, text: str, path: str) -> None:
     folder = osp.dirname(path)
     if folder:
         os.makedirs(folder, exist_ok=True)
-    with open(path, 'w', newline='' if path.endswith('.csv') else None) as file:
+    with atomic_write(path, newline='' if path.endswith('.csv') else None) as file:
         if path.endswith('.json'):
             json.dump(report.to_dict(), file, indent=1)
         elif path.endswith('.csv'):

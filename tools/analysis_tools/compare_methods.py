@@ -15,7 +15,6 @@ import argparse
 import csv
 import glob
 import hashlib
-import json
 import math
 import os
 import os.path as osp
@@ -35,6 +34,7 @@ from mmengine.config import Config
 from scipy import stats
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import atomic_write, write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -209,8 +209,7 @@ def train(
         seconds=round(time.time() - start, 1),
         peak_mib=result['peak_mib'] or round(usage.ru_maxrss / 1024),
     )
-    with open(osp.join(work_dir, 'result.json'), 'w') as file:
-        json.dump(result, file)
+    write_json(result, osp.join(work_dir, 'result.json'))
     print(f'  {label}: {result["metric"]:.4g} in {result["seconds"]:.0f} s', flush=True)
     return result
 
@@ -297,12 +296,12 @@ def write_tables(runs: Runs, args: argparse.Namespace) -> None:
                 *weights,
             ]
         )
-    with open(osp.join(args.out, 'table.csv'), 'w', newline='') as file:
+    with atomic_write(osp.join(args.out, 'table.csv'), newline='') as file:
         csv.writer(file).writerows([header, *rows])
     lines = ['| ' + ' | '.join(row) + ' |' for row in [header, ['---'] * len(header), *rows]]
-    with open(osp.join(args.out, 'table.md'), 'w') as file:
+    with atomic_write(osp.join(args.out, 'table.md')) as file:
         file.write('\n'.join(lines) + '\n')
-    with open(osp.join(args.out, 'runs.csv'), 'w', newline='') as file:
+    with atomic_write(osp.join(args.out, 'runs.csv'), newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['method', 'seed', args.metric, 'seconds'])
         for results in runs.values():
@@ -391,7 +390,7 @@ def write_environment(runs: Runs, args: argparse.Namespace) -> None:
     commits = {run.get('commit', 'unknown') for results in runs.values() for run in results}
     commit = ', '.join(sorted(commits))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-    with open(osp.join(args.out, 'environment.txt'), 'w') as file:
+    with atomic_write(osp.join(args.out, 'environment.txt')) as file:
         file.write(
             f'command: python {shlex.join(sys.argv)}\ncommit: {commit}\ndevice: {device}, '
             f'{os.cpu_count()} cores\nPython {platform.python_version()}, '

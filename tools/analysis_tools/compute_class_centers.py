@@ -20,6 +20,7 @@ from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     check_data,
@@ -90,7 +91,8 @@ def main() -> None:
     loader.pop('drop_last', None)
     loader.pop('batch_sampler', None)
     centers = compute_centers(model, build_dataloader(loader))
-    torch.save(centers, args.out)
+    with atomic_write(args.out, 'wb') as file:
+        torch.save(centers, file)
     print(f'\nClass centres of {", ".join(centers)} are in {args.out}.')
 
 

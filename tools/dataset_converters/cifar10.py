@@ -22,6 +22,7 @@ import numpy as np
 from mmengine.utils import track_iter_progress
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import run_tool
 
 CLASSES = (
@@ -92,7 +93,7 @@ def draw(folder: str, count: int, rng: np.random.Generator) -> list[str]:
 
 
 def write_list(path: str, rows: Sequence[tuple[str, int]]) -> None:
-    with open(path, 'w') as file:
+    with atomic_write(path) as file:
         file.writelines(f'{name} {label}\n' for name, label in rows)
 
 

@@ -14,7 +14,6 @@ semantic segmentation (background and the classes).
 """
 
 import argparse
-import json
 import os
 import os.path as osp
 import shutil
@@ -30,6 +29,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
 # Pixels of a digit brighter than this belong to it.
@@ -245,8 +245,7 @@ def write_split(
                 coco_annotation(mask, label, number, len(coco['annotations']) + 1)
             )
     print()
-    with open(osp.join(out, 'coco', 'annotations', f'instances_{split}.json'), 'w') as file:
-        json.dump(coco, file)
+    write_json(coco, osp.join(out, 'coco', 'annotations', f'instances_{split}.json'))
 
 
 def main() -> None:

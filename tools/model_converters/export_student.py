@@ -29,6 +29,7 @@ from mtkdrl_mm.models.build_classifier import build_classifier, read_network_con
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
@@ -236,7 +237,7 @@ def save(
     """Write the weights; returns the final path and its size in bytes."""
     stem, suffix = osp.splitext(args.out)
     os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
-    part = args.out + '.part'
+    part = args.out + PARTIAL_SUFFIX
     if suffix == '.safetensors':
         # One entry: the order of several would change from run to run, and the hash with it.
         tensors = {key: value.contiguous() for key, value in weights.items()}
@@ -248,7 +249,7 @@ def save(
     with open(part, 'rb') as file:
         digest = hashlib.sha256(file.read()).hexdigest()[:8]
     path = f'{stem}-{digest}{suffix}'
-    os.replace(part, path)
+    replace_file(part, path)
     return path, osp.getsize(path)
 
 

@@ -8,6 +8,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.models.weightings import MTKDRL
@@ -111,6 +112,8 @@ class AgentHook(Hook):
         # Histories of all processes, gathered when a save is announced.
         self._gathered: list[dict[str, Any]] | None = None
 
+    _handle: RemovableHandle | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Find the agent and prepare the history; take over a resumed state."""
         distiller = distiller_of(runner, 'AgentHook')
@@ -142,7 +145,12 @@ class AgentHook(Hook):
         self._distiller = distiller
         if self.held_out_dataloader is not None:
             self._held_out = runner.build_dataloader(self.held_out_dataloader, seed=runner.seed)
-        distiller.step_observers.append(self._record)
+        self._handle = distiller.register_step_hook(self._record)
+
+    def release(self) -> None:
+        """Stop watching, however the training ended."""
+        if self._handle is not None:
+            self._handle.remove()
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
@@ -29,11 +30,18 @@ class FiniteLossHook(Hook):
     # After RuntimeInfoHook has read the loss, before anything can be saved.
     priority = 'ABOVE_NORMAL'
 
+    _handle: RemovableHandle | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
         self._distiller = distiller_of(runner, 'FiniteLossHook')
-        self._distiller.step_observers.append(self._record)
+        self._handle = self._distiller.register_step_hook(self._record)
         self._means: Tensor | None = None
+
+    def release(self) -> None:
+        """Stop watching, however the training ended."""
+        if self._handle is not None:
+            self._handle.remove()
 
     def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
         # One small vector a step; it is copied to the host only on a failure.

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.models.weightings.mmkd import MMKD, meta_loss
 from mtkdrl_mm.registry import HOOKS
@@ -91,6 +92,8 @@ class MetaLearningHook(Hook):
         # Buffers of all processes, gathered when a save is announced.
         self._gathered: list[dict[str, Any]] | None = None
 
+    _handle: RemovableHandle | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Find the meta networks; take over a resumed state."""
         distiller = distiller_of(runner, 'MetaLearningHook')
@@ -108,7 +111,12 @@ class MetaLearningHook(Hook):
         self._meter = ScalarMeter(['hard_loss', 'hard_images'])
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
-        distiller.step_observers.append(self._observe)
+        self._handle = distiller.register_step_hook(self._observe)
+
+    def release(self) -> None:
+        """Stop watching, however the training ended."""
+        if self._handle is not None:
+            self._handle.remove()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Empty the buffer, unless the epoch was begun before an interruption."""

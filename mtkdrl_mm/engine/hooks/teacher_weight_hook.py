@@ -9,6 +9,7 @@ from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
+from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
@@ -37,6 +38,8 @@ class TeacherWeightHook(Hook):
         self._saved: torch.Tensor | None = None
         self._total: torch.Tensor | None = None
 
+    _handle: RemovableHandle | None = None
+
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
         distiller = distiller_of(runner, 'TeacherWeightHook')
@@ -50,7 +53,12 @@ class TeacherWeightHook(Hook):
         self._classes = torch.zeros(
             distiller.teachers.spec.num_classes, 2 * len(names) + 1, device=device
         )
-        distiller.step_observers.append(self._record)
+        self._handle = distiller.register_step_hook(self._record)
+
+    def release(self) -> None:
+        """Stop watching, however the training ended."""
+        if self._handle is not None:
+            self._handle.remove()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count the classes anew, or go on where the epoch was interrupted."""

@@ -2,6 +2,7 @@
 """The model of a distillation run."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmpretrain.registry import BATCH_AUGMENTS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
+from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
@@ -30,7 +32,7 @@ from ..teachers import TeacherPool
 from ..teachers.preprocessing import Preprocessing, check_input_size
 from ..weightings import Weighting
 
-StepObserver = Callable[[StepTerms, TeacherWeights], None]
+StepHook = Callable[[StepTerms, TeacherWeights], None]
 
 
 @MODELS.register_module()
@@ -119,7 +121,7 @@ class MultiTeacherDistiller(BaseModel):
         self.beta = check_number('feature_weight', feature_weight)
         self.token_maps = token_maps
         self.channels_last = channels_last
-        self.step_observers: list[StepObserver] = []
+        self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
         self.input_size = check_input_size(student.get('input_size'), 'the student')
@@ -187,6 +189,20 @@ class MultiTeacherDistiller(BaseModel):
             return self.loss(inputs, data_samples or [])
         return self.student(inputs, data_samples, mode)
 
+    def register_step_hook(self, hook: StepHook) -> RemovableHandle:
+        """Have a function called in every training step, once its weights are known.
+
+        Args:
+            hook (Callable): Takes the step's :class:`StepTerms` and
+                :class:`TeacherWeights`.
+
+        Returns:
+            RemovableHandle: As torch's; ``remove()`` ends the calls.
+        """
+        handle = RemovableHandle(self._step_hooks)
+        self._step_hooks[handle.id] = hook
+        return handle
+
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Compute the loss of a batch.
 
@@ -221,8 +237,8 @@ class MultiTeacherDistiller(BaseModel):
         terms = self.make_terms(inputs, student, teachers, labels, data_samples)
         with autocast(inputs.device.type, enabled=False):
             weights = self.weighting(terms)
-            for observer in self.step_observers:
-                observer(terms, weights)
+            for hook in self._step_hooks.values():
+                hook(terms, weights)
             losses = dict(
                 loss_ce=terms.student_ce.mean(),
                 loss_logit=self.alpha * (weights.logit * terms.logit_loss).sum(dim=1).mean(),
@@ -303,7 +319,7 @@ class MultiTeacherDistiller(BaseModel):
         """Copy without the teachers and observers, for averaged models (EMA)."""
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
-        shared = dict(teachers=self.teachers, step_observers=[])
+        shared = dict(teachers=self.teachers, _step_hooks=OrderedDict())
         for key, value in self.__dict__.items():
             clone.__dict__[key] = shared[key] if key in shared else copy.deepcopy(value, memo)
         return clone
