@@ -1,8 +1,10 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """mmengine's runner, of which nothing is lost."""
 
+import logging
 import os
 import os.path as osp
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
@@ -30,7 +32,7 @@ from mtkdrl_mm.utils.files import (
 )
 
 from .build_dataloader import build_dataloader
-from .checkpoint_files import find_resumable
+from .checkpoint_files import find_resumable, last_checkpoint_named
 from .resume_checks import check_same_classes, check_same_training, describe_training, load_whole
 from .work_dir_lock import WorkDirLock
 
@@ -104,6 +106,14 @@ class ResumableRunner(Runner):
 
     # -- Components -------------------------------------------------------------------------
 
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the logger; a full disk costs lines of the log file, not a traceback for each."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                _say_once_when_full(handler)
+        return logger
+
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Register mmengine's default hooks, with this package's in place of some."""
         hooks = {} if hooks is None else dict(hooks)
@@ -159,6 +169,12 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         """Launch training, alone in its work dir."""
         self._take_work_dir()
+        if not self._resume and last_checkpoint_named(self.work_dir) is not None:
+            self.logger.warning(
+                f'{self.work_dir} holds the checkpoints of an earlier training, and this one '
+                'starts anew and will overwrite them. To go on with that one, end this and add '
+                '--resume; to keep both, give another --work-dir.'
+            )
         try:
             return super().train()
         finally:
@@ -436,6 +452,23 @@ class ResumableRunner(Runner):
             assert isinstance(buffer, HistoryBuffer)
             buffer._log_history = buffer._log_history[-limit:]
             buffer._count_history = buffer._count_history[-limit:]
+
+
+def _say_once_when_full(handler: logging.FileHandler) -> None:
+    """Report a log file that cannot be written in one sentence, on the console."""
+    report = handler.handleError
+    said: list[OSError] = []
+
+    def handle_error(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or error.errno not in MEDIUM_ERRORS:
+            report(record)
+        elif not said:
+            said.append(error)
+            problem = describe_medium_error(error, handler.baseFilename)
+            print(f'The log file {problem}. Training goes on.', file=sys.stderr)
+
+    handler.handleError = handle_error  # type: ignore[method-assign]
 
 
 def _from_main(value: Any) -> Any:

@@ -100,7 +100,7 @@ def describe_medium_error(error: OSError, path: str) -> str:
         on that disk)``.
     """
     free = ''
-    folder = osp.dirname(osp.abspath(path))
+    folder = osp.abspath(path)
     while not osp.isdir(folder) and folder != osp.dirname(folder):
         folder = osp.dirname(folder)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

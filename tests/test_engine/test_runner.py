@@ -3,9 +3,11 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import uuid
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -419,3 +421,31 @@ def test_workers_of_all_loaders_are_shielded(build):
     loader = dict(runner.cfg.val_dataloader, num_workers=2)
     built = runner.build_dataloader(loader)
     assert isinstance(built.multiprocessing_context, ShieldedForkContext)
+
+
+def test_a_log_file_on_a_full_disk_is_one_sentence(build, capfd, monkeypatch):
+    runner = build()
+    (handler,) = (h for h in runner.logger.handlers if isinstance(h, logging.FileHandler))
+
+    def full(text):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(handler, 'stream', SimpleNamespace(write=full, flush=lambda: None))
+    for _ in range(3):
+        runner.logger.info('a line')
+    error = capfd.readouterr().err
+    assert error.count('The log file "') == 1 and 'No space left on device (' in error
+    assert 'Traceback' not in error
+    monkeypatch.undo()
+
+
+def test_overwriting_an_earlier_training_is_announced(build):
+    build().train()
+    for resume in (False, True):
+        runner = build(resume=resume)
+        said = []
+        runner.logger.warning = lambda text, *a, said=said, **k: said.append(text)
+        runner.train()
+        assert [text for text in said if 'starts anew and will overwrite' in text] == (
+            [] if resume else said[:1]
+        )
