@@ -38,4 +38,9 @@ _require('mmengine', '>=0.10.0,<1.0.0')
 _require('mmcv', '>=2.0.0,<2.2.0')
 _require('mmpretrain', '>=1.2.0,<1.3')
 
+# After the versions are known to fit. From here on mmengine reads checkpoints as plain data.
+from .utils.checkpoint import register_reader  # noqa: E402
+
+register_reader()
+
 __all__ = ['__version__', 'version_info']

@@ -33,14 +33,14 @@ LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope=SCOPE, locations=['mtkdrl_
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, scope=SCOPE, locations=['mtkdrl_mm.engine.runner']
 )
-DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mtkdrl_mm.datasets']
-)
 DATA_SAMPLERS = Registry(
     'data sampler',
     parent=MMENGINE_DATA_SAMPLERS,
     scope=SCOPE,
     locations=['mtkdrl_mm.datasets'],
+)
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope=SCOPE, locations=['mtkdrl_mm.datasets']
 )
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',

@@ -268,6 +268,7 @@ def make_distiller():
         distiller = MultiTeacherDistiller(teachers=teachers, **kwargs)
         randomize(distiller.student, seed=99)
         if distiller.teachers is not None:
+            distiller.weighting.attach_trainer()  # in place of a hook
             for m, network in enumerate(distiller.teachers.networks):
                 randomize(network, seed=m + 1)
         return distiller

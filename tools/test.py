@@ -7,12 +7,15 @@ teacher is read.
 
 import argparse
 import os.path as osp
+from copy import deepcopy
 
 import mmengine
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     build_runner,
@@ -35,6 +38,12 @@ def parse_args() -> argparse.Namespace:
         help='whether --out gets metrics or predictions; predictions by default',
     )
     parser.add_argument('--amp', action='store_true', help='test with automatic mixed precision')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: by `tta_model` and `tta_pipeline` of the config, or for '
+        'classifiers without them by the mean score of the image and its mirror image',
+    )
     parser.add_argument('--show-dir', help='directory for pictures of the results')
     parser.add_argument('--show', action='store_true', help='show the results in a window')
     parser.add_argument('--interval', type=int, default=1, help='show every so many samples')
@@ -62,6 +71,41 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         )
     if str(cfg.model.get('type')).endswith('MultiTeacherDistiller'):
         cfg.model.teachers = None
+    if args.tta:
+        add_tta(cfg)
+
+
+def add_tta(cfg: Config) -> None:
+    """Wrap model and pipeline for test-time augmentation, in place."""
+    if ('tta_model' in cfg) != ('tta_pipeline' in cfg):
+        raise InputError('--tta needs both `tta_model` and `tta_pipeline` in the config, or none.')
+    datasets = [dataset for _, dataset in loader_datasets(cfg, ('test_dataloader',))]
+    if 'tta_model' not in cfg:
+        if cfg.get('default_scope') != 'mmpretrain':
+            raise InputError(
+                '--tta needs `tta_model` and `tta_pipeline` in the config of a '
+                f'{cfg.model.get("type")}.'
+            )
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        *steps, pack = datasets[0]['pipeline']
+        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    # The preprocessing that the config gives outside of the model.
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for dataset in datasets:
+        dataset['pipeline'] = deepcopy(cfg.tta_pipeline)
+
+
+def trained_classes(checkpoint: str) -> list[str] | None:
+    """Names of the classes that a checkpoint was trained on; None if it does not say."""
+    if '://' in checkpoint:
+        return None
+    meta = read_checkpoint(checkpoint, 'the checkpoint').get('meta')
+    dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else None
+    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
 
 
 def main() -> None:
@@ -71,7 +115,7 @@ def main() -> None:
         raise InputError('--out-item needs --out FILE.')
     cfg = load_config(args)
     merge_args(cfg, args)
-    check_data(cfg, ('test_dataloader',))
+    check_data(cfg, ('test_dataloader',), trained_classes(args.checkpoint))
     runner = build_runner(cfg)
     if args.out and args.out_item in ('pred', None):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

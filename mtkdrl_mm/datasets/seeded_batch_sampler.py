@@ -31,6 +31,8 @@ class SeededBatchSampler(BatchSampler):
         base_sampler (dict, optional): Config of another batch sampler whose
             batches are used, such as mmdet's ``AspectRatioBatchSampler``.
             Defaults to None: consecutive indices.
+        skip_single (bool): Whether a last batch of one image is left out, on
+            which BatchNorm cannot be trained. Defaults to False.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class SeededBatchSampler(BatchSampler):
         batch_size: int,
         drop_last: bool = False,
         base_sampler: 'dict[str, Any] | None' = None,
+        skip_single: bool = False,
     ) -> None:
         super().__init__(sampler, batch_size, drop_last)
+        self.skip_single = skip_single
         self.base_sampler: BatchSampler | None = None
         if base_sampler is not None:
             self.base_sampler = MMENGINE_DATA_SAMPLERS.build(
@@ -108,10 +112,13 @@ class SeededBatchSampler(BatchSampler):
         if not self.deals_in_turn:
             return len(self) - images_done // self.images_per_step
         left = max(0, len(self.sampler.dataset) - images_done)  # type: ignore[union-attr]
-        per_process = -(-left // self.world_size)
-        if self.drop_last:
-            return per_process // self.batch_size
-        return -(-per_process // self.batch_size)
+        return self._count(-(-left // self.world_size))
+
+    def _count(self, images: int) -> int:
+        """Batches of this process's next images."""
+        whole, rest = divmod(images, self.batch_size)
+        single = rest == 1 and self.skip_single and self.batch_size > 1
+        return whole + int(rest > 0 and not self.drop_last and not single)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches from the position on."""
@@ -123,7 +130,7 @@ class SeededBatchSampler(BatchSampler):
         """Number of batches of a whole epoch."""
         if self.base_sampler is not None:
             return len(self.base_sampler)
-        return super().__len__()
+        return self._count(len(self.sampler))  # type: ignore[arg-type]
 
     def _batches(self, images_done: int) -> Iterator[list[tuple[int, int]]]:
         if self.deals_in_turn:
@@ -132,13 +139,19 @@ class SeededBatchSampler(BatchSampler):
                 if isinstance(self.sampler, InfiniteSampler)
                 else self._rest_of_epoch(images_done)
             )
-            yield from BatchSampler(indices, self.batch_size, self.drop_last)  # type: ignore
+            yield from self._cut(indices)
             return
-        batches = self.base_sampler or BatchSampler(self.sampler, self.batch_size, self.drop_last)
+        batches = self._cut(self.sampler) if self.base_sampler is None else self.base_sampler
         view = getattr(self.sampler, 'epoch', 0)
         first = images_done // self.images_per_step
         for batch in itertools.islice(batches, first, None):
             yield [(index, view) for index in batch]
+
+    def _cut(self, indices: Iterable) -> Iterator[list]:
+        """Cut indices into batches."""
+        for batch in BatchSampler(indices, self.batch_size, self.drop_last):  # type: ignore
+            if len(batch) > 1 or self.batch_size == 1 or not self.skip_single:
+                yield batch
 
     def _rest_of_epoch(self, images_done: int) -> Iterator[tuple[int, int]]:
         """This process's share of the images that are left, as DefaultSampler deals them out."""

@@ -22,6 +22,7 @@ from mtkdrl_mm.evaluation import (
 )
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult
 from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -91,10 +92,10 @@ def check_teachers(
 
 
 def _labels(batches: Sequence[Batch], num_classes: int) -> Tensor:
-    labels = [sample.gt_label for batch in batches for sample in batch['data_samples']]
-    if not labels:
+    samples = [sample for batch in batches for sample in batch['data_samples']]
+    if not samples:
         raise InputError('There are no validation images to check the teachers on.')
-    joined = torch.cat(labels).cpu()
+    joined = hard_labels(samples).cpu()
     if int(joined.max()) >= num_classes:
         raise InputError(
             f'The validation data has the label {int(joined.max())}, but the teachers have '
@@ -155,8 +156,9 @@ def _check_preprocessing(
 
 def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:
     """Mean and std of the images' pixels, for a teacher normalised to its own data."""
-    raw = replace(student, mean=(0.0,) * 3, std=(1.0,) * 3)
-    count, total, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
+    width = student.channels
+    raw = replace(student, mean=(0.0,) * width, std=(1.0,) * width)
+    count, total, squares = 0, torch.zeros(width).double(), torch.zeros(width).double()
     for images in inputs:
         pixels = raw.convert(images, student).double().transpose(0, 1).flatten(1)
         count += pixels.shape[1]

@@ -29,10 +29,11 @@ class _Student(nn.Module):
 
     def forward(self, inputs: Tensor, terms: StepTerms | None) -> Any:
         """The student's logits, or a step's record if given that of the step."""
-        output = run_classifier(self.student, inputs, self.distiller.token_maps)
+        samples = None if terms is None else terms.data_samples
+        output = run_classifier(self.student, inputs, self.distiller.token_maps, samples)
         if terms is None:
             return output.logits
-        return self.distiller.make_terms(inputs, output, terms.teachers, terms.labels)
+        return self.distiller.make_terms(inputs, output, terms.teachers, terms.labels, samples)
 
 
 class LookAhead:

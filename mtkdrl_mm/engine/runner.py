@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.registry import RUNNERS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
@@ -28,8 +29,8 @@ from mtkdrl_mm.utils.files import (
     replace_file,
 )
 
+from .build_dataloader import build_dataloader
 from .checkpoint_files import find_resumable
-from .data_workers import shield_workers
 from .resume_checks import check_same_classes, check_same_training, describe_training, load_whole
 from .work_dir_lock import WorkDirLock
 
@@ -131,17 +132,27 @@ class ResumableRunner(Runner):
             loop.type = _LOOPS.get(loop.get('type'), loop.get('type'))
         return super().build_train_loop(loop)
 
-    @staticmethod
-    def build_dataloader(
+    def build_dataloader(  # type: ignore[override]
+        self,
         dataloader: DataLoader | dict[str, Any],
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """Build a data loader whose workers survive signals to the whole job."""
-        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if isinstance(dataloader, dict):
-            shield_workers(loader)
-        return loader
+        """Build a data loader, check it, and let its workers survive signals to the whole job.
+
+        Args:
+            dataloader (DataLoader | dict): A loader, or its config.
+            seed (int, optional): Seed of sampler and workers. Defaults to None.
+            diff_rank_seed (bool): Whether the samplers of the processes have
+                different seeds. Defaults to False.
+
+        Returns:
+            DataLoader: The loader.
+
+        Raises:
+            InputError: If training would make no step.
+        """
+        return build_dataloader(dataloader, seed, diff_rank_seed, self.model)
 
     # -- Training ---------------------------------------------------------------------------
 
@@ -328,13 +339,16 @@ class ResumableRunner(Runner):
         # mmengine would execute a config that it finds there.
         if isinstance(contents.get('meta'), dict):
             contents['meta'].pop('config', None)
-        self.call_hook('after_load_checkpoint', checkpoint=contents)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
         if resuming:
-            message = load_whole(self._unwrapped, contents['state_dict'], filename)
+            self.call_hook('after_load_checkpoint', checkpoint=contents)
+            message = load_whole(model, contents['state_dict'], filename)
         else:
-            network = getattr(self._unwrapped, 'student', self._unwrapped)
-            role = 'student' if network is not self._unwrapped else 'network'
-            message = load_network_weights(network, contents, filename, role)
+            role = 'student' if hasattr(model, 'student') else 'network'
+            message = load_network_weights(model, contents, filename, role)
+            # Hooks see the names of the model, whatever those in the file were.
+            contents = {**contents, 'state_dict': model.state_dict()}
+            self.call_hook('after_load_checkpoint', checkpoint=contents)
         self.logger.info(message)
         self._has_loaded = True
         return contents
@@ -422,13 +436,6 @@ class ResumableRunner(Runner):
             assert isinstance(buffer, HistoryBuffer)
             buffer._log_history = buffer._log_history[-limit:]
             buffer._count_history = buffer._count_history[-limit:]
-
-
-def load_network_weights(network: Any, contents: Any, location: str, role: str) -> str:
-    """Stand-in."""
-    from mtkdrl_mm.utils.checkpoint import extract_state_dict
-
-    return load_whole(network, extract_state_dict(contents, location, role), location)
 
 
 def _from_main(value: Any) -> Any:

@@ -101,19 +101,34 @@ def alternatives(
     def reordered(mean: tuple[float, ...], std: tuple[float, ...], to_rgb: bool) -> Preprocessing:
         return replace(own, mean=mean, std=std, to_rgb=to_rgb)
 
+    colour = own.channels == 3
     found = [
         reordered(own.mean, own.std, not own.to_rgb),
         reordered(own.mean[::-1], own.std[::-1], own.to_rgb),
         reordered(own.mean[::-1], own.std[::-1], not own.to_rgb),
     ]
+    found = found if colour else []
     if img_size is not None:
         found.append(replace(own, input_size=img_size))
     named = [*map(_in_rgb, known), *NORMALISATIONS.values()]
-    for to_rgb in (own.to_rgb, not own.to_rgb):
+    named = [fitted for pair in named if (fitted := _with_channels(pair, own.channels))]
+    for to_rgb in (own.to_rgb, not own.to_rgb) if colour else (own.to_rgb,):
         order = slice(None, None, 1 if to_rgb else -1)
         found += [reordered(mean[order], std[order], to_rgb) for mean, std in named]
     unique = [other for other in dict.fromkeys(found) if other != own]
     return sorted(unique, key=lambda other: len(changes(own, other)))
+
+
+def _with_channels(
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std for so many channels; None if those of other channels do not tell."""
+    mean, std = normalisation
+    if len(mean) == channels:
+        return mean, std
+    if len(set(mean)) == len(set(std)) == 1:
+        return mean[:1] * channels, std[:1] * channels
+    return None
 
 
 def _in_rgb(known: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,18 +1,22 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Students and teachers from config files or inline dicts."""
 
+import copy
 import inspect
 import os.path as osp
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
-from mmpretrain.models import BaseClassifier
+from mmpretrain.models import BaseClassifier, HuggingFaceClassifier, TimmClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
 from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.package_configs import find_package_config
+
+from .num_classes import set_num_classes
 
 
 def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, ConfigDict | None]:
@@ -21,7 +25,8 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
     Args:
         cfg (dict): Either ``cfg_path`` (a file, or ``mmpretrain::...`` for a
             config of an installed package) with optional ``cfg_options``
-            merged over it, or the model's own dict with a ``type``.
+            merged over it, or the model's own dict with a ``type``. An
+            ``input_size`` beside them is not the config's.
         role (str): "student" or the teacher's name, for messages.
 
     Returns:
@@ -38,6 +43,7 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
             "'mmpretrain::resnet/resnet50_8xb32_in1k.py') or an inline model with a `type`; "
             f'got the keys {sorted(cfg)}.'
         )
+    cfg = {key: value for key, value in cfg.items() if key != 'input_size'}
     if 'type' in cfg:
         return ConfigDict(cfg), None
     unknown = set(cfg) - {'cfg_path', 'cfg_options'}
@@ -49,7 +55,9 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
         )
     path = cfg['cfg_path']
     try:
-        config = get_config(path) if '::' in path else Config.fromfile(path)
+        config = Config.fromfile(find_package_config(path, role) if '::' in path else path)
+    except InputError:
+        raise
     except (OSError, ImportError, ValueError, AssertionError) as error:
         raise InputError(f'The {role}\'s `cfg_path` "{path}" cannot be read: {error}') from error
     if cfg.get('cfg_options'):
@@ -71,8 +79,8 @@ def build_classifier(
         model (ConfigDict): The model's config.
         data_preprocessor (nn.Module, optional): Used instead of the model's
             own.
-        num_classes (int, optional): Number of classes to set in the head; None
-            keeps the config's.
+        num_classes (int, optional): Number of classes to set, see
+            :func:`set_num_classes`; None keeps the config's.
         role (str): "student" or the teacher's name, for messages.
 
     Returns:
@@ -80,9 +88,10 @@ def build_classifier(
         are neither loaded nor initialised by ``init_cfg`` yet.
 
     Raises:
-        InputError: If it is no classifier.
+        InputError: If it is no classifier, or one without a separate backbone,
+            or a file that it needs is missing.
     """
-    model = ConfigDict(model)
+    model = copy.deepcopy(ConfigDict(model))
     kind = MMPRETRAIN_MODELS.get(model.type) if isinstance(model.type, str) else model.type
     if not _is_classifier(kind):
         known = [n for n, cls in MMPRETRAIN_MODELS.module_dict.items() if _is_classifier(cls)]
@@ -90,13 +99,45 @@ def build_classifier(
             f'The {role} must be an mmpretrain classifier, but "{model.type}" is none. '
             f'{near_matches(str(model.type), known)}'
         )
-    if num_classes is not None and isinstance(model.get('head'), dict):
-        model.head.num_classes = num_classes
+    if issubclass(kind, (TimmClassifier, HuggingFaceClassifier)):
+        raise InputError(_use_timm_features(kind, model, role))
+    if num_classes is not None:
+        set_num_classes(model, num_classes)
     if data_preprocessor is not None:
         model.data_preprocessor = data_preprocessor
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MMPRETRAIN_MODELS.build(model)
+        try:
+            return MMPRETRAIN_MODELS.build(model)
+        except OSError as error:  # a part that reads a file, as LoRAModel
+            raise InputError(f'The {role} cannot be built: {error}') from error
 
 
 def _is_classifier(kind: Any) -> bool:
     return inspect.isclass(kind) and issubclass(kind, BaseClassifier)
+
+
+def _use_timm_features(kind: type, model: ConfigDict, role: str) -> str:
+    """What to give in place of a classifier that has no embedding and no map."""
+    # HuggingFace's names are not timm's.
+    name = 'NAME' if issubclass(kind, HuggingFaceClassifier) else model.get('model_name', 'NAME')
+    size = _embedding_size(name)
+    hint = '' if size else ', with D the length of its embedding (`num_features` in timm)'
+    return (
+        f'The {role} is a {kind.__name__}, which gives logits only. Give the network of timm as '
+        "type='ImageClassifier', "
+        f"backbone=dict(type='mtkdrl_mm.TimmFeatures', model_name='{name}'), "
+        f"head=dict(type='VisionTransformerClsHead', num_classes={model.get('num_classes', 1000)}, "
+        f'in_channels={size or "D"}){hint}.'
+    )
+
+
+def _embedding_size(name: str) -> int | None:
+    """Length of the embedding of one of timm's networks, None if it cannot be built."""
+    try:
+        import timm
+
+        with torch.random.fork_rng(devices=[]):
+            network = timm.create_model(name, num_classes=0)
+    except (ImportError, RuntimeError, TypeError, ValueError):
+        return None
+    return getattr(network, 'head_hidden_size', None) or network.num_features

@@ -1,51 +1,191 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """One way to run any mmpretrain classifier, student or teacher."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from mmpretrain.models import BaseClassifier, VisionTransformer
-from torch import Tensor
+import torch
+from mmpretrain.models import BaseClassifier, ConformerHead, VisionTransformer
+from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 
+from .head_loss import HEAD_ERRORS, first_line, per_image_loss
+from .inner_classifier import InnerOutputs, inner_outputs
 from .token_map import has_token_map, run_with_token_map
 
 
 def run_classifier(
-    classifier: BaseClassifier, inputs: Tensor, token_maps: bool = False
+    classifier: BaseClassifier,
+    inputs: Tensor,
+    token_maps: bool = False,
+    data_samples: Sequence[Any] | None = None,
+    role: str = 'network',
 ) -> NetworkOutput:
     """Run backbone, neck and head once and keep what distillation needs.
 
     Args:
         classifier (BaseClassifier): A classifier with a backbone and a head, as
             mmpretrain's ``ImageClassifier``.
-        inputs (Tensor): Preprocessed images, shape (B, 3, H, W).
+        inputs (Tensor): Preprocessed images, shape (B, 3, H, W), or with the
+            channels that the backbone takes.
         token_maps (bool): Whether a transformer's patch tokens count as its
             map. Defaults to False: it has an embedding only.
+        data_samples (Sequence[DataSample], optional): The images' labels, if
+            the loss of the network's own head is wanted. Defaults to None.
+        role (str): "student" or the teacher's name, for messages.
 
     Returns:
-        NetworkOutput: Logits (B, C), embedding (B, d), and the backbone's last
-        map (B, c, h, w) or None where the backbone gives no map.
+        NetworkOutput: Logits (B, C), embedding (B, d), the backbone's last
+        map (B, c, h, w) or None where the backbone gives no map, and the
+        head's loss (B,) if there are labels.
+
+    Raises:
+        InputError: If the network does not run on images of this shape, or its
+            head's loss does not take the labels.
     """
+    with _inner_outputs(classifier) as inner:
+        features, feature_map = _run_body(classifier, inputs, token_maps, role)
+    output = _run_head(classifier.head, features, data_samples)
+    output.feature_map = feature_map
+    if output.logits is output.embedding and inner is not None:
+        # The head only unpacks: the last layer is the backbone's.
+        if inner.last_input is not None and inner.last_output is output.logits:
+            output.embedding = inner.last_input
+        if feature_map is None:
+            output.feature_map = inner.feature_map
+    return output
+
+
+def _inner_outputs(classifier: BaseClassifier) -> Any:
+    """Watch the backbone if the head has no layer of its own."""
+    if any(True for _ in classifier.head.parameters()):
+        return nullcontext[InnerOutputs | None](None)
+    return inner_outputs(classifier.backbone)
+
+
+def _run_body(
+    classifier: BaseClassifier, inputs: Tensor, token_maps: bool, role: str
+) -> tuple[Any, Tensor | None]:
+    """Backbone and neck: what the head gets, and the map."""
     backbone = classifier.backbone
     last: Any
-    if token_maps and isinstance(backbone, VisionTransformer):
-        features, last = run_with_token_map(backbone, inputs)
-    else:
-        features = backbone(inputs)
-        last = features[-1] if isinstance(features, (tuple, list)) else features
-        if isinstance(last, (tuple, list)):  # [map, embedding] of TimmFeatures
-            hidden = has_token_map(backbone) and not token_maps
-            last = None if hidden else last[0]
-    feature_map = last if isinstance(last, Tensor) and last.ndim == 4 else None
-    if classifier.with_neck:
-        features = classifier.neck(features)
-    embedding = classifier.head.pre_logits(features)
-    if isinstance(embedding, (tuple, list)):  # DeiT's class and distillation tokens
-        embedding = embedding[0]
-    logits = classifier.head(features)
-    return NetworkOutput(logits=logits, embedding=embedding, feature_map=feature_map)
+    with _explained(classifier, inputs, role):
+        if token_maps and isinstance(backbone, VisionTransformer):
+            features, last = run_with_token_map(backbone, inputs)
+        else:
+            features = backbone(inputs)
+            last = features[-1] if isinstance(features, (tuple, list)) else features
+            if isinstance(last, (tuple, list)):  # [map, embedding] of TimmFeatures
+                hidden = has_token_map(backbone) and not token_maps
+                last = None if hidden else last[0]
+        feature_map = last if isinstance(last, Tensor) and last.ndim == 4 else None
+        if classifier.with_neck:
+            features = classifier.neck(features)
+    return features, feature_map
+
+
+@contextmanager
+def _explained(classifier: BaseClassifier, inputs: Tensor, role: str) -> Iterator[None]:
+    """Turn what a network raises on images of a new shape into one sentence."""
+    shape = tuple(inputs.shape[1:])
+    known = classifier.__dict__.setdefault('_shapes_that_ran', set())
+    if shape in known:
+        yield
+        return
+    try:
+        yield
+    except (InputError, torch.cuda.OutOfMemoryError):
+        raise
+    except HEAD_ERRORS as error:
+        channels, height, width = shape
+        advice = (
+            'Resize the images in the data pipeline to a size that it was made for.'
+            if role == 'student'
+            else 'Give it the `input_size` that it was made for.'
+        )
+        raise InputError(
+            f'The {role} ({type(classifier.backbone).__name__}) does not run on images of '
+            f'{height}x{width} pixels with {channels} channels: {first_line(error)} {advice}'
+        ) from error
+    known.add(shape)
+
+
+def _run_head(head: nn.Module, features: Any, data_samples: Sequence[Any] | None) -> NetworkOutput:
+    """Embedding, logits and, with labels, the loss, from one pass through the head."""
+    raw: list[tuple[bool, Any]] = []
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        raw.append((len(args) + len(kwargs) == 1, output))
+
+    handle = head.register_forward_hook(keep, with_kwargs=True)
+    loss, logs = None, {}
+    try:
+        with _recorded_pre_logits(head) as embeddings:
+            if data_samples is None:
+                head(features)
+            else:
+                with per_image_loss(head) as module:
+                    losses = head.loss(features, list(data_samples))
+                loss = module.total
+                logs = {key: value for key, value in losses.items() if 'loss' not in key}
+                if not raw or not raw[-1][0]:
+                    # ArcFace's training scores have a margin that depends on the label.
+                    head(features)
+    finally:
+        handle.remove()
+    scores = raw[-1][1]
+    embedding = embeddings[0] if embeddings else head.pre_logits(features)
+    return NetworkOutput(
+        logits=_join_scores(head, scores),
+        embedding=_join_embedding(head, embedding),
+        loss=loss,
+        logs=logs,
+    )
+
+
+@contextmanager
+def _recorded_pre_logits(head: nn.Module) -> Iterator[list[Any]]:
+    """Keep what ``pre_logits`` returns while the head runs.
+
+    Calling it apart from the head would run hidden layers twice: with another
+    dropout mask, and moving BatchNorm's statistics again.
+    """
+    original: Callable[..., Any] = head.pre_logits
+    kept: list[Any] = []
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        kept.append(original(*args, **kwargs))
+        return kept[-1]
+
+    head.__dict__['pre_logits'] = record
+    try:
+        yield kept
+    finally:
+        del head.__dict__['pre_logits']
+
+
+def _join_scores(head: nn.Module, scores: Any) -> Tensor:
+    """The logits that the head predicts with."""
+    if isinstance(head, ConformerHead):  # it adds those of its two classifiers
+        return scores[0] + scores[1]
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f'The head {type(head).__name__} returns {type(scores).__name__} and not a tensor of '
+            'logits: such networks cannot be distilled. Use a head such as LinearClsHead.'
+        )
+    return scores
+
+
+def _join_embedding(head: nn.Module, embedding: Any) -> Tensor:
+    """What the last linear layer sees, as one vector per image."""
+    if isinstance(embedding, (tuple, list)):
+        if isinstance(head, ConformerHead):  # one vector for each of its two classifiers
+            return torch.cat(list(embedding), dim=1)
+        embedding = embedding[0]  # DeiT's class and distillation tokens
+    return embedding.flatten(2).mean(dim=2) if embedding.ndim > 2 else embedding
 
 
 def check_classifier(classifier: BaseClassifier, role: str) -> None:
@@ -63,8 +203,10 @@ def check_classifier(classifier: BaseClassifier, role: str) -> None:
         raise InputError(
             f'The {role} is a {kind}, which has no `backbone`. Give an mmpretrain classifier.'
         )
-    if not hasattr(getattr(classifier, 'head', None), 'pre_logits'):
+    head = getattr(classifier, 'head', None)
+    if not hasattr(head, 'pre_logits'):
+        kind = '' if head is None else f' (its head is a {type(head).__name__})'
         raise InputError(
-            f'The {role} has no classification head with `pre_logits`. Give an mmpretrain '
+            f'The {role} has no classification head with `pre_logits`{kind}. Give an mmpretrain '
             'classifier with a head such as LinearClsHead.'
         )

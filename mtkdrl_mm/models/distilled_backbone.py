@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
+from mtkdrl_mm.utils.checkpoint import find_weights, read_checkpoint, summarise
+
+from .load_weights import Fit, Loaded, fit_network
 
 ROLE = 'distilled backbone'
 
@@ -30,19 +32,22 @@ class DistilledBackbone:
 
     Args:
         checkpoint (str): Path or URL.
+        weights (str, optional): 'ema' or 'raw', where the file has both averaged
+            and raw weights. Defaults to the averaged ones.
 
     Raises:
         InputError: When the backbone is initialised and the file is missing or
             unusable, or is that of another backbone.
     """
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, weights: str | None = None) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise InputError(
                 f'DistilledBackbone needs the path or URL of a checkpoint, but got {checkpoint!r}. '
                 'Set model.backbone.init_cfg.checkpoint.'
             )
         self.checkpoint = checkpoint
+        self.weights = weights
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a backbone.
@@ -50,17 +55,15 @@ class DistilledBackbone:
         Args:
             module (nn.Module): The backbone.
         """
-        weights = extract_state_dict(read_checkpoint(self.checkpoint, ROLE), self.checkpoint, ROLE)
-        weights = backbone_weights(weights)
+        contents = read_checkpoint(self.checkpoint, ROLE)
+        found = find_weights(contents, self.checkpoint, ROLE, self.weights)
+        fit = fit_network(module, found.weights, self.checkpoint, ROLE, self.weights)
         own = module.state_dict()
-        self._check(module, own, weights)
-        loaded = {key: value for key, value in weights.items() if key in own}
-        module.load_state_dict(loaded, strict=False)
-        print_log(
-            f'{type(module).__name__}: loaded {len(loaded)}/{len(own)} tensors from '
-            f'{self.checkpoint}',
-            'current',
-        )
+        self._check(module, own, fit)
+        module.load_state_dict(fit.weights, strict=False)
+        name = type(module).__name__
+        loaded = Loaded(name, self.checkpoint, len(fit.weights), len(own), found.kind or fit.kind)
+        print_log(str(loaded), 'current')
         # Backbones ask for this type by name before they set their last
         # BatchNorm of every block to zero or initialise their children anew.
         setattr(module, 'init_cfg', dict(type='Pretrained', checkpoint=self.checkpoint))  # noqa: B010
@@ -70,8 +73,9 @@ class DistilledBackbone:
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
 
-    def _check(self, module: nn.Module, own: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    def _check(self, module: nn.Module, own: dict[str, Tensor], fit: Fit) -> None:
         """Refuse a file that is not exactly this backbone's."""
+        weights = fit.weights
         # Files of before PyTorch 0.4.1 do not count batches; nothing depends on it.
         missing = [k for k in own if k not in weights and not k.endswith('num_batches_tracked')]
         unexpected = [key for key in weights if key not in own]
@@ -84,12 +88,12 @@ class DistilledBackbone:
             return
         name = type(module).__name__
         message = f'"{self.checkpoint}" does not fit the backbone {name}. '
-        if 'stem.0.weight' in own and 'conv1.weight' in weights:
+        if 'stem.0.weight' in own and 'conv1.weight' in fit.left_out:
             raise InputError(
                 message + f'{name} has the deep stem of a ResNetV1c (three convolutions), the file '
                 "is a plain ResNet's. Use backbone=dict(type='ResNet', ...) without `deep_stem`."
             )
-        if 'conv1.weight' in own and 'stem.0.weight' in weights:
+        if 'conv1.weight' in own and 'stem.0.weight' in fit.left_out:
             raise InputError(
                 message + "The file is a ResNetV1c's (deep stem of three convolutions), the "
                 "config's backbone has a plain stem. Use type='ResNetV1c'."

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class StepTerms:
         temperature (float): Softening temperature T of the logit term.
         inputs (Tensor, optional): The images as normalised for the student,
             shape (B, 3, H, W); for methods that run the student once more.
+        data_samples (Sequence, optional): The images' labels as the data gives
+            them, which the student's own head reads; for the same methods.
         pull_backs (list[PullBack | None], optional): Short ways back from the
             M projections, where the connectors know one.
         logit_loss (Tensor): KL_i^m or what stands in for it, shape (B, M); set
@@ -55,6 +58,7 @@ class StepTerms:
     beta: float = 5.0
     temperature: float = 4.0
     inputs: Tensor | None = None
+    data_samples: Sequence[Any] | None = field(default=None, repr=False)
     pull_backs: Sequence[PullBack | None] | None = field(default=None, repr=False)
     logit_loss: Tensor = field(init=False, repr=False)
     feature_loss: Tensor = field(init=False, repr=False)
@@ -107,7 +111,14 @@ class StepTerms:
     @cached_property
     @torch.enable_grad()
     def student_ce(self) -> Tensor:
-        """CE_i = H(y_i, z^S_i), with gradient, shape (B,)."""
+        """CE_i, with gradient, shape (B,).
+
+        The loss that the student's own head has been configured with, where it
+        was computed, else H(y_i, z^S_i). The teachers' cross entropy and the
+        gradients in rewards are those of H, whatever the head's loss is.
+        """
+        if self.student.loss is not None:
+            return self.student.loss
         return cross_entropy(self.student_log_probs(), self.labels)
 
     @cached_property

@@ -1,97 +1,70 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Reading weights that come from strangers."""
+"""The one reader of files of weights, for this package and for mmengine.
 
+Files come from strangers. They are read as plain data: nothing in them is imported or
+called (:mod:`.plain_pickle`), what is unpacked is bounded by the file's size
+(:mod:`.torch_file`), and whatever is wrong with a file is said in one sentence that names it.
+"""
+
+import hashlib
+import io
 import os
 import os.path as osp
-import pickle
-import types
-import warnings
-from collections import Counter
-from typing import Any
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
+from filelock import FileLock
+from mmengine.dist import is_main_process
+from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import InputError, near_matches
+from .plain_pickle import DamagedPickleError, UnsafePickleError
+from .torch_file import read_torch_file
 
-# What mmengine's training checkpoints hold besides tensors: the log history, numpy
-# values, and the milestones of schedules in steps (a Counter). All of it is plain data;
-# nothing here can run code.
-_SAFE_NAMES = {
-    ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-    ('numpy.core.multiarray', '_reconstruct'),
-    ('numpy.core.multiarray', 'scalar'),
-    ('numpy._core.multiarray', '_reconstruct'),
-    ('numpy._core.multiarray', 'scalar'),
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('_codecs', 'encode'),
-    ('collections', 'Counter'),
-    ('collections', 'OrderedDict'),
-    ('collections', 'defaultdict'),
-    ('builtins', 'set'),
-    ('builtins', 'complex'),
-    ('__builtin__', 'set'),
-    ('torch', 'Size'),
-    ('torch', 'device'),
-    ('torch._utils', '_rebuild_tensor_v2'),
-    ('torch._utils', '_rebuild_parameter'),
-    ('torch.serialization', '_get_layout'),
-    ('torch.nn.parameter', 'Parameter'),
-    ('torch', 'Tensor'),
-}
-
-
-def _history_buffer_attribute(owner: Any, name: str) -> Any:
-    """Stand in for the `getattr` with which log histories pickle their methods."""
-    if owner is HistoryBuffer and not name.startswith('_'):
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not plain data')
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Unpickles the names above, tensors and dtypes, and refuses the rest."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _SAFE_NAMES:
-            return super().find_class(module, name)
-        if module in ('builtins', '__builtin__') and name == 'getattr':
-            return _history_buffer_attribute
-        if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        if module in ('torch', 'torch.storage') and name.endswith('Storage'):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'{module}.{name} is not plain data')
-
-
-def _restricted_load(file: Any, **kwargs: Any) -> Any:
-    return _RestrictedUnpickler(file, **kwargs).load()
-
-
-_restricted_pickle = types.ModuleType('restricted_pickle')
-_restricted_pickle.Unpickler = _RestrictedUnpickler  # type: ignore[attr-defined]
-_restricted_pickle.load = _restricted_load  # type: ignore[attr-defined]
+# Under which keys training scripts save a network's weights, and their running averages.
+RAW_KEYS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'network', 'net', 'params')
+AVERAGED_KEYS = (
+    'state_dict_ema',
+    'model_ema',
+    'ema_state_dict',
+    'model_ema_state_dict',
+    'ema_model',
+    'ema',
+    'params_ema',
+)
+# The same in the names of one state dict that has both side by side.
+AVERAGED_PREFIX = re.compile(r'(?:^|[._])ema(?:[._]|$)')
 
 
 def read_checkpoint(location: str, role: str) -> dict[str, Any]:
     """Read a checkpoint file without running any code from it.
 
     Args:
-        location (str): Local path, ``http(s)://`` URL, or
-            ``torchvision://NAME``; a pickle of torch, or ``.safetensors``.
+        location (str): Local path, ``http(s)://`` URL, or a name that mmengine
+            knows (``torchvision://``, ``open-mmlab://``, ``mmcls://``); a file
+            of ``torch.save``, or ``.safetensors``.
         role (str): Whose weights they are, for messages.
 
     Returns:
-        dict: The checkpoint's contents, on the CPU.
+        dict: The checkpoint's plain data, on the CPU. Objects of training
+        scripts (``argparse.Namespace``, paths, dates) are left out, and so is
+        ``meta.config``, which mmengine would run as a config.
 
     Raises:
         InputError: If the file is missing, cannot be fetched, is damaged, is no
-            checkpoint, or holds anything but plain data.
+            checkpoint, or would run code.
     """
     contents = _read_plain_data(location, role)
     if not isinstance(contents, dict):
@@ -99,6 +72,8 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
             f'{_sentence(role)}: "{location}" holds a {type(contents).__name__}, not a checkpoint '
             '(a dict of weights).'
         )
+    if isinstance(contents.get('meta'), dict):
+        contents['meta'].pop('config', None)
     return contents
 
 
@@ -106,7 +81,7 @@ def read_tensor(location: str, role: str) -> Tensor:
     """Read a file that holds one tensor, alone or in a dict, without running code from it.
 
     Args:
-        location (str): As for :func:`read_checkpoint`.
+        location (str): As for :func:`read_checkpoint`; also ``.npy``.
         role (str): What it is, for messages.
 
     Returns:
@@ -126,37 +101,32 @@ def read_tensor(location: str, role: str) -> Tensor:
 
 def _read_plain_data(location: str, role: str) -> Any:
     path = fetch(location, role)
-    if path.endswith('.safetensors'):
-        try:
+    try:
+        if path.endswith('.safetensors'):
             return load_file(path)
-        except Exception as error:
-            raise InputError(_damaged(location, role, error)) from error
-    try:
-        with warnings.catch_warnings():
-            # torch 2.1 warns of what it does itself.
-            warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
-            return torch.load(path, map_location='cpu', weights_only=True)
+        if path.endswith('.npy'):
+            # Mapped first: whatever shape the header claims, the file must have it.
+            return torch.from_numpy(np.array(np.load(path, mmap_mode='r', allow_pickle=False)))
+        with open(path, 'rb') as file:
+            return _read_torch_file(file, location, role)
+    except InputError:
+        raise
     except Exception as error:
-        return _read_mmengine_checkpoint(path, location, role, error)
-
-
-def _read_mmengine_checkpoint(path: str, location: str, role: str, error: Exception) -> Any:
-    """Try again, allowing exactly what mmengine's own checkpoints hold."""
-    if not isinstance(error, pickle.UnpicklingError):
         raise InputError(_damaged(location, role, error)) from error
+
+
+def _read_torch_file(file: BinaryIO, location: str, role: str) -> Any:
     try:
-        return torch.load(
-            path, map_location='cpu', pickle_module=_restricted_pickle, weights_only=False
-        )
-    except pickle.UnpicklingError as refusal:
-        if 'is not plain data' not in str(refusal):
-            raise InputError(_damaged(location, role, refusal)) from refusal
+        return read_torch_file(file)
+    except UnsafePickleError as refusal:
         raise InputError(
             f'{_sentence(role)}: "{location}" was refused, because reading it would run code '
             f'({refusal}). If you trust its source, load it once yourself and save only the '
-            'weights: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW_FILE).'
+            'weights, which are under "state_dict", "model" or a similar key: '
+            'c = torch.load(FILE, weights_only=False); '
+            'torch.save(c.get("state_dict", c.get("model", c)), NEW_FILE)'
         ) from refusal
-    except Exception as damage:
+    except DamagedPickleError as damage:
         raise InputError(_damaged(location, role, damage)) from damage
 
 
@@ -175,64 +145,269 @@ def _sentence(role: str) -> str:
 def fetch(location: str, role: str) -> str:
     """Turn a location into a local path, downloading if need be.
 
-    URLs are kept in ``$TORCH_HOME/hub/checkpoints``, as torch does. In
-    distributed runs one process of every node downloads.
+    URLs are kept in ``$TORCH_HOME/hub/checkpoints``, as torch does. Of all
+    processes that want the same file, one downloads it under a temporary name
+    and renames it; the others wait for its lock, in no collective, whose time
+    limit a slow connection would exceed. The lock ends with its process.
 
     Args:
-        location (str): Local path, URL, or ``torchvision://NAME``.
+        location (str): Local path, URL, or a name that mmengine knows.
         role (str): Whose weights they are, for messages.
 
     Returns:
         str: Path of an existing file.
 
     Raises:
-        InputError: If there is no such file or it cannot be downloaded.
+        InputError: If there is no such file or it cannot be downloaded, by this
+            process or by the one that this process waited for.
     """
-    url = _torchvision_url(location, role) if location.startswith('torchvision://') else location
-    scheme = urlparse(url).scheme
-    if scheme not in ('http', 'https'):
-        if not osp.isfile(url):
-            what = 'is a folder' if osp.isdir(url) else 'does not exist'
+    url = _resolve_name(location, role)
+    if urlparse(url).scheme not in ('http', 'https'):
+        path = osp.expanduser(url)
+        if not osp.isfile(path):
+            what = 'is a folder' if osp.isdir(path) else 'does not exist'
             raise InputError(f'{_sentence(role)}: the file "{location}" {what}.')
-        return url
+        return path
     folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-    path = osp.join(folder, osp.basename(urlparse(url).path))
+    name = osp.basename(urlparse(url).path)
+    if name in ('', '.', '..'):
+        raise InputError(f'{_sentence(role)}: the address "{url}" names no file.')
+    path = osp.join(folder, name)
     if not osp.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-            print_log(f'Downloading {url} to {path}', 'current')
-            try:
-                torch.hub.download_url_to_file(url, path, progress=is_main_process())
-            except (URLError, OSError, RuntimeError) as error:
-                raise InputError(
-                    f'{_sentence(role)}: "{url}" cannot be downloaded ({error}). Where there is no '
-                    f'internet, fetch it elsewhere and put it at "{path}", or set `checkpoint` '
-                    'to a local path.'
-                ) from error
-    barrier()
-    if not osp.isfile(path):
-        raise InputError(f'{_sentence(role)}: "{url}" could not be downloaded.')
+        _download_once(url, path, role)
     return path
 
 
-def _torchvision_url(location: str, role: str) -> str:
-    from mmengine.runner.checkpoint import get_torchvision_models
+def _download_once(url: str, path: str, role: str) -> None:
+    start = time.time()
+    mark = osp.join(osp.dirname(path), '.' + hashlib.sha256(url.encode()).hexdigest()[:16])
+    lock = FileLock(mark + '.lock')
+    try:
+        os.makedirs(osp.dirname(path), exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except TimeoutError:
+            print_log(f'Another process is downloading {url}: waiting for it', 'current')
+            lock.acquire(poll_interval=0.5)
+    except NotImplementedError:
+        pass  # a file system without locks: every process downloads, and renames, its own file
+    except OSError as error:
+        raise InputError(_not_downloaded(url, path, role, error)) from error
+    failure = mark + '.failed'
+    try:
+        if osp.isfile(path):
+            return
+        if osp.isfile(failure) and osp.getmtime(failure) >= start:
+            with open(failure) as file:
+                raise InputError(_not_downloaded(url, path, role, file.read(500)))
+        print_log(f'Downloading {url} to {path}', 'current')
+        torch.hub.download_url_to_file(url, path, progress=is_main_process())
+        if osp.isfile(failure):
+            os.remove(failure)
+    except (URLError, OSError, RuntimeError) as error:
+        with open(failure, 'w') as file:
+            file.write(str(error))
+        raise InputError(_not_downloaded(url, path, role, error)) from error
+    finally:
+        lock.release()
 
-    name = location[len('torchvision://') :]
-    urls = get_torchvision_models()
-    if name not in urls:
+
+def _not_downloaded(url: str, path: str, role: str, error: Any) -> str:
+    return (
+        f'{_sentence(role)}: "{url}" cannot be downloaded ({error}). Where there is no internet, '
+        f'fetch it elsewhere and put it at "{path}", or set `checkpoint` to a local path.'
+    )
+
+
+def _resolve_name(location: str, role: str) -> str:
+    """The URL or path behind a name such as ``torchvision://resnet50``."""
+    from mmengine.runner import checkpoint as mm
+
+    scheme, separator, name = location.partition('://')
+    if not separator or scheme in ('http', 'https'):
+        return location
+    if scheme in ('torchvision', 'modelzoo'):
+        owner, known = 'torchvision', mm.get_torchvision_models()
+    elif scheme in ('open-mmlab', 'openmmlab'):
+        owner, known = 'mmengine', mm.get_external_models()
+        name = mm.get_deprecated_model_names().get(name, name)
+    elif scheme == 'mmcls':
+        owner, known = 'mmengine', mm.get_mmcls_models()
+    else:
         raise InputError(
-            f'{_sentence(role)}: torchvision has no weights "{name}". {near_matches(name, urls)}'
+            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). Fetch '
+            'the file and give its path.'
         )
-    return urls[name]
+    if name not in known:
+        raise InputError(
+            f'{_sentence(role)}: {owner} has no weights "{name}". {near_matches(name, known)}'
+        )
+    url = known[name]
+    return url if '://' in url else osp.join(mm._get_mmengine_home(), url)
+
+
+def register_reader() -> None:
+    """Make this the reader of mmengine too, for every kind of address.
+
+    ``load_from``, ``--resume``, ``Pretrained``, the inferencers, and what else
+    goes through mmengine's ``CheckpointLoader`` in mmpretrain, mmdet and mmseg
+    then reads plain data only.
+    """
+    names = ['', 'http://', 'https://', 'pavi://', 'modelzoo://', 'torchvision://']
+    names += ['open-mmlab://', 'openmmlab://']
+    CheckpointLoader.register_scheme(names, _load_from_plain, force=True)
+    CheckpointLoader.register_scheme('mmcls://', _load_from_mmcls, force=True)
+    CheckpointLoader.register_scheme(
+        [r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], _load_from_ceph, force=True
+    )
+
+
+# mmengine logs the names of these functions from their eleventh letter on.
+
+
+def _load_from_plain(filename: Any, map_location: Any = None) -> dict[str, Any]:
+    return _to_device(read_checkpoint(str(filename), 'checkpoint'), map_location)
+
+
+def _load_from_mmcls(filename: Any, map_location: Any = None) -> dict[str, Any]:
+    weights = _load_from_plain(filename, map_location)
+    weights = weights.get('state_dict', weights)
+    prefix = 'backbone.'
+    backbone = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    return dict(state_dict=backbone)
+
+
+def _load_from_ceph(filename: Any, map_location: Any = None) -> dict[str, Any]:
+    backend = get_file_backend(filename, backend_args=dict(backend='petrel'))
+    contents = _read_torch_file(io.BytesIO(backend.get(filename)), filename, 'checkpoint')
+    if isinstance(contents, dict) and isinstance(contents.get('meta'), dict):
+        contents['meta'].pop('config', None)
+    return _to_device(contents, map_location)
+
+
+def _to_device(contents: Any, map_location: Any) -> Any:
+    """Move tensors as ``map_location`` says; without one, and by default, the CPU is right.
+
+    Functions and dicts, which only remap devices that were saved, leave all on the CPU.
+    """
+    if (
+        not isinstance(map_location, (str, torch.device))
+        or torch.device(map_location).type == 'cpu'
+    ):
+        return contents
+    if isinstance(contents, Tensor):
+        return contents.detach().to(map_location)
+    if isinstance(contents, (list, tuple)):
+        return type(contents)([_to_device(item, map_location) for item in contents])
+    if isinstance(contents, dict):
+        for key, value in contents.items():
+            contents[key] = _to_device(value, map_location)
+    return contents
+
+
+@dataclass
+class FoundWeights:
+    """A network's weights in a checkpoint.
+
+    Attributes:
+        weights (dict[str, Tensor]): Names to tensors, as they are in the file.
+        kind (str): 'averaged' or 'raw' where the file has both, else ''.
+    """
+
+    weights: dict[str, Tensor]
+    kind: str = ''
+
+
+def find_weights(
+    contents: dict[str, Any], location: str, role: str, which: str | None = None
+) -> FoundWeights:
+    """Find the weights in a checkpoint.
+
+    Understands plain state dicts, the usual wrappers (``state_dict``,
+    ``model``, ...), whole networks that were pickled, and the running averages
+    (EMA) of timm, DeiT, ultralytics and mmengine.
+
+    Args:
+        contents (dict): What :func:`read_checkpoint` returned.
+        location (str): Where it came from, for messages.
+        role (str): Whose weights they are, for messages.
+        which (str, optional): 'ema' or 'raw', where a file has both. Defaults
+            to the averaged ones, which timm, ultralytics and mmengine use as
+            well.
+
+    Returns:
+        FoundWeights: The weights, and which they are.
+
+    Raises:
+        InputError: If there are no tensors in it, or not those of ``which``.
+    """
+    if which not in (None, 'ema', 'raw'):
+        raise InputError(f'{_sentence(role)}: `weights` must be "ema" or "raw", but is {which!r}.')
+    raw, averaged = _first(contents, RAW_KEYS), _first(contents, AVERAGED_KEYS)
+    meta = contents.get('meta')
+    if 'ema_state_dict' in contents and isinstance(meta, dict) and 'mmengine_version' in meta:
+        # mmengine's EMAHook exchanges the two, so that `state_dict` is what one tests.
+        raw, averaged = averaged, raw
+    kind = '' if raw is None or averaged is None else 'raw' if which == 'raw' else 'averaged'
+    beside = raw is not None and any(AVERAGED_PREFIX.search(key) for key in raw)
+    if which == 'ema' and averaged is None and not beside:
+        raise InputError(
+            f'{_sentence(role)}: "{location}" holds no averaged weights (its keys are '
+            f'{_shown(contents)}). Leave `weights` out.'
+        )
+    if which == 'raw' or averaged is None:
+        found = raw
+    else:
+        found = averaged
+    if found is None and which == 'raw' and averaged is not None:
+        raise InputError(
+            f'{_sentence(role)}: "{location}" holds averaged weights only (its keys are '
+            f'{_shown(contents)}). Leave `weights` out.'
+        )
+    weights = _tensors(contents if found is None else found)
+    if not weights:
+        raise InputError(
+            f'{_sentence(role)}: "{location}" holds no weights (its keys are {_shown(contents)}), '
+            'so it is no checkpoint of a network.'
+        )
+    return FoundWeights(weights, kind)
+
+
+def _first(contents: dict[str, Any], keys: Iterable[str]) -> dict[str, Any] | None:
+    """The first entry that holds tensors, through up to two wrappers."""
+    for key in keys:
+        value = contents.get(key)
+        if not isinstance(value, dict):
+            continue
+        if _tensors(value):
+            return value
+        inner = [value[k] for k in (*RAW_KEYS, 'module') if isinstance(value.get(k), dict)]
+        for candidate in inner:
+            if _tensors(candidate):
+                return candidate
+    return None
+
+
+def _tensors(contents: dict[str, Any]) -> dict[str, Tensor]:
+    found = OrderedDict(
+        (k, v) for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)
+    )
+    if hasattr(contents, '_metadata'):  # the versions of the modules
+        found._metadata = contents._metadata  # type: ignore[attr-defined]
+    return found
+
+
+def _shown(contents: dict[str, Any]) -> list[Any]:
+    return list(contents)[:5]
 
 
 def extract_state_dict(contents: dict[str, Any], location: str, role: str) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint.
+    """Find the weights in a checkpoint, without the prefixes that this package knows.
 
-    Understands plain state dicts and the usual wrappers (``state_dict``,
-    ``model``), the ``module.`` prefix of data parallel training, and checkpoints
-    of this package, of which the student is taken.
+    As :func:`find_weights`, and takes off the ``module.`` of data parallel
+    training. Of checkpoints of this package the student is taken. Where a
+    network is at hand, :func:`mtkdrl_mm.models.load_weights.fit_state_dict`
+    finds any prefix.
 
     Args:
         contents (dict): What :func:`read_checkpoint` returned.
@@ -245,16 +420,7 @@ def extract_state_dict(contents: dict[str, Any], location: str, role: str) -> di
     Raises:
         InputError: If there are no tensors in it.
     """
-    for wrapper in ('state_dict', 'model_state_dict', 'model'):
-        if isinstance(contents.get(wrapper), dict):
-            contents = contents[wrapper]
-            break
-    weights = {k: v for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not weights:
-        raise InputError(
-            f'{_sentence(role)}: "{location}" holds no weights (its keys are '
-            f'{list(contents)[:5]}), so it is no checkpoint of a network.'
-        )
+    weights = find_weights(contents, location, role).weights
     for prefix in ('module.', 'student.'):
         if any(key.startswith(prefix) for key in weights):
             weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
@@ -263,8 +429,9 @@ def extract_state_dict(contents: dict[str, Any], location: str, role: str) -> di
 
 def summarise(keys: list[str], most: int = 4) -> str:
     """List the first keys and count the rest, for messages."""
+    shown = [key if key.isprintable() else repr(key) for key in keys[:most]]
     rest = len(keys) - most
-    return ', '.join(keys[:most]) + (f' and {rest} more' if rest > 0 else '')
+    return ', '.join(shown) + (f' and {rest} more' if rest > 0 else '')
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -272,13 +439,12 @@ def allow_mmengine_checkpoints() -> None:
 
     Since torch 2.6, ``torch.load`` refuses what is not on its list, and
     mmengine's checkpoints hold log histories, numpy values and counters.
-    Exactly those are added to the list; the protection stays on.
+    Exactly those are added to the list; the protection stays on. Nothing in this
+    package needs it; scripts around it do.
     """
     add = getattr(torch.serialization, 'add_safe_globals', None)
     if add is None:
         return
-    import numpy as np
-
     multiarray: tuple[Any, ...] = ()
     core = getattr(np, '_core', None) or np.core
     multiarray = (core.multiarray._reconstruct, core.multiarray.scalar)
@@ -287,3 +453,10 @@ def allow_mmengine_checkpoints() -> None:
 
     add([HistoryBuffer, Counter, np.ndarray, np.dtype, codecs.encode, *multiarray, *dtypes])
     add([(_history_buffer_attribute, 'builtins.getattr')])
+
+
+def _history_buffer_attribute(owner: Any, name: str) -> Callable:
+    """Stand in for the `getattr` with which log histories pickle their methods."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise ValueError(f'getattr({owner!r}, {name!r}) is not plain data')

@@ -141,7 +141,7 @@ def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
             # mmengine takes a word for a file of classes, or for its letters.
             if isinstance(value, str):
                 if osp.isfile(value):
-                    with open(value) as file:
+                    with open(value, encoding='utf-8-sig') as file:
                         return [line.strip() for line in file if line.strip()]
                 return [value]
             return [str(part) for part in value]
@@ -171,13 +171,18 @@ def _set_num_classes(cfg: Config, num_classes: int, options: dict[str, Any]) -> 
     if isinstance(model, dict) and str(model.get('type')).endswith('MultiTeacherDistiller'):
         # It sets the heads of student and teachers.
         model.setdefault('num_classes', -1)
-    for key, head in _heads(model, 'model'):
+    places = list(_heads(model, 'model'))
+    preprocessor = cfg.get('data_preprocessor')
+    if isinstance(preprocessor, dict) and isinstance(preprocessor.get('num_classes'), int):
+        places.append(('data_preprocessor', preprocessor))
+    for key, head in places:
         old = head['num_classes']
         if old == num_classes:
             continue
         if f'{key}.num_classes' in options:
             raise InputError(
-                f'{key}.num_classes is {old}, but the data sets have {num_classes} classes.'
+                f'{key}.num_classes is {old}, but the data sets have {num_classes} classes. '
+                'Leave it out: it follows `metainfo.classes`.'
             )
         head['num_classes'] = num_classes
         print_log(f'{key}.num_classes: {num_classes}, the number of classes given.', 'current')

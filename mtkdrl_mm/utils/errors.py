@@ -28,7 +28,7 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     lowered = {n.lower(): n for n in names}
     close = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     hint = 'Did you mean ' + ' or '.join(f'"{n}"' for n in close) + '? ' if close else ''
-    return f'{hint}Known: ' + ', '.join(f'"{n}"' for n in names) + '.'
+    return f'{hint}Known: ' + (', '.join(f'"{n}"' for n in names) or 'none') + '.'
 
 
 def check_number(

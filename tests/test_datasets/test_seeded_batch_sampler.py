@@ -141,3 +141,15 @@ def test_registered_for_configs():
     cfg = dict(type='mtkdrl_mm.SeededBatchSampler', batch_size=3)
     sampler = DATA_SAMPLERS.build(dict(cfg, sampler=SequentialSampler(range(7))))
     assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize(('size', 'batches'), [(21, 5), (22, 6), (20, 5)])
+def test_a_last_batch_of_one_image_can_be_left_out(size, batches):
+    sampler = make(size=size, skip_single=True)
+    assert len(epoch(sampler)) == len(sampler) == batches
+    # also when what is left of an epoch ends in one
+    for done in range(0, size, 3):
+        rest = epoch(sampler, done=done)
+        assert len(rest) == sampler.steps_left(done)
+        assert 1 not in [len(batch) for batch in rest]
+    assert [len(b) for b in epoch(make(size=3, batch=1, skip_single=True))] == [1, 1, 1]

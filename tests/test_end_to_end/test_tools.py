@@ -103,6 +103,12 @@ def test_other_classes_in_the_data(workshop: Workshop):
     os.rename(workshop.data / 'train' / 'class_3', workshop.folder / 'gone')
     done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
     assert done.returncode == 1
+    assert (
+        'data/val" holds the folders class_3, which are none of the 3 classes of the training data'
+    ) in done.stderr
+    os.rename(workshop.data / 'val' / 'class_3', workshop.folder / 'gone_too')
+    done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
+    assert done.returncode == 1
     assert 'The training data has 3 classes, but student and teachers have 4' in done.stderr
 
 
@@ -177,7 +183,7 @@ def test_the_demo(workshop: Workshop):
         mean_ap, mean_iou = map(float, line[len(backbone) :].split())
         assert 0 <= mean_ap <= 100 and 5 < mean_iou <= 100  # background alone gives 8
     log = (workshop.folder / 'demo' / 'detector_mtkdrl' / 'seed_0' / 'output.txt').read_text()
-    assert f'loaded 120/120 tensors from {workshop.folder}/demo/mtkdrl/seed_0/epoch_2.pth' in log
+    assert f'loaded 120/120 tensors of {workshop.folder}/demo/mtkdrl/seed_0/epoch_2.pth' in log
 
 
 def test_the_benchmark(workshop: Workshop):

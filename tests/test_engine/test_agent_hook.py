@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import LoggerHook
 from mmengine.runner import EpochBasedTrainLoop
 
 from mtkdrl_mm.engine.hooks import AgentHook, agent_hook
@@ -202,16 +203,26 @@ def test_agent_improves_on_its_own_rewards(train):
 
 
 def test_logged_numbers_are_means_since_the_last_line(train):
-    training = train().start().step(3)
-    rewards = torch.stack([ImprovementReward()(terms).mean(dim=0) for terms, _ in training.records])
-    entropy = torch.stack([weights.policy_entropy.mean() for _, weights in training.records])
-    # Without a LoggerHook every step is a line; so these are the last step's.
-    assert training.scalar('reward/a') == pytest.approx(rewards[-1, 0].item())
-    assert training.scalar('reward/b') == pytest.approx(rewards[-1, 1].item())
-    assert training.scalar('reward') == pytest.approx(rewards[-1].mean().item())
-    assert training.scalar('policy_entropy') == pytest.approx(entropy[-1].item())
-    training.step(1)
+    training = train(length=6)
+    training.runner.hooks.append(LoggerHook(interval=3))
+    training.start()
+    for line in range(2):
+        training.step(3)
+        records = training.records[3 * line :]
+        rewards = torch.stack([ImprovementReward()(terms).mean(dim=0) for terms, _ in records])
+        entropy = torch.stack([weights.policy_entropy.mean() for _, weights in records])
+        assert rewards[:, 0].std() > 0.01 * rewards[:, 0].abs().max()  # a mean is no last value
+        assert training.scalar('reward/a') == pytest.approx(rewards[:, 0].mean().item())
+        assert training.scalar('reward/b') == pytest.approx(rewards[:, 1].mean().item())
+        assert training.scalar('reward') == pytest.approx(rewards.mean().item())
+        assert training.scalar('policy_entropy') == pytest.approx(entropy.mean().item())
     assert 'train/agent_loss' in training.runner.message_hub.log_scalars
+
+
+def test_without_a_logger_every_step_is_logged(train):
+    training = train().start().step(3)
+    reward = ImprovementReward()(training.records[-1][0]).mean()
+    assert training.scalar('reward') == pytest.approx(reward.item())
 
 
 @pytest.mark.parametrize('stop', [4, 6])
@@ -288,22 +299,25 @@ def test_loading_without_resuming_starts_the_agent_afresh(train):
     assert second.hook.algorithm.updates == 0 and len(second.hook.history) == 0
 
 
-def test_history_of_another_number_of_processes_is_dropped_with_a_warning(train, monkeypatch):
+def test_histories_are_dealt_out_to_another_number_of_processes(train):
     first = train().start().step(6)
     checkpoint = first.save()
-    checkpoint['agent_hook']['histories'] *= 2
-    second, warnings = train(), []
-    monkeypatch.setattr(second.runner.logger, 'warning', warnings.append)
-    second.start(checkpoint)
-    assert len(second.hook.history) == 0 and second.hook.algorithm.updates == 1
-    assert len(warnings) == 1 and 'history of 2 processes, this run has 1' in warnings[0]
+    (state,) = checkpoint['agent_hook']['histories']
+    checkpoint['agent_hook']['histories'] = [state, state]
+    second = train().start(checkpoint)
+    assert (len(second.hook.history), second.hook.history.seen) == (16, 16)
+    assert second.hook.history.num_blocks == 2  # two steps of 4 images on two processes each
+    rewards = second.hook.history.block(0, torch.device('cpu'))[1]
+    assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
 
-def test_resuming_with_a_smaller_budget(train):
+def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
-    second = train(history_budget=0.001)
-    with pytest.raises(InputError, match=r'Resuming AgentHook.*same teachers and history budget'):
-        second.start(checkpoint)
+    budget = 4 * train().start().hook.history.bytes_per_image / 2**20
+    second = train(history_budget=budget).start(checkpoint)
+    (state,) = checkpoint['agent_hook']['histories']
+    assert (len(second.hook.history), second.hook.history.seen) == (4, 12)
+    assert torch.equal(second.hook.history.rewards, state['rewards'][::3])
 
 
 def test_agent_is_no_parameter_that_the_student_waits_for(train):
@@ -367,3 +381,25 @@ def test_model_without_an_agent(make_runner, make_distiller):
         AgentHook().before_train(make_runner(make_distiller(weighting='AVER')))
     with pytest.raises(InputError, match=r'AgentHook works with a MultiTeacherDistiller.*Linear'):
         AgentHook().before_train(make_runner(torch.nn.Linear(2, 2)))
+
+
+def test_critic_is_of_the_runs_seed(make_runner, make_distiller, make_batch):
+    critics = []
+    for seed in (3, 4, 3):
+        distiller = make_distiller(weighting='MTKDRL')
+        training = Training(make_runner, distiller, make_batch(4), algorithm='DPG')
+        training.runner.seed = seed
+        training.start()
+        assert training.hook.algorithm.seed == seed
+        critics.append(training.hook.algorithm.critic.head.weight)
+    assert torch.equal(critics[0], critics[2]) and not torch.equal(critics[0], critics[1])
+
+
+def test_weighting_is_trained_only_with_its_hook(make_runner, make_distiller, make_batch):
+    distiller = make_distiller(weighting='MTKDRL')
+    distiller.weighting.has_trainer = False
+    batch = make_batch(4)
+    distiller.eval()(*batch, mode='loss')
+    with pytest.raises(InputError, match=r'MTKDRL needs AgentHook: add agent=dict\(type='):
+        distiller.train()(*batch, mode='loss')
+    Training(make_runner, distiller, batch).start().step(1)

@@ -61,8 +61,11 @@ def test_the_older_one_is_deleted_after_the_newer_one_is_written(train):
     assert runner.files() == ['epoch_3.pth'] and runner.last() == 'epoch_3.pth'
 
 
-def test_as_many_as_configured_are_kept(train):
-    assert train([1] * 5, max_keep_ckpts=2).files() == ['epoch_4.pth', 'epoch_5.pth']
+@pytest.mark.parametrize('most', [1, 2, 3, 4])
+def test_as_many_as_configured_are_kept(train, most):
+    runner = train([1] * 6, max_keep_ckpts=most)
+    assert runner.files() == [f'epoch_{i}.pth' for i in range(7 - most, 7)]
+    assert runner.message_hub.get_info('keep_ckpt_ids') == list(range(7 - most, 7))
 
 
 def test_so_are_best_ones(train):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.runner import BaseLoop
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -91,6 +92,18 @@ def test_heads_without_the_datas_classes():
         run(model(80), [segmentation(0)])
 
 
+def test_all_heads_are_named_at_once():
+    network = model(80)
+    network.roi_head = nn.Module()
+    network.roi_head.bbox_head = nn.ModuleList([model(7).decode_head, model(3).decode_head])
+    with pytest.raises(
+        InputError,
+        match=r'right, set model\.decode_head\.num_classes=3 '
+        r'model\.roi_head\.bbox_head\.0\.num_classes=3; if not, name the classes',
+    ):
+        run(network, [detection(0)])
+
+
 def test_classes_that_the_annotations_do_not_have():
     class Coco(Data):
         cat_ids = (1, 4)
@@ -111,6 +124,25 @@ def test_validation_with_other_classes():
         run(model(3), [detection(0)], val=Other())
 
 
+def test_test_set_with_other_classes_than_the_checkpoint():
+    class Loop(BaseLoop):
+        def __init__(self, dataset):
+            self.dataloader = SimpleNamespace(dataset=dataset)
+
+        def run(self):
+            pass
+
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=('cat', 'cow', 'dog'))))
+    runner = SimpleNamespace(_test_loop=Loop(Wrapper(Classified([0]))))
+    with pytest.raises(
+        InputError, match=r'training set has the classes cat, cow, dog, the test set cat, dog, cow'
+    ):
+        LabelCheckHook().after_load_checkpoint(runner, checkpoint)
+    # Other weights say nothing of classes, and training may start from those of other classes.
+    LabelCheckHook().after_load_checkpoint(runner, dict(state_dict={}))
+    LabelCheckHook().after_load_checkpoint(SimpleNamespace(_test_loop=dict()), checkpoint)
+
+
 def test_a_missing_label_map():
     class Missing(Data):
         def __getitem__(self, index):
@@ -123,3 +155,124 @@ def test_a_missing_label_map():
 def test_bad_arguments():
     with pytest.raises(InputError, match='`num_samples` must be at least 1'):
         LabelCheckHook(num_samples=0)
+
+
+class Classified(list):
+    """Images with labels; `ann_file` as mmpretrain's data sets have it."""
+
+    ann_file = 'train.txt'
+    metainfo = dict(classes=('cat', 'dog', 'cow'))
+
+    def get_data_info(self, index):
+        return dict(img_path=f'images/{index}.png', gt_label=self[index])
+
+
+class Wrapper(list):
+    """As RepeatDataset and others keep what they wrap."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.dataset, self.metainfo = dataset, dataset.metainfo
+
+
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Wrapper])
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (
+            [1, 2, 3],
+            'The labels in "train.txt" are 1 to 3, but with 3 classes they must be 0 to 2. The '
+            'first image with such a label is "images/2.png". They seem to be counted from 1: '
+            'subtract 1 from every label.',
+        ),
+        (
+            [0, 7, 4, 2],
+            'The labels in "train.txt" are 0 to 7, but with 3 classes they must be 0 to 2. The '
+            'first image with such a label is "images/1.png". Correct the labels; or, if there are '
+            '8 classes, set `model.decode_head.num_classes` to that.',
+        ),
+        (
+            [0, -1],
+            'The labels in "train.txt" are -1 to 0, but with 3 classes they must be 0 to 2. The '
+            'first image with such a label is "images/1.png". Correct the labels.',
+        ),
+    ],
+)
+def test_labels_of_images(wrap, labels, message):
+    with pytest.raises(InputError) as error:
+        run(model(3), labels, data=lambda samples: wrap(Classified(samples)))
+    assert str(error.value) == message
+    # In the validation set, and where a test runs alone.
+    with pytest.raises(InputError) as error:
+        run(model(3), [0], data=Classified, val=wrap(Classified(labels)))
+    assert str(error.value) == message
+    runner = SimpleNamespace(
+        model=model(3), test_dataloader=SimpleNamespace(dataset=wrap(Classified(labels)))
+    )
+    with pytest.raises(InputError) as error:
+        LabelCheckHook().before_test(runner)
+    assert str(error.value) == message
+
+
+def test_labels_of_images_without_a_head_that_counts():
+    """The data's own list of classes decides then."""
+    run(nn.Linear(2, 2), [0, 2, 1], data=Classified)
+    with pytest.raises(InputError, match=r'are 0 to 3, but with 3 classes they must be 0 to 2'):
+        run(nn.Linear(2, 2), [0, 3], data=Classified)
+
+
+def test_several_labels_of_an_image():
+    run(model(3), [[0, 2], [], [1]], data=Classified)
+    with pytest.raises(InputError, match=r'are 0 to 5, .* is "images/1\.png"'):
+        run(model(3), [[0, 2], [5, 1]], data=Classified)
+
+
+def test_classes_inside_of_wrappers():
+    class Coco(Data):
+        cat_ids = (1, 4)
+        ann_file = 'instances.json'
+
+    class Other(Data):
+        metainfo = dict(classes=('dog', 'cat', 'cow'))
+
+    with pytest.raises(InputError, match=r'annotation file "instances\.json" has only 2'):
+        run(model(3), [detection(0)], data=lambda samples: Wrapper(Coco(samples)))
+    with pytest.raises(InputError, match='the validation set dog, cat, cow'):
+        run(model(3), [detection(0)], val=Wrapper(Other([detection(0)])))
+
+
+def test_images_are_mixed_for_all_classes():
+    network = model(3)
+    network.data_preprocessor = nn.Module()
+    network.data_preprocessor.batch_augments, network.data_preprocessor.num_classes = 'mixup', 10
+    with pytest.raises(InputError, match=r'^`data_preprocessor\.num_classes` is 10, but .* 3 cla'):
+        run(network, [0], data=Classified)
+
+
+def test_metric_follows_the_names():
+    """COCO sorts its table by the ids of categories, which may be in another order."""
+    from mmdet.datasets.api_wrappers import COCO
+
+    api = COCO()
+    api.dataset = dict(
+        images=[dict(id=1)],
+        annotations=[dict(id=i, image_id=1, category_id=number) for i, number in ((1, 7), (2, 5))],
+        categories=[dict(id=5, name='dog'), dict(id=7, name='cat'), dict(id=9, name='emu')],
+    )
+    api.createIndex()
+    metric = SimpleNamespace(cat_ids=None, _coco_api=api, outfile_prefix=None)
+    dataset = Data([detection(0)])
+    dataset.category_ids = dict(cat=7, cow=-2, dog=5)
+    runner = SimpleNamespace(
+        val_evaluator=SimpleNamespace(metrics=[SimpleNamespace(), metric]),
+        val_dataloader=SimpleNamespace(dataset=dataset),
+    )
+    for _ in range(2):  # every validation
+        LabelCheckHook().before_val(runner)
+    assert metric.cat_ids == [0, 1, 2]
+    assert [annotation['category_id'] for annotation in api.loadAnns([1, 2])] == [0, 2]
+    assert [category['name'] for category in api.loadCats([0, 1, 2])] == ['cat', 'cow', 'dog']
+    # What is written for others keeps the ids of the file.
+    metric.cat_ids, metric.outfile_prefix = None, 'out'
+    LabelCheckHook().before_val(runner)
+    assert metric.cat_ids == [7, -2, 5]

@@ -107,6 +107,28 @@ def test_meta_gradient_is_that_of_the_cross_entropy_after_the_step(
         torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-9)
 
 
+def test_look_ahead_follows_the_loss_of_the_students_head(
+    make_distiller, make_resnet, make_batch, record_steps
+):
+    head = dict(type='SeesawLoss', num_classes=5, loss_weight=0.3)
+    student = make_resnet(4)
+    student['head']['loss'] = head
+    distiller = make_distiller(student=student, weighting='MMKD').eval()
+    counts = distiller.student.head.loss_module.cum_samples.fill_(9)
+    steps = record_steps(distiller)
+    distiller(*make_batch(6), mode='loss')
+    terms, _ = steps[0]
+    after_the_step = counts.clone()
+    names, start = zip(*distiller.student.named_parameters())
+    look_ahead = LookAhead(distiller, 0.01)
+    there = look_ahead._run(list(names), list(start), 0, terms.inputs, terms)
+    assert torch.equal(counts, after_the_step)  # no label is counted twice
+    with torch.no_grad():
+        counts.copy_(after_the_step)
+        expected = distiller.student.loss(terms.inputs, terms.data_samples)['loss']
+    torch.testing.assert_close(there.student_ce.mean(), expected)
+
+
 def test_the_student_is_looked_at_and_not_touched(train, make_distiller, make_batch):
     """The step's losses, statistics and random numbers are those of a step without the hook."""
     training = train(interval=1).start()
@@ -239,14 +261,15 @@ def test_resumed_training_goes_on_exactly(train, stop):
     assert not changed(snapshot(whole.distiller.weighting), second.distiller.weighting)
 
 
-def test_hard_images_of_another_number_of_processes_are_dropped_with_a_warning(train, monkeypatch):
-    checkpoint = train(interval=1).start().step(2).save()
-    checkpoint['meta_learning_hook']['buffers'] *= 2
-    second, warnings = train(), []
-    monkeypatch.setattr(second.runner.logger, 'warning', warnings.append)
-    second.start(checkpoint)
-    assert 'hard images of 2 processes, this run has 1' in warnings[0]
-    assert len(second.hook.buffer) == 0
+def test_hard_images_are_dealt_out_to_another_number_of_processes(train):
+    first = train(interval=1).start().step(2)
+    checkpoint = first.save()
+    (state,) = checkpoint['meta_learning_hook']['buffers']
+    empty = dict(inputs=None, labels=None)
+    checkpoint['meta_learning_hook']['buffers'] = [state, empty, state]
+    second = train().start(checkpoint)
+    assert torch.equal(second.hook.buffer.inputs, torch.cat([state['inputs']] * 2))
+    assert torch.equal(second.hook.buffer.labels, torch.cat([state['labels']] * 2))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def test_flush_does_not_reach_back_into_the_values():
     meter = ScalarMeter(['a'])
     values = torch.tensor([3.0])
     meter.add(values)
-    meter.flush()
+    meter.add(torch.tensor([0.0]))  # so that the sum is that of the first, but not the mean
+    assert meter.flush() == dict(a=1.5)
     assert values.item() == 3.0
 
 

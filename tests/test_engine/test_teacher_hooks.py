@@ -62,13 +62,16 @@ def test_data_that_does_not_tell_its_classes(check):
 
 def test_weighting_without_its_hook(check, make_distiller):
     distiller = make_distiller(weighting='MTKDRL')
+    distiller.weighting.has_trainer = False
     with pytest.raises(InputError) as error:
         check(distiller=distiller)
     assert 'The weighting MTKDRL needs AgentHook' in str(error.value)
     assert "agent=dict(type='mtkdrl_mm.AgentHook')" in str(error.value)
     check(distiller=distiller, hooks=[AgentHook()], num_batches=0)
+    distiller = make_distiller(weighting='MMKD')
+    distiller.weighting.has_trainer = False
     with pytest.raises(InputError, match=r"meta_learning=dict\(type='mtkdrl_mm.MetaLearningHook'"):
-        check(distiller=make_distiller(weighting='MMKD'), num_batches=0)
+        check(distiller=distiller, num_batches=0)
 
 
 def batches_for(distiller, right, images=8, count=3):

@@ -105,7 +105,7 @@ def test_the_log_counts_the_tensors(reference, tmp_path, monkeypatch):
     logger = MMLogger.get_instance('backbone', log_level='INFO')
     logger.addHandler(handler)
     build('mmdet.ResNet', files(reference, tmp_path)[0]).init_weights()
-    assert any('ResNet: loaded 120/120 tensors from' in line for line in lines)
+    assert any('ResNet: loaded 120/120 tensors of' in line for line in lines)
 
 
 @pytest.mark.parametrize(

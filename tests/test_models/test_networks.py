@@ -82,3 +82,41 @@ def test_built_whatever_the_default_scope_is(make_resnet):
 def test_networks_that_cannot_be_run():
     with pytest.raises(InputError, match='student is a Linear, which has no `backbone`'):
         check_classifier(torch.nn.Linear(2, 2), 'student')
+
+
+def test_classifiers_without_a_backbone(monkeypatch):
+    pytest.importorskip('timm')
+    model, _ = read_network_config(
+        dict(type='TimmClassifier', model_name='mobilenetv3_small_050', num_classes=7), 'student'
+    )
+    with pytest.raises(InputError) as error:
+        build_classifier(model, None, None, 'student')
+    message = str(error.value)
+    assert message.startswith('The student is a TimmClassifier, which gives logits only.')
+    # What it advises works, and gives as many classes.
+    start, end = message.index("type='ImageClassifier'"), message.rindex('.')
+    cfg = eval(f'dict({message[start:end]})')
+    network = build_classifier(read_network_config(cfg, 'student')[0], None, None, 'student')
+    output = run_classifier(network.eval(), torch.randn(2, 3, 64, 64))
+    assert output.logits.shape == (2, 7) and output.embedding.shape == (2, 1024)
+
+
+def test_classifiers_of_huggingface_are_not_built():
+    cfg = dict(type='HuggingFaceClassifier', model_name='microsoft/resnet-50', pretrained=True)
+    model, _ = read_network_config(cfg, 'student')
+    with pytest.raises(InputError, match=r"HuggingFaceClassifier.*mtkdrl_mm.TimmFeatures.*'NAME'"):
+        build_classifier(model, None, None, 'teacher "x"')
+
+
+def test_network_that_needs_a_file(make_vit):
+    cfg = make_vit(16)
+    weights = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    backbone = dict(
+        type='LoRAModel',
+        module=dict(cfg['backbone'], init_cfg=weights),
+        targets=[dict(type='qkv')],
+    )
+    with pytest.raises(InputError, match=r'student cannot be built: no/such/file.pth can not be'):
+        build_classifier(
+            read_network_config(dict(cfg, backbone=backbone), 'student')[0], None, None, 'student'
+        )

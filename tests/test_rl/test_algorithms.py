@@ -244,3 +244,18 @@ def test_attention_agent_learns_with_shared_statistics():
 def test_bad_numbers(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize('algorithm', [DPG, DDPG])
+def test_every_run_has_a_critic_of_its_own(algorithm):
+    def critic(seed, drawn=0):
+        agent = PerTeacherAgent(SIZES)
+        torch.manual_seed(drawn)
+        made = algorithm()
+        made.setup(agent, seed)
+        assert made.seed == (0 if seed is None else seed)
+        return torch.cat([p.detach().flatten() for p in made.critic.parameters()])
+
+    assert torch.equal(critic(1), critic(1, drawn=5))  # of the run's seed alone
+    assert torch.equal(critic(None), critic(0))
+    assert (critic(1) - critic(2)).abs().max() > 0.01

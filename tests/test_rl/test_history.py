@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl.history import redistribute
 
 CPU = torch.device('cpu')
 
@@ -170,12 +171,53 @@ def test_goes_on_from_its_saved_state(images):
         assert all(torch.equal(a, b) for a, b in zip(ours, others))
 
 
-@pytest.mark.parametrize(('sizes', 'budget'), [((1, 2), 1.0), ((1, 1), budget_of(5))])
-def test_saved_state_of_another_run_is_refused(sizes, budget):
+def test_saved_state_of_other_teachers_is_refused():
     history = History([1, 1], 1)
     fill(history, 9, batch=3)
-    with pytest.raises(ValueError, match='same teachers and history budget'):
-        History(sizes, budget).load_state_dict(history.state_dict())
+    with pytest.raises(ValueError, match='states of 2 entries, the teachers of now have 3'):
+        History([1, 2], 1).load_state_dict(history.state_dict())
+
+
+@pytest.mark.parametrize('capacity', [1, 4, 5, 8])
+def test_a_smaller_budget_keeps_an_even_choice_in_blocks(capacity):
+    history, smaller = History([1, 1], 1), History([1, 1], budget_of(capacity))
+    fill(history, 9, batch=3)
+    smaller.load_state_dict(history.state_dict())
+    assert len(smaller) == capacity and smaller.seen == 9
+    chosen = [k * 9 // capacity for k in range(capacity)]
+    assert torch.equal(smaller.rewards, history.rewards[chosen])
+    blocks = [smaller.block(k, CPU)[1] for k in range(smaller.num_blocks)]
+    for k, rewards in enumerate(blocks):
+        own = [i for i in chosen if 3 * k <= i < 3 * k + 3]
+        assert torch.equal(rewards, history.rewards[own])
+
+
+@pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1), (2, 3), (3, 2), (2, 2)])
+def test_dealt_out_to_another_number_of_processes(before, after):
+    """As if the other number of processes had recorded the steps: three of 12 images."""
+
+    def record(world):
+        histories = [History([1, 1], 1) for _ in range(world)]
+        for step in range(3):
+            states, rewards = numbered(12 * step, 12 * step + 12)
+            for rank, history in enumerate(histories):
+                own = slice(rank, None, world)
+                history.add([s[own] for s in states], rewards[own], torch.Generator())
+        return [history.state_dict() for history in histories]
+
+    dealt = redistribute(record(before), after)
+    for state, expected in zip(dealt, record(after), strict=True):
+        assert state['seen'] == expected['seen'] == 36 // after
+        assert state['offsets'] == expected['offsets']
+        assert torch.equal(state['states'], expected['states'])
+        assert torch.equal(state['rewards'], expected['rewards'])
+
+
+def test_histories_of_different_lengths_cannot_be_dealt_out():
+    histories = [History([1, 1], 1) for _ in range(2)]
+    fill(histories[0], 6, batch=3)
+    with pytest.raises(ValueError, match='different numbers of steps'):
+        redistribute([history.state_dict() for history in histories], 3)
 
 
 def test_budget_below_one_image_is_refused():

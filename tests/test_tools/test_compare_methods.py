@@ -2,11 +2,14 @@
 """Trainings side by side are spread over the GPUs."""
 
 import importlib.util
+import json
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+
+from mtkdrl_mm.utils import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +73,56 @@ def test_training_sees_only_its_gpu(tool, monkeypatch, tmp_path):
     )
     assert tool.train('config.py', 3, args, '5') is None  # exit status 1
     assert seen['CUDA_VISIBLE_DEVICES'] == '5' and seen['RUN_SEED'] == '3'
+
+
+RESULT = dict(
+    method='aver',
+    seed=0,
+    metric=61.5,
+    seconds=3.0,
+    seconds_per_epoch=1.5,
+    peak_mib=100,
+    curves={'weight_logit/a': [[1, 0.5], [2, 0.5]]},
+    class_weights=None,
+)
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('[]', 'it holds a list'),
+        ('{"config": 1', 'delimiter'),
+        ('{"accuracy/top1": "=cmd()"}', 'its "method"'),
+        ('null', 'it holds a NoneType'),
+        (json.dumps({**RESULT, 'metric': '61'}), 'its "metric" is'),
+        (json.dumps({**RESULT, 'curves': {'weight_logit/a': [1, 2]}}), '"curves" are no pairs'),
+        (json.dumps({**RESULT, 'curves': {'weight_logit/a': 3}}), ''),
+        (json.dumps({**RESULT, 'class_weights': dict(logit=[[1.0]], teachers=[])}), 'no table'),
+        (json.dumps({**RESULT, 'class_weights': dict(teachers=[])}), 'logit'),
+    ],
+)
+def test_a_damaged_result_is_named(tool, tmp_path, text, reason):
+    config = 'student_aver.py'
+    args = Namespace(work_dir=str(tmp_path), descriptions={config: 'hash'})
+    file = tmp_path / 'aver' / 'seed_0' / 'result.json'
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(RESULT))
+    assert tool.finished(config, 0, args) == RESULT
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        tool.finished(config, 0, args)
+    assert str(error.value).startswith(f'"{file}" is damaged: ') and reason in str(error.value)
+
+
+def test_damaged_logs_are_named(tool, tmp_path):
+    logs = tmp_path / 'now' / 'vis_data'
+    logs.mkdir(parents=True)
+    record = {'loss': 1.0, 'epoch': 1, 'iter': 2, 'step': 2, 'time': 0.5, 'accuracy/top1': 50.0}
+    (logs / 'scalars.json').write_text(json.dumps(record) + '\n')
+    assert tool.read_result(str(tmp_path), 'accuracy/top1')['metric'] == 50.0
+    (tmp_path / 'class_weights.json').write_text('{"logit": [')
+    with pytest.raises(InputError, match=r'class_weights\.json" is damaged'):
+        tool.read_result(str(tmp_path), 'accuracy/top1')
+    (logs / 'scalars.json').write_text('{\n' + json.dumps(record) + '\n')
+    with pytest.raises(InputError, match=r'scalars\.json" is damaged: line 1'):
+        tool.read_result(str(tmp_path), 'accuracy/top1')

@@ -175,3 +175,123 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, arguments, message):
     done = export(first, tmp_path / out, *rest)
     assert done.returncode != 0
     assert message in done.stderr and 'Traceback' not in done.stderr
+
+
+def changed(checkpoint, path, **meta):
+    """The checkpoint with other entries in its ``meta``; None takes one out."""
+    contents = torch.load(checkpoint)
+    contents['meta'].update(meta)
+    contents['meta'] = {k: v for k, v in contents['meta'].items() if v is not None}
+    torch.save(contents, path)
+    return path
+
+
+def one_sentence(done, *parts):
+    assert done.returncode != 0 and 'Traceback' not in done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_a_config_in_a_file_is_never_run(tiny, tmp_path):
+    text = torch.load(tiny[0])['meta']['cfg']
+    marker = tmp_path / 'was_run'
+    (tmp_path / 'evilmod.py').write_text(f'open({str(marker)!r}, "w")')
+    run = f"__import__('os').system('touch {marker}')"
+    system = f"dict(type='os.system', command='touch {marker}')"
+    for number, (cfg, message) in enumerate(
+        [
+            (f'{text}\nx = {run}\n', 'is read as plain values only'),
+            (f'import os\n{text}', 'is read as plain values only'),
+            (text.replace("type='GlobalAveragePooling'", "type='os.system'"), "'os.system'"),
+            (text.replace("dict(type='Accuracy')", system), "'os.system', which is no component"),
+            (text.replace("type='ResNet_CIFAR'", "type='TIMMBackbone'"), 'may read further files'),
+        ]
+    ):
+        assert cfg != text
+        path = changed(tiny[0], tmp_path / f'{number}.pth', cfg=cfg)
+        one_sentence(export(path, tmp_path / 'out.pth'), message)
+    # Modules that it would import are just data.
+    cfg = text.replace("'mtkdrl_mm',", "'mtkdrl_mm', 'evilmod',")
+    assert cfg != text
+    path = changed(tiny[0], tmp_path / 'imports.pth', cfg=cfg)
+    environment = dict(os.environ, PYTHONPATH=f'{ROOT}:{tmp_path}')
+    done = subprocess.run(
+        [sys.executable, 'tools/model_converters/export_student.py', path, tmp_path / 's.pth'],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+    )
+    assert done.returncode == 0 and not marker.exists()
+
+
+def by_path(tmp_path, checkpoint):
+    """A checkpoint whose config names the student's file, which would run code."""
+    marker = tmp_path / 'was_run'
+    file = tmp_path / 'network.py'
+    file.write_text(f'open({str(marker)!r}, "w")\nmodel = {TINY!r}\n')
+    text = torch.load(checkpoint)['meta']['cfg']
+    cfg = Config.fromstring(text, '.py')
+    cfg.model.student = dict(cfg_path=str(file))
+    return marker, cfg
+
+
+def test_a_file_that_a_checkpoint_names_is_not_read(tiny, tmp_path):
+    marker, cfg = by_path(tmp_path, tiny[0])
+    path = changed(tiny[0], tmp_path / 'by_path.pth', cfg=cfg.pretty_text)
+    one_sentence(
+        export(path, tmp_path / 'out.pth'),
+        f'"{path}" says only where the config of its student was, not what it held. Give the '
+        'config that you trained with: --config CONFIG.',
+    )
+    assert not marker.exists()
+    # The user's own config is another matter.
+    cfg.dump(tmp_path / 'config.py')
+    done = export(path, tmp_path / 'out.pth', '--config', tmp_path / 'config.py')
+    assert done.returncode == 0, done.stderr
+    assert marker.exists()
+    one_sentence(export(path, tmp_path / 'x.pth', '--config', 'no.py'), '"no.py" does not exist')
+
+
+def test_the_students_config_in_the_checkpoint_suffices(tiny, tmp_path):
+    marker, cfg = by_path(tmp_path, tiny[0])
+    distiller = MultiTeacherDistiller(student=dict(TINY), num_classes=3)
+    path = changed(
+        tiny[0],
+        tmp_path / 'whole.pth',
+        cfg=cfg.pretty_text,
+        student_cfg=distiller.student_cfg,
+    )
+    done = export(path, tmp_path / 'out.pth')
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
+    model = get_model(str(tmp_path / 'out.py'), pretrained=only(tmp_path / 'out-*.pth'))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), tiny[1](images))
+    evil = dict(distiller.student_cfg, model=dict(type='os.system', command=f'touch {marker}'))
+    path = changed(tiny[0], tmp_path / 'evil.pth', cfg=cfg.pretty_text, student_cfg=evil)
+    one_sentence(export(path, tmp_path / 'evil_out.pth'), "names the type 'os.system'")
+    assert not marker.exists()
+
+
+def test_only_what_was_asked_for_is_written(tiny, tmp_path):
+    cfg = Config.fromstring(torch.load(tiny[0])['meta']['cfg'], '.py')
+    cfg.work_dir = str(tmp_path / 'elsewhere')
+    cfg.filename = '../../elsewhere.py'
+    path = changed(tiny[0], tmp_path / 'run.pth', cfg=cfg.pretty_text)
+    (tmp_path / 'out').mkdir()
+    assert export(path, tmp_path / 'out' / 's.pth').returncode == 0
+    written = sorted(p.name for p in tmp_path.rglob('*') if p.is_file() and p != path)
+    assert len(written) == 2 and written[0].startswith('s-') and written[1] == 's.py'
+
+
+def test_the_exported_config_names_no_file_of_before(tiny, tmp_path):
+    cfg = Config.fromstring(torch.load(tiny[0])['meta']['cfg'], '.py')
+    cfg.model.student.backbone.init_cfg = [
+        dict(type='Kaiming', layer=['Conv2d']),
+        dict(type='Pretrained', checkpoint='/home/me/x.pth'),
+    ]
+    path = changed(tiny[0], tmp_path / 'run.pth', cfg=cfg.pretty_text)
+    assert export(path, tmp_path / 's.pth').returncode == 0
+    exported = Config.fromfile(tmp_path / 's.py')
+    assert exported.model.backbone.init_cfg == [dict(type='Kaiming', layer=['Conv2d'])]

@@ -1,22 +1,29 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Reading files that come from strangers."""
 
+import argparse
 import os
 import pickle
+import subprocess
+import sys
 from collections import Counter, OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import MultiStepLR
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import (
     allow_mmengine_checkpoints,
     extract_state_dict,
     fetch,
+    find_weights,
     read_checkpoint,
+    read_tensor,
     summarise,
 )
 
@@ -255,3 +262,212 @@ def test_no_weights(contents):
 def test_summary_of_keys():
     assert summarise(['a', 'b']) == 'a, b'
     assert summarise(list('abcdef'), most=2) == 'a, b and 4 more'
+
+
+def test_training_scripts_leftovers_do_not_matter(tmp_path):
+    args = argparse.Namespace(lr=0.1, output=tmp_path)
+    for zipped in (True, False):
+        torch.save(
+            dict(model=WEIGHTS, args=args, epoch=3),
+            tmp_path / 'deit.pth',
+            _use_new_zipfile_serialization=zipped,
+        )
+        contents = read_checkpoint(str(tmp_path / 'deit.pth'), 'teacher "x"')
+        assert contents['epoch'] == 3 and 'args' not in contents
+        weights = extract_state_dict(contents, 'deit.pth', 'teacher "x"')
+        assert torch.equal(weights['weight'], WEIGHTS['weight'])
+
+
+def test_the_printed_way_out_works(tmp_path):
+    torch.save(dict(model=WEIGHTS, extra=Evil(tmp_path / 'was_run')), tmp_path / 'evil.pth')
+    message = refused(tmp_path / 'evil.pth')
+    code = message[message.index('c = torch.load') :]
+    files = dict(FILE=tmp_path / 'evil.pth', NEW_FILE=tmp_path / 'new.pth')
+    exec(code, dict(torch=torch, **files))
+    read = read_checkpoint(str(tmp_path / 'new.pth'), 'x')
+    assert torch.equal(read['weight'], WEIGHTS['weight'])
+
+
+LOADERS = {
+    '': lambda path, patch: str(path),
+    'https://': lambda path, patch: f'https://example.org/a/{path.name}',
+    'torchvision://': lambda path, patch: patch('get_torchvision_models', 'torchvision', path),
+    'modelzoo://': lambda path, patch: patch('get_torchvision_models', 'modelzoo', path),
+    'open-mmlab://': lambda path, patch: patch('get_external_models', 'open-mmlab', path),
+    'openmmlab://': lambda path, patch: patch('get_external_models', 'openmmlab', path),
+    'mmcls://': lambda path, patch: patch('get_mmcls_models', 'mmcls', path),
+}
+
+
+@pytest.fixture
+def address(monkeypatch, tmp_path):
+    """Function from a file and a scheme to an address that leads to the file."""
+
+    def table(function, scheme, path):
+        models = dict(network=f'https://example.org/{path.name}')
+        monkeypatch.setattr(f'mmengine.runner.checkpoint.{function}', lambda: models)
+        return f'{scheme}://network'
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
+    return lambda scheme, path: LOADERS[scheme](path, table)
+
+
+@pytest.mark.parametrize('scheme', LOADERS)
+def test_mmengine_reads_plain_data_from_everywhere(tmp_path, address, scheme):
+    path = tmp_path / 'hub' / 'checkpoints' / 'network.pth'
+    location = address(scheme, path)
+    weights = {f'backbone.{k}': v for k, v in WEIGHTS.items()}
+    meta = dict(config='import os', epoch=2)
+    torch.save(dict(state_dict=weights, meta=meta, args=argparse.Namespace(a=1)), path)
+    contents = CheckpointLoader.load_checkpoint(location, map_location='cpu')
+    prefix = '' if scheme == 'mmcls://' else 'backbone.'
+    assert torch.equal(contents['state_dict'][f'{prefix}weight'], WEIGHTS['weight'])
+    if scheme != 'mmcls://':
+        assert contents['meta'] == dict(epoch=2)  # mmengine would run `config`
+
+    marker = tmp_path / 'was_run'
+    torch.save(dict(state_dict=weights, extra=Evil(marker)), path)
+    with pytest.raises(InputError, match='was refused, because reading it would run code'):
+        CheckpointLoader.load_checkpoint(location)
+    assert not marker.exists()
+
+
+def test_mmengine_reads_plain_data_from_ceph(monkeypatch, tmp_path):
+    marker = tmp_path / 'was_run'
+    contents = dict(state_dict=WEIGHTS, meta=dict(config='x'))
+    files = {}
+    for name, extra in (('good', {}), ('evil', dict(extra=Evil(marker)))):
+        torch.save({**contents, **extra}, tmp_path / name)
+        files[f's3://bucket/{name}'] = files[f'cluster:s3://bucket/{name}'] = (
+            tmp_path / name
+        ).read_bytes()
+    monkeypatch.setattr(
+        'mtkdrl_mm.utils.checkpoint.get_file_backend',
+        lambda *args, **kwargs: SimpleNamespace(get=files.__getitem__),
+    )
+    for location in files:
+        if location.endswith('evil'):
+            with pytest.raises(InputError, match='would run code'):
+                CheckpointLoader.load_checkpoint(location)
+        else:
+            read = CheckpointLoader.load_checkpoint(location)
+            assert torch.equal(read['state_dict']['weight'], WEIGHTS['weight'])
+            assert read['meta'] == {}
+    assert not marker.exists()
+
+
+def test_unknown_addresses():
+    with pytest.raises(InputError, match=r'addresses with "pavi://" cannot be read'):
+        CheckpointLoader.load_checkpoint('pavi://x')
+    with pytest.raises(InputError, match=r'mmengine has no weights "resnet5"'):
+        CheckpointLoader.load_checkpoint('open-mmlab://resnet5')
+    with pytest.raises(InputError, match='names no file'):
+        fetch('https://example.org/..', 'x')
+
+
+def test_map_location(tmp_path):
+    contents = dict(state_dict=OrderedDict(WEIGHTS), other=[(torch.ones(2), 1)])
+    torch.save(contents, tmp_path / 'x.pth')
+    for here in (None, 'cpu', torch.device('cpu'), lambda storage, where: storage):
+        read = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.pth'), here)
+        assert read['state_dict']['weight'].device.type == 'cpu'
+    read = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.pth'), 'meta')
+    assert read['state_dict']['weight'].is_meta and read['other'][0][0].is_meta
+
+
+def test_arrays_of_numpy(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.save(tmp_path / 'a.npy', array)
+    np.testing.assert_array_equal(read_tensor(str(tmp_path / 'a.npy'), 'x').numpy(), array)
+    data = (tmp_path / 'a.npy').read_bytes()
+    (tmp_path / 'lie.npy').write_bytes(data.replace(b'(2, 3)', b'(9999999999, 3)'))
+    (tmp_path / 'cut.npy').write_bytes(data[:-1])
+    np.save(tmp_path / 'evil.npy', np.array([Evil(tmp_path / 'was_run')]), allow_pickle=True)
+    for name in ('lie', 'cut', 'evil'):
+        with pytest.raises(InputError, match=rf'{name}\.npy" cannot be read as a checkpoint'):
+            read_tensor(str(tmp_path / f'{name}.npy'), 'x')
+    assert not (tmp_path / 'was_run').exists()
+
+
+AVERAGED = {k: v + 1 for k, v in WEIGHTS.items()}
+MMENGINE = dict(mmengine_version='0.10.7')
+
+
+@pytest.mark.parametrize(
+    'contents',
+    [
+        dict(state_dict=WEIGHTS, state_dict_ema=AVERAGED),
+        dict(model=WEIGHTS, model_ema=AVERAGED),
+        dict(model=WEIGHTS, ema=AVERAGED, updates=3),
+        dict(model=WEIGHTS, model_ema=dict(module=AVERAGED)),
+        # mmengine's EMAHook exchanges the two
+        dict(state_dict=AVERAGED, ema_state_dict=WEIGHTS, meta=MMENGINE),
+        dict(state_dict=WEIGHTS, ema_state_dict=AVERAGED),
+    ],
+)
+def test_averaged_and_raw_weights(contents):
+    for which, kind, expected in (
+        (None, 'averaged', AVERAGED),
+        ('ema', 'averaged', AVERAGED),
+        ('raw', 'raw', WEIGHTS),
+    ):
+        found = find_weights(contents, 'x.pth', 'x', which)
+        assert found.kind == kind
+        assert torch.equal(found.weights['weight'], expected['weight'])
+
+
+def test_weights_that_a_file_does_not_have():
+    with pytest.raises(InputError, match=r'"x\.pth" holds no averaged weights'):
+        find_weights(dict(model=WEIGHTS), 'x.pth', 'x', 'ema')
+    with pytest.raises(InputError, match=r'"x\.pth" holds averaged weights only'):
+        find_weights(dict(model_ema=WEIGHTS), 'x.pth', 'x', 'raw')
+    assert find_weights(dict(model_ema=WEIGHTS), 'x.pth', 'x').kind == ''
+    with pytest.raises(InputError, match='`weights` must be "ema" or "raw"'):
+        find_weights(dict(model=WEIGHTS), 'x.pth', 'x', 'mean')
+
+
+FETCH = """
+import sys, time, torch
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.checkpoint import fetch
+calls = []
+def download(url, path, progress):
+    open(sys.argv[2], 'a').write('x')
+    time.sleep(2)
+    if sys.argv[1] == 'fails':
+        raise OSError('no route')
+    if sys.argv[1] == 'dies':
+        import os
+        if len(open(sys.argv[2]).read()) == 1:
+            os.kill(os.getpid(), 9)
+    open(path + '.part', 'w').write('done')
+    import os; os.replace(path + '.part', path)
+torch.hub.download_url_to_file = download
+try:
+    print(open(fetch('https://example.org/x.pth', 'teacher')).read())
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('how', 'downloads', 'lines'),
+    [
+        ('works', 1, ['done', 'done', 'done']),
+        ('fails', 1, ['Teacher: "https://example.org/x.pth" cannot be downloaded (no route).'] * 3),
+        ('dies', 2, ['done', 'done']),  # the next one of those that wait goes on
+    ],
+)
+def test_one_process_downloads_and_the_others_wait(tmp_path, how, downloads, lines):
+    command = [sys.executable, '-c', FETCH, how, str(tmp_path / 'calls')]
+    environment = dict(os.environ, TORCH_HOME=str(tmp_path), LOCAL_RANK='0')
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    ends = [output.strip().split('\n')[-1] for output in outputs]
+    assert (tmp_path / 'calls').read_text() == 'x' * downloads
+    assert sum(end.startswith(lines[0]) for end in ends) == len(lines)

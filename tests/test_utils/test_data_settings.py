@@ -104,10 +104,16 @@ def test_classes_of_a_distillation():
     assert cfg.model.student == Config.fromfile(path).model.student
 
 
+def test_classes_of_a_plain_classifier():
+    path = CONFIGS / 'baseline' / 'r18_imagenet.py'
+    cfg = load(path, {'metainfo.classes': ['cat', 'dog', 'cow']})
+    assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
+
+
 def test_classes_from_a_file(tmp_path):
-    (tmp_path / 'classes.txt').write_text('cat\ndog\n\ncow\n')
+    (tmp_path / 'classes.txt').write_bytes('\ufeffcat\r\nhot dog\r\n\ncow\n'.encode())
     cfg = load(COCO, {'metainfo.classes': str(tmp_path / 'classes.txt')})
-    assert cfg.val_dataloader.dataset.metainfo.classes == ('cat', 'dog', 'cow')
+    assert cfg.val_dataloader.dataset.metainfo.classes == ('cat', 'hot dog', 'cow')
 
 
 def test_number_of_classes_that_disagrees():

@@ -168,6 +168,7 @@ def add_agent(
 
     hook_cfg = {k: v for k, v in cfg.default_hooks.agent.items() if k != 'type'}
     hook = AgentHook(**hook_cfg)
+    model.weighting.attach_trainer()
     model.weighting.warming_up = False
     hook.history = History(model.weighting.state_sizes, hook.history_budget)
     hook.algorithm.setup(model.weighting.agent)

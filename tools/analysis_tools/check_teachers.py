@@ -27,14 +27,19 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
+from mtkdrl_mm.engine.build_dataloader import build_dataloader
 from mtkdrl_mm.engine.check_teachers import check_teachers
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+from mtkdrl_mm.utils.launch import (
+    add_common_arguments,
+    check_data,
+    load_config,
+    run_tool,
+)
 
 FORMATS = ('.md', '.csv', '.json')
 
@@ -91,7 +96,7 @@ def draw_batches(cfg: Config, args: argparse.Namespace) -> tuple[list[dict], Ite
     if count is None:
         count = -(-1000 // loader.batch_size)
     check_number('--num-batches', count, minimum=1)
-    batches = iter(Runner.build_dataloader(loader, seed=args.seed))
+    batches = iter(build_dataloader(loader, seed=args.seed))
     further = 4 * -(-args.preprocessing_images // loader.batch_size)
     return list(itertools.islice(batches, count)), itertools.islice(batches, further)
 

@@ -35,6 +35,7 @@ from mmengine.config import Config
 from scipy import stats
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.launch import run_tool
 
 matplotlib.use('Agg')
@@ -43,6 +44,16 @@ from matplotlib.ticker import MaxNLocator
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 Runs = dict[str, list[dict[str, Any]]]
+RESULT_KEYS = dict(
+    method=str,
+    seed=int,
+    metric=(int, float),
+    seconds=(int, float),
+    seconds_per_epoch=(int, float),
+    peak_mib=(int, float),
+    curves=dict,
+    class_weights=(dict, type(None)),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,8 +112,8 @@ def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     result_file = osp.join(run_folder(config, seed, args), 'result.json')
     if not osp.isfile(result_file):
         return None
-    with open(result_file) as file:
-        result = json.load(file)
+    result = read_json_object(result_file, RESULT_KEYS)
+    check_curves(result, result_file)
     settings = args.descriptions[config]
     if result.get('config', settings) != settings:
         raise InputError(
@@ -110,6 +121,27 @@ def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
             'Give another --work-dir, or remove that run to train it again.'
         )
     return result
+
+
+def check_curves(result: dict[str, Any], path: str) -> None:
+    """Check the parts of a result that are tables.
+
+    Raises:
+        InputError: If one is damaged.
+    """
+    try:
+        for points in result['curves'].values():
+            if points and np.asarray(points, dtype=float).shape != (len(points), 2):
+                raise ValueError('its "curves" are no pairs of iteration and weight')
+        classes = result['class_weights']
+        if classes is not None:
+            shape = np.asarray(classes['logit'], dtype=float).shape
+            if len(shape) != 2 or shape[1] != len(classes['teachers']):
+                raise ValueError('its "class_weights" are no table of classes and teachers')
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f'"{path}" is damaged: {error}. Remove it to train that run again.') from (
+            error
+        )
 
 
 def gpus_of_jobs(args: argparse.Namespace) -> 'Queue[str | None]':
@@ -187,8 +219,7 @@ def read_result(work_dir: str, metric: str) -> dict[str, Any]:
     """Read accuracy, times and weights from the logs of a training."""
     records = []
     for path in sorted(glob.glob(osp.join(work_dir, '*', 'vis_data', 'scalars.json'))):
-        with open(path) as file:
-            records += [json.loads(line) for line in file]
+        records += read_json_lines(path)
     values = [record[metric] for record in records if metric in record]
     if not values:
         raise InputError(f'No "{metric}" in the logs of {work_dir}: is it validated?')
@@ -204,8 +235,7 @@ def read_result(work_dir: str, metric: str) -> dict[str, Any]:
     classes = osp.join(work_dir, 'class_weights.json')
     class_weights = None
     if osp.isfile(classes):
-        with open(classes) as file:
-            class_weights = json.load(file)
+        class_weights = read_json_object(classes, dict(logit=list, teachers=list))
     return dict(
         metric=values[-1],
         seconds_per_epoch=float(np.median([r['time'] for r in steps])) * max(length) / epochs,

@@ -13,14 +13,19 @@ import argparse
 import torch
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
 
+from mtkdrl_mm.engine.build_dataloader import build_dataloader
 from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+from mtkdrl_mm.utils.launch import (
+    add_common_arguments,
+    check_data,
+    load_config,
+    run_tool,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,7 +89,7 @@ def main() -> None:
     loader.sampler = dict(type='DefaultSampler', shuffle=False)
     loader.pop('drop_last', None)
     loader.pop('batch_sampler', None)
-    centers = compute_centers(model, Runner.build_dataloader(loader))
+    centers = compute_centers(model, build_dataloader(loader))
     torch.save(centers, args.out)
     print(f'\nClass centres of {", ".join(centers)} are in {args.out}.')
 

@@ -23,13 +23,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.json_files import read_json_lines
+from mtkdrl_mm.utils.launch import read_config_file, run_tool
+from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
 
 # What an mmpretrain config needs beside the model to be of use elsewhere.
 CONFIG_KEYS = (
@@ -44,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('checkpoint', help='training checkpoint of a distillation or of a baseline')
     parser.add_argument('out', help='file to write, .pth or .safetensors; a hash is added')
+    parser.add_argument(
+        '--config',
+        help='the config that it was trained with, where the student needs modules of your own: '
+        'unlike the one in the checkpoint, which is read as data only, it is run',
+    )
     parser.add_argument('--backbone-only', action='store_true', help='leave neck and head out')
     parser.add_argument(
         '--format',
@@ -54,38 +61,105 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_config(contents: dict[str, Any], path: str) -> Config:
-    """The config that a training checkpoint was made with.
+def read_config(contents: dict[str, Any], path: str) -> dict[str, Any]:
+    """The config that a training checkpoint was made with, as data: nothing of it is run.
 
     Raises:
-        InputError: If the checkpoint holds none.
+        InputError: If the checkpoint holds none, or one that is no plain data.
     """
     text = (contents.get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise InputError(
             f'"{path}" holds no config, so it is no training checkpoint of mmengine. Only those '
-            'can be exported.'
+            'can be exported; or give the config that it was trained with: --config CONFIG.'
         )
-    # mmengine reads `custom_imports` when it reads a config.
-    return Config.fromstring(text, file_format='.py')
+    return parse_literal_config(text, f'"{path}"')
 
 
-def student_config(cfg: Config) -> Config:
+def is_distillation(model: dict[str, Any]) -> bool:
+    return str(model.get('type')).endswith('MultiTeacherDistiller')
+
+
+def trusted_student(cfg: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Network and preprocessing of the student of a config file that the user gave."""
+    model = cfg.model
+    if not is_distillation(model):
+        return plain_config(model), None
+    student, preprocessor = read_network_config(model.student, 'student')
+    student = plain_config(student)
+    if model.get('num_classes') is not None:
+        student['head']['num_classes'] = model.num_classes
+    return student, plain_config(preprocessor)
+
+
+def found_student(
+    cfg: dict[str, Any], contents: dict[str, Any], path: str
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Network and preprocessing of the student, from the checkpoint alone.
+
+    A config found in a file must not make this program read, run or install
+    anything, so that ``cfg_path`` is not followed.
+
+    Raises:
+        InputError: If the checkpoint does not say what the student is.
+    """
+    model = cfg.get('model')
+    if not isinstance(model, dict):
+        raise InputError(f'The config in "{path}" has no `model`.')
+    preprocessor = None
+    if is_distillation(model):
+        saved = (contents.get('meta') or {}).get('student_cfg')
+        student = model.get('student')
+        if isinstance(saved, dict) and isinstance(saved.get('model'), dict):
+            model, preprocessor = saved['model'], saved.get('data_preprocessor')
+        elif isinstance(student, dict) and 'type' in student:
+            num_classes, model = model.get('num_classes'), dict(student)
+            if num_classes is not None and isinstance(model.get('head'), dict):
+                model['head'] = dict(model['head'], num_classes=num_classes)
+        else:
+            raise InputError(
+                f'"{path}" says only where the config of its student was, not what it held. Give '
+                'the config that you trained with: --config CONFIG.'
+            )
+    check_types(model, f'"{path}"')
+    check_types(preprocessor, f'"{path}"')
+    check_types({key: cfg.get(key) for key in CONFIG_KEYS}, f'"{path}"')
+    return model, preprocessor
+
+
+def without_pretrained(node: Any) -> Any:
+    """A network's config without the files that it was initialised from: it has its weights."""
+    if isinstance(node, dict):
+        kept = {
+            key: without_pretrained(value) for key, value in node.items() if key != 'pretrained'
+        }
+        init = kept.get('init_cfg')
+        entries = init if isinstance(init, list) else [init]
+        others = [e for e in entries if not (isinstance(e, dict) and 'checkpoint' in e)]
+        if 'init_cfg' in kept and len(others) < len(entries):
+            del kept['init_cfg']
+            if others:
+                kept['init_cfg'] = others
+        return kept
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_pretrained(value) for value in node)
+    return node
+
+
+def student_config(
+    cfg: dict[str, Any], model: dict[str, Any], preprocessor: dict[str, Any] | None
+) -> Config:
     """A plain mmpretrain config of the student.
 
     Args:
-        cfg (Config): Of a distillation, or of a plain classifier.
+        cfg (dict): Of a distillation, or of a plain classifier.
+        model (dict): The student's network.
+        preprocessor (dict, optional): Its preprocessing, where ``cfg`` has none.
 
     Returns:
         Config: With the model and what testing needs.
     """
-    model, preprocessor = cfg.model, None
-    if str(model.get('type')).endswith('MultiTeacherDistiller'):
-        num_classes = model.get('num_classes')
-        model, preprocessor = read_network_config(cfg.model.student, 'student')
-        if num_classes is not None:
-            model.head.num_classes = num_classes
-    plain = Config(dict(default_scope='mmpretrain', model=model.to_dict()))
+    plain = Config(dict(default_scope='mmpretrain', model=without_pretrained(model)))
     for key in CONFIG_KEYS:
         if cfg.get(key) is not None:
             plain[key] = cfg[key]
@@ -108,18 +182,16 @@ def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
     pattern = osp.join(osp.dirname(osp.abspath(path)), '*', 'vis_data', 'scalars.json')
     results: dict[str, float] = {}
     for log in sorted(glob.glob(pattern)):
-        with open(log) as file:
-            records = [json.loads(line) for line in file]
-        for record in records:
+        for record in read_json_lines(log):
             if record.get('step') == epoch and 'loss' not in record:
                 results = {k: v for k, v in record.items() if k.startswith('accuracy/')} or results
     return results
 
 
-def describe(cfg: Config, contents: dict[str, Any], path: str) -> dict[str, Any]:
-    """What a user of the exported file may want to know."""
-    model, meta = cfg.model, contents['meta']
-    distilled = str(model.get('type')).endswith('MultiTeacherDistiller')
+def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str) -> dict[str, Any]:
+    """What a user of the exported file may want to know; ``text`` is that of ``cfg``."""
+    model, meta = cfg['model'], contents.get('meta') or {}
+    distilled = is_distillation(model)
     weighting = model.get('weighting', 'AVER') if distilled else None
     classes = list((meta.get('dataset_meta') or {}).get('classes') or ())
     return dict(
@@ -132,7 +204,7 @@ def describe(cfg: Config, contents: dict[str, Any], path: str) -> dict[str, Any]
         ],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
-        config=cfg.pretty_text,
+        config=text,
     )
 
 
@@ -180,18 +252,41 @@ def save(
     return path, osp.getsize(path)
 
 
+def build(model: dict[str, Any], path: str) -> nn.Module:
+    """Build the student.
+
+    Raises:
+        InputError: If its config makes no sense.
+    """
+    try:
+        return build_classifier(model, None, None, 'student')
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network says of wrong arguments
+        reason = str(error).split('\n')[0][:200]
+        raise InputError(
+            f'The student that "{path}" describes cannot be built: {reason}'
+        ) from error
+
+
 def main() -> None:
     args = parse_args()
     stem, suffix = osp.splitext(args.out)
     if suffix not in ('.pth', '.safetensors'):
         raise InputError(f'"{args.out}" must end in .pth or .safetensors.')
     contents = read_checkpoint(args.checkpoint, 'training checkpoint')
-    cfg = read_config(contents, args.checkpoint)
     init_default_scope('mmpretrain')
-    plain = student_config(cfg)
+    if args.config is None:
+        cfg = read_config(contents, args.checkpoint)
+        text = contents['meta']['cfg']
+        plain = student_config(cfg, *found_student(cfg, contents, args.checkpoint))
+    else:
+        trusted = read_config_file(args.config)
+        cfg, text = plain_config(trusted), trusted.pretty_text
+        plain = student_config(cfg, *trusted_student(trusted))
     weights = extract_state_dict(contents, args.checkpoint, 'training checkpoint')
     weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
-    own = build_classifier(plain.model, None, None, 'student').state_dict()
+    own = build(plain.model, args.config or args.checkpoint).state_dict()
     if weights.keys() != own.keys():
         raise InputError(
             f'"{args.checkpoint}" does not hold the student of its own config. Missing: '
@@ -202,7 +297,7 @@ def main() -> None:
         weights = {f'backbone.{key}': value for key, value in backbone_weights(weights).items()}
     if args.format == 'torchvision':
         weights = to_torchvision(weights, args.checkpoint)
-    meta = describe(cfg, contents, args.checkpoint)
+    meta = describe(cfg, text, contents, args.checkpoint)
     path, size = save(weights, meta, args)
     print(f'{len(weights)} tensors, {size / 2**20:.1f} MiB: {path}')
     if not args.backbone_only:

@@ -5,11 +5,13 @@ from .agent_hook import AgentHook
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .finite_loss_hook import FiniteLossHook
 from .label_check_hook import LabelCheckHook
+from .left_out_images_hook import LeftOutImagesHook
 from .meta_learning_hook import MetaLearningHook
 from .param_scheduler_hook import ElasticParamSchedulerHook
 from .preemption_hook import PreemptionHook
 from .teacher_check_hook import TeacherCheckHook
 from .teacher_weight_hook import TeacherWeightHook
+from .topk_limit_hook import TopKLimitHook
 
 __all__ = [
     'AgentHook',
@@ -17,8 +19,10 @@ __all__ = [
     'ElasticParamSchedulerHook',
     'FiniteLossHook',
     'LabelCheckHook',
+    'LeftOutImagesHook',
     'MetaLearningHook',
     'PreemptionHook',
     'TeacherCheckHook',
     'TeacherWeightHook',
+    'TopKLimitHook',
 ]

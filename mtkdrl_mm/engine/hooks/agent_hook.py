@@ -134,8 +134,8 @@ class AgentHook(Hook):
         self._meter = ScalarMeter(
             ['reward', *(f'reward/{name}' for name in names), 'policy_entropy']
         )
-        self.algorithm.setup(self.weighting.agent)
-        self.algorithm.seed = runner.seed
+        self.weighting.attach_trainer()
+        self.algorithm.setup(self.weighting.agent, runner.seed)
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
         self._runner = runner

@@ -50,8 +50,9 @@ class DurableCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             if step not in kept:
                 kept.append(step)
+            # Killed before the outdated ones are gone, a resumed training removes them.
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
             outdated, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
-            runner.message_hub.update_info('keep_ckpt_ids', kept)
         filename = self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, filename)
         before = runner.message_hub.runtime_info.get('last_ckpt')
@@ -77,7 +78,9 @@ class DurableCheckpointHook(CheckpointHook):
             return
         self.last_ckpt = path
         if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.extend(kept)  # a deque of that length
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
             for old in outdated:
                 self._remove(
                     self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))

@@ -1,28 +1,34 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Looks at the labels of detectors and segmentors before training."""
+"""Looks at classes and labels before training and testing."""
 
+import os.path as osp
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
+from mtkdrl_mm.datasets import built_datasets
+from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.class_names import shorten
 
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
-    """Stops training on labels that the model has no classes for.
+    """Stops training and testing on labels that the model has no classes for.
 
-    When it acts: once, before training. It compares the classes of the data
-    sets with each other, with the annotations, and with the number of classes
-    of the model's heads. It reads a few images with their labels from the
-    training set, as the pipeline gives them, and looks for labels outside of
-    the classes. What it finds would otherwise end in an index error in the
-    middle of a loss or of the first evaluation, or in a device assertion. In
-    checkpoints it saves nothing.
+    When it acts: once, before training or a test. It compares the classes of
+    the data sets, inside of wrappers too, with each other, with the
+    annotations, and with the number of classes of the model's heads. It looks
+    at all labels of classifiers. For detectors and segmentors it reads a few
+    images with their labels from the training set, as the pipeline gives them.
+    What it finds would otherwise end in an index error in the middle of a loss
+    or of the first evaluation, in a device assertion, or in wrong results.
+    Before validation it gives mmdet's metric the categories of a data set that
+    is labelled by names. In checkpoints it saves nothing.
 
     Args:
         num_samples (int): Images to look at, spread evenly over the training
@@ -39,19 +45,22 @@ class LabelCheckHook(Hook):
         self.num_samples = int(check_number('num_samples', num_samples, minimum=1))
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the labels."""
+        """Look at the labels of the training and the validation set."""
         dataset = runner.train_dataloader.dataset
         if len(dataset) == 0:
             classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
             raise InputError(
                 'The training set is empty: it has no image with labels of the classes '
-                f'{_shorten(classes)}. Check train_dataloader.dataset: `data_root`, `ann_file`, '
-                '`data_prefix`, and whether `metainfo.classes` are named as in the annotations.'
+                f'{shorten(classes or ())}. Check train_dataloader.dataset: `data_root`, '
+                '`ann_file`, `data_prefix`, and whether `metainfo.classes` are named as in the '
+                'annotations.'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        heads = _heads_with_classes(model)
+        heads = heads_with_classes(runner)
         self._check_classes(runner, heads)
-        if not heads:
+        classified = _check_image_labels(dataset, heads)
+        if runner.val_loop is not None:
+            _check_image_labels(runner.val_dataloader.dataset, heads)
+        if not heads or classified:
             return
         count = min(self.num_samples, len(dataset))
         for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
@@ -64,8 +73,32 @@ class LabelCheckHook(Hook):
                     '`seg_map_suffix`; labels of Cityscapes and COCO-Stuff have to be converted '
                     "first, by mmseg's tools/dataset_converters."
                 ) from error
-            for name, num_classes, ignored in heads:
-                self._check(sample, name, num_classes, ignored)
+            for key, num_classes, ignored in heads:
+                self._check(sample, key, num_classes, ignored)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare the classes of a checkpoint with those of the test set.
+
+        Raises:
+            InputError: If they differ.
+        """
+        meta = checkpoint.get('meta')
+        dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
+        classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else None
+        # Training may start from weights for other classes; there, no test loop is built.
+        loop = getattr(runner, '_test_loop', None)
+        if isinstance(loop, BaseLoop) and isinstance(classes, (list, tuple)):
+            _compare_classes(list(classes), loop.dataloader.dataset, 'test')
+
+    def before_val(self, runner: Runner) -> None:
+        """Let the metrics use the categories of the data set."""
+        _follow_categories(runner.val_evaluator, runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        """Look at the labels of the test set."""
+        dataset = runner.test_dataloader.dataset
+        _check_image_labels(dataset, heads_with_classes(runner))
+        _follow_categories(runner.test_evaluator, dataset)
 
     @staticmethod
     def _check_classes(runner: Runner, heads: list[tuple[str, int, int]]) -> None:
@@ -74,31 +107,29 @@ class LabelCheckHook(Hook):
         classes = _classes_of(dataset)
         if classes is None:
             return
-        known = getattr(dataset, 'cat_ids', None)
-        if known is not None and len(known) < len(classes):
+        for part in built_datasets(dataset):
+            known = getattr(part, 'cat_ids', None)
+            if known is not None and len(known) < len(classes):
+                raise InputError(
+                    f'Of the classes {shorten(classes)}, the annotation file '
+                    f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Name '
+                    '`metainfo.classes` of the data sets as the `categories` in it.'
+                )
+        wrong = [(key, number) for key, number, _ in heads if number != len(classes)]
+        if wrong:
+            settings = ' '.join(f'{key}={len(classes)}' for key, _ in wrong)
+            # The teachers' heads follow, not what their files hold.
+            also = ' and give teachers of these classes' if 'model.num_classes' in settings else ''
             raise InputError(
-                f'Of the classes {_shorten(classes)}, the annotation file '
-                f'"{getattr(dataset, "ann_file", None)}" has only {len(known)}. Name '
-                '`metainfo.classes` of the data sets as the `categories` in it.'
+                f'`{wrong[0][0]}` is {wrong[0][1]}, but the training set has {len(classes)} '
+                f'classes: {shorten(classes)}. If that is right, set {settings}{also}; if not, '
+                'name the classes: --cfg-options metainfo.classes=NAME,NAME'
             )
-        for name, num_classes, _ in heads:
-            if num_classes != len(classes):
-                raise InputError(
-                    f'`model.{name}.num_classes` is {num_classes}, but the training set has '
-                    f'{len(classes)} classes: {_shorten(classes)}. Set one of them to the '
-                    "other's number; --cfg-options metainfo.classes=NAME,NAME sets both."
-                )
         if runner.val_loop is not None:
-            others = _classes_of(runner.val_dataloader.dataset)
-            if others is not None and others != classes:
-                raise InputError(
-                    f'The training set has the classes {_shorten(classes)}, the validation set '
-                    f'{_shorten(others)}. Set `metainfo.classes` of val_dataloader.dataset to the '
-                    'same.'
-                )
+            _compare_classes(classes, runner.val_dataloader.dataset, 'validation')
 
     @staticmethod
-    def _check(sample: Any, head: str, num_classes: int, ignored: int) -> None:
+    def _check(sample: Any, key: str, num_classes: int, ignored: int) -> None:
         if 'gt_sem_seg' in sample:
             labels, path = sample.gt_sem_seg.data, sample.get('seg_map_path')
         elif 'gt_instances' in sample and 'labels' in sample.gt_instances:
@@ -110,15 +141,30 @@ class LabelCheckHook(Hook):
         strange = strange[strange != ignored].tolist()
         if strange:
             raise InputError(
-                f'"{path}" has the labels {_shorten(strange)}, but `model.{head}.num_classes` is '
+                f'"{path}" has the labels {shorten(strange)}, but `{key}` is '
                 f'{num_classes}: labels must be 0 to {num_classes - 1}, or {ignored} for what is '
                 'ignored. Convert the label maps, or set `num_classes` and '
                 '`metainfo.classes` of the data sets to what they hold.'
             )
 
 
-def _heads_with_classes(model: torch.nn.Module) -> list[tuple[str, int, int]]:
-    """Name, number of classes and ignored label of every head that has classes."""
+def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
+    """Heads of the runner's model that have classes.
+
+    Args:
+        runner (Runner): The runner.
+
+    Returns:
+        list[tuple[str, int, int]]: For every head the key of its number of
+        classes in the config, the number, and the ignored label.
+    """
+    model = runner.model
+    while is_model_wrapper(model):  # DDP, and test-time augmentation in it
+        model = model.module
+    if isinstance(model, MultiTeacherDistiller):
+        # One number for the student's head and all teachers.
+        count = getattr(getattr(model.student, 'head', None), 'num_classes', None)
+        return [('model.num_classes', count, 255)] if isinstance(count, int) else []
     found = []
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)
@@ -126,15 +172,107 @@ def _heads_with_classes(model: torch.nn.Module) -> list[tuple[str, int, int]]:
         if 'rpn_head' in name:
             continue
         if name and isinstance(num_classes, int) and 'head' in name and 'loss' not in name:
-            found.append((name, num_classes, int(getattr(module, 'ignore_index', 255))))
+            ignored = int(getattr(module, 'ignore_index', 255))
+            found.append((f'model.{name}.num_classes', num_classes, ignored))
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    # Mixing images needs labels as vectors of that length.
+    if getattr(preprocessor, 'batch_augments', None) is not None:
+        found.append(('data_preprocessor.num_classes', preprocessor.num_classes or 0, 255))
     return found
+
+
+def _check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool:
+    """Check all labels of whole images; whether the data set has them."""
+    found = False
+    for part in built_datasets(dataset):
+        if not hasattr(part, 'get_data_info') or len(part) == 0:
+            continue
+        if 'gt_label' not in part.get_data_info(0):
+            continue
+        found = True
+        # Labels of folders are their places in the list of classes.
+        if getattr(part, 'folder_to_idx', None) is None:
+            _check_part(part, heads)
+    return found
+
+
+def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
+    classes = _classes_of(part)
+    counts = [num_classes for _, num_classes, _ in heads] or ([len(classes)] if classes else [])
+    if not counts:
+        return
+    count, first = min(counts), None
+    lowest, highest = count, -1
+    for index in range(len(part)):
+        info = part.get_data_info(index)
+        label = info['gt_label']
+        values = [int(value) for value in label] if hasattr(label, '__len__') else [int(label)]
+        if not values:
+            continue
+        lowest, highest = min(lowest, *values), max(highest, *values)
+        if first is None and not (min(values) >= 0 and max(values) < count):
+            first = info.get('img_path', f'number {index}')
+    if first is None:
+        return
+    where = f'"{part.ann_file}"' if getattr(part, 'ann_file', '') else type(part).__name__
+    if lowest == 1 and highest == count:
+        advice = 'They seem to be counted from 1: subtract 1 from every label.'
+    elif lowest >= 0 and heads:
+        advice = (
+            f'Correct the labels; or, if there are {highest + 1} classes, set `{heads[0][0]}` to '
+            'that.'
+        )
+    else:
+        advice = 'Correct the labels.'
+    raise InputError(
+        f'The labels in {where} are {lowest} to {highest}, but with {count} classes they must be '
+        f'0 to {count - 1}. The first image with such a label is "{osp.normpath(str(first))}". '
+        f'{advice}'
+    )
+
+
+def _compare_classes(classes: list[str], dataset: Any, which: str) -> None:
+    for part in built_datasets(dataset):
+        others = _classes_of(part)
+        if others is not None and others != classes:
+            raise InputError(
+                f'The training set has the classes {shorten(classes)}, the {which} set '
+                f'{shorten(others)}: the same label would mean another class. Give both the same '
+                'classes in the same order: in `metainfo.classes` where labels are read by name '
+                '(class folders, COCO, mmseg), else in the annotation files, with the labels.'
+            )
+
+
+def _follow_categories(evaluator: Any, dataset: Any) -> None:
+    """Give mmdet's metrics the categories of a data set that is labelled by names."""
+    found = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
+    if len(found) != 1 or found[0] is None:
+        return
+    ids = list(found[0].values())
+    for metric in evaluator.metrics:
+        if getattr(metric, 'cat_ids', ()) is not None:
+            continue  # another kind of metric, or one that has them
+        metric.cat_ids = ids
+        api: Any = getattr(metric, '_coco_api', None)
+        # COCO's table sorts by the ids, mmdet names its rows by the labels.
+        if api is not None and ids != sorted(map(abs, ids)) and not metric.outfile_prefix:
+            metric.cat_ids = list(range(len(ids)))
+            _number_by_label(api, found[0])
+
+
+def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
+    """Let the ids of COCO's categories be the labels; those of other categories come after."""
+    labels = {number: label for label, number in enumerate(category_ids.values())}
+    for annotation in api.dataset['annotations']:
+        number = annotation['category_id']
+        annotation['category_id'] = labels.get(number, len(labels) + number)
+    api.dataset['categories'] = [
+        dict(id=label, name=name) for label, name in enumerate(category_ids)
+    ]
+    api.createIndex()
+    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
 
 
 def _classes_of(dataset: Any) -> list[str] | None:
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     return None if classes is None or isinstance(classes, str) else list(classes)
-
-
-def _shorten(values: Any, most: int = 8) -> str:
-    listed = ', '.join(str(value) for value in list(values or ())[:most])
-    return f'{listed}, ...' if values is not None and len(values) > most else listed

@@ -101,6 +101,7 @@ class MetaLearningHook(Hook):
             )
         self._runner = runner
         self.weighting = distiller.weighting
+        self.weighting.attach_trainer()
         self._parameters = list(self.weighting.parameters())
         self.optimizer = Algorithm.build_optimizer(self.optimizer_cfg, self._parameters)
         self._look_ahead = LookAhead(distiller, self.lookahead_lr)

@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Looks at the teachers before anyone pays for training."""
 
-import re
 from typing import Any
 
 import torch
@@ -11,8 +10,10 @@ from mmengine.runner import Runner
 
 from mtkdrl_mm.evaluation.teacher_report import accuracy_floor
 from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.class_names import shorten
 
 from ..distiller_of import distiller_of
 
@@ -52,12 +53,9 @@ class TeacherCheckHook(Hook):
         """
         distiller = distiller_of(runner, 'TeacherCheckHook')
         required = distiller.weighting.required_hook
-        if required and required not in [type(hook).__name__ for hook in runner.hooks]:
-            key = re.sub(r'(?<!^)(?=[A-Z])', '_', required.removesuffix('Hook')).lower()
-            raise InputError(
-                f'The weighting {type(distiller.weighting).__name__} needs {required}: add '
-                f"{key}=dict(type='mtkdrl_mm.{required}') to `default_hooks`."
-            )
+        # The hook itself may come after this one, and not be attached yet.
+        if required not in [type(hook).__name__ for hook in runner.hooks]:
+            distiller.weighting.check_trainer()
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         if runner.val_loop is None:
             runner.logger.info(
@@ -79,7 +77,7 @@ class TeacherCheckHook(Hook):
                 break
             batch = distiller.data_preprocessor(batch, False)
             samples = batch['data_samples']
-            labels = torch.cat([sample.gt_label for sample in samples]).to(device)
+            labels = hard_labels(samples).to(device)
             for m, output in enumerate(pool.query(batch['inputs'], samples)):
                 counts[m] += (output.logits.argmax(dim=1) == labels).sum()
             counts[-1] += len(labels)
@@ -120,6 +118,8 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     if classes is not None and len(classes) != expected:
         raise InputError(
             f'The {which} data has {len(classes)} classes, but student and teachers have '
-            f'{expected}. Set `model.num_classes={len(classes)}`, and give teachers trained on '
-            'these classes.'
+            f'{expected}. The data has {shorten(classes)}. If that is right, set '
+            f'`model.num_classes={len(classes)}` and give teachers of these classes, or teachers '
+            'with a `class_map`; if not, correct the class folders, or `metainfo.classes` of the '
+            'data sets.'
         )

@@ -2,28 +2,32 @@
 """The model of a distillation run."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
+from mmpretrain.models.losses import LabelSmoothLoss
+from mmpretrain.registry import BATCH_AUGMENTS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
-from mtkdrl_mm.utils import InputError, build_component, check_number
+from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
+from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier, run_classifier
 from ..connectors import Connector
+from ..head_loss import check_head_loss
+from ..infer_output import infer_output, input_channels
+from ..labels import target_labels
 from ..losses import DistillationLoss
+from ..num_classes import set_num_classes
 from ..teachers import TeacherPool
-from ..teachers.preprocessing import Preprocessing
-from ..teachers.teacher_pool import probe_size
+from ..teachers.preprocessing import Preprocessing, check_input_size
 from ..weightings import Weighting
 
 StepObserver = Callable[[StepTerms, TeacherWeights], None]
@@ -41,11 +45,16 @@ class MultiTeacherDistiller(BaseModel):
 
     In ``predict`` and ``tensor`` mode it is the student. Checkpoints hold
     student, connectors and weighting strategy under ``student.``,
-    ``connectors.`` and ``weighting.``, and no teacher.
+    ``connectors.`` and ``weighting.``, and no teacher. ``student_cfg`` is the
+    student's whole config as plain data, ``model`` and ``data_preprocessor``:
+    saved beside the weights, it spares a reader the files that ``student``
+    names.
 
     Args:
         student (dict): The student: ``cfg_path`` (and ``cfg_options``) or an
-            inline mmpretrain classifier with a ``type``.
+            inline mmpretrain classifier with a ``type``. ``input_size`` beside
+            them is the side, or height and width, of the images that the data
+            pipeline yields; only networks need it that run at no common size.
         teachers (Sequence[dict], optional): The pool, see :class:`TeacherPool`.
             None builds the student alone, which is all that testing needs; it
             cannot be trained. Defaults to None.
@@ -65,8 +74,8 @@ class MultiTeacherDistiller(BaseModel):
         feature_weight (float): beta >= 0; with 0 there are no connectors.
             Defaults to 5.
         num_classes (int, optional): Number of classes to set in the student
-            and in every teacher given by ``cfg_path``. Defaults to None, which
-            keeps those of the configs.
+            and in every teacher given by ``cfg_path``, wherever they depend on
+            it. Defaults to None, which keeps those of the configs.
         token_maps (bool): Whether the patch tokens of transformers, student and
             teachers, count as their maps. Defaults to False: of transformers,
             embeddings are compared.
@@ -105,6 +114,7 @@ class MultiTeacherDistiller(BaseModel):
             data_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor or {}
         )
         super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
+        self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
         self.alpha = check_number('logit_weight', logit_weight)
         self.beta = check_number('feature_weight', feature_weight)
         self.token_maps = token_maps
@@ -112,7 +122,9 @@ class MultiTeacherDistiller(BaseModel):
         self.step_observers: list[StepObserver] = []
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
-        self._check_student_loss()
+        self.input_size = check_input_size(student.get('input_size'), 'the student')
+        loss = getattr(self.student.head, 'loss_module', None)
+        self.label_smoothing = loss if isinstance(loss, LabelSmoothLoss) else None
 
         # The teachers are no submodule: they take no part in state_dict(),
         # parameters(), init_weights(), train() and DDP. See `_apply`.
@@ -120,10 +132,19 @@ class MultiTeacherDistiller(BaseModel):
         if teachers is None:
             self._register_load_state_dict_pre_hook(_drop_training_parts)
             return
-        output = self._probe_student()
+        output = self._infer_student_output()
+        if num_classes is not None and output.logits.shape[1] != num_classes:
+            raise InputError(
+                f'`num_classes` is {num_classes}, but the student has {output.logits.shape[1]}: '
+                f'its {type(self.student.backbone).__name__} and '
+                f'{type(self.student.head).__name__} have no such setting. Set the number in its '
+                'config.'
+            )
         pool = TeacherPool(
             teachers,
-            Preprocessing.from_config(preprocessor_cfg, 'the student'),
+            Preprocessing.from_config(
+                preprocessor_cfg, 'the student', channels=input_channels(self.student)
+            ),
             num_classes,
             student_classes=output.logits.shape[1],
             token_maps=token_maps,
@@ -137,6 +158,8 @@ class MultiTeacherDistiller(BaseModel):
             )
         self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
         self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
+        _check_level(self.logit_loss, 'logit')
+        _check_level(self.feature_loss, 'feature')
         self.extra_losses = nn.ModuleDict()
         self.extra_weights: dict[str, float] = {}
         for cfg in extra_losses:
@@ -173,16 +196,29 @@ class MultiTeacherDistiller(BaseModel):
 
         Returns:
             dict[str, Tensor]: ``loss_ce``, ``loss_logit`` and ``loss_feature``,
-            which sum to L, and ``loss_*`` of the extra losses.
+            which sum to L, ``loss_*`` of the extra losses, and what else the
+            student's head computes, as its accuracy.
+
+        Raises:
+            InputError: If there are no teachers, nothing trains a weighting
+                that must be trained, the images or their labels do not fit the
+                networks, or an image has several labels.
         """
         if self.teachers is None:
             raise InputError('The distiller was built without teachers and cannot be trained.')
         if self._use_channels_last(inputs.device):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        teachers = self.teachers.query(inputs, data_samples)
-        student = run_classifier(self.student, inputs, self.token_maps)
+        if self.training:
+            self.weighting.check_trainer()
+        if self.input_size not in (None, tuple(inputs.shape[-2:])):
+            raise InputError(
+                f'The `input_size` of the student is {self.input_size}, but the data pipeline '
+                f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
+            )
         labels = self._labels(data_samples, inputs.device)
-        terms = self.make_terms(inputs, student, teachers, labels)
+        teachers = self.teachers.query(inputs, data_samples)
+        student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
+        terms = self.make_terms(inputs, student, teachers, labels, data_samples)
         with autocast(inputs.device.type, enabled=False):
             weights = self.weighting(terms)
             for observer in self.step_observers:
@@ -198,7 +234,7 @@ class MultiTeacherDistiller(BaseModel):
                 level = weights.logit if extra.level == 'logit' else weights.feature
                 weighed = (level * extra(terms)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
-        return losses
+        return {**losses, **student.logs}
 
     def make_terms(
         self,
@@ -206,6 +242,7 @@ class MultiTeacherDistiller(BaseModel):
         student: NetworkOutput,
         teachers: Sequence[NetworkOutput],
         labels: Tensor,
+        data_samples: Sequence[Any] | None = None,
     ) -> StepTerms:
         """Make the record of a step, with the losses of both levels.
 
@@ -214,6 +251,8 @@ class MultiTeacherDistiller(BaseModel):
             student (NetworkOutput): The student's outputs.
             teachers (Sequence[NetworkOutput]): The teachers' outputs.
             labels (Tensor): Hard (B,) or soft (B, C) labels.
+            data_samples (Sequence[DataSample], optional): The labels as the
+                data gives them. Defaults to None.
 
         Returns:
             StepTerms: The record.
@@ -229,6 +268,7 @@ class MultiTeacherDistiller(BaseModel):
             self.beta,
             self.logit_loss.temperature,
             inputs=inputs,
+            data_samples=data_samples,
             pull_backs=None if projections is None else [p.pull_back for p in projections],
         )
         # Half precision is for the networks; every term is float32.
@@ -281,14 +321,39 @@ class MultiTeacherDistiller(BaseModel):
             for connector, teacher in zip(self.connectors, teachers)
         ]
 
-    def _probe_student(self) -> NetworkOutput:
-        """Find the sizes of the student's outputs from one black image."""
-        was_training = self.student.training
-        self.student.eval()
-        with torch.no_grad():
-            zeros = torch.zeros(1, 3, *probe_size(self.student))
-            output = run_classifier(self.student, zeros, self.token_maps)
-        self.student.train(was_training)
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Depth of a parameter, for constructors of layer-wise learning rates.
+
+        Args:
+            param_name (str): Its name in the distiller.
+
+        Returns:
+            tuple[int, int]: Its layer in the student and the number of layers;
+            what is no part of the student is as deep as its head.
+
+        Raises:
+            InputError: If the student's backbone has no depths.
+        """
+        name = param_name.removeprefix('student.') if 'student.' in param_name else 'head.'
+        try:
+            return self.student.get_layer_depth(name)
+        except NotImplementedError as error:
+            raise InputError(
+                'Layer-wise learning rates need a student whose backbone has `get_layer_depth`, '
+                f'as VisionTransformer; {type(self.student.backbone).__name__} has none. Take '
+                '`constructor` out of `optim_wrapper`.'
+            ) from error
+
+    def _infer_student_output(self) -> NetworkOutput:
+        """Find the sizes of the student's outputs; make sure that its loss can be had."""
+        head = self.student.head
+        seen: list[Any] = []
+        handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            output = infer_output(self.student, 'student', self.input_size, self.token_maps)
+        finally:
+            handle.remove()
+        check_head_loss(head, seen[-1], getattr(self.data_preprocessor, 'to_onehot', False))
         return output
 
     def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleList:
@@ -325,37 +390,34 @@ class MultiTeacherDistiller(BaseModel):
             MODELS, cfg, DistillationLoss, 'extra loss', names=self.teachers.spec.names
         )
         name = type(loss).__name__.lower()
+        if loss.level == 'feature' and self.beta == 0:
+            raise InputError(
+                f'{type(loss).__name__} needs connectors: set `feature_weight` above 0.'
+            )
         if name in self.extra_losses:
             raise InputError(f'`extra_losses` lists {type(loss).__name__} twice.')
         self.extra_losses[name] = loss
         self.extra_weights[name] = weight
 
-    def _check_student_loss(self) -> None:
-        """Find label smoothing in the student's head; warn of what is not used."""
-        module = getattr(self.student.head, 'loss_module', None)
-        self.label_smoothing: LabelSmoothLoss | None = None
-        if isinstance(module, LabelSmoothLoss):
-            self.label_smoothing = module
-        elif not isinstance(module, (CrossEntropyLoss, nn.CrossEntropyLoss)):
-            warnings.warn(
-                f"The student's own loss ({type(module).__name__}) is not used: the distiller "
-                'computes the cross entropy per image itself.',
-                stacklevel=2,
-            )
-
     def _labels(self, data_samples: list, device: torch.device) -> Tensor:
         """Hard labels (B,), or soft ones (B, C) after mixup, cutmix or smoothing."""
-        if 'gt_score' in data_samples[0]:
-            labels = torch.stack([sample.gt_score for sample in data_samples])
-        else:
-            labels = torch.cat([sample.gt_label for sample in data_samples])
-        labels = labels.to(device)
+        labels = target_labels(data_samples).to(device)
         smoothing = self.label_smoothing
-        if smoothing is not None:
+        # Smoothed labels of several classes at once are no distribution.
+        if smoothing is not None and smoothing.mode != 'multi_label':
             if smoothing.num_classes is None:
                 smoothing.num_classes = self.teachers.spec.num_classes
             labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
         return labels
+
+
+def _check_level(loss: DistillationLoss, level: str) -> None:
+    """Refuse a loss on features in place of one on logits, and the reverse."""
+    if loss.level != level:
+        raise InputError(
+            f'`{level}_loss` is {type(loss).__name__}, which compares {loss.level}s. Give it as '
+            f'`{loss.level}_loss`, or in `extra_losses`.'
+        )
 
 
 def _build_preprocessor(
@@ -369,7 +431,35 @@ def _build_preprocessor(
     augments = model.pop('train_cfg', None)
     if augments is not None:
         cfg.setdefault('batch_augments', augments)
-    return MMPRETRAIN_MODELS.build(cfg)
+    try:
+        return MMPRETRAIN_MODELS.build(cfg)
+    except KeyError as error:
+        kind = _unknown_augment(cfg.get('batch_augments'))
+        if kind is None:
+            raise
+        raise InputError(
+            f'The batch augmentation "{kind}" of the student is unknown. '
+            f'{near_matches(kind, BATCH_AUGMENTS.module_dict)}'
+        ) from error
+
+
+def _unknown_augment(cfg: Any) -> str | None:
+    """The first type in ``batch_augments`` that is not registered."""
+    augments = (cfg or {}).get('augments') or []
+    parts = [augments] if isinstance(augments, dict) else augments
+    kinds = [part['type'] for part in parts if isinstance(part, dict) and 'type' in part]
+    unknown = [kind for kind in kinds if isinstance(kind, str) and not BATCH_AUGMENTS.get(kind)]
+    return unknown[0] if unknown else None
+
+
+def _plain_student(
+    model: dict[str, Any], preprocessor: dict[str, Any], num_classes: int | None
+) -> dict[str, Any]:
+    """The student's config, as it is built, in plain data."""
+    plain = plain_config(model)
+    if num_classes is not None:
+        set_num_classes(plain, num_classes)
+    return dict(model=plain, data_preprocessor=plain_config(preprocessor) or None)
 
 
 def _drop_training_parts(state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

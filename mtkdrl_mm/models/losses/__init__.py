@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Distillation losses, one file each."""
 
-from .base import DistillationLoss
+from .base import DistillationLoss, FeatureLoss
 from .dist import DIST
 from .feature_kl import FeatureKL
 from .feature_mse import FeatureMSE
@@ -13,6 +13,7 @@ __all__ = [
     'DIST',
     'DistillationLoss',
     'FeatureKL',
+    'FeatureLoss',
     'FeatureMSE',
     'KLDivergence',
     'NormDirection',

@@ -1,18 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Divergence between where channels look."""
 
-import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import at_least_float32
 
-from .base import DistillationLoss
+from .base import FeatureLoss
 
 
 @MODELS.register_module()
-class FeatureKL(DistillationLoss):
+class FeatureKL(FeatureLoss):
     r"""KL divergence of each channel's softmax over the positions.
 
     .. math::
@@ -30,18 +29,16 @@ class FeatureKL(DistillationLoss):
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__(temperature)
 
-    def forward(self, terms: StepTerms) -> Tensor:
-        """Divergence to every teacher's features, shape (B, M)."""
-        assert terms.projections is not None and terms.targets is not None
-        distances = []
-        for projection, target in zip(terms.projections, terms.targets):
-            student, teacher = (
-                at_least_float32(features)
-                .flatten(start_dim=-2 if features.ndim == 4 else -1)
-                .div(self.temperature)
-                .log_softmax(dim=-1)
-                for features in (projection, target)
-            )
-            divergence = (teacher.exp() * (teacher - student)).sum(dim=-1)
-            distances.append(divergence if divergence.ndim == 1 else divergence.mean(dim=1))
-        return torch.stack(distances, dim=1).mul(self.temperature**2)
+    def compare(self, index: int, terms: StepTerms, projection: Tensor, target: Tensor) -> Tensor:
+        """Divergence to one teacher's features, shape (B,)."""
+        student, teacher = (
+            at_least_float32(features)
+            .flatten(start_dim=-2 if features.ndim == 4 else -1)
+            .div(self.temperature)
+            .log_softmax(dim=-1)
+            for features in (projection, target)
+        )
+        divergence = (teacher.exp() * (teacher - student)).sum(dim=-1)
+        # Maps have one divergence per channel.
+        divergence = divergence if divergence.ndim == 1 else divergence.mean(dim=1)
+        return divergence.mul(self.temperature**2)

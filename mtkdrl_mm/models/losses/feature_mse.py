@@ -1,18 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Mean squared error between feature maps or embeddings."""
 
-import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import at_least_float32
 
-from .base import DistillationLoss
+from .base import FeatureLoss
 
 
 @MODELS.register_module()
-class FeatureMSE(DistillationLoss):
+class FeatureMSE(FeatureLoss):
     r"""FitNet's hint loss.
 
     .. math::
@@ -39,16 +38,12 @@ class FeatureMSE(DistillationLoss):
         super().__init__()
         self.relative = relative
 
-    def forward(self, terms: StepTerms) -> Tensor:
-        """Squared distance to every teacher's features, shape (B, M)."""
-        assert terms.projections is not None and terms.targets is not None
-        distances = []
-        for projection, target in zip(terms.projections, terms.targets):
-            target = at_least_float32(target)
-            entries = tuple(range(1, target.ndim))
-            distance = (at_least_float32(projection) - target).square().mean(dim=entries)
-            if self.relative:
-                # An image on which a teacher's features are all zero has no scale.
-                distance = distance / target.square().mean(dim=entries).clamp_min(1e-6)
-            distances.append(distance)
-        return torch.stack(distances, dim=1)
+    def compare(self, index: int, terms: StepTerms, projection: Tensor, target: Tensor) -> Tensor:
+        """Squared distance to one teacher's features, shape (B,)."""
+        target = at_least_float32(target)
+        entries = tuple(range(1, target.ndim))
+        distance = (at_least_float32(projection) - target).square().mean(dim=entries)
+        if self.relative:
+            # An image on which a teacher's features are all zero has no scale.
+            distance = distance / target.square().mean(dim=entries).clamp_min(1e-6)
+        return distance

@@ -13,11 +13,11 @@ from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
 
-from .base import DistillationLoss
+from .base import FeatureLoss
 
 
 @MODELS.register_module()
-class NormDirection(DistillationLoss):
+class NormDirection(FeatureLoss):
     r"""Long embeddings that point at their class's centre ("ND").
 
     .. math::
@@ -38,8 +38,6 @@ class NormDirection(DistillationLoss):
         InputError: If the file is unusable or lacks a teacher.
     """
 
-    level = 'feature'
-
     def __init__(self, centers: str, names: Sequence[str]) -> None:
         super().__init__()
         contents = read_checkpoint(centers, 'the class centres')
@@ -49,26 +47,26 @@ class NormDirection(DistillationLoss):
                 f'The class centres in "{centers}" are of {sorted(contents)} and lack {missing}. '
                 'Write them anew with tools/analysis_tools/compute_class_centers.py.'
             )
-        self.count = len(names)
         for index, name in enumerate(names):
-            self.register_buffer(f'centers_{index}', contents[name].float(), persistent=False)
-
-    def forward(self, terms: StepTerms) -> Tensor:
-        """Distance from every teacher's direction and norm, shape (B, M)."""
-        if terms.projections is None or terms.targets is None:
-            raise InputError('NormDirection needs connectors: set `feature_weight` above 0.')
-        losses = []
-        for m in range(self.count):
-            student, teacher = pooled(terms.projections[m]), pooled(terms.targets[m])
-            centers = getattr(self, f'centers_{m}').to(student.dtype)
-            if centers.shape != (terms.soft_labels.shape[1], student.shape[1]):
+            rows = contents[name]
+            if not isinstance(rows, Tensor) or rows.ndim != 2 or not rows.is_floating_point():
                 raise InputError(
-                    f'The class centres of teacher number {m} have the shape '
-                    f'{tuple(centers.shape)}, but there are {terms.soft_labels.shape[1]} classes '
-                    f'and {student.shape[1]} features. Write them anew with '
-                    'tools/analysis_tools/compute_class_centers.py.'
+                    f'The class centres in "{centers}" hold no table of numbers for "{name}". '
+                    'Write them anew with tools/analysis_tools/compute_class_centers.py.'
                 )
-            direction = F.normalize(terms.soft_labels.to(centers.dtype) @ centers, dim=1)
-            length = torch.maximum(student.norm(dim=1), teacher.norm(dim=1))
-            losses.append(1 - (student * direction).sum(dim=1) / length.clamp_min(1e-12))
-        return torch.stack(losses, dim=1)
+            self.register_buffer(f'centers_{index}', rows.float(), persistent=False)
+
+    def compare(self, index: int, terms: StepTerms, projection: Tensor, target: Tensor) -> Tensor:
+        """Distance from one teacher's direction and norm, shape (B,)."""
+        student, teacher = pooled(projection), pooled(target)
+        centers = getattr(self, f'centers_{index}').to(student.dtype)
+        if centers.shape != (terms.soft_labels.shape[1], student.shape[1]):
+            raise InputError(
+                f'The class centres of teacher number {index} have the shape '
+                f'{tuple(centers.shape)}, but there are {terms.soft_labels.shape[1]} classes '
+                f'and {student.shape[1]} features. Write them anew with '
+                'tools/analysis_tools/compute_class_centers.py.'
+            )
+        direction = F.normalize(terms.soft_labels.to(centers.dtype) @ centers, dim=1)
+        length = torch.maximum(student.norm(dim=1), teacher.norm(dim=1))
+        return 1 - (student * direction).sum(dim=1) / length.clamp_min(1e-12)

@@ -10,6 +10,7 @@ from mtkdrl_mm.utils import InputError
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier
+from ..infer_output import input_channels
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .zero_shot import ZeroShot
@@ -24,6 +25,7 @@ class Teacher:
         network (BaseClassifier): The network.
         preprocessing (Preprocessing): What its inputs must look like.
         checkpoint (str, optional): Where its weights are.
+        which_weights (str, optional): 'ema' or 'raw', where the file has both.
         class_map (ClassMap, optional): For other classes than the student's.
         zero_shot (ZeroShot, optional): For networks that answer with an image
             embedding.
@@ -33,6 +35,7 @@ class Teacher:
     network: BaseClassifier
     preprocessing: Preprocessing
     checkpoint: str | None = None
+    which_weights: str | None = None
     class_map: ClassMap | None = None
     zero_shot: ZeroShot | None = None
 
@@ -64,10 +67,13 @@ def build_teacher(
     cfg = dict(cfg)
     name = cfg.pop('name', None)
     checkpoint = cfg.pop('checkpoint', None)
+    which_weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     own_preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
     role = f'teacher "{name}"' if name else f'teacher number {index}'
+    if which_weights not in (None, 'ema', 'raw'):
+        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {which_weights!r}.')
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     if name is None:
@@ -79,7 +85,7 @@ def build_teacher(
     own_outputs = not by_path or class_map is not None or zero_shot is not None
     network = build_classifier(model, None, None if own_outputs else num_classes, role)
     check_classifier(network, role)
-    backbone = network.backbone
+    backbone, channels = network.backbone, input_channels(network)
     if input_size is None and getattr(backbone, 'fixed_size', False):
         input_size = backbone.img_size
     if given is None:  # timm's networks know what they were trained with
@@ -90,11 +96,14 @@ def build_teacher(
             std=student_preprocessing.std,
             to_rgb=student_preprocessing.to_rgb,
         )
+        if channels != student_preprocessing.channels and len(set(given['mean'])) == 1:
+            given.update(mean=given['mean'][:1], std=given['std'][:1])
     return Teacher(
         name=name,
         network=network,
-        preprocessing=Preprocessing.from_config(given, role, input_size),
+        preprocessing=Preprocessing.from_config(given, role, input_size, channels),
         checkpoint=checkpoint,
+        which_weights=which_weights,
         class_map=None if class_map is None else ClassMap(class_map, role),
         zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
     )

@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """From the student's batch to what a teacher expects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,8 @@ class Preprocessing:
         to_rgb (bool): Whether the network wants RGB instead of BGR.
         input_size (tuple[int, int], optional): Height and width that the
             network wants; None takes the student's.
+
+    The network takes as many channels as there are numbers in ``mean``.
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -30,7 +32,9 @@ class Preprocessing:
     input_size: tuple[int, int] | None = None
 
     @classmethod
-    def from_config(cls, cfg: dict[str, Any], role: str, input_size: Any = None) -> 'Preprocessing':
+    def from_config(
+        cls, cfg: dict[str, Any], role: str, input_size: Any = None, channels: int = 3
+    ) -> 'Preprocessing':
         """Read an mmpretrain ``data_preprocessor`` config.
 
         Args:
@@ -38,6 +42,7 @@ class Preprocessing:
                 as in ``ClsDataPreprocessor``).
             role (str): Whose it is, for messages.
             input_size (int | tuple, optional): Side, or height and width.
+            channels (int): Channels that the network takes. Defaults to 3.
 
         Raises:
             InputError: If mean and std do not fit, a std is not positive, or
@@ -45,31 +50,28 @@ class Preprocessing:
         """
         mean, std = cfg.get('mean'), cfg.get('std')
         if mean is None:
-            mean, std = cls.mean, cls.std
-        if std is None or len(std) != len(mean) or len(mean) not in (1, 3) or min(std) <= 0:
+            mean, std = [0.0], [1.0]
+        if std is None or len(std) != len(mean) or len(mean) not in (1, channels) or min(std) <= 0:
+            wanted = {1: 'one number', 3: 'one or three numbers'}.get(
+                channels, f'one number or {channels}'
+            )
             raise InputError(
-                f'The data_preprocessor of {role} has mean={mean} and std={std}: give one or '
-                'three numbers in `mean`, and as many positive ones in `std`.'
+                f'The data_preprocessor of {role} has mean={mean} and std={std}: give {wanted} in '
+                '`mean`, and as many positive ones in `std`.'
             )
         if len(mean) == 1:  # the same for all channels
-            mean, std = [*mean] * 3, [*std] * 3
-        if isinstance(input_size, int):
-            input_size = (input_size, input_size)
-        if input_size is not None and (
-            not isinstance(input_size, (tuple, list))
-            or len(input_size) != 2
-            or not all(isinstance(side, int) and side > 0 for side in input_size)
-        ):
-            raise InputError(
-                f'The `input_size` of {role} must be a positive integer or (height, width), but '
-                f'is {input_size!r}.'
-            )
+            mean, std = [*mean] * channels, [*std] * channels
         return cls(
             mean=tuple(map(float, mean)),
             std=tuple(map(float, std)),
             to_rgb=bool(cfg.get('to_rgb', False)),
-            input_size=tuple(input_size) if input_size is not None else None,
+            input_size=check_input_size(input_size, role),
         )
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network takes."""
+        return len(self.mean)
 
     def convert(self, inputs: Tensor, source: 'Preprocessing') -> Tensor:
         """Turn a batch prepared for ``source`` into one prepared for this.
@@ -78,16 +80,25 @@ class Preprocessing:
         pixels and on to this network's input is one scale and one shift, also
         for images that mixup or cutmix has blended.
 
+        A grey image is given to a network of colour images three times, and a
+        colour image to one of grey images by its luminance (ITU-R BT.601, as in
+        OpenCV).
+
         Args:
-            inputs (Tensor): Shape (B, 3, H, W), as ``source`` normalised it.
+            inputs (Tensor): Shape (B, c, H, W), as ``source`` normalised it.
             source (Preprocessing): How it was normalised.
 
         Returns:
-            Tensor: Shape (B, 3, *input_size); ``inputs`` itself where nothing
-            differs.
+            Tensor: Shape (B, channels, *input_size); ``inputs`` itself where
+            nothing differs.
+
+        Raises:
+            InputError: If the numbers of channels differ otherwise.
         """
+        if self.channels != source.channels:
+            inputs, source = self._convert_channels(inputs, source)
         source_mean, source_std = source.mean, source.std
-        if self.to_rgb != source.to_rgb:
+        if self.to_rgb != source.to_rgb and self.channels == 3:
             inputs = inputs.flip(1)
             source_mean, source_std = source_mean[::-1], source_std[::-1]
         if (source_mean, source_std) != (self.mean, self.std):
@@ -100,6 +111,52 @@ class Preprocessing:
                 inputs, size=self.input_size, mode='bicubic', align_corners=False, antialias=True
             )
         return inputs
+
+    def _convert_channels(
+        self, inputs: Tensor, source: 'Preprocessing'
+    ) -> tuple[Tensor, 'Preprocessing']:
+        """The images with this network's channels, and how they are then normalised."""
+        if (source.channels, self.channels) == (1, 3):
+            wide = replace(source, mean=source.mean * 3, std=source.std * 3, to_rgb=self.to_rgb)
+            return inputs.expand(-1, 3, -1, -1), wide
+        if (source.channels, self.channels) == (3, 1):
+            kind = (inputs.dtype, inputs.device)
+            raw = inputs * _per_channel(source.std, *kind) + _per_channel(source.mean, *kind)
+            luminance = (0.299, 0.587, 0.114) if source.to_rgb else (0.114, 0.587, 0.299)
+            grey = (raw * _per_channel(luminance, *kind)).sum(dim=1, keepdim=True)
+            return grey, replace(source, mean=(0.0,), std=(1.0,))
+        raise InputError(
+            f'The student takes images with {source.channels} channels and a teacher with '
+            f'{self.channels}: only grey and colour images can be converted into each other.'
+        )
+
+
+def check_input_size(value: Any, role: str) -> tuple[int, int] | None:
+    """Read an ``input_size``: a side, or height and width.
+
+    Args:
+        value (int | Sequence[int] | None): As given in a config.
+        role (str): Whose it is, for the message.
+
+    Returns:
+        tuple[int, int] | None: Height and width; None if there is none.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if value is None:
+        return None
+    sides = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        raise InputError(
+            f'The `input_size` of {role} must be a positive integer or (height, width), but is '
+            f'{value!r}.'
+        )
+    return (sides[0], sides[1])
 
 
 @cache

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 
 from ..classifier_output import run_classifier
+from ..infer_output import infer_output
 from ..token_map import has_token_map
 from .build_teacher import Teacher, build_teacher
 from .load_teacher import load_teacher
@@ -59,6 +59,8 @@ class TeacherPool(nn.Module):
             - ``cfg_path`` with optional ``cfg_options``, or an inline model
               with ``type``: the network.
             - ``checkpoint`` (str): Path or URL of its weights.
+            - ``weights`` (str, optional): 'ema' or 'raw', where that file has
+              both averaged and raw weights. Defaults to the averaged ones.
             - ``name`` (str, optional): Defaults to the config file's stem or
               the backbone's type and depth.
             - ``data_preprocessor`` (dict, optional): Its mean, std and to_rgb.
@@ -115,6 +117,7 @@ class TeacherPool(nn.Module):
                     )
                 built.append(teacher)
         self.checkpoints = [teacher.checkpoint for teacher in built]
+        self.which_weights = [teacher.which_weights for teacher in built]
         self.preprocessings = [teacher.preprocessing for teacher in built]
         self.networks = nn.ModuleList(teacher.network for teacher in built)
         # By the teacher's number, only for those who have one.
@@ -126,12 +129,13 @@ class TeacherPool(nn.Module):
         )
         self.requires_grad_(False)
         self.train(False)
-        self.spec = self._probe([t.name for t in built], student_classes or num_classes)
+        self._names = tuple(teacher.name for teacher in built)
+        self.spec = self._infer_spec(student_classes or num_classes)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The teachers' names."""
-        return self.spec.names
+        return self._names
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -153,8 +157,7 @@ class TeacherPool(nn.Module):
                     f'Teacher "{name}" has no `checkpoint`. A teacher with random weights '
                     'teaches nothing: give a path or URL of its trained weights.'
                 )
-            count = load_teacher(self.networks[m], checkpoint, name)
-            print_log(f'Teacher "{name}": loaded {count} tensors from {checkpoint}', 'current')
+            load_teacher(self.networks[m], checkpoint, name, self.which_weights[m])
             if str(m) in self.zero_shots:
                 class_map = self._part(self.class_maps, m)
                 self.zero_shots[str(m)].load(None if class_map is None else class_map.indices)
@@ -205,7 +208,12 @@ class TeacherPool(nn.Module):
 
     def _answer(self, index: int, converted: Tensor) -> NetworkOutput:
         """Run a teacher on its own inputs, and let it answer in the student's classes."""
-        output = run_classifier(self.networks[index], converted, self.token_maps)
+        output = run_classifier(
+            self.networks[index],
+            converted,
+            self.token_maps,
+            role=f'teacher "{self.names[index]}"',
+        )
         zero_shot = self._part(self.zero_shots, index)
         class_map = self._part(self.class_maps, index)
         if zero_shot is not None:  # whose rows are the student's classes already
@@ -219,17 +227,15 @@ class TeacherPool(nn.Module):
     def _part(parts: nn.ModuleDict, index: int) -> Any:
         return parts[str(index)] if str(index) in parts else None
 
-    def _probe(self, names: Sequence[str], num_classes: int | None) -> PoolSpec:
-        """Find the sizes of every teacher's outputs from one black image."""
-        outputs = []
-        for network, preprocessing in zip(self.networks, self.preprocessings):
-            size = preprocessing.input_size or probe_size(network)
-            with torch.no_grad():
-                zeros = torch.zeros(1, 3, *size)
-                outputs.append(run_classifier(network, zeros, self.token_maps))
-        num_classes = self._check_classes(names, outputs, num_classes)
+    def _infer_spec(self, num_classes: int | None) -> PoolSpec:
+        """Find the sizes of every teacher's outputs from dummy images."""
+        outputs = [
+            infer_output(network, f'teacher "{name}"', preprocessing.input_size, self.token_maps)
+            for name, network, preprocessing in zip(self.names, self.networks, self.preprocessings)
+        ]
+        num_classes = self._check_classes(self.names, outputs, num_classes)
         return PoolSpec(
-            names=tuple(names),
+            names=self.names,
             num_classes=num_classes,
             embedding_sizes=tuple(output.embedding.shape[1] for output in outputs),
             map_channels=tuple(
@@ -271,17 +277,3 @@ class TeacherPool(nn.Module):
                 self.zero_shots[str(m)].expect(total, output.logits.shape[1])
                 output.embedding = output.logits
         return total
-
-
-def probe_size(network: nn.Module) -> tuple[int, int]:
-    """Input height and width with which a network surely runs.
-
-    Args:
-        network (nn.Module): A classifier.
-
-    Returns:
-        tuple[int, int]: The backbone's own ``img_size`` if it has one
-        (transformers), else 64 x 64.
-    """
-    size = getattr(getattr(network, 'backbone', None), 'img_size', 64)
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -3,13 +3,12 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtkdrl_mm.utils import InputError, check_number, near_matches
-from mtkdrl_mm.utils.checkpoint import fetch, read_tensor
+from mtkdrl_mm.utils.checkpoint import read_tensor
 
 
 class ZeroShot(nn.Module):
@@ -96,7 +95,7 @@ class ZeroShot(nn.Module):
             InputError: If the file is unusable, or has another number of
                 classes or another size than expected.
         """
-        text = _read(self.location, f'text embeddings of {self.role}').to(self.text)
+        text = read_tensor(self.location, f'text embeddings of {self.role}').to(self.text)
         num_classes, size = self.text.shape
         where = f'The text embeddings of {self.role}, "{self.location}",'
         if text.ndim != 2 or text.shape[1] != size:
@@ -132,15 +131,3 @@ class ZeroShot(nn.Module):
             Tensor: z, shape (B, C).
         """
         return self.logit_scale * F.normalize(embedding, dim=1) @ self.text.to(embedding.dtype).T
-
-
-def _read(location: str, role: str) -> Tensor:
-    if not location.endswith('.npy'):
-        return read_tensor(location, role)
-    path = fetch(location, role)
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, TypeError) as error:
-        raise InputError(
-            f'{role[0].upper()}{role[1:]}: "{location}" is no array: {error}'
-        ) from error

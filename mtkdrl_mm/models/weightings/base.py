@@ -1,11 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Base class of the weighting strategies."""
 
+import re
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
 
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.utils import InputError
 
 from ..teachers import PoolSpec
 
@@ -20,8 +22,9 @@ class Weighting(BaseModule, metaclass=ABCMeta):
         pool (PoolSpec): The pool of M teachers; supplied by the distiller.
 
     Attributes:
-        required_hook (str | None): Name of the hook without which the strategy
-            does not work, or None.
+        required_hook (str | None): Name of the hook that trains the strategy,
+            or None. Without it the distiller refuses to train.
+        has_trainer (bool): Whether :meth:`attach_trainer` was called.
     """
 
     required_hook: 'str | None' = None
@@ -29,6 +32,27 @@ class Weighting(BaseModule, metaclass=ABCMeta):
     def __init__(self, pool: PoolSpec) -> None:
         super().__init__()
         self.pool = pool
+        self.has_trainer = False
+
+    def attach_trainer(self) -> None:
+        """Note that something trains this strategy; called by its hook before training."""
+        self.has_trainer = True
+
+    def check_trainer(self) -> None:
+        """Make sure that a strategy that must be trained is.
+
+        Raises:
+            InputError: If it needs a hook, and none has attached itself: the
+                strategy would keep its first weights for ever.
+        """
+        hook = self.required_hook
+        if hook is None or self.has_trainer:
+            return
+        key = re.sub(r'(?<!^)(?=[A-Z])', '_', hook.removesuffix('Hook')).lower()
+        raise InputError(
+            f'The weighting {type(self).__name__} needs {hook}: add '
+            f"{key}=dict(type='mtkdrl_mm.{hook}') to `default_hooks`."
+        )
 
     @abstractmethod
     def forward(self, terms: StepTerms) -> TeacherWeights:

@@ -36,7 +36,8 @@ class Algorithm(metaclass=ABCMeta):
             Defaults to None.
         advantage (Advantage, optional): Defaults to :class:`MinMaxAdvantage`.
         seed (int): Decides, with the number of updates so far, the order of
-            the mini batches. Defaults to 0.
+            the mini batches, and whatever else is random. Defaults to 0; a run
+            passes its own to :meth:`setup`.
 
     Raises:
         ValueError: If a number is out of range or the optimiser is unknown.
@@ -70,12 +71,16 @@ class Algorithm(metaclass=ABCMeta):
         self.agent: nn.Module
         self.optimizer: torch.optim.Optimizer
 
-    def setup(self, agent: nn.Module) -> None:
+    def setup(self, agent: nn.Module, seed: int | None = None) -> None:
         """Take charge of an agent.
 
         Args:
             agent (nn.Module): See the class.
+            seed (int, optional): The run's seed. Defaults to None, which keeps
+                the constructor's.
         """
+        if seed is not None:
+            self.seed = seed
         self.agent = agent
         self.optimizer = self.build_optimizer(self.optimizer_cfg, self.parameters())
         agent.requires_grad_(False)

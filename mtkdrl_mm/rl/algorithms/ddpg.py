@@ -55,9 +55,9 @@ class DDPG(DPG):
         self.target: Critic
         self.replay: History
 
-    def setup(self, agent: nn.Module) -> None:
+    def setup(self, agent: nn.Module, seed: int | None = None) -> None:
         """Take charge of an agent; see :class:`DPG`."""
-        super().setup(agent)
+        super().setup(agent, seed)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.replay = History(agent.state_sizes, self.replay_budget)
         # Apart from the noise, which does not depend on how full the replay is.

@@ -61,9 +61,9 @@ class DPG(Algorithm):
         self.critic_optimizer: torch.optim.Optimizer
         self._generator = torch.Generator()
 
-    def setup(self, agent: nn.Module) -> None:
+    def setup(self, agent: nn.Module, seed: int | None = None) -> None:
         """Take charge of an agent and make its critic, the same on all processes."""
-        super().setup(agent)
+        super().setup(agent, seed)
         device = next(agent.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

@@ -74,7 +74,7 @@ def test_detector_on_own_data(distilled, tmp_path, run):
     options = ['--cfg-options', *QUICK, 'test_dataloader.num_workers=0', *options]
     assert run('train', RETINANET, '--work-dir', str(work_dir), *options) is None
     log = log_of(work_dir)
-    assert f'ResNet: loaded 120/120 tensors from {distilled}' in log
+    assert f'ResNet: loaded 120/120 tensors of {distilled}' in log
     checkpoint = torch.load(work_dir / 'epoch_1.pth')
     assert checkpoint['state_dict']['bbox_head.retina_cls.weight'].shape[0] == 2 * 9
     trained = last_value('coco/bbox_mAP', work_dir)
@@ -99,7 +99,7 @@ def test_segmentor_in_cityscapes_layout(distilled, tmp_path, run):
     options += ['model.data_preprocessor.size=(64,64)']
     options = ['--work-dir', str(work_dir), '--cfg-options', *QUICK, *options]
     assert run('train', PSPNET, *options) is None
-    assert f'ResNet: loaded 120/120 tensors from {distilled}' in log_of(work_dir)
+    assert f'ResNet: loaded 120/120 tensors of {distilled}' in log_of(work_dir)
     assert 0 <= last_value('mIoU', work_dir) <= 100
 
 

@@ -208,13 +208,6 @@ def test_label_smoothing_of_mixed_labels(make_distiller, make_resnet, make_batch
     torch.testing.assert_close(loss, distiller.student(inputs, samples, mode='loss')['loss'])
 
 
-def test_another_loss_in_the_students_head_is_warned_of(make_distiller, make_resnet, recwarn):
-    make_distiller(student=make_resnet(4, type='CrossEntropyLoss', loss_weight=1.0))
-    assert not [w for w in recwarn if "student's own loss" in str(w.message)]
-    with pytest.warns(UserWarning, match=r'own loss \(FocalLoss\) is not used'):
-        make_distiller(student=make_resnet(4, type='FocalLoss'))
-
-
 @pytest.mark.parametrize('place', ['data_preprocessor', 'train_cfg'])
 def test_mixup_blends_images_and_labels_alike(
     make_distiller, make_resnet, make_batch, record_steps, place

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """From the student's batch to what a teacher expects."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ def test_precision_of_the_batch_is_kept(dtype):
         (dict(mean=[1, 2, 3], std=[1, 1]), None, 'as many positive ones in `std`'),
         (dict(mean=[1, 2, 3], std=[1, 0, 1]), None, 'as many positive ones in `std`'),
         (dict(mean=[1, 2], std=[1, 1]), None, 'one or three numbers in `mean`'),
-        (dict(), 0, '`input_size` of teacher "x" must be a positive integer.*is .0, 0'),
+        (dict(), 0, '`input_size` of teacher "x" must be a positive integer.*but is 0'),
         (dict(), '224', '`input_size` of teacher "x".*is \'224\''),
         (dict(), (1, 2, 3), r'\(height, width\), but is \(1, 2, 3\)'),
     ],
@@ -103,3 +104,29 @@ def test_precision_of_the_batch_is_kept(dtype):
 def test_bad_preprocessing(cfg, size, message):
     with pytest.raises(InputError, match=message):
         Preprocessing.from_config(cfg, 'teacher "x"', size)
+
+
+@pytest.mark.parametrize('to_rgb', [True, False])
+def test_luminance_of_colour_images(to_rgb):
+    """What OpenCV makes of the same pixels."""
+    import cv2
+
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 9, 3), dtype=np.uint8)  # BGR
+    expected = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)).float()
+    raw = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    cfg = dict(mean=[5.0, 6.0, 7.0], std=[2.0, 3.0, 4.0], to_rgb=to_rgb)
+    source = Preprocessing.from_config(cfg, 's')
+    mean, std = (torch.tensor(cfg[key]).view(1, 3, 1, 1) for key in ('mean', 'std'))
+    inputs = ((raw.flip(1) if to_rgb else raw) - mean) / std
+    target = Preprocessing.from_config(dict(mean=[100.0], std=[50.0]), 't', 4, channels=1)
+    assert target.convert(inputs, source).shape == (1, 1, 4, 4)
+    target = Preprocessing.from_config(dict(mean=[100.0], std=[50.0]), 't', channels=1)
+    converted = target.convert(inputs, source)
+    torch.testing.assert_close(converted[0, 0] * 50 + 100, expected, atol=0.51, rtol=0)
+
+
+def test_other_channels_cannot_be_converted():
+    four = Preprocessing.from_config({}, 's', channels=4)
+    with pytest.raises(InputError, match='images with 4 channels and a teacher with 3: only grey'):
+        Preprocessing().convert(torch.zeros(1, 4, 2, 2), four)
+    assert four.convert(torch.zeros(1, 4, 2, 2), four).shape == (1, 4, 2, 2)

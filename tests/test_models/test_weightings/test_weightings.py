@@ -92,6 +92,11 @@ def test_state_switches_set_the_agents_input(make_terms, make_spec):
 def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
     weighting = MTKDRL(make_spec(make_terms()))
     assert weighting.required_hook == 'AgentHook'
+    with pytest.raises(InputError, match='The weighting MTKDRL needs AgentHook'):
+        weighting.check_trainer()
+    weighting.attach_trainer()
+    weighting.check_trainer()
+    AVER(make_spec(make_terms())).check_trainer()
     assert list(weighting.parameters())
     assert not any(p.requires_grad for p in weighting.parameters())
 

@@ -1,0 +1,41 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""COCO annotations whose labels follow the names of the classes.
+
+Imported only where it is used: it needs mmdet.
+"""
+
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
+
+from mtkdrl_mm.registry import DATASETS
+
+
+class _CocoInOrder(COCO):
+    """COCO's API, with ids of categories in the order of the names."""
+
+    def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
+        """Ids of the named categories; a negative one for a category that the file lacks."""
+        if sup_names or cat_ids or not cat_names:
+            return super().get_cat_ids(cat_names, sup_names, cat_ids)
+        ids = {category['name']: category['id'] for category in self.dataset['categories']}
+        return [ids.get(name, -1 - label) for label, name in enumerate(cat_names)]
+
+
+@DATASETS.register_module()
+class CocoByNames(CocoDataset):
+    """mmdet's ``CocoDataset``, with labels by the names of the categories.
+
+    mmdet numbers the categories in the order of the annotation file. Where
+    the file of another split has another order, or lacks a category, all
+    labels shift. Here the label is the place of the name in
+    ``metainfo.classes``, whatever the file's order is.
+    """
+
+    COCOAPI = _CocoInOrder
+
+    @property
+    def category_ids(self) -> dict[str, int]:
+        """Id of every class in the file, in the order of the labels; negative without one."""
+        return dict(zip(self.metainfo['classes'], self.cat_ids))

@@ -1,0 +1,42 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Data loaders as mmengine builds them, checked, with workers that survive signals."""
+
+from typing import Any
+
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mtkdrl_mm.datasets import check_dataloader
+
+from .data_workers import shield_workers
+
+
+def build_dataloader(
+    dataloader: DataLoader | dict[str, Any],
+    seed: int | None = None,
+    diff_rank_seed: bool = False,
+    model: nn.Module | None = None,
+) -> DataLoader:
+    """Build a loader as mmengine does, and check it.
+
+    Args:
+        dataloader (DataLoader | dict): A loader, which is left as it is, or its
+            config.
+        seed (int, optional): Seed of sampler and workers. Defaults to None.
+        diff_rank_seed (bool): Whether the samplers of the processes have
+            different seeds. Defaults to False.
+        model (nn.Module, optional): What it feeds, see
+            :func:`mtkdrl_mm.datasets.check_dataloader`. Defaults to None.
+
+    Returns:
+        DataLoader: The loader.
+
+    Raises:
+        InputError: If training would make no step.
+    """
+    loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+    if isinstance(dataloader, dict):
+        check_dataloader(loader, model)
+        shield_workers(loader)
+    return loader

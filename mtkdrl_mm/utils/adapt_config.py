@@ -1,0 +1,332 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Changes to a config before anything is built from it, each with a notice."""
+
+import os
+import os.path as osp
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
+
+from .class_names import find_class_folders, order_class_folders, shorten
+from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
+from .data_settings import LOADERS, loader_datasets
+from .errors import InputError
+
+# Checks that every training and test has, and their keys in `default_hooks`.
+_HOOKS = {
+    'label_check': 'LabelCheckHook',
+    'topk_limit': 'TopKLimitHook',
+    'left_out_images': 'LeftOutImagesHook',
+}
+
+
+def set_dataloader_defaults(cfg: Config, no_pin_memory: bool) -> None:
+    """Set what OpenMMLab's tools set in every loader.
+
+    Args:
+        cfg (Config): Changed in place.
+        no_pin_memory (bool): Whether pinned memory is switched off.
+    """
+    pin_memory = torch.cuda.is_available() and not no_pin_memory
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not isinstance(loader, dict):
+            continue
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+        loader.setdefault('pin_memory', pin_memory)
+        if no_pin_memory:
+            loader['pin_memory'] = False
+        if loader.get('num_workers', 0) > 0:
+            loader.setdefault('persistent_workers', True)
+        else:
+            loader.pop('persistent_workers', None)
+
+
+def add_checks(cfg: Config) -> None:
+    """Add the hooks that check data and evaluators, unless the config has them.
+
+    Args:
+        cfg (Config): Changed in place.
+    """
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    present = [hook for hook in hooks.values() if isinstance(hook, dict)]
+    present += [hook for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
+    types = {str(hook.get('type')).rpartition('.')[2] for hook in present}
+    for key, name in _HOOKS.items():
+        if name not in types:
+            hooks.setdefault(key, ConfigDict(type=f'mtkdrl_mm.{name}'))
+
+
+def leave_out_damaged_images(cfg: Config) -> None:
+    """Wrap the data sets of a config with ``skip_damaged_images=True``.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        InputError: If the setting is neither True nor False.
+    """
+    chosen = cfg.get('skip_damaged_images', False)
+    if not isinstance(chosen, bool):
+        raise InputError(f'`skip_damaged_images` must be True or False, but is {chosen!r}.')
+    if not chosen:
+        return
+    # Two loaders may share one dict.
+    datasets = {id(dataset): dataset for _, dataset in loader_datasets(cfg)}
+    for dataset in datasets.values():
+        # Wrapped in place, wherever it is referred to.
+        inner = ConfigDict(dataset)
+        dataset.clear()
+        dataset.update(type='mtkdrl_mm.IntactImages', dataset=inner)
+
+
+def adapt_classes(
+    cfg: Config, loaders: tuple[str, ...], trained_classes: Sequence[str] | None = None
+) -> None:
+    """Read every split by the class names of the training data.
+
+    The class list is ``metainfo.classes`` of the training set, or without it
+    the names of its class folders. Folders of every split get the labels of
+    their names in this list. A split may lack a class; one with a class that
+    the training data does not have is refused.
+
+    Args:
+        cfg (Config): Changed in place.
+        loaders (tuple[str, ...]): Names of the loaders that will be used.
+        trained_classes (Sequence[str], optional): Classes of a checkpoint,
+            which come before those of the config. Defaults to None.
+
+    Raises:
+        InputError: If a split has a class that is none of the training data's.
+    """
+    scope = cfg.get('default_scope')
+    training = list(loader_datasets(cfg, ('train_dataloader',)))
+    declared, source = _declared_classes(training)
+    named: list[str] | None = list(trained_classes) if trained_classes else declared
+    folders, place = _training_folders(training, scope, named or [])
+    try:
+        order = order_class_folders(folders, named, place) if folders else named
+    except InputError:
+        if not trained_classes:
+            raise
+        # The training data has changed since: the checkpoint counts.
+        order = named
+    classes = named
+    if named is None and folders and not _is_imagenet(training, scope, folders):
+        classes = folders
+        print_log(f'{place}: the {len(folders)} folders are the classes.', 'current')
+    for key, dataset in loader_datasets(cfg, loaders):
+        cls = dataset_class(dataset, scope)
+        by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
+        # mmdet and mmseg read labels by name too. The numbers in mmpretrain's other kinds of
+        # data mean the classes that these have.
+        by_name = declared is not None and not _is_mmpretrain_dataset(cls)
+        if classes is not None and (by_list or by_folder or by_name):
+            _set_classes(key, dataset, classes, source)
+        if by_list:
+            _adapt_list(key, dataset, cls)
+        elif by_folder:
+            _adapt_folders(key, dataset, cls, order)
+        if str(dataset.get('type')).endswith('CocoDataset'):
+            _adapt_coco(key, dataset, training)
+
+
+def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
+    """The first class names that a config declares, and where."""
+    for key, dataset in datasets:
+        for name, value in (
+            ('metainfo.classes', (dataset.get('metainfo') or {}).get('classes')),
+            ('classes', dataset.get('classes')),
+        ):
+            if value is None:
+                continue
+            if isinstance(value, str):
+                if not osp.isfile(value):
+                    continue
+                value = [line.strip() for line in list_from_file(value, encoding='utf-8-sig')]
+                value = [line for line in value if line]
+            return [str(part) for part in value], f'{key}.{name}'
+    return None, 'train_dataloader.dataset'
+
+
+def _training_folders(
+    datasets: list[tuple[str, dict[str, Any]]], scope: str | None, keep: Sequence[str]
+) -> tuple[list[str], str]:
+    """Class folders of all training sets together, sorted, and where they are."""
+    found: set[str] = set()
+    places = []
+    for _, dataset in datasets:
+        if _reads_folders(dataset_class(dataset, scope), dataset):
+            path = split_folder(dataset)
+            if osp.isdir(path):
+                found.update(find_class_folders(path, keep))
+                places.append(f'"{path}"')
+    return sorted(found), ' and '.join(places)
+
+
+def _is_imagenet(datasets: Any, scope: str | None, folders: list[str]) -> bool:
+    """Whether the folders are those of mmpretrain's own 1,000 names."""
+    return len(folders) == 1000 and all(
+        getattr(dataset_class(dataset, scope), 'METAINFO', None) for _, dataset in datasets
+    )
+
+
+def _is_mmpretrain_dataset(cls: Any) -> bool:
+    from mmpretrain.datasets import BaseDataset
+
+    return isinstance(cls, type) and issubclass(cls, BaseDataset)
+
+
+def _is_custom_dataset(cls: Any) -> bool:
+    from mmpretrain.datasets import CustomDataset
+
+    return isinstance(cls, type) and issubclass(cls, CustomDataset)
+
+
+def _reads_folders(cls: Any, dataset: dict[str, Any]) -> bool:
+    """Whether a data set takes its classes from folders, in mmpretrain's way or ours."""
+    if not _is_custom_dataset(cls) or not dataset.get('with_label', True):
+        return False
+    from mmpretrain.datasets import CustomDataset
+
+    from mtkdrl_mm.datasets import LabelledImageDataset
+
+    known_reader = cls.load_data_list in (
+        CustomDataset.load_data_list,
+        LabelledImageDataset.load_data_list,
+    )
+    unlabelled = dataset.get('split') == 'test' and cls.__name__ == 'ImageNet'
+    remote = '://' in split_folder(dataset)
+    return known_reader and not unlabelled and not remote and list_file(dataset) is None
+
+
+def _reads_lists(cls: Any, dataset: dict[str, Any]) -> bool:
+    return (
+        _is_custom_dataset(cls)
+        and dataset.get('with_label', True)
+        and list_file(dataset) is not None
+    )
+
+
+def _convert(key: str, dataset: dict[str, Any], cls: Any) -> None:
+    """Let this package's data set read what mmpretrain's would read wrongly."""
+    if cls.__name__ not in ('ImageNet', 'CustomDataset', 'LabelledImageDataset'):
+        raise InputError(
+            f'{key}: a {cls.__name__} numbers the class folders, or reads the list, in a way that '
+            'does not fit this data. Use `type="CustomDataset"`.'
+        )
+    listed = list_file(dataset)
+    if 'split' in dataset:
+        split = dataset.pop('split')
+        dataset['data_prefix'] = dataset.get('data_prefix') or split
+        if listed and not dataset.get('ann_file'):
+            dataset['ann_file'] = osp.join('meta', f'{split}.txt')
+    if cls.__name__ == 'ImageNet' and _declared_classes([(key, dataset)])[0] is None:
+        metainfo = ConfigDict(dataset.get('metainfo') or {})
+        dataset['metainfo'] = ConfigDict({**cls.METAINFO, **metainfo})
+    dataset['type'] = 'mtkdrl_mm.LabelledImageDataset'
+
+
+def _adapt_list(key: str, dataset: dict[str, Any], cls: type) -> None:
+    from mtkdrl_mm.datasets.labelled_images import is_plain_list
+
+    path = list_file(dataset)
+    if path and osp.isfile(path) and not is_plain_list(path):
+        _convert(key, dataset, cls)
+
+
+def _adapt_folders(
+    key: str, dataset: dict[str, Any], cls: type, order: Sequence[str] | None
+) -> None:
+    from mtkdrl_mm.datasets.labelled_images import unknown_folders
+
+    path = split_folder(dataset)
+    if not osp.isdir(path):
+        return
+    folders = find_class_folders(path, order or ())
+    if order is None or (not set(folders) & set(order) and len(folders) == len(order)):
+        # Folders of other names than the classes, without training data to compare them with.
+        order = folders
+    unknown = [name for name in folders if name not in order]
+    if unknown:
+        raise InputError(f'{key}: {unknown_folders(path, unknown, order)}')
+    lacking = [name for name in order if name not in folders]
+    if lacking:
+        print_log(
+            f'{key}: "{path}" has no folder for {len(lacking)} of the {len(order)} classes: '
+            f'{shorten(lacking)}.',
+            'current',
+        )
+    everything = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    if everything != list(order) or any(_holds_hidden_folder(path, name) for name in folders):
+        hidden = [name for name in everything if name not in folders]
+        if hidden:
+            print_log(f'{key}: the folders {shorten(hidden)} are no classes.', 'current')
+        _convert(key, dataset, cls)
+        dataset['class_folders'] = tuple(order)
+
+
+def _holds_hidden_folder(path: str, name: str) -> bool:
+    # Notebooks leave copies of images there.
+    return osp.isdir(osp.join(path, name, '.ipynb_checkpoints'))
+
+
+def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], source: str) -> None:
+    own, place = _declared_classes([(key, dataset)])
+    if own is not None and own != list(classes):
+        unknown = [name for name in own if name not in classes]
+        if unknown:
+            raise InputError(
+                f'{place} names {shorten(unknown)}, but the training data ({source}) has the '
+                f'classes {shorten(classes)}. Give all data sets the same `metainfo.classes`.'
+            )
+        print_log(f'{place}: {shorten(classes)}, as the training data.', 'current')
+    dataset.pop('classes', None)
+    metainfo = ConfigDict(dataset.get('metainfo') or {})
+    if len(metainfo.get('palette') or classes) != len(classes):
+        metainfo.pop('palette')
+    metainfo['classes'] = tuple(classes)
+    dataset['metainfo'] = metainfo
+
+
+def _adapt_coco(
+    key: str, dataset: dict[str, Any], training: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Label by the names of categories where mmdet's numbering would differ."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    path = list_file(dataset)
+    if classes is None or path is None or not osp.isfile(path):
+        return
+    categories = read_coco_categories(key, path)
+    if categories is None:
+        return
+    lacking = [name for name in classes if name not in categories]
+    if not any(dataset is other for _, other in training):
+        known = set(classes)
+        for name, other in training:
+            other_path = list_file(other)
+            if other_path and osp.isfile(other_path):
+                known |= set(read_coco_categories(name, other_path) or categories)
+        unknown = [name for name in categories if name not in known]
+        if unknown and training:
+            raise InputError(
+                f'The annotation file "{path}" ({key}) has the categories {shorten(unknown)}, '
+                f'which the training data does not have; its classes are {shorten(classes)}. '
+                'Rename them in the file, or take them out.'
+            )
+    if lacking and (len(lacking) == len(classes) or any(dataset is d for _, d in training)):
+        raise InputError(
+            f'Of the classes {shorten(classes)}, the annotation file "{path}" ({key}) lacks '
+            f'{shorten(lacking)}; its `categories` are {shorten(categories)}. Name '
+            '`metainfo.classes` of all data sets as the `categories` of the training set.'
+        )
+    if [name for name in categories if name in classes] == list(classes):
+        return
+    import mtkdrl_mm.datasets.coco_by_names  # noqa: F401
+
+    dataset['type'] = 'mtkdrl_mm.CocoByNames'

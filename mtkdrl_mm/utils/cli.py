@@ -1,0 +1,79 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The flags that all tools share."""
+
+import argparse
+import re
+from typing import Any
+
+from mmengine.config import DictAction
+
+# Stands for a blank inside of a value while mmengine, which removes all blanks, reads it.
+_BLANK = '\0'
+
+
+class OptionsAction(DictAction):
+    """mmengine's ``--cfg-options``; blanks in paths and names survive.
+
+    Blanks around values and list entries mean nothing. A value that cannot be
+    read ends the tool with one sentence.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
+        """Parse the key=value pairs."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (RecursionError, ValueError, AssertionError):
+            parser.error(
+                f'argument --cfg-options: {" ".join(values)!r} cannot be read. Give key=value '
+                'pairs, with numbers, words, or lists and tuples of them as values; what needs a '
+                'dict(...) goes into a config file.'
+            )
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Read a value as mmengine does, but keep the blanks inside of words."""
+        # mmengine calls this for every entry of a list too.
+        val = re.sub(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda m: _BLANK * len(m[0]), val.strip())
+        return _restore_blanks(DictAction._parse_iterable(val))
+
+
+def _restore_blanks(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_restore_blanks(part) for part in value)
+    return value.replace(_BLANK, ' ') if isinstance(value, str) else value
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that training and testing share in OpenMMLab projects.
+
+    Args:
+        parser (argparse.ArgumentParser): Extended in place.
+    """
+    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        help='override settings of the config by key=value pairs, for example '
+        'model.num_classes=10 or key="[a,b]" or key=a,b; a value with blanks, brackets or '
+        'parentheses needs quotation marks',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    parser.add_argument(
+        '--no-pin-memory',
+        action='store_true',
+        help='whether to disable the pin_memory option in dataloaders',
+    )
+    # torch.distributed.launch passes it; torchrun sets the variable instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

@@ -1,0 +1,148 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Whether the data that a config names is there. Nothing here changes the config."""
+
+import inspect
+import json
+import os
+import os.path as osp
+from functools import lru_cache
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from .data_settings import evaluators, loader_datasets
+from .errors import InputError
+
+
+def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look for data folders and annotation files.
+
+    Args:
+        cfg (Config): The merged config.
+        loaders (tuple[str, ...]): Names of the loaders that will be used.
+
+    Raises:
+        InputError: If a data folder or annotation file does not exist, or is
+            of another kind.
+    """
+    for key, dataset in loader_datasets(cfg, loaders):
+        _check_dataset(key, dataset, cfg.get('default_scope'))
+    for name in loaders:
+        for key, evaluator in evaluators(cfg, name.removesuffix('_dataloader')):
+            path = evaluator.get('ann_file')
+            if isinstance(path, str) and '://' not in path and not osp.isfile(path):
+                raise InputError(f'The annotation file "{path}" ({key}.ann_file) does not exist.')
+
+
+def dataset_class(dataset: dict[str, Any], scope: str | None) -> Any:
+    """Class of a data set's config; None if it is not registered."""
+    cls = dataset.get('type')
+    if isinstance(cls, str):
+        current = DefaultScope.get_current_instance()
+        scope = scope or (current.scope_name if current else None)
+        cls = DATASETS.get(f'{scope}.{cls}' if scope and '.' not in cls else cls)
+    return cls
+
+
+def split_folder(dataset: dict[str, Any]) -> str:
+    """Folder with the images, or class folders, of one of mmpretrain's data sets."""
+    prefix = dataset.get('data_prefix')
+    if isinstance(prefix, dict):
+        prefix = prefix.get('img_path')
+    return osp.join(dataset.get('data_root') or '', prefix or dataset.get('split') or '')
+
+
+def list_file(dataset: dict[str, Any]) -> str | None:
+    """Annotation file of one of mmpretrain's data sets, with its root; None without one."""
+    root, path = dataset.get('data_root') or '', dataset.get('ann_file')
+    if not path and dataset.get('split'):
+        # mmpretrain's ImageNet takes this list where there is one.
+        path = osp.join('meta', f'{dataset["split"]}.txt')
+        return osp.join(root, path) if osp.isfile(osp.join(root, path)) else None
+    return osp.join(root, path) if path else None
+
+
+def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None:
+    root = dataset.get('data_root')
+    if not root or '://' in root:
+        return
+    if not osp.isdir(root):
+        if _downloads_itself(dataset, scope):
+            return
+        raise InputError(
+            f'The data folder "{root}" ({key}.data_root) does not exist. Put the data there, or '
+            f'point to it: --cfg-options {key}.data_root=FOLDER'
+        )
+    prefix = dataset.get('data_prefix')
+    by_folder = str(dataset.get('type')).endswith(('ImageNet', 'CustomDataset'))
+    if by_folder and list_file(dataset) is None:
+        folder = split_folder(dataset)
+        if not osp.isdir(folder):
+            raise InputError(
+                f'The data folder "{folder}" ({key}) does not exist. "{root}" should hold a '
+                f'folder per split with a folder per class in it, and holds '
+                f'{sorted(os.listdir(root))[:8]}.'
+            )
+    for name, folder in prefix.items() if isinstance(prefix, dict) else ():
+        path = osp.join(root, folder) if isinstance(folder, str) else root
+        if not osp.isdir(path):
+            raise InputError(
+                f'The data folder "{path}" ({key}.data_prefix.{name}) does not exist. "{root}" '
+                f'holds {sorted(os.listdir(root))[:8]}.'
+            )
+    if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
+        path = osp.join(root, dataset['ann_file'])
+        if not osp.exists(path) and not osp.exists(dataset['ann_file']):
+            raise InputError(f'The annotation file "{path}" ({key}.ann_file) does not exist.')
+        if str(dataset.get('type')).endswith('CocoDataset'):
+            read_coco_categories(key, path if osp.exists(path) else dataset['ann_file'])
+
+
+def _downloads_itself(dataset: dict[str, Any], scope: str | None) -> bool:
+    """Whether a data set fetches what is missing, as mmpretrain's CIFAR100 does."""
+    cls = dataset_class(dataset, scope)
+    flag = inspect.signature(cls).parameters.get('download') if cls else None
+    return flag is not None and bool(dataset.get('download', flag.default))
+
+
+def read_coco_categories(key: str, path: str) -> list[str] | None:
+    """Look whether a file is COCO's JSON, and read the names of its categories.
+
+    mmdet reads it again: files so large that this would take seconds are believed.
+
+    Args:
+        key (str): Its data set's place in the config, for the message.
+        path (str): The annotation file.
+
+    Returns:
+        list[str] | None: In the order of the file; None for a large file.
+
+    Raises:
+        InputError: If it is no COCO JSON.
+    """
+    if osp.getsize(path) > 64 * 2**20:
+        return None
+    names, problem = _categories(path, os.stat(path).st_mtime_ns)
+    if problem:
+        raise InputError(
+            f'The annotation file "{path}" ({key}.ann_file) is no COCO JSON: {problem}. It must '
+            'be an object with the lists `images`, `annotations` and `categories`.'
+        )
+    return names
+
+
+@lru_cache(maxsize=8)
+def _categories(path: str, _modified: int) -> tuple[list[str], str | None]:
+    """Names of the categories, and what is wrong with the file."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError as error:
+        return [], str(error)
+    if not isinstance(content, dict):
+        return [], f'it holds a {type(content).__name__}, not an object'
+    parts = ('images', 'annotations', 'categories')
+    if missing := [part for part in parts if not isinstance(content.get(part), list)]:
+        return [], f'it has no list of {", ".join(missing)}, only {sorted(content)[:8]}'
+    return [str(category.get('name')) for category in content['categories']], None

@@ -1,0 +1,168 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Configs that are found inside of files: data, never code.
+
+mmengine stores a training's config in its checkpoint as Python text, and reads it back by
+running it. Here it is parsed, and only what ``Config.pretty_text`` writes is understood.
+"""
+
+import ast
+import math
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry, root
+
+from .errors import InputError
+
+_MAX_LENGTH = 4 * 2**20
+_NAMES = {'inf': math.inf, 'nan': math.nan}
+_SCOPES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'mtkdrl_mm')
+# Networks whose arguments make them read other files or the network when they are built.
+_READING_TYPES = ('HuggingFaceClassifier', 'TimmClassifier', 'TIMMBackbone')
+
+
+def parse_literal_config(text: str, origin: str) -> dict[str, Any]:
+    """Read the text of a config without running it.
+
+    Args:
+        text (str): What ``Config.pretty_text`` wrote: assignments of numbers,
+            text, lists, tuples, dicts and ``dict(...)``.
+        origin (str): Where it is from, for messages.
+
+    Returns:
+        dict[str, Any]: The config's keys and values.
+
+    Raises:
+        InputError: If it holds anything else.
+    """
+    if len(text) > _MAX_LENGTH:
+        raise InputError(f'The config in {origin} is longer than {_MAX_LENGTH >> 20} MiB.')
+    try:
+        statements = ast.parse(text).body
+        config = {}
+        for statement in statements:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+            if not isinstance(statement, ast.Assign) or not isinstance(target, ast.Name):
+                raise _no_literal(statement)
+            config[target.id] = _value(statement.value)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        reason = str(error) or 'it is nested too deeply'
+        raise InputError(
+            f'The config in {origin} is read as plain values only, and cannot be: {reason}.'
+        ) from error
+    return config
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        operand = _value(node.operand)
+        if type(operand) in (int, float, complex):
+            return -operand if isinstance(node.op, ast.USub) else operand
+    if isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(item) for item in node.elts)
+    if isinstance(node, ast.Set):
+        return {_value(item) for item in node.elts}
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_value(key): _value(value) for key, value in zip(node.keys, node.values) if key}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _call(node.func.id, node)
+    raise _no_literal(node)
+
+
+def _call(name: str, node: ast.Call) -> Any:
+    """``dict(a=1)``, ``dict({'a.b': 1})`` and ``set()``."""
+    if name == 'set' and not node.args and not node.keywords:
+        return set()
+    if name != 'dict' or len(node.args) > 1 or any(k.arg is None for k in node.keywords):
+        raise _no_literal(node)
+    made = _value(node.args[0]) if node.args else {}
+    if not isinstance(made, dict):
+        raise _no_literal(node)
+    return {**made, **{str(k.arg): _value(k.value) for k in node.keywords}}
+
+
+def _no_literal(node: ast.AST) -> ValueError:
+    shown = ast.unparse(node).replace('\n', ' ')[:80]
+    return ValueError(f'line {getattr(node, "lineno", "?")} holds "{shown}"')
+
+
+def check_types(config: Any, origin: str) -> None:
+    """Check that every ``type`` in a config of a file is a registered component.
+
+    Registries import whatever module a ``type`` names (``type='os.system'``), so
+    that building from a stranger's config would run code.
+
+    Args:
+        config (Any): A config, or a part of one.
+        origin (str): Where it is from, for messages.
+
+    Raises:
+        InputError: If a type is not that of a component of the installed
+            OpenMMLab packages or of this one, or is of those that read further
+            files.
+    """
+    known = _registered()
+    pending = [config]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            if 'type' in node:
+                _check_type(node['type'], known, origin)
+            pending += node.values()
+        elif isinstance(node, (list, tuple)):
+            pending += node
+
+
+def _check_type(kind: Any, known: set[str], origin: str) -> None:
+    scope, _, name = str(kind).rpartition('.')
+    if not isinstance(kind, str) or name not in known or scope not in ('', *_SCOPES):
+        raise InputError(
+            f'The config in {origin} names the type {kind!r}, which is no component of the '
+            'installed packages. If it is yours, give the config file that you trained with: '
+            '--config CONFIG.'
+        )
+    if name in _READING_TYPES:
+        raise InputError(
+            f'The config in {origin} names the type {kind!r}, which may read further files or the '
+            'network. If you trust it, give the config file that you trained with: --config CONFIG.'
+        )
+
+
+def _registered() -> set[str]:
+    """Names of all components of the registries and their children."""
+    names: set[str] = set()
+    registries = [value for value in vars(root).values() if isinstance(value, Registry)]
+    while registries:
+        registry = registries.pop()
+        registry.import_from_location()
+        names |= registry.module_dict.keys()
+        registries += registry.children.values()
+    return names
+
+
+def plain_config(config: Any) -> Any:
+    """A config as plain dicts, lists, tuples, numbers and text.
+
+    Args:
+        config (Any): A config or a part of one.
+
+    Returns:
+        Any: A copy that can be saved in a checkpoint and read back as data.
+            Classes and functions become their import path.
+    """
+    if isinstance(config, Config):
+        config = config.to_dict()
+    if isinstance(config, dict):
+        return {key: plain_config(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)([plain_config(value) for value in config])
+    if isinstance(config, (str, int, float, bool, type(None))):
+        return config
+    module, name = getattr(config, '__module__', None), getattr(config, '__qualname__', None)
+    return f'{module}.{name}' if name else str(config)

@@ -1,0 +1,69 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Configs of installed packages, by names such as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``.
+
+mmengine's ``get_config`` runs ``pip install`` where it finds a package missing, and does not
+know the maintained forks, which have other names on PyPI. A package is found here by the name
+that it is imported by, and nothing is ever installed.
+"""
+
+import difflib
+import os.path as osp
+from importlib.util import find_spec
+from pathlib import Path
+
+from .errors import InputError
+
+# The name that is imported, and those on PyPI.
+PACKAGES = {
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+}
+
+
+def find_package_config(name: str, role: str) -> str:
+    """Find a config of an installed package.
+
+    Args:
+        name (str): ``package::path``, the path relative to the package's
+            ``configs`` folder.
+        role (str): Whose config it is, for messages.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        InputError: If the package is unknown or not installed, or has no such
+            config.
+    """
+    package, _, path = name.partition('::')
+    start = f'The {role}\'s `cfg_path` "{name}" cannot be read:'
+    if package not in PACKAGES:
+        known = ', '.join(f'"{p}::"' for p in PACKAGES)
+        raise InputError(f'{start} there are configs of {known}, but not of "{package}::".')
+    folder = _configs_folder(package)
+    if folder is None:
+        commands = ' or '.join(f'pip install {n}' for n in PACKAGES[package])
+        raise InputError(f'{start} {package} is not installed ({commands}).')
+    file = osp.normpath(osp.join(folder, path))
+    if not file.startswith(osp.join(folder, '')) or not osp.isfile(file):
+        raise InputError(f'{start} {package} has no such file.{_near(path, folder, package)}')
+    return file
+
+
+def _configs_folder(package: str) -> str | None:
+    """The folder of a package's configs; beside the package where it is a source tree."""
+    spec = find_spec(package)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        for folder in (osp.join(location, '.mim'), osp.dirname(location)):
+            if osp.isdir(osp.join(folder, 'configs')):
+                return osp.abspath(osp.join(folder, 'configs'))
+    return None
+
+
+def _near(path: str, folder: str, package: str) -> str:
+    known = {p.relative_to(folder).as_posix() for p in Path(folder).rglob('*.py')}
+    close = difflib.get_close_matches(path, sorted(known), n=3, cutoff=0.5)
+    if not close:
+        return ''
+    return ' Did you mean ' + ' or '.join(f'"{package}::{p}"' for p in close) + '?'

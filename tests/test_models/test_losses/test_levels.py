@@ -1,0 +1,115 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Whose weights a loss takes."""
+
+import inspect
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import DistillationLoss, Weighting
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.structures import NetworkOutput, TeacherWeights
+from mtkdrl_mm.utils import InputError
+
+LEVELS = dict(
+    DIST='logit',
+    FeatureKL='feature',
+    FeatureMSE='feature',
+    KLDivergence='logit',
+    NormDirection='feature',
+    StandardizedKL='logit',
+)
+
+
+class OppositeWeights(Weighting):
+    """Only the first teacher counts for logits, only the second for features."""
+
+    def forward(self, terms):
+        first, second = torch.eye(2)
+        count = len(terms.student_logits)
+        return TeacherWeights(logit=first.expand(count, 2), feature=second.expand(count, 2))
+
+
+def registered():
+    losses = MODELS.module_dict.values()
+    return {
+        cls.__name__: cls
+        for cls in losses
+        if inspect.isclass(cls) and issubclass(cls, DistillationLoss)
+    }
+
+
+def test_level_of_every_registered_loss():
+    assert {name: cls.level for name, cls in registered().items()} == LEVELS
+
+
+@pytest.fixture
+def make_loss(tmp_path):
+    """Function that returns the config of a loss between teachers a and b and 5 classes."""
+
+    def make(name):
+        if name != 'NormDirection':
+            return dict(type=name)
+        path = str(tmp_path / 'centers.pth')
+        torch.save(dict(a=torch.randn(5, 32), b=torch.randn(5, 48)), path)
+        return dict(type=name, centers=path)
+
+    return make
+
+
+@pytest.mark.parametrize('name', LEVELS)
+def test_level_is_what_a_loss_reads(make_distiller, make_batch, record_steps, make_loss, name):
+    """Other logits change losses on logits alone, other features those on features alone."""
+    distiller = make_distiller(extra_losses=[make_loss(name)]).eval()
+    steps = record_steps(distiller)
+    distiller(*make_batch(4, size=64), mode='loss')
+    terms, _ = steps[0]
+    loss = distiller.extra_losses[name.lower()]
+    before = loss(terms)
+    terms.projections = [
+        projection + torch.rand_like(projection) for projection in terms.projections
+    ]
+    reads_features = not torch.allclose(loss(terms), before)
+    assert reads_features == (LEVELS[name] == 'feature')
+    other = terms.__class__(
+        NetworkOutput(terms.student.logits.flip(1), terms.student.embedding),
+        terms.teachers,
+        terms.labels,
+        terms.projections,
+        terms.targets,
+    )
+    assert torch.allclose(loss(other), loss(terms)) == reads_features
+
+
+@pytest.mark.parametrize('name', LEVELS)
+def test_extra_losses_take_the_weights_of_their_level(
+    make_distiller, make_batch, record_steps, make_loss, name
+):
+    loss = dict(make_loss(name), loss_weight=0.7)
+    distiller = make_distiller(weighting=dict(type=OppositeWeights), extra_losses=[loss]).eval()
+    steps = record_steps(distiller)
+    losses = distiller(*make_batch(4, size=64), mode='loss')
+    terms, _ = steps[0]
+    column = 0 if LEVELS[name] == 'logit' else 1
+    expected = 0.7 * distiller.extra_losses[name.lower()](terms)[:, column].mean()
+    torch.testing.assert_close(losses[f'loss_{name.lower()}'], expected)
+
+
+@pytest.mark.parametrize('name', [name for name, level in LEVELS.items() if level == 'feature'])
+def test_losses_on_features_need_features(make_distiller, make_loss, make_terms, name):
+    cfg = make_loss(name)
+    message = f'^{name} needs connectors: set `feature_weight` above 0.$'
+    with pytest.raises(InputError, match=message):
+        make_distiller(feature_weight=0, extra_losses=[cfg])
+    arguments = {key: value for key, value in cfg.items() if key != 'type'}
+    if name == 'NormDirection':
+        arguments['names'] = ['a', 'b']
+    with pytest.raises(InputError, match=message):
+        registered()[name](**arguments)(make_terms(features=False))
+
+
+def test_losses_of_the_other_level(make_distiller):
+    with pytest.raises(InputError, match=r'`logit_loss` is FeatureMSE, which compares features'):
+        make_distiller(logit_loss='FeatureMSE')
+    with pytest.raises(InputError, match=r'`feature_loss` is DIST, which compares logits.*`extra_'):
+        make_distiller(feature_loss='DIST')

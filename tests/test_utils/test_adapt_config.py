@@ -1,0 +1,395 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Every split is read by the class names of the training data."""
+
+import json
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.launch import check_data
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def data_config(root, num_classes=3, kind='ImageNet', **dataset):
+    dataset = dict(type=kind, data_root=str(root), **{'split': 'train', **dataset})
+    return Config(
+        dict(
+            model=dict(num_classes=num_classes),
+            train_dataloader=dict(dataset=dataset),
+            val_evaluator=dict(type='Accuracy', topk=(1, 5)),
+        )
+    )
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A folder per split with a folder per class in it."""
+    for name in ('dog', 'cat', 'emu'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+    (tmp_path / 'train' / 'notes.txt').write_text('no class')
+    return tmp_path
+
+
+def test_class_folders_become_the_classes(folders):
+    cfg = data_config(folders)
+    check_data(cfg, ('train_dataloader',))
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('cat', 'dog', 'emu')
+
+
+def test_classes_that_are_given_stay(folders):
+    cfg = data_config(folders, metainfo=dict(classes=('a', 'b', 'c')))
+    check_data(cfg, ('train_dataloader',))
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('a', 'b', 'c')
+
+
+@pytest.mark.parametrize('wrapped', [dict(type='RepeatDataset', times=2), 'concatenated'])
+def test_wrapped_data_sets_are_looked_into(folders, wrapped):
+    cfg = data_config(folders)
+    inner = cfg.train_dataloader.dataset
+    if wrapped == 'concatenated':
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner])
+    else:
+        cfg.train_dataloader.dataset = dict(**wrapped, dataset=inner)
+    check_data(cfg, ('train_dataloader',))
+    outer = cfg.train_dataloader.dataset
+    found = outer.datasets[0] if wrapped == 'concatenated' else outer.dataset
+    assert found.metainfo.classes == ('cat', 'dog', 'emu')
+
+
+def test_classes_of_imagenet_itself_and_of_annotated_data_are_left_alone(folders, tmp_path):
+    for index in range(1000):
+        (tmp_path / 'full' / 'train' / f'n{index:08d}').mkdir(parents=True)
+    (folders / 'list.txt').write_text('cat/1.jpg 0\n')
+    for cfg in (
+        data_config(tmp_path / 'full'),
+        data_config(folders, ann_file='list.txt'),
+        data_config(folders, kind='CIFAR10'),
+    ):
+        check_data(cfg, ('train_dataloader',))
+        assert 'metainfo' not in cfg.train_dataloader.dataset
+
+
+def test_missing_data(folders):
+    with pytest.raises(InputError) as error:
+        check_data(data_config(folders / 'nowhere'), ('train_dataloader',))
+    message = str(error.value)
+    assert f'The data folder "{folders}/nowhere" (train_dataloader.dataset.data_root)' in message
+    assert '--cfg-options train_dataloader.dataset.data_root=FOLDER' in message
+    with pytest.raises(InputError) as error:
+        check_data(data_config(folders, split='val'), ('train_dataloader',))
+    assert f'"{folders}/val" (train_dataloader.dataset) does not exist' in str(error.value)
+    assert "holds ['train']" in str(error.value)
+    with pytest.raises(InputError) as error:
+        check_data(data_config(folders, ann_file='meta/train.txt'), ('train_dataloader',))
+    assert f'annotation file "{folders}/meta/train.txt"' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'options, found', [({}, True), (dict(download=True), True), (dict(download=False), False)]
+)
+def test_data_that_downloads_itself_may_be_missing(tmp_path, options, found):
+    dataset = dict(type='CIFAR100', data_root=str(tmp_path / 'none'), **options)
+    cfg = Config(
+        dict(default_scope='mmpretrain', model=dict(), train_dataloader=dict(dataset=dataset))
+    )
+    if found:
+        check_data(cfg, ('train_dataloader',))
+    else:
+        with pytest.raises(InputError, match=r'none" .* does not exist'):
+            check_data(cfg, ('train_dataloader',))
+
+
+def test_data_that_is_not_used_or_not_local_is_not_looked_for(folders):
+    check_data(data_config(folders / 'nowhere'), ('val_dataloader',))
+    check_data(data_config('s3://bucket/imagenet'), ('train_dataloader',))
+
+
+def make_split(root, split, names, images=2):
+    for name in names:
+        (root / split / name).mkdir(parents=True)
+        for index in range(images):
+            (root / split / name / f'{index}.png').touch()
+
+
+def wrap(dataset, kind):
+    """A config of a wrapper around a data set's config."""
+    if kind == 'RepeatDataset':
+        return dict(type=kind, times=2, dataset=dataset)
+    if kind == 'ConcatDataset':
+        return dict(type=kind, datasets=[dataset, dict(dataset)])
+    if kind == 'ClassBalancedDataset':
+        return dict(type=kind, oversample_thr=0.1, dataset=dataset)
+    if kind == 'KFoldDataset':
+        return dict(type=kind, fold=0, num_splits=2, dataset=dataset)
+    return dataset
+
+
+def splits(root, kind='ImageNet', wrapper=None, classes=None, **val):
+    meta = {} if classes is None else dict(metainfo=dict(classes=classes))
+
+    def loader(split, **more):
+        where = dict(split=split) if kind == 'ImageNet' else dict(data_prefix=split)
+        dataset = dict(type=kind, data_root=str(root), **{**where, **more})
+        return dict(dataset=wrap(dataset, wrapper))
+
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(),
+            train_dataloader=loader('train', **meta),
+            val_dataloader=loader('val', **val),
+            test_dataloader=loader('val', **val),
+        )
+    )
+
+
+def labels(cfg, name):
+    """Label of every class folder, as the built data set has it."""
+    dataset = DATASETS.build(cfg[name].dataset)
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    return {info['img_path'].split('/')[-2]: info['gt_label'] for info in infos}, dataset
+
+
+WRAPPERS = (None, 'RepeatDataset', 'ConcatDataset', 'ClassBalancedDataset')
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+@pytest.mark.parametrize('kind', ['ImageNet', 'CustomDataset'])
+def test_a_split_that_lacks_a_class_keeps_the_numbering(tmp_path, kind, wrapper):
+    make_split(tmp_path, 'train', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['cat', 'fox'])
+    cfg = splits(tmp_path, kind, wrapper)
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == {'cat': 0, 'dog': 1, 'fox': 2}
+    for name in LOADERS[1:]:
+        found, dataset = labels(cfg, name)
+        assert found == {'cat': 0, 'fox': 2}
+        assert dataset.metainfo['classes'] == ('cat', 'dog', 'fox')
+
+
+def test_folds_of_a_split_keep_the_numbering(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['cat', 'fox'])
+    cfg = splits(tmp_path, wrapper='KFoldDataset')
+    check_data(cfg, LOADERS)
+    # Its fold of the validation set: without the first two images, those of cats.
+    assert labels(cfg, 'val_dataloader')[0] == {'fox': 2}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_a_split_with_an_unknown_class_is_refused(tmp_path, wrapper):
+    make_split(tmp_path, 'train', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['Fox', 'cat', 'dog'])
+    # Where tools/test.py runs alone too.
+    for loaders in (LOADERS, LOADERS[2:]):
+        with pytest.raises(InputError) as error:
+            check_data(splits(tmp_path, wrapper=wrapper), loaders)
+        assert (
+            f'"{tmp_path}/val" holds the folders Fox, which are none of the 3 classes of the '
+            'training data: cat, dog, fox. Rename them'
+        ) in str(error.value)
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_a_list_of_names_sorts_the_labels(tmp_path, wrapper):
+    make_split(tmp_path, 'train', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['cat', 'dog', 'fox'])
+    cfg = splits(tmp_path, 'CustomDataset', wrapper, classes=['fox', 'cat', 'dog'])
+    check_data(cfg, LOADERS)
+    for name in LOADERS:
+        assert labels(cfg, name)[0] == {'fox': 0, 'cat': 1, 'dog': 2}
+
+
+def test_names_of_validation_follow_those_of_training(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['cat', 'dog', 'fox'])
+    cfg = splits(tmp_path, 'CustomDataset', metainfo=dict(classes=['fox', 'dog', 'cat']))
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'val_dataloader')[0] == {'cat': 0, 'dog': 1, 'fox': 2}
+    cfg = splits(tmp_path, 'CustomDataset', metainfo=dict(classes=['fox', 'dog', 'cow']))
+    with pytest.raises(InputError, match=r'metainfo\.classes names cow, but the training data'):
+        check_data(cfg, LOADERS)
+
+
+def test_other_names_than_the_folders(tmp_path):
+    """Folders of WordNet ids with names in words: the numbering is that of the folders."""
+    make_split(tmp_path, 'train', ['n01', 'n02', 'n03'])
+    make_split(tmp_path, 'val', ['n01', 'n03'])
+    cfg = splits(tmp_path, classes=['tench', 'goldfish', 'shark'])
+    check_data(cfg, LOADERS)
+    found, dataset = labels(cfg, 'val_dataloader')
+    assert found == {'n01': 0, 'n03': 2}
+    assert dataset.metainfo['classes'] == ('tench', 'goldfish', 'shark')
+
+
+def test_hidden_folders_are_not_read(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'dog', '.ipynb_checkpoints', '__MACOSX'])
+    make_split(tmp_path, 'val', ['cat', 'dog', 'dog/.ipynb_checkpoints'])
+    cfg = splits(tmp_path)
+    check_data(cfg, LOADERS)
+    found, dataset = labels(cfg, 'train_dataloader')
+    assert found == {'cat': 0, 'dog': 1} and len(dataset) == 4
+    assert len(labels(cfg, 'val_dataloader')[1]) == 4
+
+
+def test_parts_of_a_training_set_together_have_the_classes(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'fox'])
+    make_split(tmp_path, 'more', ['dog', 'fox'])
+    make_split(tmp_path, 'val', ['dog'])
+    cfg = splits(tmp_path, 'CustomDataset')
+    parts = [dict(cfg.train_dataloader.dataset, data_prefix=name) for name in ('train', 'more')]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == {'cat': 0, 'dog': 1, 'fox': 2}
+    assert labels(cfg, 'val_dataloader')[0] == {'dog': 1}
+
+
+def test_a_checkpoint_knows_its_classes(tmp_path):
+    """A test without the training data, and a list of classes in the checkpoint."""
+    make_split(tmp_path, 'val', ['cat', 'fox'])
+    cfg = splits(tmp_path)
+    check_data(cfg, LOADERS[2:], trained_classes=['cat', 'dog', 'fox'])
+    assert labels(cfg, 'test_dataloader')[0] == {'cat': 0, 'fox': 2}
+    with pytest.raises(InputError, match='holds the folders fox, which are none of the 2 classes'):
+        check_data(splits(tmp_path), LOADERS[2:], trained_classes=['cat', 'dog'])
+
+
+def test_numbers_in_annotations_mean_the_classes_of_the_annotations(tmp_path):
+    """Another list of names would hide that, and not change the labels."""
+    pipeline = [dict(type='PackInputs', input_key='label')]
+    for split, classes in (('train', ['cat', 'dog']), ('val', ['dog', 'cat'])):
+        content = dict(metainfo=dict(classes=classes), data_list=[dict(img_path='a', gt_label=0)])
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
+
+    def loader(split, **more):
+        dataset = dict(type='mmpretrain.BaseDataset', ann_file=f'{split}.json', pipeline=pipeline)
+        return dict(dataset=dict(dataset, data_root=str(tmp_path), **more))
+
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(),
+            train_dataloader=loader('train', metainfo=dict(classes=['cat', 'dog'])),
+            val_dataloader=loader('val'),
+        )
+    )
+    check_data(cfg, LOADERS[:2])
+    assert DATASETS.build(cfg.val_dataloader.dataset).metainfo['classes'] == ['dog', 'cat']
+
+
+def test_classes_from_a_file(tmp_path):
+    make_split(tmp_path, 'train', ['hot dog', 'fox'])
+    make_split(tmp_path, 'val', ['hot dog', 'fox'])
+    (tmp_path / 'classes.txt').write_bytes('\ufeffhot dog\r\nfox\r\n'.encode())
+    cfg = splits(tmp_path, 'CustomDataset', classes=str(tmp_path / 'classes.txt'))
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'val_dataloader')[0] == {'hot dog': 0, 'fox': 1}
+
+
+def test_configs_that_read_right_stay_as_they_are(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'dog'])
+    make_split(tmp_path, 'val', ['cat', 'dog'])
+    cfg = splits(tmp_path)
+    check_data(cfg, LOADERS)
+    assert cfg.val_dataloader.dataset.type == 'ImageNet'
+    assert 'class_folders' not in cfg.val_dataloader.dataset
+
+
+def test_checks_are_hooks_of_every_training():
+    cfg = Config(dict(model=dict(), custom_hooks=[dict(type='mtkdrl_mm.TopKLimitHook')]))
+    check_data(cfg, ())
+    assert cfg.default_hooks == dict(
+        label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
+        left_out_images=dict(type='mtkdrl_mm.LeftOutImagesHook'),
+    )
+
+
+def test_damaged_images_can_be_left_out(tmp_path):
+    make_split(tmp_path, 'train', ['cat', 'dog'])
+    cfg = splits(tmp_path, wrapper='RepeatDataset')
+    cfg.skip_damaged_images = True
+    check_data(cfg, LOADERS[:1])
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.type == 'RepeatDataset' and dataset.dataset.type == 'mtkdrl_mm.IntactImages'
+    assert dataset.dataset.dataset.type == 'ImageNet'
+    cfg.skip_damaged_images = 'yes'
+    with pytest.raises(InputError, match="must be True or False, but is 'yes'"):
+        check_data(cfg, LOADERS[:1])
+
+
+@pytest.fixture
+def detection(tmp_path):
+    """Function that makes a config of two COCO files with the given categories."""
+    pytest.importorskip('mmdet')
+
+    def make(train, val, classes, wrapper=None):
+        for split, names in (('train', train), ('val', val)):
+            categories = [dict(id=10 + i, name=name) for i, name in enumerate(names)]
+            boxes = [
+                dict(id=i, image_id=1, category_id=10 + i, bbox=[0, 0, 9, 9], area=81, iscrowd=0)
+                for i in range(len(names))
+            ]
+            content = dict(
+                images=[dict(id=1, file_name='1.png', width=32, height=32)],
+                annotations=boxes,
+                categories=categories,
+            )
+            (tmp_path / f'{split}.json').write_text(json.dumps(content))
+
+        def loader(split):
+            dataset = dict(
+                type='CocoDataset',
+                data_root=str(tmp_path),
+                ann_file=f'{split}.json',
+                data_prefix=dict(img=''),
+                metainfo=dict(classes=classes),
+            )
+            return dict(dataset=wrap(dataset, wrapper))
+
+        return Config(
+            dict(
+                default_scope='mmdet',
+                model=dict(),
+                train_dataloader=loader('train'),
+                val_dataloader=loader('val'),
+            )
+        )
+
+    return make
+
+
+def boxes(cfg, name):
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(cfg[name].dataset)
+    return [box['bbox_label'] for box in dataset.get_data_info(0)['instances']]
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+def test_categories_in_another_order(detection, wrapper):
+    cfg = detection(['cat', 'dog', 'fox'], ['fox', 'cat', 'dog'], ['cat', 'dog', 'fox'], wrapper)
+    check_data(cfg, LOADERS[:2])
+    assert boxes(cfg, 'train_dataloader') == [0, 1, 2]
+    assert boxes(cfg, 'val_dataloader') == [2, 0, 1]
+
+
+def test_names_sort_the_categories(detection):
+    cfg = detection(['cat', 'dog', 'fox'], ['cat', 'fox'], ['fox', 'dog', 'cat'])
+    check_data(cfg, LOADERS[:2])
+    assert boxes(cfg, 'train_dataloader') == [2, 1, 0]
+    assert boxes(cfg, 'val_dataloader') == [2, 0]
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+def test_categories_that_do_not_fit(detection, wrapper):
+    names = ['cat', 'dog', 'fox']
+    with pytest.raises(InputError, match=r'Of the classes cat, horse, fox, .* lacks horse'):
+        check_data(detection(names, names, ['cat', 'horse', 'fox'], wrapper), LOADERS[:2])
+    with pytest.raises(InputError, match=r'categories Fox, which the training data does not have'):
+        check_data(detection(names, ['cat', 'dog', 'Fox'], names, wrapper), LOADERS[:2])
+    # Some of the categories are enough, as in mmdet.
+    check_data(detection(names, names, ['cat', 'fox'], wrapper), LOADERS[:2])

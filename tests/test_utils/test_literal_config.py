@@ -1,0 +1,146 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Configs found in files are data."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(
+    str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts
+)
+
+
+@pytest.mark.parametrize('folder', sorted({path.split('/')[1] for path in CONFIGS}))
+def test_all_configs_of_the_project_come_back(folder):
+    found = [path for path in CONFIGS if path.split('/')[1] == folder]
+    assert found
+    for path in found:
+        cfg = Config.fromfile(ROOT / path)
+        assert parse_literal_config(cfg.pretty_text, path) == cfg.to_dict()
+
+
+def test_values_of_all_kinds():
+    values = dict(
+        a=1,
+        b=-1.5,
+        c='it\'s "x"\n',
+        d=None,
+        e=True,
+        f=(1,),
+        g=[(1, [2]), {}],
+        h={'a.b': 1, 'c-d': dict(x=1)},
+        i={1: 'one', 2: [dict(y=2)]},
+        j=float('inf'),
+        k=-float('inf'),
+        m=set(),
+        n={1, 2},
+        o=1e-20,
+        p=b'x',
+    )
+    cfg = Config(values)
+    assert parse_literal_config(cfg.pretty_text, 'x') == values
+    assert parse_literal_config('', 'x') == {}
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "import os\nos.system('touch marker')",
+        "a = __import__('os').system('touch marker')",
+        "a = open('marker', 'w')",
+        'a = (lambda: 1)()',
+        'a = [x for x in (1, 2)]',
+        "a = f'{open(1)}'",
+        'a = dict(**b)',
+        'a = dict([(1, 2)])',
+        'a = {**b}',
+        'a = b',
+        'a = b.c',
+        "a = 'x' * 10**9",
+        "a = -'x'",
+        'a = 1 if b else 2',
+        'a, b = 1, 2',
+        'a: int = 1',
+        'a.b = 1',
+        'a += 1',
+        'def a(): pass',
+        'a = (b := 1)',
+        'a = [1][0]',
+        'a = {[]: 1}',
+        'a = set([1])',
+        'if True: a = 1',
+        'a = ',
+        'a = \x00',
+        'a = ' + '[' * 300 + ']' * 300,
+        'a = ' + '-' * 100000 + '1',
+    ],
+)
+def test_everything_else_is_refused_and_not_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r'^The config in "x\.pth" is read as plain values only'):
+        parse_literal_config(text, '"x.pth"')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_as_long_as_a_bomb():
+    with pytest.raises(InputError, match='is longer than 4 MiB'):
+        parse_literal_config('a = 1\n' * 10**6, '"x.pth"')
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'ResNet',
+        'mmpretrain.ResNet',
+        'mtkdrl_mm.CIFARResNet',
+        'LinearClsHead',
+        'BN',
+        'mmpretrain.Resize',
+        'mmseg.ResNetV1c',
+    ],
+)
+def test_components_of_the_packages(kind):
+    check_types(dict(model=[dict(type=kind)]), 'x')
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'os.system',
+        'subprocess.Popen',
+        'builtins.eval',
+        'mmengine.load',
+        'mmengine.utils.install_package',
+        'torch.hub.load',
+        'torch.nn.Linear',
+        'mmpretrain.models.ResNet',
+        'evil.ResNet',
+        'os.ResNet',
+        'NoSuchThing',
+        'mmpretrain.',
+        '',
+        3,
+        None,
+    ],
+)
+def test_other_types_would_be_imported(kind):
+    with pytest.raises(InputError, match=r'no component of the installed packages.*--config'):
+        check_types(dict(model=dict(backbone=(dict(type=kind),))), '"x.pth"')
+
+
+def test_types_that_read_further_files():
+    for kind in ('TIMMBackbone', 'mmpretrain.HuggingFaceClassifier', 'TimmClassifier'):
+        with pytest.raises(InputError, match='may read further files or the network'):
+            check_types(dict(type=kind), '"x.pth"')
+
+
+def test_plain_configs_hold_no_objects():
+    cfg = Config(dict(a=dict(b=(1, [dict(type=Config)])), c=2.5))
+    plain = plain_config(cfg)
+    assert plain == dict(a=dict(b=(1, [dict(type='mmengine.config.config.Config')])), c=2.5)
+    assert type(plain['a']) is dict and type(plain['a']['b'][1][0]) is dict
