@@ -328,7 +328,7 @@ echo "$PASSED passed, $FAILED failed"
 if [ -n "${TABLE-}" ]; then
   {
     echo "Last result of \`make test-slurm\`: $(date -u +%F), $(slurmd -V), torch" \
-      "$("$PY" -c 'import torch; print(torch.__version__)'), $(nproc) CPUs," \
+      "$("$PY" -c 'import torch; print(torch.__version__)'), $(nproc --all) CPUs," \
       "${WORKERS:-1} data worker(s) a process: **$PASSED passed, $FAILED failed**."
     echo
     printf '| scenario | what happens | result | seconds |\n|---|---|---|---|\n'
