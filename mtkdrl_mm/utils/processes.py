@@ -352,6 +352,8 @@ def describe_group_error(
         str | None: The sentence, with this process's rank, host, address and time limit, and what
         to check; None for any other error, and for single processes.
     """
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return None  # torch raises no other; a closed pipe of the standard output is one
     if process is None:
         if int(os.environ.get('WORLD_SIZE') or 1) == 1:
             return None

@@ -311,6 +311,12 @@ def test_other_errors_are_none_of_the_group(text):
     assert describe_group_error(RuntimeError(text)) is None
 
 
+def test_errors_of_the_system_are_none_of_the_group():
+    os.environ.update(VARIABLES)
+    assert describe_group_error(BrokenPipeError(32, 'Broken pipe')) is None
+    assert describe_group_error(TimeoutError('The client socket has timed out')) is not None
+
+
 def test_a_single_process_loses_nobody():
     assert describe_group_error(RuntimeError('Socket Timeout')) is None
 

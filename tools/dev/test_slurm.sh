@@ -77,8 +77,11 @@ MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 KillWait=30
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
-PartitionName=cpu Nodes=$HOST Default=YES MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=$HOST Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=$HOST MaxTime=INFINITE State=UP PriorityTier=10
 CONF
   export SLURM_CONF=$DIR/slurm.conf
   slurmctld -c
@@ -266,8 +269,12 @@ resumes() {
 requeue() { # a batch job whose steps get SIGTERM requeues itself, resumes, COMPLETED, equal bits
   resumes requeue scancel --signal=TERM
 }
-requeue_shell() { # the same where only the batch script gets SIGTERM (--signal=B:TERM)
+requeue_shell() { # requeues and resumes too where only the batch script gets SIGTERM (--signal=B:TERM), equal bits
   resumes requeue_shell scancel --batch --signal=TERM
+}
+preempt() { sbatch --output=/dev/null -p urgent --ntasks=4 --wrap 'sleep 3' >/dev/null; }
+preempted() { # a batch job that Slurm preempts for an urgent one saves, requeues, resumes, COMPLETED, equal bits
+  resumes preempted preempt
 }
 
 requeue_off() { # REQUEUE=0: saved, FAILED with 143, not requeued
@@ -299,7 +306,7 @@ make_config
 CONFIG="$DIR/with blank/tiny.py"
 mkdir "$DIR/runs of"
 PASSED=0 FAILED=0 ROWS=()
-ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell requeue_off requeue_cancelled'
+ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell preempted requeue_off requeue_cancelled'
 for scenario in ${SCENARIOS:-$ALL}; do
   # What a scenario shows stands behind its name.
   title=$(sed -n "s/^$scenario() { # //p" tools/dev/test_slurm.sh)
@@ -321,7 +328,7 @@ echo "$PASSED passed, $FAILED failed"
 if [ -n "${TABLE-}" ]; then
   {
     echo "Last result of \`make test-slurm\`: $(date -u +%F), $(slurmd -V), torch" \
-      "$("$PY" -c 'import torch; print(torch.__version__)'), $(nproc) CPUs," \
+      "$("$PY" -c 'import torch; print(torch.__version__)'), $(nproc --all) CPUs," \
       "${WORKERS:-1} data worker(s) a process: **$PASSED passed, $FAILED failed**."
     echo
     printf '| scenario | what happens | result | seconds |\n|---|---|---|---|\n'
