@@ -108,7 +108,7 @@ def build_classifier(
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         try:
             return MMPRETRAIN_MODELS.build(model)
-        except OSError as error:  # a part that reads a file, as LoRAModel
+        except (OSError, InputError) as error:  # a part that reads a file, as LoRAModel
             raise InputError(f'The {role} cannot be built: {error}') from error
 
 

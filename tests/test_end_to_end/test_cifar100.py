@@ -93,6 +93,9 @@ def test_two_epochs_of_a_student_with_all_four_teachers(tmp_path):
         'tools/model_converters/export_student.py',
         str(work_dir / 'epoch_2.pth'),
         str(out),
+        # the checkpoint's own names a data set that is not installed
+        '--config',
+        config,
     )
     (exported,) = tmp_path.glob('student-*.pth')
     student = get_model(Config.fromfile(tmp_path / 'student.py'), pretrained=str(exported))

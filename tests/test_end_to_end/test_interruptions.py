@@ -33,11 +33,13 @@ def start(command, **env):
     )
 
 
-def wait_for(process, text):
+def wait_for(process, pattern):
+    lines = []
     for line in process.stdout:
-        if text in line:
+        lines.append(line)
+        if re.search(pattern, line):
             return
-    pytest.fail(f'{text!r} never came')
+    pytest.fail(f'{pattern!r} never came:\n{"".join(lines[-20:])}')
 
 
 def train_command(config, work_dir, processes, *flags):
@@ -60,7 +62,7 @@ def test_a_signal_to_the_whole_group_saves(workshop: Workshop, number, processes
     size = f'train_dataloader.batch_size={8 // processes}'
     flags = ['--cfg-options', 'train_cfg.max_epochs=200', size, KEEP_ONE]
     process = start(train_command(config, work_dir, processes, *flags))
-    wait_for(process, 'Epoch(train)  [2][3/4]')
+    wait_for(process, r'Epoch\(train\) +\[2\]\[3/4\]')
     os.killpg(process.pid, number)
     begin = time.time()
     rest = process.stdout.read()
@@ -203,7 +205,7 @@ def test_resumed_with_twice_the_batch(workshop: Workshop):
         config, *flags, '--resume', '--cfg-options', 'train_dataloader.batch_size=16'
     )
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert 'Epoch(train)  [3][2/2]' in resumed.stdout
+    assert 'Epoch(train) [3][2/2]' in resumed.stdout
     last = torch.load(work_dir / 'epoch_4.pth')
     assert (last['meta']['epoch'], last['meta']['iter']) == (4, 8)
     # trained in every epoch
@@ -228,7 +230,7 @@ def test_a_work_dir_in_use_is_refused(workshop: Workshop):
             'train_cfg.max_epochs=500',
         ]
     )
-    wait_for(process, 'Epoch(train)  [1]')
+    wait_for(process, r'Epoch\(train\) +\[1\]')
     second = workshop.train(config, *flags)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -81,6 +81,7 @@ def distiller():
         data_preprocessor=dict(IMAGENET, num_classes=2),
         feature_weight=1.0,
     )
+    distiller.weighting.attach_trainer()
     with torch.no_grad():
         for network in distiller.teachers.networks:
             for name, parameter in network.named_parameters():

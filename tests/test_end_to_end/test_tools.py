@@ -29,7 +29,7 @@ def test_train_then_test_without_teachers(workshop: Workshop):
     assert done.returncode == 0, done.stderr[-2000:]
     for words in (
         "Teachers' accuracy on 16 validation images:",
-        'Teacher "teacher0": loaded ',
+        'teacher "teacher0": loaded 62/62 tensors of ',
         'loss_ce: ',
         'loss_logit: ',
         'loss_feature: ',
@@ -153,7 +153,7 @@ def test_the_imagenet_config_on_photographs(workshop: Workshop):
     flags = ['--work-dir', str(workshop.folder / 'run'), '--cfg-options', *options]
     done = workshop.train(config, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'the 2 folders in' in done.stdout and 'are the classes' in done.stdout
+    assert 'the 2 folders are the classes' in done.stdout
     assert 'weight_logit/wide_resnet50: 0.2500' in done.stdout
     for name in names:
         os.remove(workshop.folder / f'{name}.pth')

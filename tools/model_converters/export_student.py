@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import os.path as osp
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
+from mtkdrl_mm.models.num_classes import set_num_classes
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
@@ -89,7 +91,7 @@ def trusted_student(cfg: Config) -> tuple[dict[str, Any], dict[str, Any] | None]
     student, preprocessor = read_network_config(model.student, 'student')
     student = plain_config(student)
     if model.get('num_classes') is not None:
-        student['head']['num_classes'] = model.num_classes
+        set_num_classes(student, model.num_classes)
     return student, plain_config(preprocessor)
 
 
@@ -114,9 +116,9 @@ def found_student(
         if isinstance(saved, dict) and isinstance(saved.get('model'), dict):
             model, preprocessor = saved['model'], saved.get('data_preprocessor')
         elif isinstance(student, dict) and 'type' in student:
-            num_classes, model = model.get('num_classes'), dict(student)
-            if num_classes is not None and isinstance(model.get('head'), dict):
-                model['head'] = dict(model['head'], num_classes=num_classes)
+            num_classes, model = model.get('num_classes'), deepcopy(student)
+            if num_classes is not None:
+                set_num_classes(model, num_classes)
         else:
             raise InputError(
                 f'"{path}" says only where the config of its student was, not what it held. Give '
@@ -205,7 +207,8 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         ],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
-        config=text,
+        # Not `config`: mmengine runs what it finds there.
+        training_config=text,
     )
 
 
