@@ -113,7 +113,7 @@ def test_mmpretrain_reads_the_student(tiny, tmp_path):
     assert contents['meta']['method'] == 'MTKDRL'
     assert contents['meta']['teachers'] == ['large', 'small']
     assert contents['meta']['accuracy'] == {'accuracy/top1': 61.5}
-    assert 'MultiTeacherDistiller' in contents['meta']['config']
+    assert 'MultiTeacherDistiller' in contents['meta']['training_config']
 
     model = get_model(str(tmp_path / 'student.py'), pretrained=path)
     images = torch.randn(2, 3, 32, 32)
