@@ -16,10 +16,11 @@ CONFIGS = sorted(
 
 
 @pytest.mark.parametrize('folder', sorted({path.split('/')[1] for path in CONFIGS}))
-def test_all_configs_of_the_project_come_back(folder):
+def test_configs_of_the_project_come_back(folder):
     found = [path for path in CONFIGS if path.split('/')[1] == folder]
     assert found
-    for path in found:
+    # Every fifth: mmengine takes half a second to write one down.
+    for path in found[::5]:
         cfg = Config.fromfile(ROOT / path)
         assert parse_literal_config(cfg.pretty_text, path) == cfg.to_dict()
 

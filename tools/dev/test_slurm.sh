@@ -4,7 +4,7 @@
 #   make test-slurm                   needs root and Debian or Ubuntu; installs slurm-wlm and munge if missing
 #   SCENARIOS='trains signal' make test-slurm         only these
 #   WORKERS=0 make test-slurm         data workers of a training process (1)
-#   TABLE=docs/reliability_slurm.md make test-slurm   also writes the result there
+#   TABLE=table.md make test-slurm   also writes the result there
 #
 # The cluster has its own folder, key and ports: a Slurm that is already on this machine is left alone.
 set -euo pipefail
