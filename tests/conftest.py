@@ -20,7 +20,7 @@ from mtkdrl_mm.models import (
     KLDivergence,
     MultiTeacherDistiller,
     PoolSpec,
-    TeacherPool,
+    build_pool,
 )
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
@@ -245,8 +245,8 @@ def make_pool():
     """Function that builds a pool with random weights."""
 
     def make(teachers, student=None, num_classes=None):
-        pool = TeacherPool(teachers, student or Preprocessing(), num_classes)
-        for m, network in enumerate(pool.networks):
+        pool = build_pool(teachers, student or Preprocessing(), num_classes)
+        for m, network in enumerate([t.network for t in pool]):
             randomize(network, seed=m + 1)
         return pool
 
@@ -267,9 +267,9 @@ def make_distiller():
         torch.manual_seed(seed)
         distiller = MultiTeacherDistiller(teachers=teachers, **kwargs)
         randomize(distiller.student, seed=99)
-        if distiller.teachers is not None:
+        if distiller.has_teachers:
             distiller.weighting.attach_trainer()  # in place of a hook
-            for m, network in enumerate(distiller.teachers.networks):
+            for m, network in enumerate([t.network for t in distiller.teachers]):
                 randomize(network, seed=m + 1)
         return distiller
 

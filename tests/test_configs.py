@@ -88,7 +88,7 @@ def test_models_of_mtkdrl_configs_can_be_built(name, build, class_centres):
     assert isinstance(model.weighting, MTKDRL)
     spec = model.teachers.spec
     assert len(set(spec.names)) == spec.num_teachers > 1
-    assert all(model.teachers.checkpoints)
+    assert all([t.checkpoint for t in model.teachers])
     assert model.weighting.state_sizes == [
         size + spec.num_classes + 3 for size in spec.embedding_sizes
     ]
@@ -99,7 +99,7 @@ def test_models_of_mtkdrl_configs_can_be_built(name, build, class_centres):
 def test_published_imagenet_pool(build):
     model = build('aver/r18_imagenet.py')
     assert isinstance(model.weighting, AVER)
-    counts = [sum(p.numel() for p in net.parameters()) for net in model.teachers.networks]
+    counts = [sum(p.numel() for p in t.network.parameters()) for t in model.teachers]
     # torchvision's numbers for ResNet-50, ResNet-101, Wide-ResNet-50-2, ResNeXt-50-32x4d
     assert counts == [25_557_032, 44_549_160, 68_883_240, 25_028_904]
     assert sum(p.numel() for p in model.student.parameters()) == 11_689_512
@@ -150,12 +150,12 @@ def test_published_pool_of_transformers(build):
         augments = model.data_preprocessor.batch_augments.augments
         assert [type(augment).__name__ for augment in augments] == ['Mixup', 'CutMix']
         assert model.label_smoothing is not None
-    counts = [sum(p.numel() for p in net.parameters()) for net in model.teachers.networks]
+    counts = [sum(p.numel() for p in t.network.parameters()) for t in model.teachers]
     # timm's numbers for CaiT-S24, DeiT-S, DeiT-B
     assert counts == [46_916_200, 22_050_664, 86_567_656]
     assert model.teachers.spec.embedding_sizes == (384, 384, 768)
     assert [type(c).__name__ for c in model.connectors] == ['EmbeddingConnector'] * 3
-    assert all(p.input_size in (None, (224, 224)) for p in model.teachers.preprocessings)
+    assert all(t.preprocessing.input_size in (None, (224, 224)) for t in model.teachers)
 
 
 def test_no_decay_of_tokens_and_norms(build):

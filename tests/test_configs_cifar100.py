@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
 
 import mtkdrl_mm
-from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.distillers import multi_teacher_distiller
 
 ROOT = Path(mtkdrl_mm.__file__).parent.parent / 'configs' / 'cifar100'
@@ -44,11 +44,11 @@ def build():
     def make_pool(teachers, *arguments, **settings):
         assert [teacher['name'] for teacher in teachers] == list(TEACHERS)
         if not pools:
-            pools.append(TeacherPool(teachers, *arguments, **settings))
+            pools.append(build_pool(teachers, *arguments, **settings))
         return pools[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multi_teacher_distiller, 'TeacherPool', make_pool)
+        patch.setattr(multi_teacher_distiller, 'build_pool', make_pool)
         yield cache(lambda name: MODELS.build(deepcopy(read(name).model)))
 
 
@@ -63,7 +63,7 @@ def test_distillations_can_be_built(student, method, build):
     model, cfg = build(name), read(name)
     kind, hook = METHODS[method]
     assert type(model.weighting).__name__ == kind
-    assert model.teachers.checkpoints == [
+    assert [t.checkpoint for t in model.teachers] == [
         f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth' for teacher in TEACHERS
     ]
     assert [type(connector).__name__ for connector in model.connectors] == ['MapConnector'] * 4

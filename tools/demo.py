@@ -167,7 +167,9 @@ def result_of(name: str, args: argparse.Namespace, metric: str = 'accuracy/top1'
 def mean_weights(name: str, args: argparse.Namespace) -> list[float] | None:
     """Each teacher's logit weight, averaged over the epochs after the first."""
     records = [r for r in read_scalars(name, args) if r.get('epoch', 0) > 1]
-    columns = [[r[f'weight_logit/{t}'] for r in records if 'loss_ce' in r] for t in TEACHERS]
+    columns = [
+        [r[f'teacher_weight/logit/{t}'] for r in records if 'loss_ce' in r] for t in TEACHERS
+    ]
     return [sum(c) / len(c) for c in columns] if columns[0] else None
 
 

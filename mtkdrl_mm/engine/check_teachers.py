@@ -62,7 +62,7 @@ def check_teachers(
     labels = _labels(batches, pool.spec.num_classes)
     logits: list[list[Tensor]] = [[] for _ in pool.names]
     for inputs in _inputs(distiller, batches):
-        for record, output in zip(logits, pool.query(inputs)):
+        for record, output in zip(logits, pool(inputs)):
             record.append(output.logits.float().cpu())
     answers = [torch.cat(record) for record in logits]
     results = [_judge(name, z, labels) for name, z in zip(pool.names, answers)]
@@ -134,13 +134,15 @@ def _check_preprocessing(
 
     def answers(index: int, batches: Sequence[Batch], which: Preprocessing) -> Iterator[Tensor]:
         for inputs in _inputs(distiller, batches):
-            yield pool.ask(index, inputs, which).logits.float().cpu()
+            converted = which.convert(inputs, pool.student_preprocessing)
+            yield pool[index](converted).logits.float().cpu()
 
     labels = _labels(batches, pool.spec.num_classes)
     images = _statistics(_inputs(distiller, batches), pool.student_preprocessing)
-    known = [pool.student_preprocessing, *pool.preprocessings, images]
-    for m, own in enumerate(pool.preprocessings):
-        others = alternatives(own, known, _made_for(pool.networks[m].backbone, own))
+    known = [pool.student_preprocessing, *(t.preprocessing for t in pool), images]
+    for m, teacher in enumerate(pool):
+        own = teacher.preprocessing
+        others = alternatives(own, known, _made_for(teacher.network.backbone, own))
         results[m].alternative = best_alternative(partial(answers, m, batches), own, others, labels)
     found = [result.alternative for result in results]
     doubts = {m: other for m, other in enumerate(found) if other is not None and other.in_doubt}
@@ -150,7 +152,7 @@ def _check_preprocessing(
     labels = _labels(more, pool.spec.num_classes)
     for m, other in doubts.items():
         results[m].alternative = confirm_alternative(
-            partial(answers, m, more), pool.preprocessings[m], other.preprocessing, labels
+            partial(answers, m, more), own, other.preprocessing, labels
         )
 
 

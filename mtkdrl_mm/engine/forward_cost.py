@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.classifier_output import run_classifier
@@ -54,7 +54,11 @@ def forward_costs(
         list[ForwardCost]: One per teacher.
     """
     pool, student = distiller.teachers, distiller.student
-    actions: list[Callable[[], Any]] = [partial(pool.ask, m, inputs) for m in range(len(pool))]
+
+    def run_teacher(teacher: nn.Module) -> None:
+        teacher(teacher.preprocessing.convert(inputs, pool.student_preprocessing))
+
+    actions: list[Callable[[], Any]] = [partial(run_teacher, teacher) for teacher in pool]
     state = copy.deepcopy(student.state_dict())
     was_training = student.training
     student.train()
@@ -69,7 +73,7 @@ def forward_costs(
     student.train(was_training)
     student.load_state_dict(state)
     costs = []
-    for m, network in enumerate(pool.networks):
+    for m, network in enumerate(teacher.network for teacher in pool):
         tensors = [*network.parameters(), *network.buffers()]
         costs.append(
             ForwardCost(

@@ -11,7 +11,7 @@ from torch.func import functional_call  # type: ignore[attr-defined]
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.classifier_output import run_classifier
-from mtkdrl_mm.rl.distributed import mean_over_ranks
+from mtkdrl_mm.rl.distributed import all_reduce_mean
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.structures.step_terms import cross_entropy
 
@@ -40,7 +40,7 @@ class LookAhead:
     r"""Slopes of the per-image losses along the gradient on hard images.
 
     With :math:`\theta' = \theta - \eta \nabla_\theta L(w)` and v the gradient
-    of the cross entropy on hard images at :math:`\theta'`, the slopes are
+    of the cross entropy on hard images at :math:`\theta'`, the directional_derivatives are
     :math:`\langle v, \nabla_\theta KL_i^m \rangle` and
     :math:`\langle v, \nabla_\theta D_i^m \rangle` at :math:`\theta`. All of
     them come from one backward pass and its derivative: with factors u, all
@@ -62,7 +62,7 @@ class LookAhead:
         self.hard_loss = torch.zeros(())
         self._network = _Student(distiller)
 
-    def slopes(
+    def directional_derivatives(
         self,
         terms: StepTerms,
         weights: TeacherWeights,
@@ -85,7 +85,7 @@ class LookAhead:
             images.
         """
         count = torch.tensor(0.0 if hard is None else len(hard[0]), device=terms.labels.device)
-        mean_count = mean_over_ranks(count)
+        mean_count = all_reduce_mean(count)
         if float(mean_count) == 0:
             return None
         names, start = zip(*self._network.student.named_parameters())
@@ -107,8 +107,8 @@ class LookAhead:
         along = [
             (g * v).sum() for g, v in zip(_gradients(total, leaves, create_graph=True), direction)
         ]
-        slopes = _gradients(torch.stack(along).sum(), factors)
-        return slopes[0], slopes[1]
+        directional_derivatives = _gradients(torch.stack(along).sum(), factors)
+        return directional_derivatives[0], directional_derivatives[1]
 
     def _run(self, names: Sequence[str], parameters: Vectors, seed: int, *args: Any) -> Any:
         state = {f'student.{name}': value for name, value in zip(names, parameters)}
@@ -132,7 +132,7 @@ class LookAhead:
     @staticmethod
     def _mean(vectors: Vectors) -> Vectors:
         """Average over all processes, in one message."""
-        flat = mean_over_ranks(torch.cat([v.flatten() for v in vectors]))
+        flat = all_reduce_mean(torch.cat([v.flatten() for v in vectors]))
         parts = flat.split([v.numel() for v in vectors])
         return [part.view_as(v) for part, v in zip(parts, vectors)]
 

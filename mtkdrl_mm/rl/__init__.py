@@ -4,8 +4,8 @@
 from .advantage import Advantage, MinMaxAdvantage, StandardizedAdvantage
 from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient
 from .critic import Critic
-from .history import History
 from .reward import ClosenessReward, HeldOutImprovementReward, ImprovementReward, Reward
+from .rollout_buffer import RolloutBuffer
 from .state import TeacherState
 from .state_projection import RandomProjection
 
@@ -18,12 +18,12 @@ __all__ = [
     'ClosenessReward',
     'Critic',
     'HeldOutImprovementReward',
-    'History',
     'ImprovementReward',
     'MinMaxAdvantage',
     'PolicyGradient',
     'RandomProjection',
     'Reward',
+    'RolloutBuffer',
     'StandardizedAdvantage',
     'TeacherState',
 ]

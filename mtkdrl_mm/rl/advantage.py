@@ -89,9 +89,9 @@ class StandardizedAdvantage(Advantage):
 
     def observe(self, rewards: Tensor) -> None:
         """Move the running variance."""
-        from .distributed import mean_over_ranks
+        from .distributed import all_reduce_mean
 
-        variance = float(mean_over_ranks(self._centred(rewards).square().mean()))
+        variance = float(all_reduce_mean(self._centred(rewards).square().mean()))
         if self.started:
             variance = (1 - self.momentum) * self.variance + self.momentum * variance
         self.variance, self.started = variance, True

@@ -18,7 +18,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def own_rows() -> slice:
+def local_shard() -> slice:
     """This process's rows of what all processes have.
 
     Data samplers deal images out in turn: of a batch of one process, process r
@@ -27,7 +27,7 @@ def own_rows() -> slice:
     return slice(rank(), None, world_size())
 
 
-def all_rows(tensor: Tensor) -> Tensor:
+def gather_interleaved(tensor: Tensor) -> Tensor:
     """Bring the rows of all processes together, in the order of one process.
 
     Args:
@@ -44,7 +44,7 @@ def all_rows(tensor: Tensor) -> Tensor:
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
-def mean_over_ranks(tensor: Tensor) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """Average a tensor over all processes.
 
     Args:
@@ -72,7 +72,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    mean = mean_over_ranks(torch.cat([g.flatten() for g in gradients]))
+    mean = all_reduce_mean(torch.cat([g.flatten() for g in gradients]))
     for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients])):
         gradient.copy_(part.view_as(gradient))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
 from mtkdrl_mm.structures.step_terms import at_least_float32
 
-from .distributed import mean_over_ranks
+from .distributed import all_reduce_mean
 
 
 class Reward(metaclass=ABCMeta):
@@ -129,7 +129,7 @@ class HeldOutImprovementReward(Reward):
         """Average the gradient of the last layer over held-out images and processes."""
         logits = at_least_float32(student.logits)
         gradient = logits.softmax(dim=1) - F.one_hot(labels, logits.shape[1])
-        self.gradient = mean_over_ranks(gradient.T @ with_bias(student.embedding) / len(labels))
+        self.gradient = all_reduce_mean(gradient.T @ with_bias(student.embedding) / len(labels))
 
     @torch.no_grad()
     def __call__(self, terms: StepTerms) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass
-class PullBack:
+class VJP:
     r"""A short way back through a connector, for the batch mean of a gradient.
 
     A connector that starts with a linear map A of every image's features on its
@@ -40,10 +40,10 @@ class Projection:
     Attributes:
         features (Tensor): r_m(F^S), shape (B, c_m, h_m, w_m) or (B, d_m).
         target (Tensor): F^m, of the same shape.
-        pull_back (PullBack, optional): For connectors that start with a linear
+        vjp (VJP, optional): For connectors that start with a linear
             map. Defaults to None.
     """
 
     features: Tensor
     target: Tensor
-    pull_back: PullBack | None = None
+    vjp: VJP | None = None

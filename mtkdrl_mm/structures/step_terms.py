@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .network_output import NetworkOutput
-from .projection import PullBack
+from .projection import VJP
 
 
 @dataclass
@@ -42,7 +42,7 @@ class StepTerms:
             shape (B, 3, H, W); for methods that run the student once more.
         data_samples (Sequence, optional): The images' labels as the data gives
             them, which the student's own head reads; for the same methods.
-        pull_backs (list[PullBack | None], optional): Short ways back from the
+        vjps (list[VJP | None], optional): Short ways back from the
             M projections, where the connectors know one.
         logit_loss (Tensor): KL_i^m or what stands in for it, shape (B, M); set
             by the distiller.
@@ -59,7 +59,7 @@ class StepTerms:
     temperature: float = 4.0
     inputs: Tensor | None = None
     data_samples: Sequence[Any] | None = field(default=None, repr=False)
-    pull_backs: Sequence[PullBack | None] | None = field(default=None, repr=False)
+    vjps: Sequence[VJP | None] | None = field(default=None, repr=False)
     logit_loss: Tensor = field(init=False, repr=False)
     feature_loss: Tensor = field(init=False, repr=False)
 
@@ -157,7 +157,7 @@ class StepTerms:
         return self._differentiated_gradients() if gradients is None else gradients
 
     def _pulled_back_gradients(self) -> Tensor | None:
-        ways = [way for way in self.pull_backs or [] if way is not None]
+        ways = [way for way in self.vjps or [] if way is not None]
         same = all(way.source is ways[0].source for way in ways)
         if len(ways) < self.num_teachers or not same:
             return None

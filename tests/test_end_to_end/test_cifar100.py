@@ -80,7 +80,9 @@ def test_two_epochs_of_a_student_with_all_four_teachers(tmp_path):
     assert [record['step'] for record in steps] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(record['loss']) for record in steps)
     for level in ('logit', 'feature'):
-        weights = np.array([[s[f'weight_{level}/{name}'] for name in TEACHERS] for s in steps])
+        weights = np.array(
+            [[s[f'teacher_weight/{level}/{name}'] for name in TEACHERS] for s in steps]
+        )
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(weights[:3], 0.25, atol=1e-5)  # the warm-up
         assert np.abs(weights[3:] - 0.25).max() > 1e-3

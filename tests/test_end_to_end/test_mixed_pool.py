@@ -79,19 +79,19 @@ def distiller():
         teachers=teachers,
         weighting='MTKDRL',
         data_preprocessor=dict(IMAGENET, num_classes=2),
-        feature_weight=1.0,
+        feature_loss_weight=1.0,
     )
     distiller.weighting.attach_trainer()
     with torch.no_grad():
-        for network in distiller.teachers.networks:
+        for network in [t.network for t in distiller.teachers]:
             for name, parameter in network.named_parameters():
                 if parameter.ndim > 1 and 'pos_embed' not in name:
                     parameter.normal_(std=1.4 / parameter[0].numel() ** 0.5)
                 if 'gamma' in name:  # CaiT starts with layers that do next to nothing
                     parameter.fill_(0.3)
         # Logits of the size that trained networks have.
-        outputs = distiller.teachers.query(torch.randn(6, 3, SIZE, SIZE))
-        for network, output in zip(distiller.teachers.networks, outputs):
+        outputs = distiller.teachers(torch.randn(6, 3, SIZE, SIZE))
+        for network, output in zip([t.network for t in distiller.teachers], outputs):
             last = network.head.fc if hasattr(network.head, 'fc') else network.head.layers.head
             last.weight.mul_(3 / output.logits.std(dim=0).mean())
     return distiller
@@ -100,14 +100,14 @@ def distiller():
 def test_every_teacher_answers_as_when_it_runs_alone(distiller):
     images, _ = photographs(6)
     prepared = ClsDataPreprocessor(**IMAGENET)(dict(inputs=images))['inputs']
-    outputs = distiller.teachers.query(prepared)
+    outputs = distiller.teachers(prepared)
     raw = images.float()
     for m, (name, _, preprocessing, size) in enumerate(TEACHERS):
         size = (size, size) if isinstance(size, int) else size
         resized = F.interpolate(raw, size=size, mode='bicubic', antialias=True)
         alone = ClsDataPreprocessor(**preprocessing)(dict(inputs=resized))['inputs']
         with torch.no_grad():
-            expected = distiller.teachers.networks[m](alone)
+            expected = distiller.teachers[m].network(alone)
         if name == 'resnet':
             expected = expected[:, [5, 2]]
         torch.testing.assert_close(outputs[m].logits, expected, rtol=0, atol=1e-4)

@@ -35,15 +35,17 @@ def test_train_then_test_without_teachers(workshop: Workshop):
         'loss_feature: ',
         'reward: ',
         'policy_entropy: ',
-        'weight_logit/teacher0: 0.5000',
-        'weight_feature/teacher1: ',
+        'teacher_weight/logit/teacher0: 0.5000',
+        'teacher_weight/feature/teacher1: ',
         'Agent update 2 from 32 of 32 images',
     ):
         assert words in done.stdout, words
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     records = [json.loads(line) for line in scalars.read_text().splitlines()]
     last = [r for r in records if 'loss_ce' in r][-1]
-    assert last['weight_logit/teacher0'] + last['weight_logit/teacher1'] == pytest.approx(1)
+    assert last['teacher_weight/logit/teacher0'] + last[
+        'teacher_weight/logit/teacher1'
+    ] == pytest.approx(1)
     assert last['loss'] == pytest.approx(
         last['loss_ce'] + last['loss_logit'] + last['loss_feature'], rel=1e-4
     )
@@ -80,8 +82,8 @@ def test_train_then_test_without_teachers(workshop: Workshop):
         (['train_dataloader.dataset.data_root=nowhere'], ['data folder', 'nowhere']),
         (['model.weighting.type=MTKDLR'], ['MTKDLR', 'Did you mean "MTKDRL"']),
         (['model.weighting.agent.type=PerTeacher'], ['PerTeacher', '"PerTeacherAgent"']),
-        (['model.logit_weight=-1'], ['logit_weight', '-1']),
-        (['default_hooks.agent.history_budget=0'], ['history_budget', '0']),
+        (['model.logit_loss_weight=-1'], ['logit_loss_weight', '-1']),
+        (['default_hooks.agent.buffer_budget=0'], ['buffer_budget', '0']),
         (['default_hooks.agent.reward.type=Improvement'], ['"ImprovementReward"']),
         (['model.student.cfg_path=nowhere.py'], ['student', 'nowhere.py']),
     ],
@@ -154,7 +156,7 @@ def test_the_imagenet_config_on_photographs(workshop: Workshop):
     done = workshop.train(config, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'the 2 folders are the classes' in done.stdout
-    assert 'weight_logit/wide_resnet50: 0.2500' in done.stdout
+    assert 'teacher_weight/logit/wide_resnet50: 0.2500' in done.stdout
     for name in names:
         os.remove(workshop.folder / f'{name}.pth')
     checkpoint = str(workshop.folder / 'run' / 'epoch_1.pth')

@@ -101,7 +101,7 @@ def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward)
     before = training.agent()
     training.step(3)
     history = training.hook.history
-    assert len(history) == 12 and history.num_blocks == 3
+    assert len(history) == 12 and history.num_steps == 3
     for index, (terms, weights) in enumerate(training.records):
         states, rewards = history.block(index, torch.device('cpu'))
         torch.testing.assert_close(rewards, reward()(terms))
@@ -230,7 +230,7 @@ def test_resumed_training_goes_on_exactly(train, stop):
     options = dict(
         advantage='StandardizedAdvantage',
         # two rows short of an epoch, so that the reservoir decides what stays
-        history_budget=14.4 * (2 * (40 + 56) + 4 * 2) / 2**20,
+        buffer_budget=14.4 * (2 * (40 + 56) + 4 * 2) / 2**20,
     )
     whole = train(**options).start().step(12)
     first = train(**options).start().step(stop)
@@ -306,7 +306,7 @@ def test_histories_are_dealt_out_to_another_number_of_processes(train):
     checkpoint['agent_hook']['histories'] = [state, state]
     second = train().start(checkpoint)
     assert (len(second.hook.history), second.hook.history.seen) == (16, 16)
-    assert second.hook.history.num_blocks == 2  # two steps of 4 images on two processes each
+    assert second.hook.history.num_steps == 2  # two steps of 4 images on two processes each
     rewards = second.hook.history.block(0, torch.device('cpu'))[1]
     assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
@@ -314,7 +314,7 @@ def test_histories_are_dealt_out_to_another_number_of_processes(train):
 def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
     budget = 4 * train().start().hook.history.bytes_per_image / 2**20
-    second = train(history_budget=budget).start(checkpoint)
+    second = train(buffer_budget=budget).start(checkpoint)
     (state,) = checkpoint['agent_hook']['histories']
     assert (len(second.hook.history), second.hook.history.seen) == (4, 12)
     assert torch.equal(second.hook.history.rewards, state['rewards'][::3])
@@ -356,8 +356,8 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
             ),
             '`held_out_interval` must be at least 1',
         ),
-        (dict(history_budget=0), '`history_budget` must be greater than 0'),
-        (dict(history_budget=-5.0), '`history_budget` must be greater than 0, but is -5.0'),
+        (dict(buffer_budget=0), '`buffer_budget` must be greater than 0'),
+        (dict(buffer_budget=-5.0), '`buffer_budget` must be greater than 0, but is -5.0'),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -366,8 +366,8 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_budget_that_holds_no_image(train):
-    with pytest.raises(InputError, match=r'`history_budget` of AgentHook: .*holds no image'):
-        train(history_budget=1e-5).start()
+    with pytest.raises(InputError, match=r'`buffer_budget` of AgentHook: .*holds no image'):
+        train(buffer_budget=1e-5).start()
 
 
 def test_iteration_based_training_needs_iterations(train):

@@ -34,7 +34,7 @@ def check(make_distiller, make_resnet, images):
             dict(make_resnet(width), name='b', data_preprocessor=second),
         ]
         distiller = make_distiller(teachers, data_preprocessor=INCEPTION).eval()
-        a, b = distiller.teachers.networks
+        a, b = [t.network for t in distiller.teachers]
         if same:
             b.load_state_dict(a.state_dict())
             b.head.fc.bias.add_(0.01)

@@ -43,7 +43,7 @@ def test_finite_losses_pass(run):
 
 
 def test_teacher_that_answers_nonsense_is_named_alone(run):
-    message = message_of(run, lambda d: fill(d.teachers.networks[1].head.fc.weight))
+    message = message_of(run, lambda d: fill(d.teachers[1].network.head.fc.weight))
     assert 'The loss is nan in iteration 42 (epoch 3)' in message
     assert 'the logits of teacher "b" are not finite' in message
     assert '"a"' not in message and 'cross entropy' not in message
@@ -76,5 +76,5 @@ def test_student(run):
 
 
 def test_sum_that_overflows(run):
-    message = message_of(run, logit_weight=1e39)
+    message = message_of(run, logit_loss_weight=1e39)
     assert 'every term is finite, their weighted sum overflows' in message

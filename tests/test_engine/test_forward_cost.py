@@ -13,7 +13,7 @@ def test_costs(make_distiller, make_resnet):
     before = {k: v.clone() for k, v in distiller.student.state_dict().items()}
     inputs, labels = torch.randn(8, 3, 64, 64), torch.randint(5, (8,))
     small, large = forward_costs(distiller, inputs, labels, repeats=3)
-    for cost, network in ((small, distiller.teachers.networks[0]), (large, None)):
+    for cost, network in ((small, distiller.teachers[0].network), (large, None)):
         assert 0 < cost.share < 1 and cost.seconds > 0
         if network is not None:
             assert cost.parameters == sum(p.numel() for p in network.parameters())

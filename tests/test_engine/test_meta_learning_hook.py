@@ -83,10 +83,10 @@ def test_meta_gradient_is_that_of_the_cross_entropy_after_the_step(
     terms, weights = steps[0]
     look_ahead = LookAhead(distiller, rate)
     hard = (hard_inputs.double(), hard_labels)
-    slopes = look_ahead.slopes(terms, weights, hard, seed=0)
+    directional_derivatives = look_ahead.directional_derivatives(terms, weights, hard, seed=0)
 
     free = [w.clone().requires_grad_() for w in (weights.logit, weights.feature)]
-    ours = torch.autograd.grad(meta_loss(free, slopes, terms, rate), free)
+    ours = torch.autograd.grad(meta_loss(free, directional_derivatives, terms, rate), free)
 
     names, start = zip(*distiller.student.named_parameters())
     leaves = [p.detach().clone().requires_grad_() for p in start]
@@ -180,7 +180,7 @@ def test_logged_numbers(train):
 
 
 def test_process_without_hard_images_takes_part(train, monkeypatch):
-    """Where another process has some, this one's slopes come from the other's gradient."""
+    """Where another process has some, the derivatives here come from its gradient."""
     training = train(interval=1).start().step()
     assert training.hook._look_ahead.hard_loss != 0
     counts = []
@@ -189,13 +189,15 @@ def test_process_without_hard_images_takes_part(train, monkeypatch):
         counts.append(tensor)
         return tensor if len(counts) > 1 else torch.tensor(2.0)
 
-    monkeypatch.setattr(look_ahead, 'mean_over_ranks', mean)
+    monkeypatch.setattr(look_ahead, 'all_reduce_mean', mean)
     steps = []
     training.hook.release()
     training.distiller.register_step_hook(lambda *record: steps.append(record))
     training.distiller(*training.batch, mode='loss')
-    slopes = training.hook._look_ahead.slopes(*steps[0], None, seed=0)
-    assert all(torch.equal(values, torch.zeros(6, 2)) for values in slopes)
+    directional_derivatives = training.hook._look_ahead.directional_derivatives(
+        *steps[0], None, seed=0
+    )
+    assert all(torch.equal(values, torch.zeros(6, 2)) for values in directional_derivatives)
     assert training.hook._look_ahead.hard_loss == 0
 
 
@@ -209,7 +211,7 @@ def test_without_hard_images_nothing_happens(train):
         ],
     )
     before = snapshot(training.distiller.weighting)
-    training.hook._look_ahead.slopes = lambda terms, weights, hard, seed: (
+    training.hook._look_ahead.directional_derivatives = lambda terms, weights, hard, seed: (
         None if hard is None else pytest.fail('there are hard images')
     )
     training.distiller.train = lambda mode=True: training.distiller.eval()
@@ -222,10 +224,10 @@ def test_meta_networks_turn_away_from_a_teacher_who_is_wrong(
     make_runner, make_distiller, make_batch
 ):
     """Teacher "a" knows the labels, "b" says the opposite."""
-    distiller = make_distiller(weighting='MMKD', feature_weight=0)
+    distiller = make_distiller(weighting='MMKD', feature_loss_weight=0)
     inputs, samples = make_batch(16)
     labels = torch.cat([s.gt_label for s in samples])
-    ask = distiller.teachers.query
+    ask = distiller.teachers.forward
 
     def query(inputs, samples):
         outputs = ask(inputs, samples)
@@ -233,7 +235,7 @@ def test_meta_networks_turn_away_from_a_teacher_who_is_wrong(
         outputs[1].logits = F.one_hot((labels + 1) % 5, 5) * 8.0
         return outputs
 
-    distiller.teachers.query = query
+    distiller.teachers.forward = query
     training = Training(
         make_runner,
         distiller,

@@ -26,7 +26,7 @@ CFG = dict(
         ],
         weighting=dict(type='MTKDRL', agent=dict(type='JointAgent', hidden_size=64)),
         num_classes=10,
-        logit_weight=1.0,
+        logit_loss_weight=1.0,
     ),
     default_hooks=dict(
         agent=dict(type='AgentHook', algorithm=dict(type='PPO', clip=0.2), update_interval=5),
@@ -50,7 +50,7 @@ def check(cfg):
     'changes',
     [
         {},
-        {'model.logit_weight': 2.0},
+        {'model.logit_loss_weight': 2.0},
         {'default_hooks.agent.update_interval': 9},
         {'default_hooks.agent.algorithm.clip': 0.1},
         {'default_hooks.logger.interval': 1},

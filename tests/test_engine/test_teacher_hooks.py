@@ -86,7 +86,7 @@ def batches_for(distiller, right, images=8, count=3):
         generator = torch.Generator().manual_seed(index)
         inputs = torch.randn(images, 3, 32, 32, generator=generator)
         inputs += 2 * torch.randn(images, 3, 1, 1, generator=generator)
-        answers = distiller.teachers.query(inputs)[0].logits.argmax(dim=1)
+        answers = distiller.teachers(inputs)[0].logits.argmax(dim=1)
         answers[int(right * images) :] = (answers[int(right * images) :] + 1) % 5
         samples = [DataSample().set_gt_label(answer) for answer in answers]
         batches.append(dict(inputs=inputs, data_samples=samples))
@@ -99,7 +99,7 @@ def test_accuracy_of_each_teacher(check, make_distiller, right):
     batches = batches_for(distiller, right)
     labels = torch.cat([sample.gt_label for b in batches for sample in b['data_samples']])
     inputs = torch.cat([batch['inputs'] for batch in batches])
-    other = (distiller.teachers.query(inputs)[1].logits.argmax(1) == labels).float().mean()
+    other = (distiller.teachers(inputs)[1].logits.argmax(1) == labels).float().mean()
     lines = check(batches=batches, distiller=distiller, floor=40)
     assert "Teachers' accuracy on 24 validation images" in lines[0]
     assert f'  a  {100 * right:5.1f} %' in lines[0]
@@ -174,10 +174,10 @@ def test_logged_weights_are_means_since_the_last_line(make_runner, make_distille
     for index, expected in ((2, 0.2), (4, 0.2), (5, 0.5)):  # means of .1 to .3 and .4 to .6
         assert seen[index] == pytest.approx(
             {
-                'train/weight_logit/a': expected,
-                'train/weight_logit/b': 1 - expected,
-                'train/weight_feature/a': 1 - expected,
-                'train/weight_feature/b': expected,
+                'train/teacher_weight/logit/a': expected,
+                'train/teacher_weight/logit/b': 1 - expected,
+                'train/teacher_weight/feature/a': 1 - expected,
+                'train/teacher_weight/feature/b': expected,
             }
         )
 

@@ -81,7 +81,7 @@ def test_without_teachers_in_the_loss_training_is_mmpretrains(
 ):
     loss, kind = LOSSES[name]
     student = student_with(make_resnet, loss)
-    distiller = make_distiller(student=student, logit_weight=0, feature_weight=0)
+    distiller = make_distiller(student=student, logit_loss_weight=0, feature_loss_weight=0)
     distiller.eval()
     inputs, samples = labelled(make_batch, kind)
     expected, gradients = plain_loss(distiller.student, inputs, samples)
@@ -156,7 +156,7 @@ def test_teachers_have_the_plain_cross_entropy_whatever_the_loss(
     distiller(inputs, samples, mode='loss')
     terms, _ = steps[0]
     labels = torch.cat([sample.gt_label for sample in samples])
-    logits = distiller.teachers.query(inputs)[1].logits
+    logits = distiller.teachers(inputs)[1].logits
     torch.testing.assert_close(
         terms.teacher_ce[:, 1], F.cross_entropy(logits, labels, reduction='none')
     )
@@ -232,7 +232,7 @@ def test_two_classifiers_add_up(make_distiller, make_batch):
             loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1),
         ),
     )
-    distiller = make_distiller(student=student, feature_weight=0).eval()
+    distiller = make_distiller(student=student, feature_loss_weight=0).eval()
     inputs, samples = make_batch(4, size=64)
     expected, _ = plain_loss(distiller.student, inputs, samples)
     losses = distiller(inputs, samples, mode='loss')

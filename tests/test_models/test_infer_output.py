@@ -63,7 +63,9 @@ def test_modes_of_parts_are_restored(make_classifier, make_resnet):
 
 
 def test_size_of_the_students_images(make_distiller, make_batch):
-    distiller = make_distiller(student=dict(mixer(96), input_size=96), feature_weight=0).train()
+    distiller = make_distiller(
+        student=dict(mixer(96), input_size=96), feature_loss_weight=0
+    ).train()
     assert distiller.input_size == (96, 96)
     distiller(*make_batch(4, size=96), mode='loss')
     with pytest.raises(
@@ -146,7 +148,7 @@ def test_grey_student(make_batch, make_resnet):
         lenet(), [dict(grey(make_resnet(4)), name='grey'), colour]
     ).eval()
     assert input_channels(distiller.student) == 1
-    assert [p.channels for p in distiller.teachers.preprocessings] == [1, 3]
+    assert [p.channels for p in [t.preprocessing for t in distiller.teachers]] == [1, 3]
     pixels = torch.randint(256, (4, 1, 32, 32)).float()
     _, samples = make_batch(4)
     batch = distiller.data_preprocessor(dict(inputs=pixels, data_samples=samples))
@@ -155,8 +157,8 @@ def test_grey_student(make_batch, make_resnet):
     labels = torch.cat([sample.gt_label for sample in samples])
     expected = F.cross_entropy(distiller.student(batch['inputs']), labels)
     torch.testing.assert_close(losses['loss_ce'], expected)
-    outputs = distiller.teachers.query(batch['inputs'])
-    first, second = distiller.teachers.networks
+    outputs = distiller.teachers(batch['inputs'])
+    first, second = [t.network for t in distiller.teachers]
     torch.testing.assert_close(outputs[0].logits, first((pixels - 10) / 20))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([100.0, 110, 120], [50.0, 60, 70]))
     torch.testing.assert_close(
@@ -167,7 +169,7 @@ def test_grey_student(make_batch, make_resnet):
 def test_teacher_of_the_students_grey_statistics(make_resnet):
     # Colour images, whose one mean is that of all channels.
     distiller = MultiTeacherDistiller(lenet(), [dict(make_resnet(4), name='colour')])
-    assert distiller.teachers.preprocessings[0].mean == (10.0,) * 3
+    assert distiller.teachers[0].preprocessing.mean == (10.0,) * 3
 
 
 def test_numbers_for_channels_that_there_are_not(make_resnet):

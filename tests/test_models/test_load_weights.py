@@ -17,10 +17,14 @@ from mtkdrl_mm.models.load_weights import (
     load_network_weights,
     use_complete_pretrained,
 )
-from mtkdrl_mm.models.teachers.load_teacher import load_teacher
+from mtkdrl_mm.models.teachers import Preprocessing, Teacher
 from mtkdrl_mm.utils import InputError
 
 FILE = 'file.pth'
+
+
+def load_teacher(network, path, name, which=None):
+    return Teacher(name, network, Preprocessing(), path, which).load_weights()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_distillation_of_patch_tokens(make_distiller, make_vit, make_resnet, mak
     inputs, samples = make_batch(4)
     distiller(inputs, samples, mode='loss')
     (terms,) = steps
-    target = run_classifier(distiller.teachers.networks[0], inputs, token_maps=True).feature_map
+    target = run_classifier(distiller.teachers[0].network, inputs, token_maps=True).feature_map
     assert torch.equal(terms.targets[0], target)
     expected = (terms.projections[0] - target).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(terms.feature_loss[:, 0], expected)

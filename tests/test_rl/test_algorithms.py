@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import AttentionAgent, JointAgent, PerTeacherAgent
-from mtkdrl_mm.rl import DDPG, DPG, PPO, History, PolicyGradient
+from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer
 
 SIZES = [3, 3]
 ALGORITHMS = {
@@ -34,8 +34,8 @@ def bandit(count: int, seed: int = 0):
     return states, rewards, right
 
 
-def history_of(seed: int = 0, steps: int = 8) -> History:
-    history = History(SIZES, 1.0)
+def history_of(seed: int = 0, steps: int = 8) -> RolloutBuffer:
+    history = RolloutBuffer(SIZES, 1.0)
     for step in range(steps):
         states, rewards, _ = bandit(32, 100 * seed + step)
         history.add(states, rewards, torch.Generator())
@@ -121,13 +121,13 @@ def test_dpg_critic_learns_what_actions_achieve():
     algorithm.setup(agent)
     algorithm.begin_update(history_of(0), torch.device('cpu'))
     states, rewards, _ = bandit(256)
-    first = float(algorithm.learn_critic(states, rewards, 4))
+    first = float(algorithm.train_critic(states, rewards, 4))
     for _ in range(150):
-        last = float(algorithm.learn_critic(states, rewards, 4))
+        last = float(algorithm.train_critic(states, rewards, 4))
     assert last < 0.1 * first
     action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))
-    assert algorithm.achieved(torch.tensor([[1.0, 0.0]]), action) == advantages[0, 0] == 0.5
+    assert algorithm.action_value(torch.tensor([[1.0, 0.0]]), action) == advantages[0, 0] == 0.5
 
 
 @pytest.mark.parametrize('world_size', [2, 3])
@@ -174,9 +174,9 @@ def test_ddpg_shares_its_steps_with_the_replay(monkeypatch):
     algorithm = DDPG(critic_steps=5)
     algorithm.setup(agent)
     steps = []
-    learn = algorithm.learn_critic
+    learn = algorithm.train_critic
     monkeypatch.setattr(
-        algorithm, 'learn_critic', lambda *args: steps.append(args[2]) or learn(*args)
+        algorithm, 'train_critic', lambda *args: steps.append(args[2]) or learn(*args)
     )
     algorithm.begin_update(history_of(0), torch.device('cpu'))
     states, rewards, _ = bandit(16)

@@ -7,10 +7,10 @@ from torch import nn
 
 from mtkdrl_mm.models import MTKDRL, JointAgent, PerTeacherAgent, PoolSpec
 from mtkdrl_mm.rl import (
-    History,
     ImprovementReward,
     MinMaxAdvantage,
     PolicyGradient,
+    RolloutBuffer,
     StandardizedAdvantage,
 )
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
@@ -28,7 +28,7 @@ class TableAgent(nn.Module):
         rows = states[0][:, 0].long()
         return self.logit[rows].log_softmax(1), self.feature[rows].log_softmax(1)
 
-    def observe_states(self, history):
+    def update_state_stats(self, history):
         self.observed = len(history)
 
 
@@ -37,7 +37,7 @@ def numbered_states(images):
 
 
 def history_of(rewards, batch=None):
-    history = History([1] * rewards.shape[1], 1)
+    history = RolloutBuffer([1] * rewards.shape[1], 1)
     states = numbered_states(len(rewards)) * rewards.shape[1]
     for start in range(0, len(rewards), batch or len(rewards)):
         rows = slice(start, start + (batch or len(rewards)))
@@ -212,7 +212,7 @@ def test_agent_alone_learns_which_teacher_is_best_for_which_image(agent, advanta
     spec = PoolSpec(('first', 'second', 'ignorant'), 4, (5, 5, 5), (None, None, None))
     weighting = MTKDRL(spec, agent=dict(type=agent.__name__), parts=('agent',))
     weighting.warming_up = False
-    history = History(weighting.state_sizes, 1)
+    history = RolloutBuffer(weighting.state_sizes, 1)
     algorithm = PolicyGradient(advantage=advantage())
     algorithm.setup(weighting.agent)
     for update in range(10):

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.models import AttentionAgent
-from mtkdrl_mm.rl import DDPG, DPG, PPO, History, PolicyGradient, StandardizedAdvantage
-from mtkdrl_mm.rl.distributed import all_rows, own_rows
+from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer, StandardizedAdvantage
+from mtkdrl_mm.rl.distributed import gather_interleaved, local_shard
 
 SIZES = [6, 8]
 ALGORITHMS = {
@@ -31,7 +31,7 @@ def learn(name, rank, world_size):
     algorithm.setup(agent)
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
-        history = History(SIZES, 1.0)
+        history = RolloutBuffer(SIZES, 1.0)
         for _ in range(5):
             states = [torch.randn(8, size, generator=generator) for size in SIZES]
             rewards = torch.randn(8, 2, generator=generator)
@@ -46,7 +46,7 @@ def work(rank, world_size, folder):
     store = f'file://{folder}/store'
     dist.init_process_group('gloo', init_method=store, rank=rank, world_size=world_size)
     numbers = torch.arange(7)[:, None]
-    rows = all_rows(numbers[own_rows()])
+    rows = gather_interleaved(numbers[local_shard()])
     results = {name: learn(name, rank, world_size) for name in ALGORITHMS}
     torch.save((rows, results), folder / f'{rank}.pth')
     dist.destroy_process_group()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL, PoolSpec
-from mtkdrl_mm.rl import History, PolicyGradient, RandomProjection, TeacherState
+from mtkdrl_mm.rl import PolicyGradient, RandomProjection, RolloutBuffer, TeacherState
 from mtkdrl_mm.utils import InputError
 
 
@@ -65,7 +65,7 @@ def test_agents_learn_from_projected_states(make_terms, make_spec, agent, kind, 
     assert [s.shape[1] for s in before.states] == weighting.state_sizes
     random = kind == 'projection_size'
     assert weighting.state_sizes == ([10, 11, 11] if random else [15, 16, 17])
-    history = History(weighting.state_sizes, budget_mib=1)
+    history = RolloutBuffer(weighting.state_sizes, budget_mib=1)
     rewards = torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3)
     for _ in range(4):
         history.add(before.states, rewards.clone(), torch.Generator())
@@ -103,7 +103,7 @@ def test_statistics_are_those_of_the_whole_states(make_terms, make_spec):
     weighting = MTKDRL(make_spec(make_terms(classes=9)), state=dict(learned_projection_size=4))
     assert weighting.agent.normalizer.state_sizes == weighting.state_sizes
     assert weighting.agent.agent.normalizer is None
-    assert weighting.agent.seen_sizes == weighting.state_sizes
+    assert weighting.agent.normalized_sizes == weighting.state_sizes
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def make_terms(connectors, sizes, loss):
         labels,
         [way.features for way in ways],
         [way.target for way in ways],
-        pull_backs=[way.pull_back for way in ways],
+        vjps=[way.vjp for way in ways],
     )
     terms.feature_loss = loss(terms)
     return terms
@@ -144,7 +144,7 @@ def test_under_mixed_precision():
             None,
             [way.features],
             [way.target],
-            pull_backs=[way.pull_back],
+            vjps=[way.vjp],
         )
         terms.feature_loss = FeatureMSE()(terms)
         gradients.append(terms.feature_gradients)

@@ -82,7 +82,7 @@ RESULT = dict(
     seconds=3.0,
     seconds_per_epoch=1.5,
     peak_mib=100,
-    curves={'weight_logit/a': [[1, 0.5], [2, 0.5]]},
+    curves={'teacher_weight/logit/a': [[1, 0.5], [2, 0.5]]},
     class_weights=None,
 )
 
@@ -95,8 +95,11 @@ RESULT = dict(
         ('{"accuracy/top1": "=cmd()"}', 'its "method"'),
         ('null', 'it holds a NoneType'),
         (json.dumps({**RESULT, 'metric': '61'}), 'its "metric" is'),
-        (json.dumps({**RESULT, 'curves': {'weight_logit/a': [1, 2]}}), '"curves" are no pairs'),
-        (json.dumps({**RESULT, 'curves': {'weight_logit/a': 3}}), ''),
+        (
+            json.dumps({**RESULT, 'curves': {'teacher_weight/logit/a': [1, 2]}}),
+            '"curves" are no pairs',
+        ),
+        (json.dumps({**RESULT, 'curves': {'teacher_weight/logit/a': 3}}), ''),
         (json.dumps({**RESULT, 'class_weights': dict(logit=[[1.0]], teachers=[])}), 'no table'),
         (json.dumps({**RESULT, 'class_weights': dict(teachers=[])}), 'logit'),
     ],

@@ -43,7 +43,7 @@ def error_of(registry, **cfg):
         (
             MODELS,
             dict(type='mtkdrl_mm.MultiTeacherDistiller', student=None, logit_wieght=1),
-            'MultiTeacherDistiller takes no argument "logit_wieght". Did you mean "logit_weight"',
+            'MultiTeacherDistiller takes no argument "logit_wieght". Did you mean "logit_los',
         ),
         (
             HOOKS,

@@ -41,7 +41,7 @@ from mmpretrain.structures import DataSample
 from mtkdrl_mm.models import MMKD, MTKDRL, MultiTeacherDistiller
 from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -137,9 +137,9 @@ def build_step(
     cfg.model.num_classes = args.num_classes
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
     if pool_of is not None:
-        model.__dict__['teachers'] = pool_of.teachers
+        cfg.model.teachers = pool_of.teachers
+    model = MODELS.build(cfg.model)
     model.to(args.device).train()
     if model._use_channels_last(torch.device(args.device)):
         model.student.to(memory_format=torch.channels_last)
@@ -170,20 +170,20 @@ def add_agent(
     hook = AgentHook(**hook_cfg)
     model.weighting.attach_trainer()
     model.weighting.warming_up = False
-    hook.history = History(model.weighting.state_sizes, hook.history_budget)
+    hook.history = RolloutBuffer(model.weighting.state_sizes, hook.buffer_budget)
     hook.algorithm.setup(model.weighting.agent)
-    learned_from = History(model.weighting.state_sizes, hook.history_budget)
+    learned_from = RolloutBuffer(model.weighting.state_sizes, hook.buffer_budget)
 
     def record(terms: Any, weights: Any) -> None:
         rewards = hook.reward(terms)
         hook.history.add(weights.states, rewards, hook._generator)
-        if learned_from.num_blocks < args.update_steps:
+        if learned_from.num_steps < args.update_steps:
             learned_from.add(weights.states, rewards, hook._generator)
 
     def update() -> None:
         # The first steps, of the warm-up, may be fewer than it takes.
         states, rewards = learned_from.block(0, torch.device('cpu'))
-        while learned_from.num_blocks < args.update_steps:
+        while learned_from.num_steps < args.update_steps:
             learned_from.add(states, rewards.clone(), hook._generator)
         hook.algorithm.update(learned_from)
 
@@ -232,7 +232,7 @@ def build_floor(
             inputs = data['inputs']
             if model._use_channels_last(inputs.device):
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            outputs = model.teachers.query(inputs)
+            outputs = model.teachers(inputs)
             logits = run_classifier(model.student, inputs).logits
             labels = torch.cat([s.gt_label for s in data['data_samples']]).to(logits.device)
             loss = torch.nn.functional.cross_entropy(logits.float(), labels)

@@ -80,7 +80,7 @@ def build_model(cfg: Config) -> MultiTeacherDistiller:
     # Losses with files of their own say nothing about teachers.
     cfg.model.pop('extra_losses', None)
     model = MODELS.build(cfg.model)
-    model.teachers.load_checkpoints()
+    model.teachers.load_weights()
     return model.to(get_device()).eval()
 
 

@@ -226,7 +226,7 @@ def read_result(work_dir: str, metric: str) -> dict[str, Any]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in steps:
         for key, value in record.items():
-            if key.startswith(('weight_logit/', 'weight_feature/')):
+            if key.startswith(('teacher_weight/logit/', 'teacher_weight/feature/')):
                 curves.setdefault(key, []).append((record['step'], value))
     last = {record['epoch']: record for record in steps}
     length = [r['iter'] for r in steps]
@@ -249,7 +249,7 @@ def mean_weights(runs: list[dict[str, Any]], kind: str) -> dict[str, float]:
     teachers: dict[str, list[float]] = {}
     for run in runs:
         for key, points in run['curves'].items():
-            if key.startswith(f'weight_{kind}/'):
+            if key.startswith(f'teacher_weight/{kind}/'):
                 values = [value for _, value in points]
                 name = key.split('/', 1)[1]
                 teachers.setdefault(name, []).extend(values[len(values) // 10 :])
@@ -339,7 +339,7 @@ def plot_weights(runs: Runs, args: argparse.Namespace) -> None:
     for axes in grid.flat[len(moving) :]:
         axes.axis('off')
     for axes, (method, results) in zip(grid.flat, moving.items()):
-        keys = [k for k in results[0]['curves'] if k.startswith('weight_logit/')]
+        keys = [k for k in results[0]['curves'] if k.startswith('teacher_weight/logit/')]
         for key in keys:
             shortest = min(len(run['curves'][key]) for run in results)
             points = np.array([run['curves'][key][:shortest] for run in results])

@@ -60,7 +60,7 @@ def compute_centers(
         data = model.data_preprocessor(batch, False)
         labels = torch.cat([s.gt_label for s in data['data_samples']]).to(device)
         count += torch.bincount(labels, minlength=len(count))
-        outputs = pool.query(data['inputs'], data['data_samples'])
+        outputs = pool(data['inputs'], data['data_samples'])
         for name, output, connector in zip(pool.names, outputs, model.connectors):
             use_map = isinstance(connector, MapConnector)
             features = pooled(output.feature_map if use_map else output.embedding)
@@ -82,8 +82,8 @@ def main() -> None:
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)
     if model.connectors is None:
-        raise InputError('`feature_weight` is 0, so that there are no features to average.')
-    model.teachers.load_checkpoints()
+        raise InputError('`feature_loss_weight` is 0, so that there are no features to average.')
+    model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = cfg.train_dataloader
     loader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline

@@ -8,7 +8,7 @@ _base_ = './cifar10.py'
 model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
     # Maps of 2x2 positions give small gradients: AVER gains from more than the usual 5.
-    feature_weight=20.0,
+    feature_loss_weight=20.0,
     student=dict(cfg_path='configs/cifar10/student_baseline.py'),
     teachers=[
         dict(

@@ -13,14 +13,14 @@ from torch.utils.hooks import RemovableHandle
 from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
-from mtkdrl_mm.rl import Advantage, Algorithm, History, Reward
-from mtkdrl_mm.rl.history import redistribute
+from mtkdrl_mm.rl import Advantage, Algorithm, Reward, RolloutBuffer
+from mtkdrl_mm.rl.rollout_buffer import redistribute
 from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_number
 
-from ..distiller_of import distiller_of
 from ..loops import schedule_steps
 from ..scalar_meter import ScalarMeter, log_is_due
+from ..unwrap_distiller import unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -54,7 +54,7 @@ class AgentHook(Hook):
             ``warmup_epochs``. Defaults to None.
         update_interval (int, optional): Iterations between updates. Defaults
             to None: once per epoch.
-        history_budget (float): Greatest size of the history in MiB of host
+        buffer_budget (float): Greatest size of the history in MiB of host
             memory, per process. Defaults to 512.
         held_out_dataloader (dict, optional): Data loader of images that the
             student is not trained on, for rewards that ask for them
@@ -77,7 +77,7 @@ class AgentHook(Hook):
         warmup_epochs: int = 1,
         warmup_iters: int | None = None,
         update_interval: int | None = None,
-        history_budget: float = 512.0,
+        buffer_budget: float = 512.0,
         held_out_dataloader: dict[str, Any] | None = None,
         held_out_interval: int = 50,
     ) -> None:
@@ -96,7 +96,7 @@ class AgentHook(Hook):
         self.update_interval = update_interval
         if update_interval is not None:
             check_number('update_interval', update_interval, minimum=1)
-        self.history_budget = check_number('history_budget', history_budget, exclusive=True)
+        self.buffer_budget = check_number('buffer_budget', buffer_budget, exclusive=True)
         if self.reward.needs_held_out != (held_out_dataloader is not None):
             verb = 'needs' if self.reward.needs_held_out else 'makes no use of'
             raise InputError(
@@ -106,7 +106,7 @@ class AgentHook(Hook):
         self.held_out_interval = int(
             check_number('held_out_interval', held_out_interval, minimum=1)
         )
-        self.history: History
+        self.history: RolloutBuffer
         self._generator = torch.Generator()
         self._saved_state: dict[str, Any] | None = None
         # Histories of all processes, gathered when a save is announced.
@@ -116,7 +116,7 @@ class AgentHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the agent and prepare the history; take over a resumed state."""
-        distiller = distiller_of(runner, 'AgentHook')
+        distiller = unwrap_distiller(runner, 'AgentHook')
         if not isinstance(distiller.weighting, MTKDRL):
             raise InputError(
                 'AgentHook trains the agent of the MTKDRL weighting, but the weighting is '
@@ -130,9 +130,9 @@ class AgentHook(Hook):
             )
         self.weighting = distiller.weighting
         try:
-            self.history = History(self.weighting.state_sizes, self.history_budget)
+            self.history = RolloutBuffer(self.weighting.state_sizes, self.buffer_budget)
         except ValueError as error:
-            raise InputError(f'`history_budget` of AgentHook: {error}') from error
+            raise InputError(f'`buffer_budget` of AgentHook: {error}') from error
         names = distiller.teachers.names
         self._meter = ScalarMeter(
             ['reward', *(f'reward/{name}' for name in names), 'policy_entropy']

@@ -14,7 +14,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
 
-from ..distiller_of import distiller_of
+from ..unwrap_distiller import unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -34,7 +34,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
-        self._distiller = distiller_of(runner, 'FiniteLossHook')
+        self._distiller = unwrap_distiller(runner, 'FiniteLossHook')
         self._handle = self._distiller.register_step_hook(self._record)
         self._means: Tensor | None = None
 

@@ -15,13 +15,13 @@ from mtkdrl_mm.models.weightings.mmkd import MMKD, meta_loss
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.rl import Algorithm
 from mtkdrl_mm.rl.distributed import average_gradients, check_equal_over_ranks
-from mtkdrl_mm.structures import SampleBuffer, StepTerms, TeacherWeights
-from mtkdrl_mm.structures.sample_buffer import redistribute
+from mtkdrl_mm.structures import HardExampleBuffer, StepTerms, TeacherWeights
+from mtkdrl_mm.structures.hard_example_buffer import redistribute
 from mtkdrl_mm.utils import InputError, check_number
 
-from ..distiller_of import distiller_of
 from ..look_ahead import LookAhead
 from ..scalar_meter import ScalarMeter, log_is_due
+from ..unwrap_distiller import unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -39,7 +39,7 @@ class MetaLearningHook(Hook):
        at :math:`\theta'`;
     4. it gives the meta networks the gradient of that cross entropy with
        respect to their weights. :math:`\theta'` is linear in the weights, so
-       this is :math:`-\eta/B` times the slopes of the per-image losses along
+       this is :math:`-\eta/B` times the directional_derivatives of the per-image losses along
        v, see :class:`LookAhead`.
 
     All of this runs in float32. BatchNorm statistics and the random numbers of
@@ -86,7 +86,7 @@ class MetaLearningHook(Hook):
         self.lookahead_lr = check_number('lookahead_lr', lookahead_lr, exclusive=True)
         self.hard_batch_size = int(check_number('hard_batch_size', hard_batch_size, minimum=1))
         check_number('buffer_budget', buffer_budget, exclusive=True)
-        self.buffer = SampleBuffer(buffer_budget)
+        self.buffer = HardExampleBuffer(buffer_budget)
         self.optimizer: torch.optim.Optimizer
         self._saved_state: dict[str, Any] | None = None
         # Buffers of all processes, gathered when a save is announced.
@@ -96,7 +96,7 @@ class MetaLearningHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the meta networks; take over a resumed state."""
-        distiller = distiller_of(runner, 'MetaLearningHook')
+        distiller = unwrap_distiller(runner, 'MetaLearningHook')
         if not isinstance(distiller.weighting, MMKD):
             raise InputError(
                 'MetaLearningHook trains the networks of the MMKD weighting, but the weighting is '
@@ -141,10 +141,12 @@ class MetaLearningHook(Hook):
             if len(self.buffer) > 0:
                 generator = torch.Generator().manual_seed(seed)
                 hard = self.buffer.draw(self.hard_batch_size, generator, terms.inputs.device)
-            slopes = self._look_ahead.slopes(terms, weights, hard, seed)
-            if slopes is None:
+            directional_derivatives = self._look_ahead.directional_derivatives(
+                terms, weights, hard, seed
+            )
+            if directional_derivatives is None:
                 return
-            self._update(terms, slopes)
+            self._update(terms, directional_derivatives)
         self._meter.add(
             torch.stack(
                 [
@@ -154,9 +156,11 @@ class MetaLearningHook(Hook):
             )
         )
 
-    def _update(self, terms: StepTerms, slopes: tuple[Tensor, Tensor]) -> None:
+    def _update(self, terms: StepTerms, directional_derivatives: tuple[Tensor, Tensor]) -> None:
         self.weighting.requires_grad_(True)
-        loss = meta_loss(self.weighting.weigh(terms), slopes, terms, self.lookahead_lr)
+        loss = meta_loss(
+            self.weighting.weigh(terms), directional_derivatives, terms, self.lookahead_lr
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=self._parameters)
         average_gradients(self._parameters)

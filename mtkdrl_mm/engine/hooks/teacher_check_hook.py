@@ -15,7 +15,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import shorten
 
-from ..distiller_of import distiller_of
+from ..unwrap_distiller import unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -51,7 +51,7 @@ class TeacherCheckHook(Hook):
             InputError: If the data has other classes than the student, or the
                 weighting lacks its hook.
         """
-        distiller = distiller_of(runner, 'TeacherCheckHook')
+        distiller = unwrap_distiller(runner, 'TeacherCheckHook')
         required = distiller.weighting.required_hook
         # The hook itself may come after this one, and not be attached yet.
         if required not in [type(hook).__name__ for hook in runner.hooks]:
@@ -78,7 +78,7 @@ class TeacherCheckHook(Hook):
             batch = distiller.data_preprocessor(batch, False)
             samples = batch['data_samples']
             labels = hard_labels(samples).to(device)
-            for m, output in enumerate(pool.query(batch['inputs'], samples)):
+            for m, output in enumerate(pool(batch['inputs'], samples)):
                 counts[m] += (output.logits.argmax(dim=1) == labels).sum()
             counts[-1] += len(labels)
         all_reduce(counts)

@@ -15,8 +15,8 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils.files import write_json
 
-from ..distiller_of import distiller_of
 from ..scalar_meter import ScalarMeter, log_is_due
+from ..unwrap_distiller import unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -25,7 +25,7 @@ class TeacherWeightHook(Hook):
 
     When it acts: it sums the weights in every step, and hands their means over
     the steps since the last log line to the message hub just before
-    ``LoggerHook`` prints, as ``weight_logit/NAME`` and ``weight_feature/NAME``.
+    ``LoggerHook`` prints, as ``teacher_weight/logit/NAME`` and ``teacher_weight/feature/NAME``.
     From there they reach the console and the visualiser's backends. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
     mean weights per class over the last epoch. In checkpoints within an epoch it
@@ -42,10 +42,10 @@ class TeacherWeightHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
-        distiller = distiller_of(runner, 'TeacherWeightHook')
+        distiller = unwrap_distiller(runner, 'TeacherWeightHook')
         names = distiller.teachers.names
         self._meter = ScalarMeter(
-            [f'weight_{kind}/{name}' for kind in ('logit', 'feature') for name in names]
+            [f'teacher_weight/{kind}/{name}' for kind in ('logit', 'feature') for name in names]
         )
         self._names = names
         # Per class the two weights of every teacher, then the number of images.

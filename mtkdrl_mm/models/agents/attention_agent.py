@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.rl.algorithms import Policy
 from mtkdrl_mm.utils import check_number
 
@@ -83,13 +83,13 @@ class AttentionAgent(Agent):
             (tokens,) = self.normalizer([tokens])
         return tokens.unbind(dim=1)
 
-    def observe_states(self, history: History) -> None:
+    def update_state_stats(self, history: RolloutBuffer) -> None:
         """Move the statistics, which are the same for all teachers."""
         if self.normalizer is not None:
             self.normalizer.observe(history, lambda states: self.tokens(states).flatten(0, 1))
 
     @property
-    def seen_sizes(self) -> list[int]:
+    def normalized_sizes(self) -> list[int]:
         """Lengths of what :meth:`normalize` returns."""
         return [self.encoder[0].in_features] * len(self.state_sizes)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.rl.algorithms import Policy
 
 from .state_normalizer import StateNormalizer
@@ -57,7 +57,7 @@ class Agent(BaseModule, metaclass=ABCMeta):
         return logit.log_softmax(dim=1), feature.log_softmax(dim=1)
 
     @property
-    def seen_sizes(self) -> list[int]:
+    def normalized_sizes(self) -> list[int]:
         """Lengths of what :meth:`normalize` returns, for the critic."""
         return self.state_sizes
 
@@ -72,7 +72,7 @@ class Agent(BaseModule, metaclass=ABCMeta):
         """
         return states if self.normalizer is None else self.normalizer(states)
 
-    def observe_states(self, history: History) -> None:
+    def update_state_stats(self, history: RolloutBuffer) -> None:
         """Move the statistics of the states; called once per update."""
         if self.normalizer is not None:
             self.normalizer.observe(history)

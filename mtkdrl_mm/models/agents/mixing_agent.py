@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.rl.action_parts import confidence_of, divergence
 from mtkdrl_mm.rl.algorithms import Policy
 
@@ -63,14 +63,14 @@ class MixingAgent(Agent):
         return self.agent.scores(states)
 
     @property
-    def seen_sizes(self) -> list[int]:
+    def normalized_sizes(self) -> list[int]:
         """Lengths of what :meth:`normalize` returns."""
-        return self.agent.seen_sizes
+        return self.agent.normalized_sizes
 
     def normalize(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         """The states as the other agent sees them."""
         return self.agent.normalize(states)
 
-    def observe_states(self, history: History) -> None:
+    def update_state_stats(self, history: RolloutBuffer) -> None:
         """Move the statistics of the other agent."""
-        self.agent.observe_states(history)
+        self.agent.update_state_stats(history)

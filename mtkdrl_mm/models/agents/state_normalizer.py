@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mtkdrl_mm.rl import History
-from mtkdrl_mm.rl.distributed import mean_over_ranks
+from mtkdrl_mm.rl import RolloutBuffer
+from mtkdrl_mm.rl.distributed import all_reduce_mean
 
 RowsOf = Callable[[list[Tensor]], Tensor]
 
@@ -59,11 +59,11 @@ class StateNormalizer(nn.Module):
         ]
 
     @torch.no_grad()
-    def observe(self, history: History, rows_of: RowsOf | None = None) -> None:
+    def observe(self, history: RolloutBuffer, rows_of: RowsOf | None = None) -> None:
         """Move the statistics towards those of a history.
 
         Args:
-            history (History): With at least one image.
+            history (RolloutBuffer): With at least one image.
             rows_of (Callable, optional): Turns the M states of a block into the
                 rows that are standardised, of shape (n, sum(state_sizes)).
                 Defaults to None: the states side by side.
@@ -72,12 +72,12 @@ class StateNormalizer(nn.Module):
         device = self.mean.device
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for states, _ in history.blocks(device, range(history.num_blocks)):
+        for states, _ in history.blocks(device, range(history.num_steps)):
             flat = (torch.cat(states, dim=1) if rows_of is None else rows_of(states)).double()
             count += len(flat)
             total += flat.sum(dim=0)
             squares += flat.square().sum(dim=0)
-        moments = mean_over_ranks(torch.stack([total, squares])).div(count)
+        moments = all_reduce_mean(torch.stack([total, squares])).div(count)
         mean = moments[0]
         variance = (moments[1] - mean.square()).clamp_min(0)
         share = self.momentum if self.count > 0 else 1.0

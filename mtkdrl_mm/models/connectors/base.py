@@ -29,7 +29,7 @@ class Connector(BaseModule, metaclass=ABCMeta):
 
         Returns:
             Projection: r_m(F^S) and F^m, of the same shape
-            (B, c_m, h_m, w_m) or (B, d_m); with a ``pull_back`` where the
+            (B, c_m, h_m, w_m) or (B, d_m); with a ``vjp`` where the
             connector knows one. Without it, whoever asks for gradients gets
             them by automatic differentiation, at the cost of a backward pass
             through the connector.

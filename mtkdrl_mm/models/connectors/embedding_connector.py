@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput, Projection, PullBack
+from mtkdrl_mm.structures import VJP, NetworkOutput, Projection
 
 from .base import Connector
 
@@ -29,8 +29,8 @@ class EmbeddingConnector(Connector):
     def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's embedding; both results have shape (B, d_m)."""
         projected = self.projection(student.embedding)
-        pull_back = PullBack(student.embedding, projected, self._transpose)
-        return Projection(projected, teacher.embedding, pull_back)
+        vjp = VJP(student.embedding, projected, self._transpose)
+        return Projection(projected, teacher.embedding, vjp)
 
     def _transpose(self, gradient: Tensor) -> Tensor:
         """W^T g: from (d_m,) to (d,)."""

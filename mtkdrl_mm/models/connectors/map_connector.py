@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput, Projection, PullBack
+from mtkdrl_mm.structures import VJP, NetworkOutput, Projection
 
 from .base import Connector
 
@@ -65,7 +65,7 @@ class MapConnector(Connector):
         if layers.with_activation:
             projected = layers.activate(projected)
         transpose = partial(self._transpose, size=source.shape[-2:])
-        return Projection(projected, target, PullBack(source, mixed, transpose))
+        return Projection(projected, target, VJP(source, mixed, transpose))
 
     def _transpose(self, gradient: Tensor, size: tuple[int, int]) -> Tensor:
         """Convolution and resizing, transposed.

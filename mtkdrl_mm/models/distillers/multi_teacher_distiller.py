@@ -28,8 +28,8 @@ from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
 from ..losses import DistillationLoss
 from ..num_classes import set_num_classes
-from ..teachers import TeacherPool
-from ..teachers.preprocessing import Preprocessing, check_input_size
+from ..teachers import Preprocessing, TeacherPool, build_pool
+from ..teachers.preprocessing import check_input_size
 from ..weightings import Weighting
 
 StepHook = Callable[[StepTerms, TeacherWeights], None]
@@ -57,7 +57,8 @@ class MultiTeacherDistiller(BaseModel):
             inline mmpretrain classifier with a ``type``. ``input_size`` beside
             them is the side, or height and width, of the images that the data
             pipeline yields; only networks need it that run at no common size.
-        teachers (Sequence[dict], optional): The pool, see :class:`TeacherPool`.
+        teachers (Sequence[dict] | TeacherPool, optional): The pool, or its
+            configs, see :func:`build_pool`.
             None builds the student alone, which is all that testing needs; it
             cannot be trained. Defaults to None.
         weighting (dict): The weighting strategy. Defaults to
@@ -72,8 +73,8 @@ class MultiTeacherDistiller(BaseModel):
         connector (dict, optional): Arguments of the connectors, and their
             ``type`` if it is not to be chosen by what student and teacher
             offer: maps where both have one, else embeddings. Defaults to None.
-        logit_weight (float): alpha >= 0. Defaults to 1.
-        feature_weight (float): beta >= 0; with 0 there are no connectors.
+        logit_loss_weight (float): alpha >= 0. Defaults to 1.
+        feature_loss_weight (float): beta >= 0; with 0 there are no connectors.
             Defaults to 5.
         num_classes (int, optional): Number of classes to set in the student
             and in every teacher given by ``cfg_path``, wherever they depend on
@@ -97,14 +98,14 @@ class MultiTeacherDistiller(BaseModel):
     def __init__(
         self,
         student: dict[str, Any],
-        teachers: Sequence[dict[str, Any]] | None = None,
+        teachers: Sequence[dict[str, Any]] | TeacherPool | None = None,
         weighting: dict[str, Any] | str = 'AVER',
         logit_loss: dict[str, Any] | str = 'KLDivergence',
         feature_loss: dict[str, Any] | str = 'FeatureMSE',
         extra_losses: Sequence[dict[str, Any]] = (),
         connector: dict[str, Any] | None = None,
-        logit_weight: float = 1.0,
-        feature_weight: float = 5.0,
+        logit_loss_weight: float = 1.0,
+        feature_loss_weight: float = 5.0,
         num_classes: int | None = None,
         token_maps: bool = False,
         channels_last: bool | None = None,
@@ -117,8 +118,8 @@ class MultiTeacherDistiller(BaseModel):
         )
         super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
         self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
-        self.alpha = check_number('logit_weight', logit_weight)
-        self.beta = check_number('feature_weight', feature_weight)
+        self.alpha = check_number('logit_loss_weight', logit_loss_weight)
+        self.beta = check_number('feature_loss_weight', feature_loss_weight)
         self.token_maps = token_maps
         self.channels_last = channels_last
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
@@ -128,9 +129,9 @@ class MultiTeacherDistiller(BaseModel):
         loss = getattr(self.student.head, 'loss_module', None)
         self.label_smoothing = loss if isinstance(loss, LabelSmoothLoss) else None
 
-        # The teachers are no submodule: they take no part in state_dict(),
+        # In a tuple, and so no submodule: teachers take no part in state_dict(),
         # parameters(), init_weights(), train() and DDP. See `_apply`.
-        self.__dict__['teachers'] = None
+        self._teachers: tuple[TeacherPool, ...] = ()
         if teachers is None:
             self._register_load_state_dict_pre_hook(_drop_training_parts)
             return
@@ -142,16 +143,18 @@ class MultiTeacherDistiller(BaseModel):
                 f'{type(self.student.head).__name__} have no such setting. Set the number in its '
                 'config.'
             )
-        pool = TeacherPool(
-            teachers,
-            Preprocessing.from_config(
-                preprocessor_cfg, 'the student', channels=input_channels(self.student)
-            ),
-            num_classes,
-            student_classes=output.logits.shape[1],
-            token_maps=token_maps,
-        )
-        self.__dict__['teachers'] = pool
+        pool = teachers
+        if not isinstance(pool, TeacherPool):
+            pool = build_pool(
+                pool,
+                Preprocessing.from_config(
+                    preprocessor_cfg, 'the student', channels=input_channels(self.student)
+                ),
+                num_classes,
+                student_classes=output.logits.shape[1],
+                token_maps=token_maps,
+            )
+        self._teachers = (pool,)
         if output.logits.shape[1] != pool.spec.num_classes:
             raise InputError(
                 f'The student has {output.logits.shape[1]} classes, but its teachers have '
@@ -170,6 +173,22 @@ class MultiTeacherDistiller(BaseModel):
         if self.beta > 0:
             self.connectors = self._build_connectors(output, connector or {})
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
+
+    @property
+    def teachers(self) -> TeacherPool:
+        """The pool.
+
+        Raises:
+            InputError: If the student was built alone.
+        """
+        if not self._teachers:
+            raise InputError('The distiller was built without teachers and cannot be trained.')
+        return self._teachers[0]
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether there is a pool; testing needs none."""
+        return bool(self._teachers)
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
@@ -220,8 +239,6 @@ class MultiTeacherDistiller(BaseModel):
                 that must be trained, the images or their labels do not fit the
                 networks, or an image has several labels.
         """
-        if self.teachers is None:
-            raise InputError('The distiller was built without teachers and cannot be trained.')
         if self._use_channels_last(inputs.device):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.training:
@@ -232,7 +249,7 @@ class MultiTeacherDistiller(BaseModel):
                 f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
             )
         labels = self._labels(data_samples, inputs.device)
-        teachers = self.teachers.query(inputs, data_samples)
+        teachers = self.teachers(inputs, data_samples)
         student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
         terms = self.make_terms(inputs, student, teachers, labels, data_samples)
         with autocast(inputs.device.type, enabled=False):
@@ -285,7 +302,7 @@ class MultiTeacherDistiller(BaseModel):
             self.logit_loss.temperature,
             inputs=inputs,
             data_samples=data_samples,
-            pull_backs=None if projections is None else [p.pull_back for p in projections],
+            vjps=None if projections is None else [p.vjp for p in projections],
         )
         # Half precision is for the networks; every term is float32.
         with autocast(inputs.device.type, enabled=False):
@@ -302,16 +319,16 @@ class MultiTeacherDistiller(BaseModel):
         The runner calls this once before training, and not for testing.
         """
         super().init_weights()
-        if self.teachers is None:
+        if not self.has_teachers:
             return
-        self.teachers.load_checkpoints()
+        self.teachers.load_weights()
         if self._use_channels_last(next(self.student.parameters()).device):
             for network in (self.student, self.teachers):
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> 'MultiTeacherDistiller':
         """Take the teachers along to another device or precision."""
-        if self.teachers is not None:
+        if self.has_teachers:
             self.teachers._apply(fn)
         return super()._apply(fn, *args, **kwargs)
 
@@ -319,7 +336,7 @@ class MultiTeacherDistiller(BaseModel):
         """Copy without the teachers and observers, for averaged models (EMA)."""
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
-        shared = dict(teachers=self.teachers, _step_hooks=OrderedDict())
+        shared = dict(_teachers=self._teachers, _step_hooks=OrderedDict())
         for key, value in self.__dict__.items():
             clone.__dict__[key] = shared[key] if key in shared else copy.deepcopy(value, memo)
         return clone
@@ -408,7 +425,7 @@ class MultiTeacherDistiller(BaseModel):
         name = type(loss).__name__.lower()
         if loss.level == 'feature' and self.beta == 0:
             raise InputError(
-                f'{type(loss).__name__} needs connectors: set `feature_weight` above 0.'
+                f'{type(loss).__name__} needs connectors: set `feature_loss_weight` above 0.'
             )
         if name in self.extra_losses:
             raise InputError(f'`extra_losses` lists {type(loss).__name__} twice.')

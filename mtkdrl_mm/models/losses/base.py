@@ -61,7 +61,7 @@ class FeatureLoss(DistillationLoss):
         """
         if terms.projections is None or terms.targets is None:
             raise InputError(
-                f'{type(self).__name__} needs connectors: set `feature_weight` above 0.'
+                f'{type(self).__name__} needs connectors: set `feature_loss_weight` above 0.'
             )
         pairs = list(zip(terms.projections, terms.targets))
         return torch.stack([self.compare(m, terms, *pair) for m, pair in enumerate(pairs)], dim=1)

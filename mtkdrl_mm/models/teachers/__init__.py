@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The pool of frozen teachers."""
+"""The frozen teachers."""
 
-from .teacher_pool import PoolSpec, TeacherPool
+from .preprocessing import Preprocessing
+from .teacher import Teacher
+from .teacher_pool import PoolSpec, TeacherPool, build_pool
 
-__all__ = ['PoolSpec', 'TeacherPool']
+__all__ = ['PoolSpec', 'Preprocessing', 'Teacher', 'TeacherPool', 'build_pool']

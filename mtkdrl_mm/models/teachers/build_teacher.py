@@ -1,10 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """One teacher from its entry in the pool's config."""
 
-from dataclasses import dataclass
 from typing import Any
-
-from mmpretrain.models import BaseClassifier
 
 from mtkdrl_mm.utils import InputError
 
@@ -13,31 +10,8 @@ from ..classifier_output import check_classifier
 from ..infer_output import input_channels
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
+from .teacher import Teacher
 from .zero_shot import ZeroShot
-
-
-@dataclass
-class Teacher:
-    """A teacher without its weights.
-
-    Attributes:
-        name (str): For log and messages.
-        network (BaseClassifier): The network.
-        preprocessing (Preprocessing): What its inputs must look like.
-        checkpoint (str, optional): Where its weights are.
-        which_weights (str, optional): 'ema' or 'raw', where the file has both.
-        class_map (ClassMap, optional): For other classes than the student's.
-        zero_shot (ZeroShot, optional): For networks that answer with an image
-            embedding.
-    """
-
-    name: str
-    network: BaseClassifier
-    preprocessing: Preprocessing
-    checkpoint: str | None = None
-    which_weights: str | None = None
-    class_map: ClassMap | None = None
-    zero_shot: ZeroShot | None = None
 
 
 def build_teacher(
@@ -45,6 +19,7 @@ def build_teacher(
     index: int,
     student_preprocessing: Preprocessing,
     num_classes: int | None,
+    token_maps: bool = False,
 ) -> Teacher:
     """Build a teacher.
 
@@ -54,7 +29,9 @@ def build_teacher(
         student_preprocessing (Preprocessing): What a teacher gets whose config
             says nothing.
         num_classes (int, optional): Set in the network if it is given by
-            ``cfg_path`` and answers in the student's classes.
+            ``cfg_path`` and has the student's classes.
+        token_maps (bool): Whether a transformer's patch tokens count as its map.
+            Defaults to False.
 
     Returns:
         Teacher: With the weights that torch initialised.
@@ -67,13 +44,13 @@ def build_teacher(
     cfg = dict(cfg)
     name = cfg.pop('name', None)
     checkpoint = cfg.pop('checkpoint', None)
-    which_weights = cfg.pop('weights', None)
+    weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     own_preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
     role = f'teacher "{name}"' if name else f'teacher number {index}'
-    if which_weights not in (None, 'ema', 'raw'):
-        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {which_weights!r}.')
+    if weights not in (None, 'ema', 'raw'):
+        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     if name is None:
@@ -81,7 +58,7 @@ def build_teacher(
         role = f'teacher "{name}"'
     given = own_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
     model.pop('train_cfg', None)  # a teacher blends no images of its own
-    # A network that answers otherwise keeps its own number of outputs.
+    # A network with other outputs keeps its own number of them.
     own_outputs = not by_path or class_map is not None or zero_shot is not None
     network = build_classifier(model, None, None if own_outputs else num_classes, role)
     check_classifier(network, role)
@@ -103,9 +80,10 @@ def build_teacher(
         network=network,
         preprocessing=Preprocessing.from_config(given, role, input_size, channels),
         checkpoint=checkpoint,
-        which_weights=which_weights,
+        weights=weights,
         class_map=None if class_map is None else ClassMap(class_map, role),
         zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
+        token_maps=token_maps,
     )
 
 

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl.distributed import mean_over_ranks
+from mtkdrl_mm.rl.distributed import all_reduce_mean
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, check_number
 
@@ -65,7 +65,7 @@ class AEKD(Weighting):
         Returns:
             Tensor: w of shape (M,), float32.
         """
-        gradients = mean_over_ranks(gradients).double()
+        gradients = all_reduce_mean(gradients).double()
         gram = (gradients @ gradients.T).cpu().numpy()
         weights = min_norm_weights(gram, cap=1 / (self.nu * len(gradients)))
         return torch.from_numpy(weights).to(gradients.device, torch.float32)

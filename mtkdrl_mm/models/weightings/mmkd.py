@@ -127,7 +127,10 @@ class MMKD(Weighting):
 
 
 def meta_loss(
-    weights: tuple[Tensor, Tensor], slopes: Sequence[Tensor], terms: StepTerms, rate: float
+    weights: tuple[Tensor, Tensor],
+    directional_derivatives: Sequence[Tensor],
+    terms: StepTerms,
+    rate: float,
 ) -> Tensor:
     r"""What the look-ahead step does to the cross entropy on hard images.
 
@@ -142,12 +145,14 @@ def meta_loss(
 
     Args:
         weights (tuple[Tensor, Tensor]): w_l and w_f of shape (B, M).
-        slopes (Sequence[Tensor]): The two inner products, shape (B, M).
+        directional_derivatives (Sequence[Tensor]): The two inner products, shape (B, M).
         terms (StepTerms): The step's record.
         rate (float): Learning rate eta of the look-ahead step.
 
     Returns:
         Tensor: A scalar.
     """
-    gain = (weights[0] * slopes[0]).mul(terms.alpha) + (weights[1] * slopes[1]).mul(terms.beta)
+    gain = (weights[0] * directional_derivatives[0]).mul(terms.alpha) + (
+        weights[1] * directional_derivatives[1]
+    ).mul(terms.beta)
     return gain.sum(dim=1).mean().mul(-rate)

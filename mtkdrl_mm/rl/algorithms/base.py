@@ -11,7 +11,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 
 from ..advantage import Advantage, MinMaxAdvantage
 from ..distributed import average_gradients, check_equal_over_ranks
-from ..history import History
+from ..rollout_buffer import RolloutBuffer
 
 Policy = tuple[Tensor, Tensor]
 """Log probabilities of the logit and the feature head, each of shape (B, M)."""
@@ -22,7 +22,7 @@ class Algorithm(metaclass=ABCMeta):
 
     The agent is any module that maps M states of shape (B, s_m) to the log
     probabilities (B, M) of its two heads and has a method
-    ``observe_states(history)``. Its parameters require gradients only while
+    ``update_state_stats(history)``. Its parameters require gradients only while
     :meth:`update` runs: outside, neither DDP nor the student's optimiser has
     to know of them.
 
@@ -125,27 +125,27 @@ class Algorithm(metaclass=ABCMeta):
         """
 
     def begin_update(  # noqa: B027, nothing to prepare by default
-        self, history: History, device: torch.device
+        self, history: RolloutBuffer, device: torch.device
     ) -> None:
         """Prepare for the mini batches of an update, with the agent as it is.
 
         Args:
-            history (History): What the update will learn from.
+            history (RolloutBuffer): What the update will learn from.
             device (torch.device): Where the agent lives.
         """
 
-    def update(self, history: History) -> dict[str, float]:
+    def update(self, history: RolloutBuffer) -> dict[str, float]:
         """Learn from a history. The history is left as it is.
 
         Args:
-            history (History): With at least one image.
+            history (RolloutBuffer): With at least one image.
 
         Returns:
             dict[str, float]: ``agent_loss``, its mean over the mini batches.
         """
         device = next(self.agent.parameters()).device
         self.advantage.observe(history.rewards)
-        self.agent.observe_states(history)
+        self.agent.update_state_stats(history)
         # The order is the same on all processes, whose blocks belong together.
         generator = torch.Generator().manual_seed(self.seed + self.updates)
         self.begin_update(history, device)
@@ -153,7 +153,7 @@ class Algorithm(metaclass=ABCMeta):
         self.agent.requires_grad_(True)
         with torch.enable_grad():
             for _ in range(self.epochs):
-                for block in torch.randperm(history.num_blocks, generator=generator).tolist():
+                for block in torch.randperm(history.num_steps, generator=generator).tolist():
                     states, rewards = history.block(block, device)
                     losses.append(self._step(states, rewards, block))
         # The student's optimiser may own these parameters too: without a

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..critic import Critic
-from ..distributed import all_rows, own_rows
-from ..history import History
+from ..distributed import gather_interleaved, local_shard
+from ..rollout_buffer import RolloutBuffer
 from .dpg import DPG
 
 
@@ -53,42 +53,42 @@ class DDPG(DPG):
         self.tau = tau
         self.replay_budget = replay_budget
         self.target: Critic
-        self.replay: History
+        self.replay: RolloutBuffer
 
     def setup(self, agent: nn.Module, seed: int | None = None) -> None:
         """Take charge of an agent; see :class:`DPG`."""
         super().setup(agent, seed)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.replay = History(agent.state_sizes, self.replay_budget)
+        self.replay = RolloutBuffer(agent.state_sizes, self.replay_budget)
         # Apart from the noise, which does not depend on how full the replay is.
         self._replay_generator = torch.Generator()
 
-    def actor_critic(self) -> nn.Module:
+    def target_critic(self) -> nn.Module:
         """The slow copy."""
         return self.target
 
-    def begin_update(self, history: History, device: torch.device) -> None:
+    def begin_update(self, history: RolloutBuffer, device: torch.device) -> None:
         """Put the new history, that of all processes, into the replay."""
         super().begin_update(history, device)
         self._replay_generator.manual_seed(self.seed + 10_009 * (self.updates + 1))
-        for states, rewards in history.blocks(torch.device('cpu'), range(history.num_blocks)):
+        for states, rewards in history.blocks(torch.device('cpu'), range(history.num_steps)):
             # A history's states are in half precision already.
-            everyones = all_rows(torch.cat(states, dim=1).half())
+            everyones = gather_interleaved(torch.cat(states, dim=1).half())
             self.replay.add(
                 everyones.split(self.replay.state_sizes, dim=1),
-                all_rows(rewards),
+                gather_interleaved(rewards),
                 self._replay_generator,
             )
 
     def prepare_critic(self, states: Sequence[Tensor], rewards: Tensor) -> None:
         """Half of the steps on the mini batch, half on one from the replay; the copy follows."""
         replay_steps = self.critic_steps // 2
-        self.learn_critic(states, rewards, self.critic_steps - replay_steps)
-        chosen = int(torch.randint(self.replay.num_blocks, (), generator=self._replay_generator))
+        self.train_critic(states, rewards, self.critic_steps - replay_steps)
+        chosen = int(torch.randint(self.replay.num_steps, (), generator=self._replay_generator))
         replayed, earned = self.replay.block(chosen, rewards.device)
-        self.learn_critic(
-            [state[own_rows()] for state in replayed],
-            earned[own_rows()],
+        self.train_critic(
+            [state[local_shard()] for state in replayed],
+            earned[local_shard()],
             replay_steps,
             len(earned),
         )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..critic import Critic
-from ..distributed import check_equal_over_ranks, own_rows, world_size
-from ..history import History
+from ..distributed import check_equal_over_ranks, local_shard, world_size
+from ..rollout_buffer import RolloutBuffer
 from .base import Algorithm, entropy
 
 
@@ -67,17 +67,17 @@ class DPG(Algorithm):
         device = next(agent.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.critic = Critic(agent.seen_sizes, self.critic_hidden)
+            self.critic = Critic(agent.normalized_sizes, self.critic_hidden)
         self.critic.to(device)
         self.critic_optimizer = self.build_optimizer(
             self.critic_optimizer_cfg, list(self.critic.parameters())
         )
 
-    def begin_update(self, history: History, device: torch.device) -> None:
+    def begin_update(self, history: RolloutBuffer, device: torch.device) -> None:
         """Start the exploration noise of this update."""
         self._generator.manual_seed(self.seed + 10_007 * (self.updates + 1))
 
-    def achieved(self, rewards: Tensor, action: Tensor) -> Tensor:
+    def action_value(self, rewards: Tensor, action: Tensor) -> Tensor:
         """r(a) of shape (B,) for actions of shape (B, 2M)."""
         advantages = self.advantage(rewards)
         return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
@@ -98,11 +98,11 @@ class DPG(Algorithm):
         heads = []
         for head in log_probs:
             noise = torch.randn(total, head.shape[1], generator=self._generator)
-            own = noise[own_rows()].to(head)
+            own = noise[local_shard()].to(head)
             heads.append((head + self.noise * own).softmax(dim=1))
         return torch.cat(heads, dim=1)
 
-    def learn_critic(
+    def train_critic(
         self,
         states: Sequence[Tensor],
         rewards: Tensor,
@@ -129,13 +129,13 @@ class DPG(Algorithm):
         parameters = list(self.critic.parameters())
         for _ in range(steps):
             action = self.explore(log_probs, total)
-            error = self.critic(seen, action) - self.achieved(rewards, action)
+            error = self.critic(seen, action) - self.action_value(rewards, action)
             # Its average over the processes is the mean over all images.
             loss = error.square().sum() * (world_size() / total)
             self._descend(loss, self.critic_optimizer, parameters)
         return loss.detach()
 
-    def actor_critic(self) -> nn.Module:
+    def target_critic(self) -> nn.Module:
         """The critic that the agent ascends."""
         return self.critic
 
@@ -143,19 +143,19 @@ class DPG(Algorithm):
         """Minus the critic's value of the agent's action, minus the entropy bonus."""
         log_probs = self.agent(states)
         action = torch.cat([head.exp() for head in log_probs], dim=1)
-        value = self.actor_critic()(self.agent.normalize(states), action)
+        value = self.target_critic()(self.agent.normalize(states), action)
         bonus = sum(entropy(head).mean() for head in log_probs)
         return -value.mean() - self.entropy_weight * bonus
 
     def prepare_critic(self, states: Sequence[Tensor], rewards: Tensor) -> None:
         """Let the critic learn from a mini batch before the agent does."""
-        self.learn_critic(states, rewards, self.critic_steps)
+        self.train_critic(states, rewards, self.critic_steps)
 
     def _step(self, states: Sequence[Tensor], rewards: Tensor, block: int) -> Tensor:
         self.prepare_critic(states, rewards)
         return super()._step(states, rewards, block)
 
-    def update(self, history: History) -> dict[str, float]:
+    def update(self, history: RolloutBuffer) -> dict[str, float]:
         """Learn from a history; see :meth:`Algorithm.update`."""
         results = super().update(history)
         check_equal_over_ranks(self.critic, 'critic')

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..history import History
+from ..rollout_buffer import RolloutBuffer
 from .base import Algorithm, entropy
 
 
@@ -41,9 +41,9 @@ class PPO(Algorithm):
         self._old: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def begin_update(self, history: History, device: torch.device) -> None:
+    def begin_update(self, history: RolloutBuffer, device: torch.device) -> None:
         """Keep the old policy's log probabilities of every mini batch."""
-        blocks = history.blocks(device, range(history.num_blocks))
+        blocks = history.blocks(device, range(history.num_steps))
         self._old = [self.agent(states) for states, _ in blocks]
 
     def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL, Agent, JointAgent, PerTeacherAgent
-from mtkdrl_mm.rl import History, TeacherState
+from mtkdrl_mm.rl import RolloutBuffer, TeacherState
 
 SIZES = [4, 6, 5]
 
@@ -104,9 +104,9 @@ def test_standardisation_is_undone_by_scaling_the_states():
     agents = [PerTeacherAgent(SIZES), PerTeacherAgent(SIZES)]
     agents[1].load_state_dict(agents[0].state_dict())
     for agent, seen in zip(agents, (states, scaled)):
-        history = History(SIZES, 1)
+        history = RolloutBuffer(SIZES, 1)
         history.add(seen, torch.zeros(64, 3), torch.Generator())
-        agent.observe_states(history)
+        agent.update_state_stats(history)
     for a, b in zip(agents[0](states), agents[1](scaled)):
         torch.testing.assert_close(a, b, rtol=0, atol=0.01)
     fresh = PerTeacherAgent(SIZES)
@@ -119,7 +119,7 @@ def test_standardisation_is_undone_by_scaling_the_states():
 def test_standardisation_can_be_switched_off():
     agent = JointAgent(SIZES, standardize=False)
     assert not list(agent.buffers())
-    agent.observe_states(None)
+    agent.update_state_stats(None)
     assert list(JointAgent(SIZES).buffers())
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL
-from mtkdrl_mm.rl import History, PolicyGradient
+from mtkdrl_mm.rl import PolicyGradient, RolloutBuffer
 from mtkdrl_mm.utils import InputError
 
 PARTS = ('agent', 'confidence', 'divergence')
@@ -45,7 +45,7 @@ def test_factors_learn_who_is_right(make_terms, make_spec):
     terms = make_terms(teachers=3)
     dynamic = MTKDRL(make_spec(terms), mixing='dynamic').float()
     states = [s.float() for s in dynamic.state(terms)]
-    history = History(dynamic.state_sizes, budget_mib=1)
+    history = RolloutBuffer(dynamic.state_sizes, budget_mib=1)
     rewards = -terms.teacher_ce.float()
     for _ in range(4):
         history.add(states, rewards, torch.Generator())

@@ -4,13 +4,13 @@
 import torch
 
 from mtkdrl_mm.models.agents.state_normalizer import StateNormalizer
-from mtkdrl_mm.rl import History
+from mtkdrl_mm.rl import RolloutBuffer
 
 SIZES = [2, 3]
 
 
 def history_of(*batches):
-    history = History(SIZES, 1)
+    history = RolloutBuffer(SIZES, 1)
     for batch in batches:
         history.add(batch.split(SIZES, dim=1), torch.zeros(len(batch), 2), torch.Generator())
     return history

@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mtkdrl_mm.models import TeacherPool, TimmFeatures
+from mtkdrl_mm.models import TimmFeatures, build_pool
 from mtkdrl_mm.models.classifier_output import run_classifier
-from mtkdrl_mm.models.teachers.load_teacher import load_teacher
-from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.models.teachers import Preprocessing, Teacher
 from mtkdrl_mm.utils import InputError
 
 timm = pytest.importorskip('timm')
@@ -23,6 +22,10 @@ SMALL = {  # arguments, and size of the embedding
     'swin': (dict(model_name='swin_tiny_patch4_window7_224', depths=(1, 1, 1, 1)), 768),
     'convnext': (dict(model_name='convnext_atto', depths=(1, 1, 1, 1)), 320),
 }
+
+
+def load_teacher(network, path, name, which=None):
+    return Teacher(name, network, Preprocessing(), path, which).load_weights()
 
 
 def classifier_config(backbone, size, num_classes=5):
@@ -103,14 +106,14 @@ def test_preprocessing_and_size_come_from_timm(make_pool):
             dict(classifier_config(*SMALL['resnet']), name='resnet', input_size=64),
         ]
     )
-    first, second, third = pool.preprocessings
+    first, second, third = [t.preprocessing for t in pool]
     # of CLIP, arXiv:2103.00020
     assert first.mean == pytest.approx((122.7709383, 116.7460125, 104.09373615))
     assert first.std == pytest.approx((68.5005327, 66.6321375, 70.32316305))
     assert first.to_rgb and first.input_size == (224, 224)
     assert second.mean == (123.675, 116.28, 103.53) and second.std == (58.395, 57.12, 57.375)
     assert second.input_size == (32, 32) and third.input_size == (64, 64)
-    outputs = pool.query(torch.randn(1, 3, 48, 48))
+    outputs = pool(torch.randn(1, 3, 48, 48))
     assert [output.embedding.shape[1] for output in outputs] == [768, 192, 512]
 
 
@@ -119,7 +122,7 @@ def test_name_and_own_preprocessing(make_pool):
     own = dict(mean=[1.0] * 3, std=[2.0] * 3)
     pool = make_pool([config, dict(config, name='b', data_preprocessor=own, input_size=32)])
     assert pool.names == ('cait_xxs24_224', 'b')
-    assert pool.preprocessings[1].mean == (1, 1, 1)
+    assert pool[1].preprocessing.mean == (1, 1, 1)
 
 
 def test_checkpoint_of_a_classifier_can_be_loaded_as_it_is(make_classifier, tmp_path):
@@ -176,4 +179,4 @@ def test_bad_arguments(arguments, message):
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(InputError, match="not installed: pip install 'timm"):
-        TeacherPool([classifier_config(CAIT, 192)], Preprocessing())
+        build_pool([classifier_config(CAIT, 192)], Preprocessing())

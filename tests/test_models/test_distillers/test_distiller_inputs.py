@@ -10,10 +10,13 @@ from mtkdrl_mm.utils import InputError
 
 # Wrong argument, and what the message has to name.
 BAD = [
-    (dict(logit_weight=-0.5), '`logit_weight` must be at least 0, but is -0.5'),
-    (dict(logit_weight='1'), "`logit_weight` must be a finite number, but is '1'"),
-    (dict(feature_weight=-1), '`feature_weight` must be at least 0, but is -1'),
-    (dict(feature_weight=float('nan')), '`feature_weight` must be a finite number, but is nan'),
+    (dict(logit_loss_weight=-0.5), '`logit_loss_weight` must be at least 0, but is -0.5'),
+    (dict(logit_loss_weight='1'), "`logit_loss_weight` must be a finite number, but is '1'"),
+    (dict(feature_loss_weight=-1), '`feature_loss_weight` must be at least 0, but is -1'),
+    (
+        dict(feature_loss_weight=float('nan')),
+        '`feature_loss_weight` must be a finite number, but is nan',
+    ),
     (
         dict(logit_loss=dict(type='KLDivergence', temperature=0)),
         '`temperature` must be greater than 0, but is 0',

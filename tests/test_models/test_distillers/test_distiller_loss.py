@@ -37,7 +37,7 @@ def by_hand(distiller, inputs, labels, wl, wf, alpha=1.0, beta=5.0, temperature=
     student = deepcopy(distiller.student)
     feature_map, _, logits = run(student, inputs)
     total = F.cross_entropy(logits, labels, reduction='none')
-    for m, teacher in enumerate(distiller.teachers.networks):
+    for m, teacher in enumerate([t.network for t in distiller.teachers]):
         with torch.no_grad():
             teacher_map, _, teacher_logits = run(teacher, inputs)
         kl = F.kl_div(
@@ -62,8 +62,8 @@ def labels_of(samples):
 def test_loss_is_the_formula(make_distiller, make_batch, record_steps, alpha, beta, temperature):
     distiller = make_distiller(
         weighting=dict(type=FixedWeights),
-        logit_weight=alpha,
-        feature_weight=beta,
+        logit_loss_weight=alpha,
+        feature_loss_weight=beta,
         logit_loss=dict(type='KLDivergence', temperature=temperature),
     ).train()
     inputs, samples = make_batch(6)
@@ -140,8 +140,8 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
     fused.weighting.warming_up = False
     for distiller in (aver, fused):
         for m in (1, 2):
-            first = distiller.teachers.networks[0].state_dict()
-            distiller.teachers.networks[m].load_state_dict(first)
+            first = distiller.teachers[0].network.state_dict()
+            distiller.teachers[m].network.load_state_dict(first)
             distiller.connectors[m].load_state_dict(distiller.connectors[0].state_dict())
     for network in fused.weighting.agent.networks[1:]:
         network.load_state_dict(fused.weighting.agent.networks[0].state_dict())
@@ -238,13 +238,13 @@ def test_mixup_blends_images_and_labels_alike(
     expected = F.cross_entropy(distiller.student(data['inputs']), terms.labels)
     torch.testing.assert_close(losses['loss_ce'], expected)
     # The teachers see the blended images and are judged by the blended labels.
-    for m, teacher in enumerate(distiller.teachers.networks):
+    for m, teacher in enumerate([t.network for t in distiller.teachers]):
         expected = F.cross_entropy(teacher(data['inputs']), terms.labels, reduction='none')
         torch.testing.assert_close(terms.teacher_ce[:, m], expected)
 
 
 def test_no_features_without_their_weight(make_distiller, make_batch, record_steps):
-    distiller = make_distiller(feature_weight=0, weighting='MTKDRL').train()
+    distiller = make_distiller(feature_loss_weight=0, weighting='MTKDRL').train()
     distiller.weighting.warming_up = False
     steps = record_steps(distiller)
     losses = distiller(*make_batch(6), mode='loss')
@@ -274,7 +274,7 @@ def test_embeddings_are_compared_where_one_side_has_no_map(
     losses = distiller(inputs, samples, mode='loss')
     terms, _ = steps[0]
     # The embedding is what the last linear layer sees.
-    last = distiller.teachers.networks[0].head.layers.head
+    last = distiller.teachers[0].network.head.layers.head
     torch.testing.assert_close(last(terms.teachers[0].embedding), terms.teachers[0].logits)
     projected = distiller.connectors[0].projection(terms.student.embedding)
     expected = (projected - terms.teachers[0].embedding).square().mean(dim=1)
@@ -326,7 +326,7 @@ def test_every_teacher_gets_the_students_own_map(
     second.student.load_state_dict(first.student.state_dict())
     for here, there in enumerate(order):
         second.connectors[here].load_state_dict(first.connectors[there].state_dict())
-        second.teachers.networks[here].load_state_dict(first.teachers.networks[there].state_dict())
+        second.teachers[here].network.load_state_dict(first.teachers[there].network.state_dict())
     records = []
     for distiller in (first, second):
         steps = record_steps(distiller)
@@ -350,7 +350,7 @@ def test_every_teacher_gets_the_students_own_map(
 
 def test_predict_and_tensor_modes_are_the_students(make_distiller, make_batch, monkeypatch):
     distiller = make_distiller().eval()
-    monkeypatch.setattr(distiller.teachers, 'query', None)  # no teacher is asked
+    monkeypatch.setattr(distiller.teachers, 'forward', None)  # no teacher runs
     inputs, samples = make_batch(4)
     logits = run(distiller.student, inputs)[2]
     torch.testing.assert_close(distiller(inputs), logits)
@@ -362,7 +362,7 @@ def test_predict_and_tensor_modes_are_the_students(make_distiller, make_batch, m
 def test_each_network_runs_once_a_step(make_distiller, make_batch):
     distiller = make_distiller(weighting='MTKDRL').train()
     counts = Counter()
-    networks = dict(zip('ab', distiller.teachers.networks), student=distiller.student)
+    networks = dict(zip('ab', [t.network for t in distiller.teachers]), student=distiller.student)
     for name, network in networks.items():
         for part in ('backbone', 'head'):
             key = f'{name}.{part}'

@@ -14,9 +14,9 @@ from mtkdrl_mm.utils import InputError
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Counts the calls of load_checkpoints, which then do nothing."""
+    """Counts the calls of load_weights, which then do nothing."""
     calls = []
-    monkeypatch.setattr(TeacherPool, 'load_checkpoints', lambda self: calls.append(self))
+    monkeypatch.setattr(TeacherPool, 'load_weights', lambda self: calls.append(self))
     return calls
 
 
@@ -74,8 +74,8 @@ def test_teachers_stay_in_eval_mode_and_do_not_move(make_distiller, make_batch):
 def test_teacher_answers_do_not_depend_on_the_rest_of_the_batch(make_distiller, make_batch):
     distiller = make_distiller().train()
     inputs, _ = make_batch(4)
-    whole = distiller.teachers.query(inputs)
-    alone = distiller.teachers.query(inputs[:1])
+    whole = distiller.teachers(inputs)
+    alone = distiller.teachers(inputs[:1])
     for a, b in zip(alone, whole):
         torch.testing.assert_close(a.logits, b.logits[:1])
         assert not b.logits.requires_grad and not b.logits.is_inference()
@@ -104,18 +104,18 @@ def test_pretrained_weights_named_in_a_teachers_config_are_not_loaded(
 def test_teachers_are_loaded_from_their_files(make_distiller, make_resnet, make_batch, tmp_path):
     original = make_distiller()
     teachers = []
-    for width, name, network in zip((4, 6), 'ab', original.teachers.networks):
+    for width, name, network in zip((4, 6), 'ab', [t.network for t in original.teachers]):
         torch.save(network.state_dict(), tmp_path / f'{name}.pth')
         teachers.append(
             dict(make_resnet(width), name=name, checkpoint=str(tmp_path / f'{name}.pth'))
         )
     distiller = MultiTeacherDistiller(make_resnet(4), teachers)
     inputs, _ = make_batch(4)
-    expected = [output.logits for output in original.teachers.query(inputs)]
-    actual = [output.logits for output in distiller.teachers.query(inputs)]
+    expected = [output.logits for output in original.teachers(inputs)]
+    actual = [output.logits for output in distiller.teachers(inputs)]
     assert not torch.allclose(actual[0], expected[0])
     distiller.init_weights()
-    actual = [output.logits for output in distiller.teachers.query(inputs)]
+    actual = [output.logits for output in distiller.teachers(inputs)]
     assert all(torch.equal(a, b) for a, b in zip(actual, expected))
 
 
@@ -132,7 +132,7 @@ def test_student_alone_takes_a_full_checkpoint_silently(
     file = str(tmp_path / 'epoch_1.pth')
     torch.save(dict(meta={}, state_dict=trained.state_dict()), file)
     alone = make_distiller(None, weighting='MTKDRL')
-    assert alone.teachers is None
+    assert not alone.has_teachers
     assert {key.split('.')[0] for key in alone.state_dict()} == {'student'}
     capfd.readouterr()
     load_checkpoint(alone, file, map_location='cpu')  # as mmengine's runner does
@@ -216,7 +216,7 @@ def test_channels_last_changes_the_layout_and_not_the_loss(make_distiller, make_
     other = make_distiller(channels_last=True).eval()
     other.init_weights()
     other.load_state_dict(plain.state_dict())
-    for network in (other.student, other.teachers.networks[0]):
+    for network in (other.student, other.teachers[0].network):
         weight = network.backbone.layer1[0].conv1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
     expected = plain(*make_batch(4), mode='loss')

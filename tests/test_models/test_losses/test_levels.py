@@ -98,9 +98,9 @@ def test_extra_losses_take_the_weights_of_their_level(
 @pytest.mark.parametrize('name', [name for name, level in LEVELS.items() if level == 'feature'])
 def test_losses_on_features_need_features(make_distiller, make_loss, make_terms, name):
     cfg = make_loss(name)
-    message = f'^{name} needs connectors: set `feature_weight` above 0.$'
+    message = f'^{name} needs connectors: set `feature_loss_weight` above 0.$'
     with pytest.raises(InputError, match=message):
-        make_distiller(feature_weight=0, extra_losses=[cfg])
+        make_distiller(feature_loss_weight=0, extra_losses=[cfg])
     arguments = {key: value for key, value in cfg.items() if key != 'type'}
     if name == 'NormDirection':
         arguments['names'] = ['a', 'b']

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -18,8 +18,8 @@ def test_logits_of_a_larger_teacher_are_picked(make_pool, make_resnet):
         ]
     )
     inputs = torch.randn(3, 3, 32, 32)
-    own = pool.networks[1](inputs)
-    logits = pool.query(inputs)[1].logits
+    own = pool[1].network(inputs)
+    logits = pool(inputs)[1].logits
     assert own.shape == (3, 7) and pool.spec.num_classes == 5
     for student_class, teacher_class in enumerate(order):
         assert torch.equal(logits[:, student_class], own[:, teacher_class])
@@ -32,10 +32,10 @@ def test_same_classes_in_another_order_agree_after_mapping(make_pool, make_resne
         [dict(make_resnet(4), name='a'), dict(make_resnet(4), name='b', class_map=order)]
     )
     for part in ('weight', 'bias'):
-        rows = getattr(pool.networks[1].head.fc, part)
-        getattr(mapped.networks[1].head.fc, part)[torch.tensor(order)] = rows
+        rows = getattr(pool[1].network.head.fc, part)
+        getattr(mapped[1].network.head.fc, part)[torch.tensor(order)] = rows
     inputs = torch.randn(3, 3, 32, 32)
-    expected, actual = pool.query(inputs)[1], mapped.query(inputs)[1]
+    expected, actual = pool(inputs)[1], mapped(inputs)[1]
     torch.testing.assert_close(actual.logits, expected.logits)
     assert torch.equal(actual.embedding, expected.embedding)
 
@@ -45,14 +45,14 @@ def test_config_files_number_of_classes_is_kept(make_pool, tmp_path, make_resnet
     entry = dict(cfg_path=str(tmp_path / 'big.py'))
     teachers = [dict(entry, class_map=[8, 1, 0]), dict(entry, name='b')]
     pool = make_pool(teachers, num_classes=3)
-    assert [network.head.fc.out_features for network in pool.networks] == [9, 3]
+    assert [network.head.fc.out_features for network in [t.network for t in pool]] == [9, 3]
     assert pool.spec.num_classes == 3
 
 
 def test_map_follows_the_pool(make_pool, make_resnet):
     pool = make_pool([dict(make_resnet(4), class_map=[1, 0])]).double()
-    assert pool.class_maps['0'].indices.dtype == torch.long
-    assert pool.query(torch.zeros(1, 3, 32, 32).double())[0].logits.shape == (1, 2)
+    assert pool[0].class_map.indices.dtype == torch.long
+    assert pool(torch.zeros(1, 3, 32, 32).double())[0].logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_map_follows_the_pool(make_pool, make_resnet):
 def test_bad_maps(make_resnet, class_map, message):
     teacher = dict(make_resnet(4, num_classes=7), name='t', class_map=class_map)
     with pytest.raises(InputError, match=message):
-        TeacherPool([teacher], Preprocessing(), student_classes=5)
+        build_pool([teacher], Preprocessing(), student_classes=5)
 
 
 def test_distiller_knows_the_students_classes(make_distiller, make_resnet):

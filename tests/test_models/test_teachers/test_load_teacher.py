@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from mtkdrl_mm.models.teachers.load_teacher import load_teacher
+from mtkdrl_mm.models.teachers import Preprocessing, Teacher
 from mtkdrl_mm.utils import InputError
 
 CONFIGS = {
@@ -14,6 +14,10 @@ CONFIGS = {
     'wide_resnet50_2': 'wrn/wide-resnet50_8xb32_in1k.py',
     'resnext50_32x4d': 'resnext/resnext50-32x4d_8xb32_in1k.py',
 }
+
+
+def load_teacher(network, path, name, which=None):
+    return Teacher(name, network, Preprocessing(), path, which).load_weights()
 
 
 @pytest.fixture

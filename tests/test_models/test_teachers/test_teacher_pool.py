@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models import ClsDataPreprocessor
 
-from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -32,17 +32,17 @@ def test_teacher_sees_what_it_sees_when_it_runs_alone(make_pool, make_resnet):
     ]
     pool = make_pool(teachers, source)
     raw = torch.randint(256, (4, 3, 32, 32)).float()
-    outputs = pool.query(ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
+    outputs = pool(ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
     for m, cfg in enumerate((IMAGENET, OTHER, OTHER, OTHER)):
         inputs = ClsDataPreprocessor(**cfg)(dict(inputs=raw))['inputs']
         if m == 3:
             inputs = F.interpolate(
                 inputs, size=(48, 48), mode='bicubic', align_corners=False, antialias=True
             )
-        expected = pool.networks[m](inputs)
+        expected = pool[m].network(inputs)
         torch.testing.assert_close(outputs[m].logits, expected, rtol=1e-3, atol=1e-4)
     # and preprocessing matters to these networks
-    wrong = pool.networks[1](ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
+    wrong = pool[1].network(ClsDataPreprocessor(**IMAGENET)(dict(inputs=raw))['inputs'])
     assert (wrong - outputs[1].logits).abs().max() > 0.05
 
 
@@ -53,14 +53,14 @@ def test_preprocessing_comes_from_the_config_file(make_pool, config_file):
         [dict(cfg_path=config_file), dict(cfg_path=config_file, data_preprocessor=own, name='b')],
         source,
     )
-    assert pool.preprocessings[0] == Preprocessing.from_config(OTHER, 't')
-    assert pool.preprocessings[1] == Preprocessing.from_config(own, 't')
+    assert pool[0].preprocessing == Preprocessing.from_config(OTHER, 't')
+    assert pool[1].preprocessing == Preprocessing.from_config(own, 't')
 
 
 def test_outputs_are_those_of_the_network(make_pool, make_resnet):
     pool = make_pool([dict(make_resnet(4), name='a'), dict(make_resnet(6), name='b')])
     inputs = torch.randn(4, 3, 64, 64)
-    for network, output, channels in zip(pool.networks, pool.query(inputs), (32, 48)):
+    for network, output, channels in zip([t.network for t in pool], pool(inputs), (32, 48)):
         feature_map = network.backbone(inputs)[-1]
         assert feature_map.shape == (4, channels, 2, 2)
         assert torch.equal(output.feature_map, feature_map)
@@ -73,7 +73,7 @@ def test_outputs_are_those_of_the_network(make_pool, make_resnet):
 
 
 def test_outputs_may_enter_a_loss(make_pool, make_resnet):
-    (output,) = make_pool([make_resnet(4)]).query(torch.randn(2, 3, 32, 32))
+    (output,) = make_pool([make_resnet(4)])(torch.randn(2, 3, 32, 32))
     own = torch.randn(2, 5, requires_grad=True)
     (own * output.logits).sum().backward()  # autograd saves the teacher's logits
     assert torch.equal(own.grad, output.logits)
@@ -95,17 +95,17 @@ def test_names_must_differ(make_resnet, names):
         for width, name in zip((4, 6), names)
     ]
     with pytest.raises(InputError, match=rf'named "{names[0] or "ResNet18"}" \(numbers 0 and 1\)'):
-        TeacherPool(teachers, Preprocessing())
+        build_pool(teachers, Preprocessing())
 
 
 def test_num_classes_overrides_config_files_only(make_pool, make_resnet, config_file):
     pool = make_pool(
         [dict(cfg_path=config_file), dict(make_resnet(4, num_classes=7), name='b')], num_classes=7
     )
-    assert [net.head.fc.out_features for net in pool.networks] == [7, 7]
+    assert [net.head.fc.out_features for net in [t.network for t in pool]] == [7, 7]
     assert make_pool([dict(cfg_path=config_file)]).spec.num_classes == 10
     with pytest.raises(InputError, match='"a" has 7, "b" has 10'):
-        TeacherPool(
+        build_pool(
             [
                 dict(cfg_path=config_file, name='a'),
                 dict(make_resnet(4, num_classes=10), name='b'),
@@ -124,7 +124,7 @@ def test_cfg_options(make_pool, config_file):
 def test_config_file_without_a_model(tmp_path):
     (tmp_path / 'data.py').write_text('batch_size = 3\n')
     with pytest.raises(InputError, match=r'"data\.py" defines no `model`'):
-        TeacherPool([dict(cfg_path=str(tmp_path / 'data.py'))], Preprocessing())
+        build_pool([dict(cfg_path=str(tmp_path / 'data.py'))], Preprocessing())
 
 
 def test_batch_is_converted_once_for_teachers_that_agree(make_pool, make_resnet, monkeypatch):
@@ -139,7 +139,7 @@ def test_batch_is_converted_once_for_teachers_that_agree(make_pool, make_resnet,
             for name, cfg in zip('abcd', (OTHER, IMAGENET, OTHER, IMAGENET))
         ]
     )
-    pool.query(torch.randn(1, 3, 32, 32))
+    pool(torch.randn(1, 3, 32, 32))
     assert len(calls) == 2
 
 
@@ -147,21 +147,21 @@ def test_batch_augmentation_of_a_teachers_config_is_dropped(make_pool, make_resn
     cfg = dict(make_resnet(4), train_cfg=dict(augments=dict(type='Mixup', alpha=1.0)))
     plain, blending = make_pool([make_resnet(4)]), make_pool([cfg])
     inputs = torch.randn(2, 3, 32, 32)
-    assert torch.equal(plain.query(inputs)[0].logits, blending.query(inputs)[0].logits)
-    assert blending.networks[0].data_preprocessor.batch_augments is None
+    assert torch.equal(plain(inputs)[0].logits, blending(inputs)[0].logits)
+    assert blending[0].network.data_preprocessor.batch_augments is None
 
 
 def test_building_draws_no_random_numbers(make_resnet, make_vit):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    TeacherPool([make_resnet(4), make_vit(16)], Preprocessing())
+    build_pool([make_resnet(4), make_vit(16)], Preprocessing())
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_input_size_of_a_list_works(make_pool, make_resnet):
     pool = make_pool([dict(make_resnet(4), input_size=[48, 64])])
-    (output,) = pool.query(torch.randn(1, 3, 96, 96))
+    (output,) = pool(torch.randn(1, 3, 96, 96))
     assert output.feature_map.shape[-2:] == (2, 2)
 
 
@@ -169,4 +169,4 @@ def test_classifier_without_a_head(make_resnet):
     cfg = make_resnet(4)
     del cfg['head']
     with pytest.raises(InputError, match='teacher "headless" has no classification head'):
-        TeacherPool([dict(cfg, name='headless')], Preprocessing())
+        build_pool([dict(cfg, name='headless')], Preprocessing())

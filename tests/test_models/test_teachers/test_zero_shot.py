@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mtkdrl_mm.models import TeacherPool
+from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -41,7 +41,7 @@ def clip_like(config, path, **kwargs):
 
 
 def load(pool):
-    pool.zero_shots['0'].load()
+    pool[0].zero_shot.load()
     return pool
 
 
@@ -51,8 +51,8 @@ def test_logits_are_scaled_cosines(make_pool, make_vit, texts, save, kind):
     pool = load(make_pool([teacher], num_classes=CLASSES))
     assert pool.spec.num_classes == CLASSES and pool.spec.embedding_sizes == (SIZE,)
     inputs = torch.randn(4, 3, 32, 32)
-    (output,) = pool.query(inputs)
-    image = pool.networks[0](inputs)
+    (output,) = pool(inputs)
+    image = pool[0].network(inputs)
     assert torch.equal(output.embedding, image)
     for i in range(4):
         for c in range(CLASSES):
@@ -62,7 +62,7 @@ def test_logits_are_scaled_cosines(make_pool, make_vit, texts, save, kind):
 
 def test_scale_defaults_to_clips(make_pool, make_vit, texts, save):
     pool = load(make_pool([clip_like(make_vit(16, num_classes=SIZE), save(texts))], None, CLASSES))
-    logits = pool.query(torch.randn(2, 3, 32, 32))[0].logits
+    logits = pool(torch.randn(2, 3, 32, 32))[0].logits
     assert 1 < logits.abs().max() <= 100
 
 
@@ -70,13 +70,13 @@ def test_file_is_read_with_the_checkpoint_only(make_pool, make_vit, make_classif
     network = make_classifier(make_vit(16, num_classes=SIZE), seed=1)
     path = save(texts)
     teacher = clip_like(make_vit(16, num_classes=SIZE), path)
-    TeacherPool([dict(teacher, zero_shot=dict(text_embeddings='none'))], Preprocessing(), CLASSES)
+    build_pool([dict(teacher, zero_shot=dict(text_embeddings='none'))], Preprocessing(), CLASSES)
     checkpoint = path.replace('texts', 'weights')
     torch.save(network.state_dict(), checkpoint)
-    pool = TeacherPool([dict(teacher, checkpoint=checkpoint)], Preprocessing(), CLASSES)
-    pool.load_checkpoints()
+    pool = build_pool([dict(teacher, checkpoint=checkpoint)], Preprocessing(), CLASSES)
+    pool.load_weights()
     directions = texts / texts.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(pool.zero_shots['0'].text, directions)
+    torch.testing.assert_close(pool[0].zero_shot.text, directions)
 
 
 def test_class_map_picks_rows_of_the_file(make_pool, make_vit, make_resnet, texts, save):
@@ -84,13 +84,13 @@ def test_class_map_picks_rows_of_the_file(make_pool, make_vit, make_resnet, text
     vit = make_vit(16, num_classes=SIZE)
     whole = load(make_pool([clip_like(vit, path)], num_classes=CLASSES))
     picked = make_pool([dict(clip_like(vit, path), class_map=[3, 0])])
-    picked.zero_shots['0'].load(picked.class_maps['0'].indices)
+    picked[0].zero_shot.load(picked[0].class_map.indices)
     inputs = torch.randn(2, 3, 32, 32)
-    expected = whole.query(inputs)[0].logits[:, [3, 0]]
-    torch.testing.assert_close(picked.query(inputs)[0].logits, expected)
+    expected = whole(inputs)[0].logits[:, [3, 0]]
+    torch.testing.assert_close(picked(inputs)[0].logits, expected)
     beyond = make_pool([dict(clip_like(vit, path), class_map=[3, 9])])
     with pytest.raises(InputError, match='have 5 rows, but its `class_map` asks for row 9'):
-        beyond.zero_shots['0'].load(beyond.class_maps['0'].indices)
+        beyond[0].zero_shot.load(beyond[0].class_map.indices)
 
 
 def test_classes_are_those_of_the_other_teachers(make_pool, make_vit, make_resnet, texts, save):

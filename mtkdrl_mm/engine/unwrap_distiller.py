@@ -8,7 +8,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.utils import InputError
 
 
-def distiller_of(runner: Runner, hook: str) -> MultiTeacherDistiller:
+def unwrap_distiller(runner: Runner, hook: str) -> MultiTeacherDistiller:
     """Unwrap the runner's model.
 
     Args:

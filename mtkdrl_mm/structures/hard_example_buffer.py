@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class SampleBuffer:
+class HardExampleBuffer:
     """The latest images of some kind, within a budget.
 
     Kept in host memory, the images in half precision. When the budget is used
@@ -112,7 +112,7 @@ def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict
     """Deal the images of some processes out to another number of them.
 
     Args:
-        states (Sequence[dict]): What :meth:`SampleBuffer.state_dict` returned
+        states (Sequence[dict]): What :meth:`HardExampleBuffer.state_dict` returned
             on each process.
         world_size (int): Number of processes from now on.
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.structures import SampleBuffer
+from mtkdrl_mm.structures import HardExampleBuffer
 
 SIZE = 2 * 3 * 4 * 4 + 4 * 5  # bytes of an image of 4x4 pixels with 5 classes
 
@@ -15,7 +15,7 @@ def images(first, count):
 
 
 def test_oldest_images_give_way():
-    buffer = SampleBuffer(SIZE * 6.5 / 2**20)
+    buffer = HardExampleBuffer(SIZE * 6.5 / 2**20)
     for first in range(0, 20, 4):
         buffer.add(*images(first, 4))
         assert len(buffer) == min(first + 4, 6)
@@ -27,13 +27,13 @@ def test_oldest_images_give_way():
 
 
 def test_more_images_at_once_than_fit():
-    buffer = SampleBuffer(SIZE * 3 / 2**20)
+    buffer = HardExampleBuffer(SIZE * 3 / 2**20)
     buffer.add(*images(0, 8))
     assert buffer.inputs[:, 0, 0, 0].tolist() == [5, 6, 7]
 
 
 def test_draws_differ_and_are_decided_by_the_generator():
-    buffer = SampleBuffer(1)
+    buffer = HardExampleBuffer(1)
     buffer.add(*images(0, 20))
     draws = [
         buffer.draw(8, torch.Generator().manual_seed(seed), torch.device('cpu'))
@@ -49,7 +49,7 @@ def test_draws_differ_and_are_decided_by_the_generator():
 
 
 def test_state_and_change_of_size():
-    buffer, other = SampleBuffer(1), SampleBuffer(1)
+    buffer, other = HardExampleBuffer(1), HardExampleBuffer(1)
     buffer.add(*images(0, 3))
     buffer.add(torch.zeros(0, 3, 4, 4), torch.zeros(0, 5))
     other.load_state_dict(buffer.state_dict())
@@ -62,4 +62,4 @@ def test_state_and_change_of_size():
 
 def test_budget_that_holds_no_image():
     with pytest.raises(ValueError, match='holds no image'):
-        SampleBuffer(1e-5).add(*images(0, 1))
+        HardExampleBuffer(1e-5).add(*images(0, 1))

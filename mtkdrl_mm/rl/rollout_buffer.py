@@ -11,7 +11,7 @@ from torch import Tensor
 _HALF_LIMIT = torch.finfo(torch.float16).max
 
 
-class History:
+class RolloutBuffer:
     """States and rewards of the images since the last update of the agent.
 
     Kept in host memory, the states in half precision. Rows are added in order
@@ -58,7 +58,7 @@ class History:
         return min(self.seen, self.capacity)
 
     @property
-    def num_blocks(self) -> int:
+    def num_steps(self) -> int:
         """Number of blocks, each from one step until the budget was used up."""
         return len(self._offsets) - 1
 
@@ -130,7 +130,7 @@ class History:
         """One block.
 
         Args:
-            index (int): Which, in [0, num_blocks).
+            index (int): Which, in [0, num_steps).
             device (torch.device): Where the agent lives.
 
         Returns:
@@ -215,7 +215,7 @@ def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict
     themselves.
 
     Args:
-        states (Sequence[dict]): What :meth:`History.state_dict` returned on
+        states (Sequence[dict]): What :meth:`RolloutBuffer.state_dict` returned on
             each process, in their order.
         world_size (int): Number of processes from now on.
 

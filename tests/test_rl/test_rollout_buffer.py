@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from mtkdrl_mm.rl import History
-from mtkdrl_mm.rl.history import redistribute
+from mtkdrl_mm.rl import RolloutBuffer
+from mtkdrl_mm.rl.rollout_buffer import redistribute
 
 CPU = torch.device('cpu')
 
@@ -35,7 +35,7 @@ def fill(history, images, batch, seed=0):
 
 
 def contents(history):
-    blocks = list(history.blocks(CPU, range(history.num_blocks)))
+    blocks = list(history.blocks(CPU, range(history.num_steps)))
     states = [torch.cat([block[0][m] for block in blocks]) for m in range(2)]
     return states, torch.cat([block[1] for block in blocks])
 
@@ -43,7 +43,7 @@ def contents(history):
 @pytest.mark.parametrize('sizes', [(1, 1), (7, 12, 5), (3062, 3062, 3062, 3062)])
 @pytest.mark.parametrize('budget', [0.25, 3.0])
 def test_memory_stays_within_the_budget(sizes, budget):
-    history = History(sizes, budget)
+    history = RolloutBuffer(sizes, budget)
     assert history.nbytes <= budget * 2**20
     # and uses it: one more image would not fit
     assert history.nbytes + 2 * sum(sizes) + 4 * len(sizes) > budget * 2**20
@@ -51,7 +51,7 @@ def test_memory_stays_within_the_budget(sizes, budget):
 
 @pytest.mark.parametrize('batch', [1, 3, 10, 50])
 def test_never_more_rows_than_the_budget(batch):
-    history = History([1, 1], budget_of(10))
+    history = RolloutBuffer([1, 1], budget_of(10))
     assert history.capacity == 10
     generator, seen = torch.Generator(), 0
     for _ in range(12):
@@ -68,7 +68,7 @@ def test_every_image_is_kept_equally_often(batch):
     runs, capacity, images = 500, 8, 40
     counts = torch.zeros(images)
     for seed in range(runs):
-        history = History([1, 1], budget_of(capacity))
+        history = RolloutBuffer([1, 1], budget_of(capacity))
         fill(history, images, batch, seed)
         kept = contents(history)[0][0].flatten().long()
         assert len(set(kept.tolist())) == capacity
@@ -82,20 +82,20 @@ def test_every_image_is_kept_equally_often(batch):
 def test_states_and_rewards_of_a_row_are_of_the_same_image(two_threads):
     # Wide states and many draws of the same row, where torch works in parallel.
     sizes, capacity = [2000, 2000], 20
-    history = History(sizes, budget_of(capacity, sizes))
+    history = RolloutBuffer(sizes, budget_of(capacity, sizes))
     generator = torch.Generator().manual_seed(3)
     for start in range(0, 1200, 300):
         numbers = torch.arange(start, start + 300).float()[:, None]
         states = [numbers.expand(-1, 2000), -numbers.expand(-1, 2000)]
         history.add(states, numbers.expand(-1, 2), generator)
     assert len(history) == capacity
-    for states, rewards in history.blocks(CPU, range(history.num_blocks)):
+    for states, rewards in history.blocks(CPU, range(history.num_steps)):
         assert torch.equal(states[0], rewards[:, :1].expand(-1, 2000))
         assert torch.equal(states[1], -rewards[:, :1].expand(-1, 2000))
 
 
 def test_images_of_one_step_are_kept_as_if_they_had_come_one_by_one():
-    together, single = History([1, 1], budget_of(4)), History([1, 1], budget_of(4))
+    together, single = RolloutBuffer([1, 1], budget_of(4)), RolloutBuffer([1, 1], budget_of(4))
     fill(together, 60, batch=12, seed=5)
     fill(single, 60, batch=1, seed=5)
     assert sorted(contents(together)[1][:, 0].tolist()) == sorted(
@@ -104,9 +104,9 @@ def test_images_of_one_step_are_kept_as_if_they_had_come_one_by_one():
 
 
 def test_blocks_are_the_steps_until_the_budget_is_used_up():
-    history = History([1, 1], budget_of(10))
+    history = RolloutBuffer([1, 1], budget_of(10))
     fill(history, 8, batch=4)
-    assert history.num_blocks == 2
+    assert history.num_steps == 2
     states, rewards = history.block(1, CPU)
     expected = numbered(4, 8)
     for state, original in zip(states, expected[0]):
@@ -115,12 +115,12 @@ def test_blocks_are_the_steps_until_the_budget_is_used_up():
     order = [rewards[0, 0].item() for _, rewards in history.blocks(CPU, [1, 0])]
     assert order == [4.25, 0.25]
     fill(history, 12, batch=4)  # two rows are left for the first four of these
-    assert history.num_blocks == 3
+    assert history.num_steps == 3
     assert [len(history.block(k, CPU)[1]) for k in range(3)] == [4, 4, 2]
 
 
 def test_states_are_rounded_to_half_precision_and_rewards_are_not():
-    history = History([3, 2], 1)
+    history = RolloutBuffer([3, 2], 1)
     states = [torch.tensor([[1 / 3, 1e-3, 1e6]]), torch.tensor([[-1e9, 2049.0]])]
     rewards = torch.tensor([[1 / 3, -1e6 + 1 / 7]])
     history.add(states, rewards, torch.Generator())
@@ -134,7 +134,7 @@ def test_states_are_rounded_to_half_precision_and_rewards_are_not():
 
 
 def test_what_was_added_is_a_copy():
-    history = History([1, 1], 1)
+    history = RolloutBuffer([1, 1], 1)
     states, rewards = numbered(0, 4)
     history.add(states, rewards, torch.Generator())
     states[0].add_(100)
@@ -144,17 +144,17 @@ def test_what_was_added_is_a_copy():
 
 
 def test_clear_starts_again():
-    history = History([1, 1], budget_of(5))
+    history = RolloutBuffer([1, 1], budget_of(5))
     fill(history, 50, batch=5)
     history.clear()
-    assert len(history) == history.seen == history.num_blocks == 0
+    assert len(history) == history.seen == history.num_steps == 0
     fill(history, 3, batch=3)
     assert torch.equal(contents(history)[1], numbered(0, 3)[1])
 
 
 @pytest.mark.parametrize('images', [6, 23])
 def test_goes_on_from_its_saved_state(images):
-    whole, first, second = (History([1, 1], budget_of(10)) for _ in range(3))
+    whole, first, second = (RolloutBuffer([1, 1], budget_of(10)) for _ in range(3))
     fill(whole, images, batch=3)
     fill(first, images, batch=3)
     state = first.state_dict()
@@ -164,29 +164,29 @@ def test_goes_on_from_its_saved_state(images):
         generator = torch.Generator().manual_seed(4)
         history.add(*numbered(images, images + 20), generator)
     assert whole.seen == second.seen == images + 20
-    assert whole.num_blocks == second.num_blocks
-    for k in range(whole.num_blocks):
+    assert whole.num_steps == second.num_steps
+    for k in range(whole.num_steps):
         (ours, rewards), (others, other_rewards) = whole.block(k, CPU), second.block(k, CPU)
         assert torch.equal(rewards, other_rewards)
         assert all(torch.equal(a, b) for a, b in zip(ours, others))
 
 
 def test_saved_state_of_other_teachers_is_refused():
-    history = History([1, 1], 1)
+    history = RolloutBuffer([1, 1], 1)
     fill(history, 9, batch=3)
     with pytest.raises(ValueError, match='states of 2 entries, the teachers of now have 3'):
-        History([1, 2], 1).load_state_dict(history.state_dict())
+        RolloutBuffer([1, 2], 1).load_state_dict(history.state_dict())
 
 
 @pytest.mark.parametrize('capacity', [1, 4, 5, 8])
 def test_a_smaller_budget_keeps_an_even_choice_in_blocks(capacity):
-    history, smaller = History([1, 1], 1), History([1, 1], budget_of(capacity))
+    history, smaller = RolloutBuffer([1, 1], 1), RolloutBuffer([1, 1], budget_of(capacity))
     fill(history, 9, batch=3)
     smaller.load_state_dict(history.state_dict())
     assert len(smaller) == capacity and smaller.seen == 9
     chosen = [k * 9 // capacity for k in range(capacity)]
     assert torch.equal(smaller.rewards, history.rewards[chosen])
-    blocks = [smaller.block(k, CPU)[1] for k in range(smaller.num_blocks)]
+    blocks = [smaller.block(k, CPU)[1] for k in range(smaller.num_steps)]
     for k, rewards in enumerate(blocks):
         own = [i for i in chosen if 3 * k <= i < 3 * k + 3]
         assert torch.equal(rewards, history.rewards[own])
@@ -197,7 +197,7 @@ def test_dealt_out_to_another_number_of_processes(before, after):
     """As if the other number of processes had recorded the steps: three of 12 images."""
 
     def record(world):
-        histories = [History([1, 1], 1) for _ in range(world)]
+        histories = [RolloutBuffer([1, 1], 1) for _ in range(world)]
         for step in range(3):
             states, rewards = numbered(12 * step, 12 * step + 12)
             for rank, history in enumerate(histories):
@@ -214,7 +214,7 @@ def test_dealt_out_to_another_number_of_processes(before, after):
 
 
 def test_histories_of_different_lengths_cannot_be_dealt_out():
-    histories = [History([1, 1], 1) for _ in range(2)]
+    histories = [RolloutBuffer([1, 1], 1) for _ in range(2)]
     fill(histories[0], 6, batch=3)
     with pytest.raises(ValueError, match='different numbers of steps'):
         redistribute([history.state_dict() for history in histories], 3)
@@ -222,6 +222,6 @@ def test_histories_of_different_lengths_cannot_be_dealt_out():
 
 def test_budget_below_one_image_is_refused():
     sizes = [3062, 3062]  # 2 * 6124 + 8 bytes, 0.0117 MiB
-    assert History(sizes, 0.012).capacity == 1
+    assert RolloutBuffer(sizes, 0.012).capacity == 1
     with pytest.raises(ValueError, match=r'0\.011 MiB holds no image: one needs 0\.012 MiB'):
-        History(sizes, 0.011)
+        RolloutBuffer(sizes, 0.011)
