@@ -162,9 +162,10 @@ class Recording(pickle.Unpickler):
 def _scan(file: BinaryIO) -> None:
     """Look in a pickle's opcodes, without running them, for what would exhaust the unpickler.
 
-    That is: memo indices out of all proportion, and nested tuples, since hashing them takes a stack
-    as deep as they are nested, and time for all that they repeat. ``stack`` has, for each object on
-    the unpickler's stack, the number of items to hash: more than 1 for tuples, 0 for marks.
+    These are large memo indices, since the memo is an array, and nested tuples as keys: their hash
+    takes a stack as deep as they are nested, and the time of all that they repeat. ``stack`` holds,
+    for each object on the unpickler's stack, how many items a hash of it visits: 0 for marks, more
+    than 1 for tuples and frozensets, 1 for all others.
     """
     stack: list[int] = []
     memo: dict[int, int] = {}
@@ -190,9 +191,10 @@ def _scan(file: BinaryIO) -> None:
                     total += last
             for _ in range(fixed):
                 total += (last := stack.pop())
-            work += 20 if name == 'EMPTY_SET' else total  # 200 bytes of memory for one
+            work += 20 if name == 'EMPTY_SET' else total  # an empty set takes 216 bytes
             is_tuple = name.startswith(('TUPLE', 'FROZENSET'))
-            # What is changed, and be it by nothing, stays what it was.
+            # Opcodes that change an object leave it on the stack. That includes BUILD without a
+            # state and APPENDS without items, which accept tuples.
             number = 1 + total if is_tuple else last or int(name != 'MARK')
             stack += [number] * len(opcode.stack_after)
         if work > 2 * MAX_OPCODES:
