@@ -181,7 +181,7 @@ def _scan(file: BinaryIO) -> None:
             memo[index] = stack[-1]
             work += max(index - count, 0)
         elif name.endswith('GET'):
-            stack.append(memo[int(argument or 0)])
+            stack.append(memo.get(int(argument or 0), 1))  # the unpickler reports missing ones
         else:
             total = last = 0
             fixed = len(before)
