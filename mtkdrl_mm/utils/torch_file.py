@@ -16,13 +16,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .plain_pickle import DamagedPickleError, Storage, dtype_of, load_plain
+from .plain_pickle import DamagedPickleError, Recording, UnsafePickleError
 
 # torch.save does not compress; packed anew, weights shrink by a tenth, and texts by a factor
 # of 5. An archive that holds more than this many times its own size was made to fill memory.
 MAX_EXPANSION = 10
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-_MAX_HEADER = 2**20
 
 
 def read_torch_file(file: BinaryIO) -> Any:
@@ -43,131 +42,74 @@ def read_torch_file(file: BinaryIO) -> Any:
     file.seek(0)
     start = file.read(4)
     file.seek(0)
-    if start == b'PK\x03\x04':
-        return _read_zip(file, size)
-    if start[:1] == b'\x80':
-        return _read_legacy(file, size)
+    try:
+        if start == b'PK\x03\x04':
+            return _read_zip(file, size)
+        if start[:1] == b'\x80':
+            return _read_legacy(file, size)
+    except (UnsafePickleError, DamagedPickleError):
+        raise
+    except Exception as error:  # bad checksums, encryption, opcodes that make no sense, ...
+        raise DamagedPickleError(str(error) or type(error).__name__) from error
     raise DamagedPickleError(
         'it is empty' if not size else 'it begins like no file that torch.save writes'
     )
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
-    try:
-        archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-        raise DamagedPickleError(str(error)) from error
-    entries = {entry.filename: entry for entry in archive.infolist()}
+    archive = zipfile.ZipFile(file)
     total = sum(entry.file_size for entry in archive.infolist())
     if total > MAX_EXPANSION * size + 2**20:
         raise DamagedPickleError(
             f'it would unpack {total / 2**20:.0f} MiB from {size / 2**20:.0f} MiB, more than '
             f'{MAX_EXPANSION} times its size'
         )
-    folders = {name.split('/')[0] for name in entries if name.count('/') == 1}
-    main = [folder for folder in sorted(folders) if f'{folder}/data.pkl' in entries]
-    if len(main) != 1:
+    names = set(archive.namelist())
+    folders = [name[:-9] for name in names if name.endswith('/data.pkl') and name.count('/') == 1]
+    if len(folders) != 1:
         raise DamagedPickleError('it is an archive, but not of torch.save')
-    folder = main[0]
-    names = [name.removeprefix(f'{folder}/') for name in entries]
-    if 'constants.pkl' in names or any(name.startswith('code/') for name in names):
+    folder = folders[0]
+    if any(name.startswith((f'{folder}/constants.pkl', f'{folder}/code/')) for name in names):
         raise DamagedPickleError(
             'it is an archive of TorchScript, which is a program and not a file of weights'
         )
 
     def read(name: str) -> bytes:
-        if f'{folder}/{name}' not in entries:
-            raise DamagedPickleError(f'its part "{name}" is missing')
-        entry = entries[f'{folder}/{name}']
-        try:
-            with archive.open(entry) as part:
-                # Without a number, zipfile unpacks whatever there is.
-                return part.read(entry.file_size)
-        except Exception as error:  # bad checksums, unknown compression, encryption, ...
-            raise DamagedPickleError(f'its part "{name}": {error}') from error
+        entry = archive.getinfo(f'{folder}/{name}')
+        with archive.open(entry) as part:
+            # Without a number, zipfile unpacks whatever there is.
+            return part.read(entry.file_size)
 
-    if 'byteorder' in names and read('byteorder') != sys.byteorder.encode():
+    if f'{folder}/byteorder' in names and read('byteorder') != sys.byteorder.encode():
         raise DamagedPickleError('it was written on a machine of the other byte order')
-    storages: dict[str, Storage] = {}
-
-    def storage(description: Any) -> Storage:
-        _, kind, key, _, count = description[:5]
-        if key not in storages:
-            dtype = dtype_of(kind)
-            wanted = count * torch.empty(0, dtype=dtype).element_size()
-            data = _bytes_tensor(read(f'data/{key}'))
-            if data.numel() < wanted:
-                raise DamagedPickleError(f'its part "data/{key}" is shorter than described')
-            storages[key] = Storage(data, dtype)
-        return storages[key]
-
-    pickled = read('data.pkl')
-    return load_plain(io.BytesIO(pickled), len(pickled), storage)
+    recording = Recording(io.BytesIO(read('data.pkl')))
+    return recording.contents({key: _bytes(read(f'data/{key}')) for key in recording.dtypes})
 
 
-def _bytes_tensor(data: bytes) -> Tensor:
-    tensor = torch.empty(len(data), dtype=torch.uint8)
-    if data:
-        memoryview(tensor.numpy())[:] = data
-    return tensor
-
-
-class _Bounded:
-    """A file that never reads, or makes room for, more than there is."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file = file
-        self.size = size
-
-    def read(self, count: int) -> bytes:
-        if count < 0 or count > self.size - self.file.tell():
-            raise DamagedPickleError('it ends too early')
-        return self.file.read(count)
-
-    def readline(self) -> bytes:
-        return self.file.readline(_MAX_HEADER)
-
-    def tell(self) -> int:
-        return self.file.tell()
+def _bytes(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data or b'0'), dtype=torch.uint8)[: len(data)]
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
     """Pickles one after the other: a number, a version, sizes, the contents; then raw bytes."""
-    source: Any = _Bounded(file, size)
-    if load_plain(source, _MAX_HEADER) != _MAGIC_NUMBER:
+
+    def read(count: int) -> bytes:
+        if not 0 <= count <= size - file.tell():
+            raise DamagedPickleError('it ends too early')
+        return file.read(count)
+
+    def read_pickle() -> Any:
+        return Recording(file).contents({})
+
+    if read_pickle() != _MAGIC_NUMBER:
         raise DamagedPickleError('it is a pickle, but not of torch.save')
-    load_plain(source, _MAX_HEADER)  # the version
-    system = load_plain(source, _MAX_HEADER)
+    read_pickle()  # the version
+    system = read_pickle()
     if isinstance(system, dict) and system.get('little_endian') != (sys.byteorder == 'little'):
         raise DamagedPickleError('it was written on a machine of the other byte order')
-    storages: dict[str, Storage] = {}
-    counts: dict[str, int] = {}
-    room = size
-
-    def storage(description: Any) -> Storage:
-        nonlocal room
-        _, kind, key, _, count, *view = description
-        if any(part is not None for part in view):
-            raise DamagedPickleError('it has views of storages, which torch wrote before 0.4')
-        if key not in storages:
-            dtype = dtype_of(kind)
-            wanted = count * torch.empty(0, dtype=dtype).element_size()
-            room -= wanted
-            if type(count) is not int or count < 0 or room < 0:
-                raise DamagedPickleError('it ends too early')
-            storages[key] = Storage(torch.empty(wanted, dtype=torch.uint8), dtype)
-            counts[key] = count
-        return storages[key]
-
-    contents = load_plain(source, size, storage)
-    keys = load_plain(source, size)
-    if not isinstance(keys, list) or set(storages) - set(keys):
-        raise DamagedPickleError('its list of storages is incomplete')
-    for key in keys:
-        (count,) = struct.unpack('<q', source.read(8))
-        if key not in storages or count != counts[key]:
-            raise DamagedPickleError('its storages are not those that it describes')
-        data = storages[key].data
-        if data.numel():
-            memoryview(data.numpy())[:] = source.read(data.numel())
-    return contents
+    recording = Recording(file)
+    storages = {}
+    for key in read_pickle():
+        (count,) = struct.unpack('<q', read(8))
+        storages[key] = _bytes(read(count * recording.dtypes[key].itemsize))
+    return recording.contents(storages)

@@ -12,6 +12,7 @@ import random
 import struct
 import subprocess
 import sys
+import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
 
 import addict
@@ -22,13 +23,17 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from mtkdrl_mm.utils import plain_pickle
-from mtkdrl_mm.utils.plain_pickle import DamagedPickleError, UnsafePickleError, load_plain
+from mtkdrl_mm.utils.plain_pickle import DamagedPickleError, Recording, UnsafePickleError
+from mtkdrl_mm.utils.torch_file import read_torch_file
 
 PROTOCOLS = range(6)
 
 
 def read(pickled):
-    return load_plain(io.BytesIO(pickled), len(pickled))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.writestr('a/data.pkl', pickled)
+    return read_torch_file(archive)
 
 
 class Calls:
@@ -168,8 +173,56 @@ def test_methods_of_what_is_read_are_not_called():
     contents = read(ordered + b'}X\x05\x00\x00\x00itemsK\x05sb.')
     assert list(contents.items()) == [('a', 1)]
     for opcodes in (b'\x80\x02]}b.', b'\x80\x02K\x01}b.', b'\x80\x02X\x01\x00\x00\x00a}b.'):
-        with pytest.raises(DamagedPickleError, match='a state for a'):
+        with pytest.raises(DamagedPickleError):
             read(opcodes)
+
+
+KEY = b'X\x01\x00\x00\x00a'
+NAMED = [
+    ('no_such_module', 'Class'),
+    ('no_such_module', 'function'),
+    ('_codecs', 'encode'),
+    ('builtins', 'getattr'),
+    ('collections', 'OrderedDict'),
+    ('mmengine.logging.history_buffer', 'HistoryBuffer'),
+    ('torch', 'float32'),
+    ('torch', 'FloatStorage'),
+    ('torch._utils', '_rebuild_tensor_v2'),
+]
+
+
+@pytest.mark.parametrize(('module', 'name'), NAMED)
+@pytest.mark.parametrize(
+    'change',
+    [
+        b'}' + KEY + b'K\x01sb',  # BUILD with attributes
+        b'N}X\x0c\x00\x00\x00__defaults__)s\x86b',  # BUILD with slots
+        KEY + b'K\x01s',
+        b'(' + KEY + b'K\x01u',
+        KEY + b'a',
+        b'(' + KEY + b'e',
+        b'(' + KEY + b'\x90',
+    ],
+)
+def test_what_stands_for_a_name_cannot_be_changed(module, name, change):
+    with pytest.raises(DamagedPickleError):
+        read(b'\x80\x02c' + f'{module}\n{name}\n'.encode() + change + b'.')
+    # It would outlast the file.
+    array = dict(a=np.arange(3), b=HistoryBuffer([1.0], [1]), c=torch.float32, d=OrderedDict(a=1))
+    found = read(pickle.dumps(array, 2))
+    np.testing.assert_array_equal(found['a'], [0, 1, 2])
+    assert found['b'].data[0] == [1.0] and found['c'] is torch.float32 and found['d'] == {'a': 1}
+
+
+def test_only_records_can_be_called():
+    """Whatever the name, what the unpickler gets is a class whose objects do nothing."""
+    recording = Recording(io.BytesIO(b'N.'))
+    for module, name in [*NAMED, ('numpy', 'ndarray'), ('builtins', 'dict'), ('x', 'X.y.Z')]:
+        found = recording.find_class(module, name)
+        assert issubclass(found, plain_pickle._Record)
+    for found in plain_pickle._NAMES.values():
+        assert issubclass(found, plain_pickle._Record)
+        assert found.__dictoffset__ == 0  # no attributes to set
 
 
 LEFTOVERS = dict(
@@ -305,18 +358,45 @@ def test_shared_parts_stay_shared():
 
 
 def test_deep_nesting():
-    for opcodes in (b']' * 5000 + b'a' * 4999, b')' + b'\x85' * 300000, b')' + b'\x85' * 150):
+    for opcodes in (b']' * 5000 + b'a' * 4999, b')' + b'\x85' * 4000, b')' + b'\x85' * 150):
         with pytest.raises(DamagedPickleError, match='nested more than 100 levels deep'):
             read(b'\x80\x02]' + opcodes + b'a.')
-    # Hashing would end the process.
-    assert read(b'\x80\x02})' + b'\x85' * 300000 + b'K\x01s.') == {}
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        b'\x85',
+        # The same behind what changes nothing: BUILD, APPENDS, SETITEMS, ADDITEMS.
+        b'\x85NN\x86b',
+        b'\x85(e',
+        b'\x85(u',
+        b'\x85(\x90',
+        b'22\x87',
+    ],
+)
+def test_keys_whose_hash_would_end_the_process(wrap):
+    with pytest.raises(DamagedPickleError, match='describes far more than it holds'):
+        read(b'\x80\x04})' + wrap * 100000 + b'K\x01s.')
+
+
+def test_large_keys_many_times():
+    key = b'(' + b'K\x01' * 50000 + b'tq\x01'
+    with pytest.raises(DamagedPickleError, match='describes far more than it holds'):
+        read(b'\x80\x02}' + key + b'K\x01s' + b'h\x01K\x01s' * 40000 + b'.')
 
 
 def test_cycles():
     cycle: list = []
     cycle.append(cycle)
-    with pytest.raises(DamagedPickleError, match='contains itself'):
+    with pytest.raises(DamagedPickleError, match='nested more than 100 levels deep'):
         read(pickle.dumps(cycle))
+
+
+@pytest.mark.parametrize('put', [b'r' + struct.pack('<I', 2**31), b'p999999999999\n'])
+def test_memo_indices_take_no_memory(put):
+    with pytest.raises(DamagedPickleError, match='describes far more than it holds'):
+        read(b'\x80\x02N' + put + b'.')
 
 
 def test_shared_tuples_do_not_multiply():
@@ -333,10 +413,23 @@ def test_shared_modules_do_not_multiply():
         inner = outer
     file = io.BytesIO()
     torch.save(inner, file)
-    from mtkdrl_mm.utils.torch_file import read_torch_file
-
     with pytest.raises(DamagedPickleError, match='describes far more than it holds'):
         read_torch_file(file)
+
+
+@pytest.mark.parametrize(
+    ('name', 'argument'),
+    [
+        (b'_codecs\nencode', b'X' + struct.pack('<I', 2**17) + b'a' * 2**17),
+        (b'builtins\nset', b'(' + b'K\x01' * 50000 + b'l'),
+        (b'collections\nOrderedDict', b'(' + b'K\x01K\x01\x86' * 50000 + b'l'),
+    ],
+)
+def test_shared_arguments_do_not_multiply(name, argument):
+    more = b'X\x06\x00\x00\x00latin1\x86' if b'encode' in name else b'\x85'
+    call = b'h\x02h\x01' + more + b'R'
+    with pytest.raises(DamagedPickleError, match='describes far more than it holds'):
+        read(b'\x80\x02' + argument + b'q\x010c' + name + b'\nq\x020](' + call * 10000 + b'e.')
 
 
 def test_arrays_do_not_multiply():
@@ -373,7 +466,8 @@ def test_too_many_opcodes(monkeypatch):
         b'Pabc\n.',
         b'\x80\x02K\x01Q.',
         b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.',
-        b'\x80\x02ctorch.nn.parameter\nParameter\n)\x81.',
+        b'\x80\x02ctorch._utils\n_rebuild_parameter\n)\x81.',
+        b'\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00punyc\x86R.',
         b'\x80\x02cnumpy.core.multiarray\nscalar\n)R.',
         b'\x80\x02ccollections\nCounter\nK\x01R.',
         b'\xff\xfe',

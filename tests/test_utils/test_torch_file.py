@@ -111,7 +111,7 @@ def test_a_damaged_tensor_is_noticed():
     data = bytearray(saved(dict(weight=torch.full((1000,), 7.0))).getvalue())
     place = data.index(struct.pack('<f', 7.0) * 100)
     data[place + 50] ^= 1
-    with pytest.raises(DamagedPickleError, match=r'part "data/0": Bad CRC-32'):
+    with pytest.raises(DamagedPickleError, match=r"Bad CRC-32 for file '.*/data/0'"):
         read(bytes(data))
 
 
@@ -222,10 +222,10 @@ def tensor(size, stride, count=4, offset=0, kind='FloatStorage', key='0'):
         (tensor((2,), (-1,)), 'is not possible'),
         (tensor((2,), (1,), offset=-1), 'is not possible'),
         (tensor((2, 2), (1,)), 'is not possible'),
-        (tensor((4,), (1,), count=5), 'part "data/0" is shorter than described'),
-        (tensor((4,), (1,), count=2**60), 'part "data/0" is shorter than described'),
-        (tensor((4,), (1,), key='1'), 'part "data/1" is missing'),
-        (tensor((4,), (1,), key='../../a'), 'is missing'),
+        (tensor((4,), (1,), count=5), 'storage "0" is shorter than described'),
+        (tensor((4,), (1,), count=2**60), 'storage "0" is shorter than described'),
+        (tensor((4,), (1,), key='1'), r"no item named 'a/data/1'"),
+        (tensor((4,), (1,), key='../../a'), 'no item named'),
         (tensor((4,), (1,), kind='NoStorage'), 'a storage of an unknown type'),
     ],
 )
@@ -253,11 +253,11 @@ def test_legacy_files_that_lie_about_their_size():
     weights = dict(weight=torch.arange(300.0))
     many = b'\x8a\x06' + struct.pack('<q', 2**40)[:6]
     before = peak_mib()
-    with pytest.raises(DamagedPickleError, match='ends too early'):
+    with pytest.raises(DamagedPickleError, match='is shorter than described'):
         read(legacy(weights, [(b'M' + struct.pack('<H', 300), many)]))
     data = saved(weights, zipped=False).getvalue()
     place = data.rindex(struct.pack('<q', 300))
-    with pytest.raises(DamagedPickleError, match='storages are not those that it describes'):
+    with pytest.raises(DamagedPickleError, match='ends too early'):
         read(data[:place] + struct.pack('<q', 2**40) + data[place + 8 :])
     assert peak_mib() - before < 50
 
