@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mtkdrl_mm.datasets import SeededBatchSampler, SeededDataset
 from mtkdrl_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop, schedule_steps
@@ -234,6 +234,27 @@ def test_positions_of_other_programs():
     assert (loop.iter, loop.schedule_step) == (6, 10)
     with pytest.raises(InputError, match='iteration 11 in epoch 3, which does not fit 3'):
         resume(make_loop(max_epochs=4), None, 2, 11)
+
+
+def test_the_middle_of_an_epoch_in_an_order_of_its_own_needs_the_batch_size_of_before():
+    class Grouping(BatchSampler):
+        pass
+
+    def loop(batch):
+        dataset = SeededDataset(Noise())
+        inner = DefaultSampler(dataset, shuffle=True)
+        base = dict(type=Grouping, drop_last=False)
+        sampler = SeededBatchSampler(inner, batch, base_sampler=base)
+        loader = DataLoader(dataset, batch_sampler=sampler)
+        return ResumableEpochLoop(make_runner(), loader, max_epochs=2)
+
+    middle, end = loop(4).progress(0, 1), loop(4).progress(1, 3)
+    assert resume(loop(4), middle, 0, 1) == ''
+    assert '1 x 2 images per step' in resume(loop(2), end, 1, 3)
+    with pytest.raises(
+        InputError, match=r'order of Grouping depends .* batch size of 4 and 1 proc'
+    ):
+        resume(loop(2), middle, 0, 1)
 
 
 def test_other_data_is_refused():

@@ -97,11 +97,24 @@ class _ResumableLoop:
             )
 
     def _layout(self, saved: Progress) -> str:
-        """Phrase how many images a step has now and had before; '' if nothing changed."""
+        """Phrase how many images a step has now and had before; '' if nothing changed.
+
+        Raises:
+            InputError: If it changed in the middle of an epoch of a sampler whose order depends
+                on it.
+        """
         sampler = self.batch_sampler
         assert sampler is not None
         if (sampler.batch_size, sampler.world_size) == (saved.batch_size, saved.world_size):
             return ''
+        if saved.images_done and not sampler.deals_in_turn:
+            name = type(sampler.base_sampler or sampler.sampler).__name__
+            raise InputError(
+                f'The checkpoint is from the middle of an epoch, and the order of {name} depends '
+                f'on the batch size and the number of processes: resume with a batch size of '
+                f'{saved.batch_size} and {saved.world_size} processes, as before, or from the '
+                "checkpoint of an epoch's end."
+            )
         return (
             f'{sampler.world_size} x {sampler.batch_size} images per step (processes x batch '
             f'size) instead of {saved.world_size} x {saved.batch_size}'
@@ -193,6 +206,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
             return ''
         if saved:
             self._check_data(before)
+        layout = self._layout(before)
         self._schedule_steps_per_epoch = before.schedule_steps_per_epoch
         self.schedule_step = before.schedule_step
         self._first_epoch, self._images_before = self._epoch, before.images_done
@@ -200,7 +214,6 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         self.batch_sampler.set_position(self.runner.seed, self._epoch, before.images_done)
         left = self.batch_sampler.steps_left(before.images_done)
         self._first_iter = self._iter = (self._epoch + 1) * self._steps - left
-        layout = self._layout(before)
         if not layout:
             return ''
         place = f'epoch {self._epoch + 1}'
