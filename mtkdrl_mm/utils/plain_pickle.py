@@ -398,6 +398,7 @@ _INERT = (
     'collections.deque functools.partial torch.device numpy.ndarray '
     'numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor '
     'numpy.random._pickle.__bit_generator_ctor numpy.ma.core._mareconstruct '
+    'numpy.random.bit_generator.__pyx_unpickle_SeedSequence '
     'builtins.long builtins.unicode builtins.xrange builtins.Ellipsis builtins.NotImplemented'
 )
 _STORAGES = (
