@@ -251,7 +251,7 @@ def mean_weights(runs: list[dict[str, Any]], kind: str) -> dict[str, float]:
         for key, points in run['curves'].items():
             if key.startswith(f'teacher_weight/{kind}/'):
                 values = [value for _, value in points]
-                name = key.split('/', 1)[1]
+                name = key.split('/', 2)[2]
                 teachers.setdefault(name, []).extend(values[len(values) // 10 :])
     return {name: float(np.mean(values)) for name, values in teachers.items()}
 
@@ -343,7 +343,7 @@ def plot_weights(runs: Runs, args: argparse.Namespace) -> None:
         for key in keys:
             shortest = min(len(run['curves'][key]) for run in results)
             points = np.array([run['curves'][key][:shortest] for run in results])
-            axes.plot(points[0, :, 0], points[:, :, 1].mean(axis=0), label=key.split('/', 1)[1])
+            axes.plot(points[0, :, 0], points[:, :, 1].mean(axis=0), label=key.split('/', 2)[2])
         axes.set_title(method, fontsize=9)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)

@@ -114,7 +114,7 @@ class CIFARWideResNet(BaseBackbone):
         ],
     ) -> None:
         super().__init__(init_cfg)
-        num_steps = blocks_per_stage(depth, 4, 'WRN')
+        num_blocks = blocks_per_stage(depth, 4, 'WRN')
         check_number('widen_factor', widen_factor, exclusive=True)
         for index in out_indices:
             if index not in range(NUM_STAGES):
@@ -136,7 +136,7 @@ class CIFARWideResNet(BaseBackbone):
         for stage, first_stride in enumerate(strides):
             width = int(base_channels * widen_factor) * 2**stage
             blocks = []
-            for stride in (first_stride, *[1] * (num_steps - 1)):
+            for stride in (first_stride, *[1] * (num_blocks - 1)):
                 blocks.append(PreActBlock(channels, width, stride, conv_cfg, norm_cfg))
                 channels = width
             self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
