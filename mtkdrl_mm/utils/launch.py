@@ -29,7 +29,7 @@ from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError
 from .files import MEDIUM_ERRORS, describe_medium_error
-from .processes import describe_group_error, prepare_processes
+from .processes import describe_group_error, leave_process_group, prepare_processes
 
 __all__ = [
     'add_common_arguments',
@@ -168,8 +168,11 @@ def run_tool(main: Callable[[], None]) -> None:
     Args:
         main (Callable): The tool.
     """
+    code: int | str | None = None
     try:
         main()
+    except SystemExit as stop:
+        code = stop.code  # and its traceback, which holds the model, goes
     except InputError as error:
         # torch puts the traceback of a data worker before its message.
         _exit(re.split(r'(?:^|\n)(?:[\w.]+\.)?InputError: ', str(error))[-1].strip())
@@ -195,6 +198,9 @@ def run_tool(main: Callable[[], None]) -> None:
             if isinstance(error, kind) and re.search(pattern, message):
                 _exit(f'{message} {advice}'.strip())
         raise
+    leave_process_group()
+    if code is not None:
+        sys.exit(code)
 
 
 def _exit(message: str) -> None:

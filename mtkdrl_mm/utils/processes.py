@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Groups of processes: how they find each other, and what is said when they lose each other."""
 
+import gc
 import ipaddress
 import os
 import re
@@ -335,6 +336,19 @@ def _addresses(interface: str) -> list[str]:
         rows = []
     found += [str(ipaddress.IPv6Address(int(row[0], 16))) for row in rows if row[5] == interface]
     return found
+
+
+def leave_process_group() -> None:
+    """End the process group in good order, once the model is no longer needed.
+
+    Left to the interpreter's end, gloo's threads abort the process in some
+    versions of torch after all its work is done, and its exit code says that it
+    failed. What wraps the model holds on to the group, and is collected first.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 def describe_group_error(

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 
 from mtkdrl_mm.utils.launch import add_common_arguments, build_runner, check_data, load_config
+from mtkdrl_mm.utils.processes import leave_process_group
 
 
 def train(args: argparse.Namespace, config: str, folder: Path, start: Path | None) -> None:
@@ -60,3 +61,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     main()
+    leave_process_group()
