@@ -154,7 +154,7 @@ def test_published_pool_of_transformers(build):
     # timm's numbers for CaiT-S24, DeiT-S, DeiT-B
     assert counts == [46_916_200, 22_050_664, 86_567_656]
     assert model.teachers.spec.embedding_sizes == (384, 384, 768)
-    assert [type(c).__name__ for c in model.connectors] == ['EmbeddingConnector'] * 3
+    assert [type(c).__name__ for c in model.connectors.values()] == ['EmbeddingConnector'] * 3
     assert all(t.preprocessing.input_size in (None, (224, 224)) for t in model.teachers)
 
 

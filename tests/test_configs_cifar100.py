@@ -66,7 +66,9 @@ def test_distillations_can_be_built(student, method, build):
     assert [t.checkpoint for t in model.teachers] == [
         f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth' for teacher in TEACHERS
     ]
-    assert [type(connector).__name__ for connector in model.connectors] == ['MapConnector'] * 4
+    assert [type(connector).__name__ for connector in model.connectors.values()] == [
+        'MapConnector'
+    ] * 4
     baseline = build(f'{student}_baseline')
     shapes = {key: value.shape for key, value in model.student.state_dict().items()}
     assert shapes == {key: value.shape for key, value in baseline.state_dict().items()}

@@ -35,8 +35,8 @@ class StepTerms:
         projections (list[Projection], optional): What the M connectors return:
             the student's features in each teacher's shape, and the teacher's.
             None without feature distillation.
-        logit_loss_fn (Callable): Loss on the logits; takes this record, returns
-            (B, M).
+        logit_loss_fn (Callable, optional): Loss on the logits; takes this
+            record, returns (B, M). Defaults to None: no logit loss can be read.
         feature_loss_fn (Callable, optional): Loss on the features, likewise.
             None without feature distillation.
         logit_loss_weight (float): Coefficient alpha of the logit term in the
@@ -54,9 +54,9 @@ class StepTerms:
     student: NetworkOutput
     teachers: Sequence[NetworkOutput]
     labels: Tensor
-    projections: list[Projection] | None
-    logit_loss_fn: 'LossFunction' = field(repr=False)
-    feature_loss_fn: 'LossFunction | None' = field(repr=False)
+    projections: list[Projection] | None = None
+    logit_loss_fn: 'LossFunction | None' = field(default=None, repr=False)
+    feature_loss_fn: 'LossFunction | None' = field(default=None, repr=False)
     logit_loss_weight: float = 1.0
     feature_loss_weight: float = 5.0
     temperature: float = 4.0
@@ -130,6 +130,8 @@ class StepTerms:
     @torch.enable_grad()
     def logit_loss(self) -> Tensor:
         """KL_i^m, or the loss configured in its place, with gradient, shape (B, M)."""
+        if self.logit_loss_fn is None:
+            raise ValueError('These step terms were made without `logit_loss_fn`.')
         with autocast(self.labels.device.type, enabled=False):
             return self.logit_loss_fn(self)
 
@@ -138,7 +140,7 @@ class StepTerms:
     def feature_loss(self) -> Tensor:
         """D_i^m, with gradient, shape (B, M); zeros without feature distillation."""
         if self.projections is None or self.feature_loss_fn is None:
-            return torch.zeros_like(self.logit_loss)
+            return torch.zeros_like(self.teacher_logits[..., 0])
         with autocast(self.labels.device.type, enabled=False):
             return self.feature_loss_fn(self)
 
@@ -149,7 +151,7 @@ class StepTerms:
         Zeros without feature distillation.
         """
         if self.projections is None:
-            return torch.zeros_like(self.logit_loss)
+            return torch.zeros_like(self.teacher_logits[..., 0])
         with torch.no_grad():
             return torch.stack(
                 [

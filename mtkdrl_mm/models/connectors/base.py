@@ -4,6 +4,7 @@
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
+
 from mtkdrl_mm.structures import NetworkOutput, Projection
 
 

@@ -18,7 +18,7 @@ from .teacher import Teacher
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """What the rest of the code needs to know of a pool of M teachers.
+    """Names and sizes of a pool of M teachers.
 
     Attributes:
         names (tuple[str, ...]): The teachers' names, unique.
@@ -40,6 +40,29 @@ class PoolSpec:
     def num_teachers(self) -> int:
         """Number of teachers M."""
         return len(self.names)
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The teachers' names as names of modules, which must have no dots."""
+        return tuple(map(module_name, self.names))
+
+
+def module_name(name: str) -> str:
+    """A teacher's name as the name of a module in checkpoints.
+
+    Args:
+        name (str): For example "resnet50.a1_in1k".
+
+    Returns:
+        str: For example "resnet50_a1_in1k".
+
+    Raises:
+        InputError: If modules cannot have this name.
+    """
+    result = name.replace('.', '_')
+    if not result or hasattr(nn.ModuleDict, result):
+        raise InputError(f'A teacher cannot be named "{name}": give it another `name`.')
+    return result
 
 
 class TeacherPool(nn.ModuleList):
@@ -77,10 +100,12 @@ class TeacherPool(nn.ModuleList):
         if len(teachers) == 0:
             raise InputError('The pool needs at least one teacher.')
         names = [teacher.name for teacher in teachers]
-        for index, name in enumerate(names):
-            if name in names[:index]:
+        modules = list(map(module_name, names))
+        for index, module in enumerate(modules):
+            first = modules.index(module)
+            if first < index:
                 raise InputError(
-                    f'Two teachers are named "{name}" (numbers {names.index(name)} and {index}). '
+                    f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
                     'Give one of them another `name`.'
                 )
         super().__init__(teachers)

@@ -27,8 +27,9 @@ class AEKD(Weighting):
     with g^m the batch mean of the gradient of teacher m's loss: for logits
     with respect to the student's logits, in closed form T (p^S - p^m); for
     features with respect to the student's map, see :func:`feature_gradients`.
-    There is one w for the whole batch, also over several processes. Source: Du et al., "Agree to Disagree: Adaptive Ensemble
-    Knowledge Distillation in Gradient Space", NeurIPS 2020.
+    There is one w for the whole batch, also over several processes. Source: Du
+    et al., "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in
+    Gradient Space", NeurIPS 2020.
 
     Args:
         pool (PoolSpec): Supplied by the distiller.

@@ -13,9 +13,9 @@ from ..teachers import PoolSpec
 
 
 class Weighting(BaseModule, metaclass=ABCMeta):
-    """Decides how much each teacher counts, image by image.
+    """Strategy that weighs the teachers, image by image.
 
-    Subclasses implement :meth:`forward`. A strategy reads the step's record and
+    Subclasses implement :meth:`forward`. A strategy reads the step's terms and
     knows neither runner nor optimiser.
 
     Args:
