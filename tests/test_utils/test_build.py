@@ -132,7 +132,7 @@ def test_agent_and_advantage_reach_the_algorithm():
 
 def test_a_component_that_is_built_later_is_checked_without_building(zoo):
     assert check_component(zoo, dict(type='Dog', age=-1), Animal, 'pet') == (Dog, dict(age=-1))
-    with pytest.raises(InputError, match='takes no argument "agee". Did you mean "age"'):
+    with pytest.raises(InputError, match=r'takes no argument "agee"\. Did you mean "age"'):
         check_component(zoo, dict(type='Dog', agee=1), Animal, 'pet')
 
 

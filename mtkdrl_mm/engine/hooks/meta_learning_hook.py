@@ -95,16 +95,17 @@ class MetaLearningHook(Hook):
         self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Find the meta networks; restore a resumed state."""
+        """Build the optimiser; restore a resumed state."""
         distiller = unwrap_distiller(runner, 'MetaLearningHook')
-        if not isinstance(distiller.weighting, MMKD):
+        weighting = distiller.weighting
+        if not isinstance(weighting, MMKD):
             raise InputError(
                 'MetaLearningHook trains the networks of the MMKD weighting, but the weighting is '
-                f'{type(distiller.weighting).__name__}. Remove the hook from `default_hooks`.'
+                f'{type(weighting).__name__}. Remove the hook from `default_hooks`.'
             )
+        weighting.attach_trainer()
+        self.weighting = weighting
         self._runner = runner
-        self.weighting = distiller.weighting
-        self.weighting.attach_trainer()
         self._parameters = list(self.weighting.parameters())
         self.optimizer = build_optimizer(self.optimizer_cfg, self._parameters)
         self._look_ahead = LookAhead(distiller, self.lookahead_lr)

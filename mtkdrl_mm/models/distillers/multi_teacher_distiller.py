@@ -161,6 +161,8 @@ class MultiTeacherDistiller(BaseModel):
                 f'{pool.spec.num_classes}. Set `num_classes` in the distiller, change the heads '
                 'in the configs, or give every such teacher a `class_map`.'
             )
+        if self.label_smoothing is not None and self.label_smoothing.num_classes is None:
+            self.label_smoothing.num_classes = pool.spec.num_classes
         self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
         self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
         _check_level(self.logit_loss, 'logit')
@@ -423,8 +425,6 @@ class MultiTeacherDistiller(BaseModel):
         smoothing = self.label_smoothing
         # Smoothed labels of several classes at once are no distribution.
         if smoothing is not None and smoothing.mode != 'multi_label':
-            if smoothing.num_classes is None:
-                smoothing.num_classes = self.teachers.spec.num_classes
             labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
         return labels
 

@@ -62,7 +62,7 @@ class MMKD(Weighting):
         InputError: If a number is out of range.
     """
 
-    required_hook = 'MetaLearningHook'
+    trainer_config = "meta_learning=dict(type='mtkdrl_mm.MetaLearningHook')"
 
     def __init__(
         self, pool: PoolSpec, bins: int = 16, normalize: bool = True, hidden: int | None = None

@@ -63,7 +63,7 @@ class MTKDRL(Weighting):
         warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
     """
 
-    required_hook = 'AgentHook'
+    trainer_config = "agent=dict(type='mtkdrl_mm.AgentHook')"
 
     def __init__(
         self,
