@@ -7,9 +7,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
 from mtkdrl_mm.registry import DATASETS
-from mtkdrl_mm.utils.seeding import seed_host, seeded
-
-_STREAM = 1
+from mtkdrl_mm.utils.seeding import derive_seed, seed_host, seeded
 
 
 class SeededIndex(int):
@@ -70,12 +68,13 @@ class SeededDataset(Dataset):
         seed_key = getattr(index, 'seed_key', None)
         if seed_key is None:
             return self.dataset[index]
-        # A fourth number keeps these streams apart from those of the steps.
+        seed, sample, view = seed_key
+        derived = derive_seed(seed, 'augmentation', sample, view)
         if get_worker_info() is not None:
-            seed_host(*seed_key, _STREAM)
+            seed_host(derived)
             return self.dataset[int(index)]
         # Without workers this is the process that trains.
-        with seeded(*seed_key, _STREAM):
+        with seeded(derived):
             return self.dataset[int(index)]
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.datasets import SeededBatchSampler
 from mtkdrl_mm.registry import LOOPS
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.seeding import seed_everything
+from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Run one iteration with its own random numbers."""
-        seed_everything(self.runner.seed, get_rank(), self._iter)
+        seed_everything(derive_seed(self.runner.seed, 'step', get_rank(), self._iter))
         self.schedule_increment = max(0, self._to_schedule(self._iter + 1) - self.schedule_step)
         super().run_iter(idx, data_batch)
         self.schedule_step += self.schedule_increment
@@ -433,7 +433,7 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
 
     def run_iter(self, data_batch: Any) -> None:
         """Run one iteration with its own random numbers."""
-        seed_everything(self.runner.seed, get_rank(), self._iter)
+        seed_everything(derive_seed(self.runner.seed, 'step', get_rank(), self._iter))
         super().run_iter(data_batch)
         self.schedule_step = self._iter
 
