@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from mtkdrl_mm.datasets import built_datasets
@@ -14,6 +13,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import shorten
+from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
@@ -158,9 +158,7 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
         list[tuple[str, int, int]]: For every head the key of its number of
         classes in the config, the number, and the ignored label.
     """
-    model = runner.model
-    while is_model_wrapper(model):  # DDP, and test-time augmentation in it
-        model = model.module
+    model = unwrap_model(runner.model)
     if isinstance(model, MultiTeacherDistiller):
         # One number for the student's head and all teachers.
         count = getattr(getattr(model.student, 'head', None), 'num_classes', None)
