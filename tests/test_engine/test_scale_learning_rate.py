@@ -22,6 +22,7 @@ def train(scale_at=None, factor=2.0):
             scale_learning_rate(wrapper, schedulers, factor)
         group = wrapper.param_groups[0]
         values.append((group['lr'], group['momentum']))
+        optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
     return values

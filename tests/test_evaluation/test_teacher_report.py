@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Tables and warnings."""
+"""Tables and warnings of the report on a pool."""
 
 import json
 

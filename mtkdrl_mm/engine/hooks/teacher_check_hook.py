@@ -13,7 +13,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.class_names import shorten
+from mtkdrl_mm.utils.class_names import dataset_classes, shorten
 
 from ..unwrap_distiller import unwrap_distiller
 
@@ -124,13 +124,13 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     Raises:
         InputError: If they differ.
     """
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    classes = dataset_classes(dataset)
     expected = distiller.teachers.spec.num_classes
     if classes is not None and len(classes) != expected:
         raise InputError(
             f'The {which} data has {len(classes)} classes, but student and teachers have '
-            f'{expected}. The data has {shorten(classes)}. If that is right, set '
-            f'`model.num_classes={len(classes)}` and give teachers of these classes, or teachers '
+            f'{expected}. The data has {shorten(classes)}. If that is correct, set '
+            f'`model.num_classes={len(classes)}` and use teachers of these classes, or teachers '
             'with a `class_map`; if not, correct the class folders, or `metainfo.classes` of the '
             'data sets.'
         )
