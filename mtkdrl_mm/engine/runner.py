@@ -75,6 +75,35 @@ class ResumableRunner(Runner):
     Hooks may have two more methods: ``gather_state()`` is called on all
     processes before the main process saves a checkpoint, and ``release()`` is
     called when training has ended, also by an error.
+
+    Example:
+        >>> import torch
+        >>> from mmengine.model import BaseModel
+        >>> from mtkdrl_mm.engine.runner import ResumableRunner
+        >>> class Model(BaseModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight = torch.nn.Parameter(torch.ones(1))
+        ...     def forward(self, inputs, mode):
+        ...         return dict(loss=(self.weight * inputs).square().mean())
+        >>> settings = dict(
+        ...     work_dir='work_dir',
+        ...     train_dataloader=torch.utils.data.DataLoader(
+        ...         torch.ones(4, 1), collate_fn=lambda batch: dict(inputs=torch.stack(batch))
+        ...     ),
+        ...     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        ...     log_level='ERROR',
+        ... )
+        >>> runner = ResumableRunner(Model(), train_cfg=dict(by_epoch=True, max_epochs=1), **settings)
+        >>> runner.train().weight.item() < 0.5
+        True
+        >>> runner = ResumableRunner(
+        ...     Model(), train_cfg=dict(by_epoch=True, max_epochs=2),
+        ...     resume=True, experiment_name='resumed', **settings
+        ... )
+        >>> _ = runner.train()
+        >>> runner.iter
+        8
     """
 
     #: The lock of the work dir; set and released in `train`, on the main process only.

@@ -52,7 +52,15 @@ from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 LOWER_BOUND = 'lower bound (networks alone)'
-ALGORITHMS = dict(mtkdrl='PolicyGradient', mtkdrl_ppo='PPO', mtkdrl_dpg='DPG', mtkdrl_ddpg='DDPG')
+ALGORITHMS = dict(
+    mtkdrl='PolicyGradient',
+    mtkdrl_ppo='PPO',
+    mtkdrl_dpg='DPG',
+    mtkdrl_ddpg='DDPG',
+    mtkdrl_improvement='PolicyGradient',
+)
+# Variants of MTKD-RL that have configs of their own, in its folder.
+CONFIG_SUFFIXES = dict(mtkdrl_improvement='_improvement')
 # Largest acceptable time of a method's step, as a multiple of AVER's.
 LIMITS = dict(
     aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(ALGORITHMS, 1.05)
@@ -154,7 +162,8 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
     path = target
     if target in LIMITS:
         folder = 'mtkdrl' if target in ALGORITHMS else target
-        path = osp.join(ROOT, 'configs', folder, f'{args.config_name}.py')
+        name = args.config_name + CONFIG_SUFFIXES.get(target, '')
+        path = osp.join(ROOT, 'configs', folder, f'{name}.py')
     if not osp.isfile(path):
         raise InputError(f'"{target}" is neither a config file nor one of {", ".join(LIMITS)}.')
     cfg = Config.fromfile(path)
