@@ -370,6 +370,8 @@ def test_weighting_is_trained_only_with_its_hook(make_runner, make_distiller, ma
     distiller.weighting.has_trainer = False
     batch = make_batch(4)
     distiller.eval()(*batch, mode='loss')
-    with pytest.raises(InputError, match=r'MTKDRL needs AgentHook: add agent=dict\(type='):
+    with pytest.raises(
+        InputError, match=r'Nothing trains the weighting MTKDRL: add agent=dict\(type='
+    ):
         distiller.train()(*batch, mode='loss')
     Training(make_runner, distiller, batch).start().step(1)

@@ -61,6 +61,19 @@ class AgentHook(Hook):
     Raises:
         InputError: If a component is unknown, a number is out of range, or the
             weighting has no agent.
+
+    Example:
+        >>> from mmengine.registry import HOOKS
+        >>> hook = HOOKS.build(
+        ...     dict(
+        ...         type='mtkdrl_mm.AgentHook',
+        ...         algorithm=dict(type='PPO'),
+        ...         reward=dict(type='ClosenessReward'),
+        ...         warmup_epochs=2,
+        ...     )
+        ... )
+        >>> hook.warmup_epochs
+        2
     """
 
     priority = 'NORMAL'

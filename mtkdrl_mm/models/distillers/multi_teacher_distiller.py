@@ -93,6 +93,27 @@ class MultiTeacherDistiller(BaseModel):
     Raises:
         InputError: If a config is unusable, a number is out of range, or
             student and teachers have different numbers of classes.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain.structures import DataSample
+        >>> from mtkdrl_mm.models import MultiTeacherDistiller
+        >>> resnet18 = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')
+        >>> resnet34 = dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py')
+        >>> distiller = MultiTeacherDistiller(
+        ...     student=resnet18,
+        ...     teachers=[dict(resnet34, checkpoint='resnet34.pth'), dict(resnet18, name='small')],
+        ...     weighting=dict(type='AVER'),
+        ...     num_classes=10,
+        ... )
+        >>> inputs = torch.rand(2, 3, 64, 64)
+        >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+        >>> sorted(distiller(inputs, samples, mode='loss'))
+        ['loss_ce', 'loss_feature', 'loss_logit']
+        >>> distiller(inputs, samples, mode='tensor').shape
+        torch.Size([2, 10])
+        >>> distiller.teachers.names
+        ('resnet34_8xb32_in1k', 'small')
     """
 
     def __init__(

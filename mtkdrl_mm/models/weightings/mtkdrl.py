@@ -61,6 +61,24 @@ class MTKDRL(Weighting):
     Attributes:
         agent (Policy): What the RL algorithm trains.
         warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain.structures import DataSample
+        >>> from mtkdrl_mm.models import MultiTeacherDistiller
+        >>> resnet18 = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')
+        >>> distiller = MultiTeacherDistiller(
+        ...     student=resnet18,
+        ...     teachers=[dict(resnet18, name='a'), dict(resnet18, name='b')],
+        ...     weighting=dict(type='MTKDRL'),
+        ...     num_classes=10,
+        ... ).eval()  # training needs AgentHook
+        >>> steps = []
+        >>> handle = distiller.register_step_hook(lambda terms, weights: steps.append(weights))
+        >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+        >>> _ = distiller(torch.rand(2, 3, 64, 64), samples, mode='loss')
+        >>> steps[0].logit.shape, steps[0].logit.sum(dim=1)
+        (torch.Size([2, 2]), tensor([1., 1.]))
     """
 
     trainer_config = "agent=dict(type='mtkdrl_mm.AgentHook')"

@@ -23,7 +23,7 @@ def test_aver(make_terms, make_spec):
     weights = AVER(make_spec(terms))(terms)
     expected = torch.full((6, 4), 0.25, dtype=torch.float64)
     assert torch.equal(weights.logit, expected) and torch.equal(weights.feature, expected)
-    assert not isinstance(weights, AgentAction) and AVER.required_hook is None
+    assert not isinstance(weights, AgentAction) and AVER.trainer_config is None
 
 
 @pytest.mark.parametrize('parts', SUBSETS)
@@ -106,8 +106,7 @@ def test_state_switches_set_the_agents_input(make_terms, make_spec):
 
 def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
     weighting = MTKDRL(make_spec(make_terms()))
-    assert weighting.required_hook == 'AgentHook'
-    with pytest.raises(InputError, match='The weighting MTKDRL needs AgentHook'):
+    with pytest.raises(InputError, match=r"add agent=dict\(type='mtkdrl_mm.AgentHook'\) to"):
         weighting.check_trainer()
     weighting.attach_trainer()
     weighting.check_trainer()
