@@ -18,7 +18,7 @@ class AVER(Weighting):
         >>> outputs = [NetworkOutput(torch.randn(2, 10), torch.randn(2, 4)) for _ in range(3)]
         >>> student, *teachers = outputs
         >>> terms = StepTerms(student, teachers, torch.tensor([3, 7]), logit_loss_fn=KLDivergence())
-        >>> pool = PoolSpec(('a', 'b'), num_classes=10, embedding_sizes=(4, 4), map_channels=(None, None))
+        >>> pool = PoolSpec(('a', 'b'), 10, embedding_sizes=(4, 4), map_channels=(None, None))
         >>> AVER(pool)(terms).logit
         tensor([[0.5000, 0.5000],
                 [0.5000, 0.5000]])
