@@ -54,13 +54,12 @@ def test_recipes(run_page):
     expected = (-terms.teacher_ce / 0.5).softmax(dim=1)
     torch.testing.assert_close(weights.logit, expected)
     torch.testing.assert_close(weights.feature, expected)
-    cosines = [
-        torch.nn.functional.cosine_similarity(p.flatten(1), t.flatten(1))
-        for p, t in zip(terms.projections, terms.targets)
-    ]
-    distances = 1 - torch.stack(cosines, dim=1)
-    torch.testing.assert_close(terms.feature_loss, distances)
-    torch.testing.assert_close(losses['loss_feature'], 5 * (expected * distances).sum(dim=1).mean())
+    right, left, up = torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]]), torch.eye(2)[1:]
+    direction = names['FeatureDirection']()
+    distances = [float(direction.compare(0, terms, right, other)) for other in (right, up, left)]
+    assert distances == pytest.approx([0, 1, 2])
+    feature = 5 * (expected * terms.feature_loss).sum(dim=1).mean()
+    torch.testing.assert_close(losses['loss_feature'], feature)
     labels = torch.arange(4)[:, None, None].expand(-1, 2, 1)
     probabilities = terms.teacher_logits.softmax(dim=-1).gather(-1, labels).squeeze(-1)
-    torch.testing.assert_close(names['LabelProbability']()(terms), probabilities)
+    torch.testing.assert_close(names['LabelProbability']()(terms, weights), probabilities)
