@@ -47,7 +47,15 @@ from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 FLOOR = 'floor (teachers + student)'
-ALGORITHMS = dict(mtkdrl='PolicyGradient', mtkdrl_ppo='PPO', mtkdrl_dpg='DPG', mtkdrl_ddpg='DDPG')
+ALGORITHMS = dict(
+    mtkdrl='PolicyGradient',
+    mtkdrl_ppo='PPO',
+    mtkdrl_dpg='DPG',
+    mtkdrl_ddpg='DDPG',
+    mtkdrl_improvement='PolicyGradient',
+)
+# Variants with configs of their own in the folder of MTKD-RL.
+SUFFIXES = dict(mtkdrl_improvement='_improvement')
 # What the step of a method may take, as a multiple of AVER's.
 BARS = dict(aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(ALGORITHMS, 1.05))
 
@@ -114,7 +122,7 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
     path = target
     if target in BARS:
         folder = 'mtkdrl' if target in ALGORITHMS else target
-        path = osp.join(ROOT, 'configs', folder, f'{args.config_name}.py')
+        path = osp.join(ROOT, 'configs', folder, f'{args.config_name}{SUFFIXES.get(target, "")}.py')
     if not osp.isfile(path):
         raise InputError(f'"{target}" is neither a config file nor one of {", ".join(BARS)}.')
     cfg = Config.fromfile(path)
