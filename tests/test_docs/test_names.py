@@ -43,6 +43,14 @@ def test_paths_exist(page):
 
 
 @every_page
+def test_relative_links_resolve(page):
+    text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
+    links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text)]
+    relative = [link for link in links if link and '://' not in link]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+@every_page
 def test_bases_exist(page):
     """Bases are relative to a folder of configs, such as the reader's own `configs/mine`."""
     bases = re.findall(r"_base_ = '\.\./([^':]+)'", page.read_text())
