@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST_ARGS ?=
-DOCS_PYTHON ?= python3
+DOCS_PYTHON ?= $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
 # Material for MkDocs announces its successor at every start.
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
 
