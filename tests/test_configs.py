@@ -1,6 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The configs that come with the package."""
 
+import argparse
+import os
+import re
 from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
@@ -8,28 +11,51 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+import yaml
+from mmengine.config import Config, DictAction
 from mmengine.hub import get_config, hub
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.visualization import Visualizer
 
 import mtkdrl_mm
-from mtkdrl_mm.models import AVER, MTKDRL
+from mtkdrl_mm.models import AVER, MTKDRL, build_pool
+from mtkdrl_mm.models.distillers import MultiTeacherDistiller, multi_teacher_distiller
+from mtkdrl_mm.registry import TASK_UTILS
 
-ROOT = Path(mtkdrl_mm.__file__).parent.parent / 'configs'
-FILES = sorted(
-    str(path.relative_to(ROOT))
-    for path in ROOT.rglob('*.py')
-    if '_base_' not in path.parts
-    and path.relative_to(ROOT).parts[0] != 'demo'
-    # These inherit from mmdet and mmsegmentation.
-    and (
-        path.relative_to(ROOT).parts[0] not in ('detection', 'segmentation')
-        or (find_spec('mmdet') and find_spec('mmseg'))
-    )
+PROJECT = Path(mtkdrl_mm.__file__).parent.parent
+ROOT = PROJECT / 'configs'
+# Packages that the configs of a folder need besides mmpretrain.
+NEEDS = dict(detection=['mmdet'], segmentation=['mmseg'])
+NAMES = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if '_base_' not in path.parts
 )
-DISTILLED = [name for name in FILES if name.startswith(('mtkdrl/', 'aver/'))]
+FOLDERS = sorted({name.split('/')[0] for name in NAMES})
+
+
+def requirements(name):
+    """Packages that a config needs besides mmpretrain."""
+    folder, file = name.split('/')
+    needed = list(NEEDS.get(folder, []))
+    if folder in ('demo', 'cifar10'):
+        needed += ['mmdet'] if file.startswith('detector') else []
+        needed += ['mmseg'] if file.startswith('segmentor') else []
+    if file.startswith(('deit_', 'cait_')):
+        needed += ['timm']
+    return needed
+
+
+def param(name):
+    missing = [package for package in requirements(name) if not find_spec(package)]
+    if 'as_released' in name and TASK_UTILS.get('StudentLossReward') is None:
+        missing.append('StudentLossReward')
+    return pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=f'needs {missing}'))
+
+
+FILES = [param(name) for name in NAMES]
+IMAGENET = [name for name in NAMES if re.match(r'(mtkdrl|mmkd|aekd|camkd|ebkd|aver)/', name)]
 
 
 @cache
@@ -38,7 +64,10 @@ def read(name):
 
 
 def test_there_are_configs():
-    assert {name.split('/')[0] for name in FILES} >= {'mtkdrl', 'aver', 'baseline'}
+    assert set(FOLDERS) == {
+        *('aekd', 'aver', 'baseline', 'camkd', 'ebkd', 'mmkd', 'mtkdrl'),
+        *('cifar10', 'cifar100', 'demo', 'detection', 'segmentation'),
+    }
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -48,52 +77,185 @@ def test_every_config_can_be_read_and_printed(name):
     assert Config.fromstring(cfg.pretty_text, '.py').model.to_dict() == cfg.model.to_dict()
 
 
-@pytest.mark.parametrize('name', DISTILLED)
-def test_hooks_of_distillations_can_be_built(name):
-    cfg = read(name)
-    hooks = [*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or [])]
-    own = [hook for hook in hooks if hook.type.startswith('mtkdrl_mm.')]
-    names = [type(MMENGINE_HOOKS.build(hook)).__name__ for hook in own]
-    assert ('AgentHook' in names) == name.startswith('mtkdrl/')
-    assert {'TeacherCheckHook', 'FiniteLossHook', 'PreemptionHook'} <= set(names)
-
-
 @pytest.fixture(scope='module')
-def build():
-    """Function that builds a config's model.
+def build(tmp_path_factory):
+    """Function that builds a config's model; every pool of teachers is built once.
 
-    It saves the time to draw random numbers for large teachers, and to look
+    It saves the time to draw random numbers for large networks, and to look
     through mmpretrain's index of models for each of them.
     """
+    pools = {}
+    names = [teacher.name for teacher in read('mtkdrl/r18_imagenet.py').model.teachers]
+    centers = str(tmp_path_factory.mktemp('centers') / 'imagenet.pth')
+    torch.save({name: torch.zeros(1000, 2048) for name in names}, centers)
+
+    def make_pool(teachers, *arguments, **settings):
+        key = repr(teachers)
+        if key not in pools:
+            pools[key] = build_pool(teachers, *arguments, **settings)
+        return pools[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ('kaiming_uniform_', 'uniform_'):
+        for name in ('kaiming_uniform_', 'kaiming_normal_', 'normal_', 'trunc_normal_', 'uniform_'):
             patch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
         patch.setattr(hub, '_get_cfg_metainfo', cache(hub._get_cfg_metainfo))
-        yield lambda name: MODELS.build(deepcopy(read(name).model))
+        patch.setattr(multi_teacher_distiller, 'build_pool', make_pool)
+        # Configs name those of students and teachers relative to the project.
+        patch.chdir(PROJECT)
+
+        def build_model(name, cfg=None):
+            model = deepcopy((cfg or read(name)).model)
+            # The file that the config with the ND loss names.
+            for loss in model.get('extra_losses', []):
+                loss.update({key: centers for key in ('centers',) if key in loss})
+            with DefaultScope.overwrite_default_scope(read(name).default_scope):
+                return MODELS.build(model)
+
+        yield build_model
 
 
-@pytest.fixture
-def class_centres(tmp_path, monkeypatch):
-    """The file that configs with the ND loss name, relative to where training starts."""
-    names = [teacher.name for teacher in read('mtkdrl/r18_imagenet.py').model.teachers]
-    (tmp_path / 'data').mkdir()
-    centres = {name: torch.zeros(1000, 2048) for name in names}
-    torch.save(centres, tmp_path / 'data' / 'imagenet_centers.pth')
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize('name', [name for name in FILES if name.startswith('mtkdrl/')])
-def test_models_of_mtkdrl_configs_can_be_built(name, build, class_centres):
+@pytest.mark.parametrize('name', FILES)
+def test_every_config_can_be_built(name, build):
+    cfg = read(name)
+    Visualizer.get_instance('configs')
     model = build(name)
-    assert isinstance(model.weighting, MTKDRL)
+    distilled = isinstance(model, MultiTeacherDistiller)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        wrapper = build_optim_wrapper(revert_sync_batchnorm(model), deepcopy(cfg.optim_wrapper))
+        settings = [*cfg.default_hooks.values(), *(cfg.get('custom_hooks') or [])]
+        hooks = [MMENGINE_HOOKS.build(deepcopy(hook)) for hook in settings if hook]
+    trained = {id(p) for group in wrapper.optimizer.param_groups for p in group['params']}
+    expected = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trained >= expected
+    names = {type(hook).__name__ for hook in hooks}
+    assert {'CheckpointHook', 'LoggerHook'} <= names
+    if not distilled:
+        assert not names & {'AgentHook', 'MetaLearningHook', 'TeacherCheckHook'}
+        return
+    assert {'TeacherCheckHook', 'TeacherWeightHook', 'FiniteLossHook', 'PreemptionHook'} <= names
+    # The hook that trains the weighting is there, and no other.
+    assert names & {'AgentHook', 'MetaLearningHook'} == {model.weighting.required_hook} - {None}
     spec = model.teachers.spec
     assert len(set(spec.names)) == spec.num_teachers > 1
-    assert all([t.checkpoint for t in model.teachers])
-    assert model.weighting.state_sizes == [
-        size + spec.num_classes + 3 for size in spec.embedding_sizes
+    assert all(teacher.checkpoint for teacher in model.teachers)
+    assert spec.num_classes == {'demo': 10, 'cifar10': 10, 'cifar100': 100}.get(
+        name.split('/')[0], 1000
+    )
+
+
+METHODS = {
+    'mtkdrl/r18_imagenet.py': ('PerTeacherAgent', 3, 'ClosenessReward'),
+    'mtkdrl/r18_imagenet_improvement.py': ('JointAgent', 1, 'ImprovementReward'),
+    'mtkdrl/r18_imagenet_as_released.py': ('JointAgent', 3, 'StudentLossReward'),
+}
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_three_forms_of_mtkdrl(name):
+    agent, parts, reward = METHODS[name]
+    cfg = read(name)
+    assert cfg.model.weighting.agent.type == agent
+    assert len(cfg.model.weighting.parts) == parts
+    assert cfg.default_hooks.agent.reward.type == reward
+
+
+@pytest.mark.parametrize('name', ['r18', 'r34', 'deit_tiny', 'cait_xxs24'])
+def test_states_of_published_mtkdrl(name, build):
+    if name in ('deit_tiny', 'cait_xxs24'):
+        pytest.importorskip('timm')
+    weighting = build(f'mtkdrl/{name}_imagenet.py').weighting
+    assert isinstance(weighting, MTKDRL)
+    spec = weighting.pool
+    assert weighting.state_sizes == [size + spec.num_classes + 3 for size in spec.embedding_sizes]
+
+
+def test_every_method_has_weighting_and_hooks():
+    """The variables that the other configs read through ``_base_``."""
+    for folder, variables in {
+        'methods': {'weighting', 'weighting_hooks'},
+        'pools': {'teachers'},
+    }.items():
+        files = sorted((ROOT / '_base_' / folder).glob('*.py'))
+        assert len(files) > 4
+        for file in files:
+            found = {key for key in Config.fromfile(file) if not key.startswith('_')}
+            assert found - {'name'} == variables, file.name
+
+
+def listed(folder):
+    """Files that the tables of a folder's README link to."""
+    text = (ROOT / folder / 'README.md').read_text()
+    return re.findall(r'\]\(\.?/?(\w[\w.-]*\.py)\)', text)
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_readme_lists_every_config(folder):
+    names = {name.split('/')[1] for name in NAMES if name.startswith(f'{folder}/')}
+    assert set(listed(folder)) == names
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_metafile_lists_every_config(folder):
+    meta = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())
+    names = {name for name in NAMES if name.startswith(f'{folder}/')}
+    models = meta['Models']
+    assert [model['Config'] for model in models] == [f'configs/{n}' for n in sorted(names)]
+    collections = {collection['Name'] for collection in meta['Collections']}
+    assert {model['In Collection'] for model in models} == collections
+    for collection in meta['Collections']:
+        assert (PROJECT / collection['README']).is_file()
+
+
+def rows():
+    """What the READMEs give to ``compare_methods.py --row``."""
+    for folder in FOLDERS:
+        text = (ROOT / folder / 'README.md').read_text().replace('\\\n', ' ')
+        for name, config, options in re.findall(r'--row (\w+) configs/(\S+)((?: +\S+=\S+)*)', text):
+            marks = param(config).marks
+            yield pytest.param(config, options.split(), marks=marks, id=f'{config}-{name}')
+
+
+@pytest.mark.parametrize(('config', 'options'), list(rows()))
+def test_rows_in_readmes_can_be_built(config, options, build, monkeypatch):
+    default = read(config)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=DictAction, default={})
+    for option in options:
+        if option.split('=')[0].isupper():
+            monkeypatch.setenv(*option.split('='))
+    options = [option for option in options if not option.split('=')[0].isupper()]
+    cfg = Config.fromfile(ROOT / config)
+    cfg.merge_from_dict(parser.parse_args(['--cfg-options', *options]).cfg_options)
+    # Every row differs from the config, but for the one that names the default.
+    changed = cfg.to_dict() != default.to_dict()
+    assert changed == (os.environ.get('BACKBONE') != default.get('variant', ''))
+    assert build(config, cfg) is not None
+    if 'agent' in cfg.default_hooks:
+        hook = MMENGINE_HOOKS.build(deepcopy(cfg.default_hooks.agent))
+        assert type(hook).__name__ == 'AgentHook'
+
+
+def test_model_index_imports_every_metafile():
+    index = yaml.safe_load((PROJECT / 'model-index.yml').read_text())
+    assert index['Import'] == [f'configs/{folder}/metafile.yml' for folder in FOLDERS]
+    models = [
+        model['Name']
+        for file in index['Import']
+        for model in yaml.safe_load((PROJECT / file).read_text())['Models']
     ]
-    if name.endswith('_imagenet.py'):
-        assert spec.num_classes == 1000
+    assert len(set(models)) == len(models) == len(NAMES)
+
+
+@pytest.mark.parametrize('folder', ['baseline', *sorted({n.split('/')[0] for n in IMAGENET})])
+def test_parameters_in_metafiles(folder, build):
+    """Of the student alone; teachers and agent stay behind."""
+    meta = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())
+    given = {m['Config'].split('/')[-1].split('_imagenet')[0]: m for m in meta['Models']}
+    sizes = dict(r18=11_689_512, r34=21_797_672, deit_tiny=5_717_416, cait_xxs24=11_956_264)
+    sizes.update(r18_dist=sizes['r18'], r18_nd=sizes['r18'])
+    assert {name: m['Metadata']['Parameters'] for name, m in given.items()} == {
+        name: sizes[name] for name in given
+    }
 
 
 def test_published_imagenet_pool(build):
@@ -105,19 +267,20 @@ def test_published_imagenet_pool(build):
     assert sum(p.numel() for p in model.student.parameters()) == 11_689_512
 
 
-def test_published_schedule():
-    for name in DISTILLED:
-        if not name.endswith('_imagenet.py') or '/r' not in name:
-            continue
-        cfg = read(name)
-        assert cfg.train_cfg.max_epochs == 100
-        optimizer = cfg.optim_wrapper.optimizer
-        assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
-        assert cfg.param_scheduler.milestones == [30, 60, 90]
-        assert cfg.auto_scale_lr.base_batch_size == 256
+RESNETS = [name for name in NAMES if re.match(r'\w+/r(18|34)_\w*imagenet', name)]
 
 
-TRANSFORMERS = [name for name in FILES if name.split('/')[-1].startswith(('deit_', 'cait_'))]
+@pytest.mark.parametrize('name', RESNETS)
+def test_published_schedule(name):
+    cfg = read(name)
+    assert cfg.train_cfg.max_epochs == 100
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
+    assert cfg.param_scheduler.milestones == [30, 60, 90]
+    assert cfg.auto_scale_lr.base_batch_size == 256
+
+
+TRANSFORMERS = [name for name in NAMES if name.split('/')[-1].startswith(('deit_', 'cait_'))]
 
 
 def unscoped(cfg):
@@ -136,10 +299,16 @@ def test_deits_recipe(name):
     assert cfg.data_preprocessor == recipe.data_preprocessor
     assert cfg.auto_scale_lr.base_batch_size == 1024
     assert cfg.train_cfg.max_epochs == recipe.train_cfg.max_epochs == 300
-    student = cfg.model.get('student', cfg.model)
-    if 'cfg_path' not in student:
-        assert student.train_cfg == recipe.model.train_cfg
-        assert student.head.loss == recipe.model.head.loss
+
+
+def test_students_of_deits_recipe():
+    recipe = get_config('mmpretrain::deit/deit-tiny_4xb256_in1k.py').model
+    deit = read('baseline/deit_tiny_imagenet.py').model
+    cait = read('baseline/cait_xxs24_imagenet.py').model
+    # A neck of None is no neck.
+    assert unscoped(deit) == {k: v for k, v in unscoped(recipe).items() if k != 'neck'}
+    assert unscoped(cait.train_cfg) == unscoped(recipe.train_cfg)
+    assert unscoped(cait.head.loss) == unscoped(recipe.head.loss)
 
 
 def test_published_pool_of_transformers(build):

@@ -7,33 +7,41 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import MODELS
 
 import mtkdrl_mm
 from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.distillers import multi_teacher_distiller
+from mtkdrl_mm.models.teachers import PoolSpec
+from mtkdrl_mm.models.weightings import Weighting
+from mtkdrl_mm.registry import MODELS as OWN_MODELS
+from mtkdrl_mm.utils import build_component
 
 ROOT = Path(mtkdrl_mm.__file__).parent.parent / 'configs' / 'cifar100'
 TEACHERS = ('regnety_400mf', 'regnetx_400mf', 'resnet32x4', 'wrn_28_4')
 STUDENTS = ('regnetx_200mf', 'mobilenetv2', 'shufflenetv2', 'resnet56')
-# Every method's weighting, and the hook that trains it.
+# Every method's weighting.
 METHODS = {
-    'aver': ('AVER', None),
-    'ebkd': ('EBKD', None),
-    'camkd': ('CAMKD', None),
-    'aekd': ('AEKD', None),
-    'mmkd': ('MMKD', 'MetaLearningHook'),
-    'mtkdrl': ('MTKDRL', 'AgentHook'),
-    'mtkdrl_dynamic': ('MTKDRL', 'AgentHook'),
-    'mtkdrl_paper': ('MTKDRL', 'AgentHook'),
+    'aver': 'AVER',
+    'ebkd': 'EBKD',
+    'camkd': 'CAMKD',
+    'aekd': 'AEKD',
+    'mmkd': 'MMKD',
+    'mtkdrl': 'MTKDRL',
+    'mtkdrl_improvement': 'MTKDRL',
+    'mtkdrl_as_released': 'MTKDRL',
 }
-DISTILLED = [f'{student}_{method}' for student in STUDENTS for method in METHODS]
-PLAIN = [f'{student}_baseline' for student in STUDENTS] + [f'teacher_{t}' for t in TEACHERS]
+DISTILLED = [f'student_{method}' for method in METHODS]
+PLAIN = ['student_baseline', *STUDENTS, *(f'teacher_{t}' for t in TEACHERS)]
 
 
 @cache
-def read(name):
-    return Config.fromfile(ROOT / f'{name}.py')
+def read(name, student=None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv('STUDENT', raising=False)
+        if student:
+            patch.setenv('STUDENT', student)
+        return Config.fromfile(ROOT / f'{name}.py')
 
 
 @pytest.fixture(scope='module')
@@ -49,51 +57,59 @@ def build():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multi_teacher_distiller, 'build_pool', make_pool)
-        yield cache(lambda name: MODELS.build(deepcopy(read(name).model)))
+        # Configs name those of students and teachers relative to the project.
+        patch.chdir(ROOT.parent.parent)
+        yield cache(lambda *name: MODELS.build(deepcopy(read(*name).model)))
 
 
-def test_every_student_has_every_method():
+def test_there_are_all_networks_and_methods():
     assert {path.stem for path in ROOT.glob('*.py')} == {*DISTILLED, *PLAIN}
 
 
-@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('student', STUDENTS)
-def test_distillations_can_be_built(student, method, build):
-    name = f'{student}_{method}'
-    model, cfg = build(name), read(name)
-    kind, hook = METHODS[method]
-    assert type(model.weighting).__name__ == kind
-    assert [t.checkpoint for t in model.teachers] == [
-        f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth' for teacher in TEACHERS
-    ]
-    assert [type(connector).__name__ for connector in model.connectors.values()] == [
-        'MapConnector'
-    ] * 4
-    baseline = build(f'{student}_baseline')
-    shapes = {key: value.shape for key, value in model.student.state_dict().items()}
+def test_a_variable_chooses_the_student(student, build):
+    shapes = {key: value.shape for key, value in build(student).state_dict().items()}
+    baseline = build('student_baseline', student)
     assert shapes == {key: value.shape for key, value in baseline.state_dict().items()}
+    for method in ('aver', 'mtkdrl'):
+        model = build(f'student_{method}', student)
+        assert type(model.weighting).__name__ == METHODS[method]
+        found = {key: value.shape for key, value in model.student.state_dict().items()}
+        assert found == shapes
+        assert [t.checkpoint for t in model.teachers] == [
+            f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth' for teacher in TEACHERS
+        ]
+        assert [type(c).__name__ for c in model.connectors.values()] == ['MapConnector'] * 4
 
-    own = [hook for hook in cfg.default_hooks.values() if hook.type.startswith('mtkdrl_mm.')]
-    names = {type(HOOKS.build(hook)).__name__ for hook in own}
-    assert {'TeacherCheckHook', 'TeacherWeightHook', 'FiniteLossHook', 'PreemptionHook'} <= names
-    assert names & {'AgentHook', 'MetaLearningHook'} == ({hook} if hook else set())
+
+@pytest.mark.parametrize('name', ['student_baseline', *DISTILLED])
+def test_the_student_is_part_of_the_work_dir(name):
+    assert read(name).variant == 'resnet56'
+    assert read(name, 'mobilenetv2').variant == 'mobilenetv2'
 
 
-def test_three_forms_of_mtkdrl(build):
-    ours, dynamic, paper = (
-        build(f'resnet56_{method}').weighting
-        for method in ('mtkdrl', 'mtkdrl_dynamic', 'mtkdrl_paper')
-    )
-    assert (ours.parts, ours.mixing) == (('agent',), 'fixed')
-    assert dynamic.mixing == 'dynamic' and len(dynamic.parts) == 3
-    assert paper.mixing == 'fixed' and len(paper.parts) == 3
-    assert type(paper.agent).__name__ == 'PerTeacherAgent'
-    hooks = read('resnet56_mtkdrl_paper').default_hooks
-    assert hooks.agent.reward.type == 'ClosenessReward'
+@pytest.mark.parametrize('method', METHODS)
+def test_methods_differ_in_the_weighting_alone(method):
+    cfg, aver = read(f'student_{method}'), read('student_aver')
+    assert cfg.model.weighting.type == METHODS[method]
+    for key in ('student', 'teachers', 'type'):
+        assert cfg.model[key] == aver.model[key]
+    assert cfg.model.keys() == aver.model.keys()
+    for key in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'train_dataloader'):
+        assert cfg[key] == aver[key]
+
+
+def test_learned_mixing_is_an_option_of_the_published_method():
+    cfg = deepcopy(read('student_mtkdrl'))
+    cfg.merge_from_dict({'model.weighting.mixing': 'dynamic'})
+    pool = PoolSpec(names=('a', 'b'), num_classes=100, embedding_sizes=(4, 6), map_channels=(4, 6))
+    weighting = build_component(OWN_MODELS, cfg.model.weighting, Weighting, 'weighting', pool=pool)
+    assert weighting.mixing == 'dynamic' and len(weighting.parts) == 3
+    assert type(weighting.agent).__name__ == 'FusedPolicy'
 
 
 def test_pool_as_published(build):
-    spec = build('shufflenetv2_aver').teachers.spec
+    spec = build('student_aver', 'shufflenetv2').teachers.spec
     assert spec.num_classes == 100
     assert spec.embedding_sizes == spec.map_channels == (384, 384, 256, 256)
 

@@ -17,8 +17,7 @@ CONFIGS=configs/cifar100
 OUT=work_dirs/cifar100
 
 compare() {
-    python tools/analysis_tools/compare_methods.py "$@" \
-        --work-dir "$OUT" --jobs "$GPUS" ${FLAGS[@]+"${FLAGS[@]}"}
+    python tools/analysis_tools/compare_methods.py "$@" --jobs "$GPUS" ${FLAGS[@]+"${FLAGS[@]}"}
 }
 
 # Now, and not when several trainings look for the data at once.
@@ -30,7 +29,7 @@ for config in "$CONFIGS"/teacher_*.py; do
     [ -e "$OUT/$(basename "$config" .py)/epoch_240.pth" ] || TEACHERS+=("$config")
 done
 if [ ${#TEACHERS[@]} -gt 0 ]; then
-    compare "${TEACHERS[@]}" --seeds 0 --out "$OUT/table_teachers"
+    compare "${TEACHERS[@]}" --seeds 0 --work-dir "$OUT" --out "$OUT/table_teachers"
     for config in "${TEACHERS[@]}"; do
         # Where the students' configs look, and where tools/train.py alone would have put it.
         ln -sf seed_0/epoch_240.pth "$OUT/$(basename "$config" .py)/epoch_240.pth"
@@ -39,8 +38,9 @@ fi
 
 STATUS=0
 for student in ${STUDENTS:-regnetx_200mf mobilenetv2 shufflenetv2 resnet56}; do
+    export STUDENT=$student
     # shellcheck disable=SC2086  # SEEDS is meant to be split
-    compare "$CONFIGS/$student"_*.py --seeds ${SEEDS:-0 1 2} \
-        --reference "${student}_aver" --out "$OUT/table_$student" || STATUS=1
+    compare "$CONFIGS"/student_*.py --seeds ${SEEDS:-0 1 2} --work-dir "$OUT/$student" \
+        --out "$OUT/table_$student" || STATUS=1
 done
 exit $STATUS

@@ -1,4 +1,4 @@
-# CaiT-XXS24 distilled with equal weights from CaiT-S24, DeiT-Small and DeiT-Base.
-_base_ = '../_base_/imagenet_cait_xxs24.py'
+# CaiT-XXS24 distilled by AVER.
+_base_ = './deit_tiny_imagenet.py'
 
-model = dict(weighting=dict(type='AVER'))
+model = dict(student=dict(cfg_path='configs/baseline/cait_xxs24_imagenet.py'))

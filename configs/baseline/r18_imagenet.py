@@ -1,11 +1,9 @@
 # ResNet-18 trained without teachers, on the same data and schedule.
-_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py']
+_base_ = [
+    'mmpretrain::_base_/models/resnet18.py',
+    '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/imagenet_resnets.py',
+    '../_base_/runtime.py',
+]
 
-custom_imports = dict(imports=['mtkdrl_mm'], allow_failed_imports=False)
-
-train_cfg = dict(_delete_=True, type='mtkdrl_mm.ResumableEpochLoop', max_epochs=100, val_interval=1)
-default_hooks = dict(
-    checkpoint=dict(interval=1, max_keep_ckpts=3, save_best='auto'),
-    preemption=dict(type='mtkdrl_mm.PreemptionHook'),
-)
-randomness = dict(seed=0, deterministic=False)
+default_hooks = _base_.schedule_hooks

@@ -1,5 +1,6 @@
-# The detector, its backbone untrained: it learns as fast as the rest.
-_base_ = './_base_/detector.py'
+# The detector with an untrained backbone, which learns as fast as the rest.
+_base_ = './detector.py'
 
-model = dict(backbone=dict(norm_eval=False))
+variant = None
+model = dict(backbone=dict(norm_eval=False, init_cfg=None))
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))))

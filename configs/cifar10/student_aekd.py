@@ -1,4 +1,5 @@
-# AEKD's weights.
-_base_ = './_base_/distillation.py'
+# The student distilled by AE-KD.
+_base_ = ['../_base_/recipes/cifar10.py', '../_base_/methods/aekd.py']
 
-model = dict(weighting=dict(type='AEKD'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

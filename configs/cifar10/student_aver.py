@@ -1,4 +1,5 @@
-# Equal weights.
-_base_ = './_base_/distillation.py'
+# The student distilled by AVER.
+_base_ = ['../_base_/recipes/cifar10.py', '../_base_/methods/aver.py']
 
-model = dict(weighting=dict(type='AVER'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

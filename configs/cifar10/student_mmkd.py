@@ -1,5 +1,5 @@
-# MMKD's weights.
-_base_ = './_base_/distillation.py'
+# The student distilled by MMKD.
+_base_ = ['../_base_/recipes/cifar10.py', '../_base_/methods/mmkd.py']
 
-model = dict(weighting=dict(type='MMKD'))
-default_hooks = dict(meta_learning=dict(type='mtkdrl_mm.MetaLearningHook'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

@@ -1,5 +1,5 @@
-# MTKD-RL: the agent alone, paid for the student's own improvement.
-_base_ = './_base_/distillation.py'
+# The student distilled by MTKD-RL, as published.
+_base_ = ['../_base_/recipes/cifar10.py', '../_base_/methods/mtkdrl.py']
 
-model = dict(weighting=dict(type='MTKDRL'))
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

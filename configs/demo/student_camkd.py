@@ -1,4 +1,5 @@
-# CAMKD's weights.
-_base_ = './_base_/distillation.py'
+# The student distilled by CA-MKD.
+_base_ = ['../_base_/recipes/digits.py', '../_base_/methods/camkd.py']
 
-model = dict(weighting=dict(type='CAMKD'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

@@ -1,4 +1,5 @@
-# EBKD's weights.
-_base_ = './_base_/distillation.py'
+# The student distilled by EB-KD.
+_base_ = ['../_base_/recipes/digits.py', '../_base_/methods/ebkd.py']
 
-model = dict(weighting=dict(type='EBKD'))
+model = dict(weighting=_base_.weighting)
+default_hooks = _base_.weighting_hooks

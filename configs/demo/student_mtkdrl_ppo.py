@@ -1,4 +1,4 @@
-# MTKD-RL, its agent trained by PPO.
+# MTKD-RL with PPO in place of policy gradient.
 _base_ = './student_mtkdrl.py'
 
 default_hooks = dict(agent=dict(algorithm=dict(type='PPO')))

@@ -1,10 +1,5 @@
-# Faster R-CNN on COCO-2017 from the ResNet-34 that MTKD-RL distilled
-# (environment variable: DISTILLED_R34).
-_base_ = './faster-rcnn_r18_fpn_1x_coco.py'
+# Faster R-CNN on COCO-2017 with a distilled ResNet-34.
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/backbones/r34.py']
 
-model = dict(
-    backbone=dict(
-        depth=34,
-        init_cfg=dict(checkpoint='{{$DISTILLED_R34:work_dirs/mtkdrl/r34_imagenet/epoch_100.pth}}'),
-    )
-)
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=[64, 128, 256, 512]))
+default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

@@ -1,8 +1,8 @@
-# DeiT-Tiny distilled by MTKD-RL from CaiT-S24, DeiT-Small and DeiT-Base.
-_base_ = '../_base_/imagenet_transformers.py'
+# DeiT-Tiny distilled by MTKD-RL, as published, from CaiT-S24, DeiT-Small and DeiT-Base.
+_base_ = ['../_base_/recipes/imagenet_transformers.py', '../_base_/methods/mtkdrl.py']
 
 model = dict(
     student=dict(cfg_path='mmpretrain::deit/deit-tiny_4xb256_in1k.py'),
-    weighting=dict(type='MTKDRL'),
+    weighting=_base_.weighting,
 )
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ImprovementReward')))
+default_hooks = _base_.weighting_hooks

@@ -1,9 +1,9 @@
-# ResNet-18 distilled by MTKD-RL from ResNet-50, ResNet-101, Wide-ResNet-50-2
-# and ResNeXt-50-32x4d.
-_base_ = '../_base_/imagenet.py'
+# ResNet-18 distilled by MTKD-RL, as published, from ResNet-50, ResNet-101,
+# Wide-ResNet-50-2 and ResNeXt-50-32x4d.
+_base_ = ['../_base_/recipes/imagenet_resnets.py', '../_base_/methods/mtkdrl.py']
 
 model = dict(
     student=dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py'),
-    weighting=dict(type='MTKDRL'),
+    weighting=_base_.weighting,
 )
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ImprovementReward')))
+default_hooks = _base_.weighting_hooks

@@ -1,9 +1,4 @@
-# ResNet-34 distilled by MTKD-RL from ResNet-50, ResNet-101, Wide-ResNet-50-2
-# and ResNeXt-50-32x4d.
-_base_ = '../_base_/imagenet.py'
+# ResNet-34 distilled by MTKD-RL, as published.
+_base_ = './r18_imagenet.py'
 
-model = dict(
-    student=dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py'),
-    weighting=dict(type='MTKDRL'),
-)
-default_hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', reward=dict(type='ImprovementReward')))
+model = dict(student=dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py'))

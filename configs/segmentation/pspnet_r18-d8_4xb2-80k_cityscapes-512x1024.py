@@ -1,19 +1,12 @@
-# PSPNet on Cityscapes from the ResNet-18 that MTKD-RL distilled, dilated, with
-# the plain stem. The checkpoint: here, by the environment variable
-# DISTILLED_R18, or with --cfg-options model.backbone.init_cfg.checkpoint=FILE
-_base_ = 'mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py'
+# PSPNet on Cityscapes with a distilled ResNet-18, dilated, with the plain stem.
+_base_ = [
+    'mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py',
+    '../_base_/backbones/r18.py',
+]
 
-custom_imports = dict(imports=['mtkdrl_mm'], allow_failed_imports=False)
 model = dict(
     pretrained=None,
-    backbone=dict(
-        type='ResNet',
-        depth=18,
-        init_cfg=dict(
-            type='mtkdrl_mm.DistilledBackbone',
-            checkpoint='{{$DISTILLED_R18:work_dirs/mtkdrl/r18_imagenet/epoch_100.pth}}',
-        ),
-    ),
+    backbone=dict(type='ResNet', **_base_.backbone),
     decode_head=dict(in_channels=512, channels=128),
     auxiliary_head=dict(in_channels=256, channels=64),
 )

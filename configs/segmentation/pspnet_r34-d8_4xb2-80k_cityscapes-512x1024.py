@@ -1,10 +1,13 @@
-# PSPNet on Cityscapes from the ResNet-34 that MTKD-RL distilled
-# (environment variable: DISTILLED_R34).
-_base_ = './pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+# PSPNet on Cityscapes with a distilled ResNet-34, dilated, with the plain stem.
+_base_ = [
+    'mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py',
+    '../_base_/backbones/r34.py',
+]
 
 model = dict(
-    backbone=dict(
-        depth=34,
-        init_cfg=dict(checkpoint='{{$DISTILLED_R34:work_dirs/mtkdrl/r34_imagenet/epoch_100.pth}}'),
-    )
+    pretrained=None,
+    backbone=dict(type='ResNet', **_base_.backbone),
+    decode_head=dict(in_channels=512, channels=128),
+    auxiliary_head=dict(in_channels=256, channels=64),
 )
+default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

@@ -87,10 +87,11 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        # With the method's folder: configs of all methods have the same names.
-        path = osp.splitext(osp.abspath(args.config))[0]
-        folder, name = osp.split(path)
-        cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name)
+        # With the method's folder, since configs of all methods have the same names, and with
+        # the `variant` that an environment variable chose (a student, a backbone).
+        folder, name = osp.split(osp.splitext(osp.abspath(args.config))[0])
+        variant = [cfg.variant] if cfg.get('variant') else []
+        cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name, *variant)
     set_dataloader_defaults(cfg, args.no_pin_memory)
     prepare_processes(cfg)
     return cfg

@@ -34,7 +34,7 @@ def run(folder: Path, *command: str) -> None:
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env=environment(PYTHONPATH=f'{ROOT}:{folder}'),
+        env=environment(PYTHONPATH=f'{ROOT}:{folder}', STUDENT='mobilenetv2'),
         capture_output=True,
         text=True,
         timeout=600,
@@ -71,7 +71,7 @@ def test_two_epochs_of_a_student_with_all_four_teachers(tmp_path):
         torch.save(dict(state_dict=build_classifier(model, None, None, name).state_dict()), path)
         options.append(f'model.teachers.{number}.checkpoint={path}')
     work_dir = tmp_path / 'run'
-    config = 'configs/cifar100/mobilenetv2_mtkdrl_paper.py'
+    config = 'configs/cifar100/student_mtkdrl.py'
     run(tmp_path, 'tools/train.py', config, '--work-dir', str(work_dir), '--cfg-options', *options)
 
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')

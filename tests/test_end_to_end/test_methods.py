@@ -12,6 +12,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mtkdrl_mm.registry import TASK_UTILS
+
 from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
 pytestmark = pytest.mark.slow
@@ -21,6 +23,7 @@ METHODS = sorted(
     osp.basename(path)[len('student_') : -len('.py')]
     for path in glob.glob(str(DEMO / 'student_*.py'))
     if 'baseline' not in path
+    and not ('as_released' in path and TASK_UTILS.get('StudentLossReward') is None)
 )
 EPOCHS = 3
 # How far two processes may be from one. Sums in another order differ in the last bits (1e-7 of a
@@ -41,14 +44,11 @@ NOT_EQUAL = {
 def write_config(workshop: Workshop, method: str) -> str:
     """The tiny config with what a demo config adds to its base."""
     demo = Config.fromfile(DEMO / f'student_{method}.py')
-    base = Config.fromfile(DEMO / '_base_' / 'distillation.py')
+    base = Config.fromfile(DEMO.parent / '_base_' / 'recipes' / 'digits.py')
     cfg = Config.fromfile(workshop.config('base', augment=[]))
     del cfg.model['weighting'], cfg.default_hooks['agent']
     for part in ('model', 'default_hooks'):
         cfg[part].update({k: v for k, v in demo[part].items() if k not in base[part]})
-    for hook in cfg.default_hooks.values():
-        if hook.get('held_out_dataloader'):
-            hook.held_out_dataloader = cfg.val_dataloader
     cfg.train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=EPOCHS)
     cfg.default_hooks.checkpoint.save_begin = EPOCHS - 1
     # What takes long and says nothing here: validation, and packing 32 file names.

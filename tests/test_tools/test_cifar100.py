@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PYTHON = """#!/usr/bin/env bash
-echo "$*" >> "$LOG"
-case "$*" in *"$FAIL"*) exit 1 ;; esac
+echo "${STUDENT+STUDENT=$STUDENT }$*" >> "$LOG"
+case "${STUDENT-} $*" in *"$FAIL"*) exit 1 ;; esac
 for argument; do
     name=$(basename "$argument" .py)
     case "$name" in teacher_*) mkdir -p "work_dirs/cifar100/$name/seed_0" &&
@@ -61,13 +61,18 @@ def test_teachers_come_first_and_only_once(run, tmp_path):
     assert "CIFAR100('data/cifar100')" in data and (tmp_path / 'data' / 'cifar100').is_dir()
     assert all(command.endswith('train_dataloader.num_workers=4') for command in commands[1:])
     assert all(' --jobs 2 --cfg-options ' in command for command in commands[1:])
-    assert teachers.count('/teacher_') == 4 and ' --seeds 0 --out ' in teachers
+    assert (
+        teachers.count('/teacher_') == 4
+        and ' --seeds 0 --work-dir work_dirs/cifar100 --out ' in teachers
+    )
     for teacher in ('regnety_400mf', 'regnetx_400mf', 'resnet32x4', 'wrn_28_4'):
         assert (tmp_path / f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth').is_file()
     names = ['regnetx_200mf', 'mobilenetv2', 'shufflenetv2', 'resnet56']
     for command, name in zip(students, names, strict=True):
-        assert command.count(f'/{name}_') == 9
-        assert f' --seeds 0 1 2 --reference {name}_aver ' in command
+        assert command.startswith(f'STUDENT={name} tools/analysis_tools/compare_methods.py ')
+        assert command.count('/student_') == 9
+        assert f' --seeds 0 1 2 --work-dir work_dirs/cifar100/{name} ' in command
+        assert f' --out work_dirs/cifar100/table_{name} ' in command
 
     done, again = run('2', '--cfg-options', 'train_dataloader.num_workers=4')
     assert again == [data, *students]
@@ -76,12 +81,12 @@ def test_teachers_come_first_and_only_once(run, tmp_path):
 def test_seeds_and_students_can_be_chosen(run):
     done, commands = run(SEEDS='7', STUDENTS='resnet56')
     assert done.returncode == 0 and len(commands) == 3
-    assert ' --seeds 7 --reference resnet56_aver ' in commands[2]
+    assert commands[2].startswith('STUDENT=resnet56 ') and ' --seeds 7 --work-dir ' in commands[2]
     assert commands[2].endswith(' --jobs 1')
 
 
 def test_failures(run):
-    done, commands = run(fail='mobilenetv2_aver')
+    done, commands = run(fail='mobilenetv2 ')
     assert done.returncode == 1 and len(commands) == 6  # the other students are trained
     done, commands = run(fail='teacher_')
     assert done.returncode == 0 and len(commands) == 5  # the teachers exist by now

@@ -1,8 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Trainings side by side are spread over the GPUs."""
+"""Rows of a comparison, GPUs of its trainings, and damaged results."""
 
 import importlib.util
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -53,26 +54,67 @@ def test_a_gpu_is_free_again_after_a_failure(tool, monkeypatch):
 
     monkeypatch.setattr(tool, 'train', fail)
     with pytest.raises(ValueError):
-        tool.train_on_free_gpu('config.py', 0, Namespace(), free)
+        tool.train_on_free_gpu(tool.Row('a', 'config.py'), 0, Namespace(), free)
     assert free.qsize() == 1
 
 
 def test_training_sees_only_its_gpu(tool, monkeypatch, tmp_path):
-    seen = {}
+    seen, commands = {}, []
 
     class Process:
         pid = 1
 
         def __init__(self, command, env, **kwargs):
             seen.update(env)
+            commands.append(command)
 
     monkeypatch.setattr(tool.subprocess, 'Popen', Process)
     monkeypatch.setattr(tool.os, 'wait4', lambda pid, options: (pid, 256, None))
     args = Namespace(
-        work_dir=str(tmp_path), report_only=False, launch='', cfg_options=[], jobs=2, metric='loss'
+        work_dir=str(tmp_path),
+        report_only=False,
+        launch='',
+        cfg_options=['a=1'],
+        jobs=2,
+        metric='loss',
     )
-    assert tool.train('config.py', 3, args, '5') is None  # exit status 1
+    row = tool.Row('fast', 'config.py', ('a=2',), (('BACKBONE', 'aver'),))
+    assert tool.train(row, 3, args, '5') is None  # exit status 1
     assert seen['CUDA_VISIBLE_DEVICES'] == '5' and seen['RUN_SEED'] == '3'
+    assert seen['BACKBONE'] == 'aver'
+    # The row's options come last, and win.
+    assert commands[0][-3:] == ['randomness.seed=3', 'a=1', 'a=2']
+    assert commands[0][commands[0].index('--work-dir') + 1] == str(tmp_path / 'fast' / 'seed_3')
+
+
+def test_a_row_has_options_and_variables(tool):
+    row = tool.Row.parse(['fast', 'a.py', 'optim.lr=1', 'BACKBONE=x=y', 'b.c=d=e'])
+    assert row == tool.Row('fast', 'a.py', ('optim.lr=1', 'b.c=d=e'), (('BACKBONE', 'x=y'),))
+    for words in (['fast'], ['fast', 'a.py', 'lr']):
+        with pytest.raises(
+            InputError, match=r'^--row takes NAME CONFIG KEY=VALUE \.\.\., but got "'
+        ):
+            tool.Row.parse(words)
+
+
+def test_the_description_knows_variables_but_no_seed(tool, tmp_path, monkeypatch):
+    config = tmp_path / 'a.py'
+    config.write_text("path = '{{$STUDENT:resnet56}}/{{$RUN_SEED:0}}'")
+    row = tool.Row('a', str(config))
+    monkeypatch.delenv('STUDENT', raising=False)
+    default = tool.describe(row, [])
+    monkeypatch.setenv('RUN_SEED', '7')
+    assert tool.describe(row, []) == default
+    monkeypatch.setenv('STUDENT', 'mobilenetv2')
+    other = tool.describe(row, [])
+    assert other != default
+    monkeypatch.delenv('STUDENT')
+    chosen = tool.Row('a', str(config), (), (('STUDENT', 'mobilenetv2'),))
+    assert tool.describe(chosen, []) == other
+    # The environment is as before.
+    assert 'STUDENT' not in os.environ and os.environ['RUN_SEED'] == '7'
+    assert tool.describe(tool.Row('a', str(config), ('b=1',)), []) == tool.describe(row, ['b=1'])
+    assert tool.describe(row, ['b=1']) != default
 
 
 RESULT = dict(
@@ -105,15 +147,15 @@ RESULT = dict(
     ],
 )
 def test_a_damaged_result_is_named(tool, tmp_path, text, reason):
-    config = 'student_aver.py'
-    args = Namespace(work_dir=str(tmp_path), descriptions={config: 'hash'})
+    row = tool.Row('aver', 'student_aver.py')
+    args = Namespace(work_dir=str(tmp_path), descriptions={'aver': 'hash'})
     file = tmp_path / 'aver' / 'seed_0' / 'result.json'
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(RESULT))
-    assert tool.finished(config, 0, args) == RESULT
+    assert tool.finished(row, 0, args) == RESULT
     file.write_text(text)
     with pytest.raises(InputError) as error:
-        tool.finished(config, 0, args)
+        tool.finished(row, 0, args)
     assert str(error.value).startswith(f'"{file}" is damaged: ') and reason in str(error.value)
 
 

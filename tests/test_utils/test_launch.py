@@ -79,6 +79,10 @@ def test_collate_function_is_set_for_mmpretrain_only(load):
         ((), '', './work_dirs/my_method/my_config'),
         ((), 'work_dir = "from/config"', 'from/config'),
         (('--work-dir', 'from/flag'), 'work_dir = "from/config"', 'from/flag'),
+        ((), 'variant = "resnet56"', './work_dirs/my_method/my_config/resnet56'),
+        ((), 'variant = None', './work_dirs/my_method/my_config'),
+        ((), 'work_dir = "from/config"; variant = "resnet56"', 'from/config'),
+        (('--work-dir', 'from/flag'), 'variant = "resnet56"', 'from/flag'),
     ],
 )
 def test_work_dir(load, arguments, line, expected):

@@ -1,14 +1,23 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Train every method with every seed, and compare.
 
-A method is a config. What is finished is not trained again, what was
-interrupted goes on, and one failed run does not stop the others. A config can
-read the seed as ``{{$RUN_SEED:0}}``, for files that differ between seeds. The
-results are written to the output folder: ``table.md``, ``table.csv``, ``runs.csv``,
-``accuracy.png``, ``weights.png``, ``classes.png`` and ``environment.txt``.
+A method is a config, or with ``--row`` a config with options of its own. What
+is finished is not trained again, what was interrupted goes on, and one failed run
+does not stop the others. A config can read the seed as ``{{$RUN_SEED:0}}``, for
+files that differ between seeds. The results are written to the output folder:
+``table.md``, ``table.csv``, ``runs.csv``, ``accuracy.png``, ``weights.png``,
+``classes.png`` and ``environment.txt``.
 
     python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
         --seeds 0 1 2 3 4 --work-dir work_dirs/compare --out docs/results/digits
+
+``--row NAME CONFIG KEY=VALUE ...`` adds a row; it can be given several times. A key in capitals
+is an environment variable that the config reads, any other key is as in ``--cfg-options``:
+
+    python tools/analysis_tools/compare_methods.py --reference baseline --metric mIoU \\
+        --row random configs/demo/segmentor.py model.backbone.init_cfg=None \\
+        --row baseline configs/demo/segmentor.py BACKBONE=baseline \\
+        --row mtkdrl configs/demo/segmentor.py BACKBONE=mtkdrl
 """
 
 import argparse
@@ -24,6 +33,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Queue
 from typing import Any
 
@@ -31,6 +41,7 @@ import matplotlib
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from scipy import stats
 
 from mtkdrl_mm.utils import InputError, check_number
@@ -56,9 +67,52 @@ RESULT_KEYS = dict(
 )
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables.
+
+    Attributes:
+        name (str): The method's name in tables, and its folder in the work dir.
+        config (str): The config file.
+        options (tuple[str, ...]): Options of this row, as ``--cfg-options``.
+        variables (tuple[tuple[str, str], ...]): Environment variables of this
+            row.
+    """
+
+    name: str
+    config: str
+    options: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, words: list[str]) -> 'Row':
+        """Read the words that follow ``--row``.
+
+        Raises:
+            InputError: If they are no name, config and ``KEY=VALUE``.
+        """
+        if len(words) < 2 or any('=' not in word for word in words[2:]):
+            raise InputError(f'--row takes NAME CONFIG KEY=VALUE ..., but got "{" ".join(words)}".')
+        settings = [word.partition('=') for word in words[2:]]
+        return cls(
+            words[0],
+            words[1],
+            tuple(f'{key}={value}' for key, _, value in settings if not key.isupper()),
+            tuple((key, value) for key, _, value in settings if key.isupper()),
+        )
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('configs', nargs='+', help='one config per method')
+    parser.add_argument('configs', nargs='*', help='one config per method')
+    parser.add_argument(
+        '--row',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar=('NAME CONFIG', 'KEY=VALUE'),
+        help='one more row, a config with options and environment variables of its own',
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--work-dir', default='work_dirs/compare', help='logs and checkpoints')
     parser.add_argument('--out', help='folder for tables and plots; by default the work dir')
@@ -90,34 +144,38 @@ def current_commit() -> str:
     return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
 
 
-def describe(config: str, options: list[str]) -> str:
-    """Hash of the config as it is trained, without the seed."""
-    # Environment variables stay names: their values may depend on the seed.
-    text = Config.fromfile(config, use_environment_variables=False).pretty_text + '\n'.join(
-        sorted(options)
-    )
+def describe(row: Row, options: list[str]) -> str:
+    """Hash of the config as it is trained, but for the seed."""
+    before = dict(os.environ)
+    os.environ.update(row.variables, RUN_SEED='0')
+    try:
+        text = Config.fromfile(row.config).pretty_text
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    text += '\n'.join(sorted([*options, *row.options]))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_folder(config: str, seed: int, args: argparse.Namespace) -> str:
-    return osp.join(args.work_dir, method_name(config), f'seed_{seed}')
+def run_folder(row: Row, seed: int, args: argparse.Namespace) -> str:
+    return osp.join(args.work_dir, row.name, f'seed_{seed}')
 
 
-def finished(config: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+def finished(row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
     """The result of a combination that is trained already.
 
     Raises:
         InputError: If the result is of another config.
     """
-    result_file = osp.join(run_folder(config, seed, args), 'result.json')
+    result_file = osp.join(run_folder(row, seed, args), 'result.json')
     if not osp.isfile(result_file):
         return None
     result = read_json_object(result_file, RESULT_KEYS)
     check_curves(result, result_file)
-    settings = args.descriptions[config]
+    settings = args.descriptions[row.name]
     if result.get('config', settings) != settings:
         raise InputError(
-            f'{result_file} is of another config than {config} with these --cfg-options is now. '
+            f'{result_file} is of another config than {row.config} with these options is now. '
             'Give another --work-dir, or remove that run to train it again.'
         )
     return result
@@ -158,35 +216,34 @@ def gpus_of_jobs(args: argparse.Namespace) -> 'Queue[str | None]':
 
 
 def train_on_free_gpu(
-    config: str, seed: int, args: argparse.Namespace, free: 'Queue[str | None]'
+    row: Row, seed: int, args: argparse.Namespace, free: 'Queue[str | None]'
 ) -> dict[str, Any] | None:
     gpu = free.get()
     try:
-        return train(config, seed, args, gpu)
+        return train(row, seed, args, gpu)
     finally:
         free.put(gpu)
 
 
-def train(
-    config: str, seed: int, args: argparse.Namespace, gpu: str | None
-) -> dict[str, Any] | None:
+def train(row: Row, seed: int, args: argparse.Namespace, gpu: str | None) -> dict[str, Any] | None:
     """Train one combination, unless its result exists.
 
     Returns:
         dict | None: The result; None if the training failed.
     """
-    work_dir = run_folder(config, seed, args)
-    result = finished(config, seed, args)
+    work_dir = run_folder(row, seed, args)
+    result = finished(row, seed, args)
     if result is not None:
         return result
     if args.report_only:
         return None
     os.makedirs(work_dir, exist_ok=True)
     launcher = shlex.split(args.launch) or [sys.executable]
-    command = [*launcher, osp.join(ROOT, 'tools', 'train.py'), config, '--work-dir', work_dir]
+    command = [*launcher, osp.join(ROOT, 'tools', 'train.py'), row.config, '--work-dir', work_dir]
     command += ['--launcher', 'pytorch'] if args.launch else []
-    command += ['--resume', '--cfg-options', f'randomness.seed={seed}', *args.cfg_options]
-    environment = dict(os.environ, RUN_SEED=str(seed))
+    command += ['--resume', '--cfg-options', f'randomness.seed={seed}']
+    command += [*args.cfg_options, *row.options]
+    environment = {**os.environ, **dict(row.variables), 'RUN_SEED': str(seed)}
     if gpu is not None:
         environment['CUDA_VISIBLE_DEVICES'] = gpu
     if args.jobs > 1:
@@ -196,16 +253,16 @@ def train(
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    label = f'{method_name(config)}, seed {seed}'
+    label = f'{row.name}, seed {seed}'
     if process.returncode != 0:
         print(f'  {label}: FAILED, see {work_dir}/output.txt', flush=True)
         return None
     result = read_result(work_dir, args.metric)
     result.update(
-        method=method_name(config),
+        method=row.name,
         seed=seed,
         commit=current_commit(),
-        config=args.descriptions[config],
+        config=args.descriptions[row.name],
         seconds=round(time.time() - start, 1),
         peak_mib=result['peak_mib'] or round(usage.ru_maxrss / 1024),
     )
@@ -402,15 +459,21 @@ def main() -> None:
     args = parse_args()
     check_number('--jobs', args.jobs, minimum=1)
     args.out = args.out or args.work_dir
-    for config in args.configs:
-        if not osp.isfile(config):
-            raise InputError(f'The config file "{config}" does not exist.')
-    names = [method_name(config) for config in args.configs]
+    rows = [Row(method_name(config), config) for config in args.configs]
+    rows += [Row.parse(words) for words in args.row]
+    if not rows:
+        raise InputError('Nothing to compare: name configs, or add rows with --row.')
+    for row in rows:
+        if not osp.isfile(row.config):
+            raise InputError(f'The config file "{row.config}" does not exist.')
+    names = [row.name for row in rows]
     if len(set(names)) < len(names):
-        raise InputError(f'Two configs have the same name: {sorted(names)}.')
+        raise InputError(f'Two rows have the same name: {sorted(names)}. Name them with --row.')
+    # mmengine notes every environment variable that a config reads.
+    MMLogger.get_current_instance().setLevel('WARNING')
     # Here, since mmengine cannot read configs in several threads at once.
-    args.descriptions = {config: describe(config, args.cfg_options) for config in args.configs}
-    pairs = [(config, seed) for seed in args.seeds for config in args.configs]
+    args.descriptions = {row.name: describe(row, args.cfg_options) for row in rows}
+    pairs = [(row, seed) for seed in args.seeds for row in rows]
     known = sum(finished(*pair, args) is not None for pair in pairs)
     print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
@@ -418,9 +481,9 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda pair: train_on_free_gpu(*pair, args, free), pairs))
     runs: Runs = {name: [] for name in names}
-    for (config, _), result in zip(pairs, results):
+    for (row, _), result in zip(pairs, results):
         if result is not None:
-            runs[method_name(config)].append(result)
+            runs[row.name].append(result)
     failed = sum(result is None for result in results)
     runs = {name: results for name, results in runs.items() if results}
     if not runs:

@@ -6,8 +6,8 @@ predictions. For example, the same detector from two backbones:
 
     python tools/analysis_tools/compare_predictions.py \\
         configs/detection/retinanet_r18_fpn_1x_coco.py \\
-        baseline=work_dirs/detection/retinanet_r18_fpn_1x_coco_baseline/epoch_12.pth \\
-        distilled=work_dirs/detection/retinanet_r18_fpn_1x_coco/epoch_12.pth \\
+        baseline=work_dirs/detection/retinanet_r18_fpn_1x_coco/baseline/r18_imagenet/epoch_12.pth \\
+        distilled=work_dirs/detection/retinanet_r18_fpn_1x_coco/mtkdrl/r18_imagenet/epoch_12.pth \\
         --out predictions.png
 """
 

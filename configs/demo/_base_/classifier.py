@@ -1,12 +1,10 @@
-# A plain classifier of digits; its backbone is filled in by the configs.
-_base_ = './digits.py'
+# A plain classifier of digits; configs add its backbone.
+_base_ = [
+    '../../_base_/datasets/digits.py',
+    '../../_base_/schedules/digits.py',
+    '../../_base_/models/classifier.py',
+    '../../_base_/runtime.py',
+]
 
-model = dict(
-    type='mmpretrain.ImageClassifier',
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
+model = dict(head=dict(num_classes=10))
+default_hooks = _base_.schedule_hooks

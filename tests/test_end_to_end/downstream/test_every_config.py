@@ -20,9 +20,7 @@ from .conftest import SIZE, write_ade20k, write_cityscapes, write_coco, write_co
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 DETECTION = sorted((CONFIGS / 'detection').glob('*_coco.py'))
-SEGMENTATION = sorted(
-    p for p in (CONFIGS / 'segmentation').glob('*.py') if 'baseline' not in p.stem
-)
+SEGMENTATION = sorted((CONFIGS / 'segmentation').glob('*.py'))
 EVERY = [*DETECTION, *SEGMENTATION]
 
 pytestmark = pytest.mark.slow
@@ -135,16 +133,22 @@ def test_a_step_and_a_prediction(path, roots, backbones, tmp_path):
 
 
 @pytest.mark.parametrize('path', EVERY, ids=lambda path: path.stem)
-def test_the_twin_differs_in_its_checkpoint_alone(path, monkeypatch):
-    for name in ('DISTILLED_R18', 'DISTILLED_R34', 'BASELINE_R18', 'BASELINE_R34'):
-        monkeypatch.setenv(name, f'{name}.pth')
-    ours = Config.fromfile(path)
-    twin = Config.fromfile(path.with_name(f'{path.stem}_baseline.py'))
+def test_a_variable_chooses_the_backbone(path, monkeypatch):
     depth = re.search(r'_r(\d+)', path.stem)[1]
-    assert ours.model.backbone.init_cfg.checkpoint == f'DISTILLED_R{depth}.pth'
-    assert twin.model.backbone.init_cfg.checkpoint == f'BASELINE_R{depth}.pth'
-    twin.model.backbone.init_cfg.checkpoint = ours.model.backbone.init_cfg.checkpoint
-    assert twin.to_dict() == ours.to_dict()
+    monkeypatch.delenv('BACKBONE', raising=False)
+    default = Config.fromfile(path)
+    monkeypatch.setenv('BACKBONE', f'baseline/r{depth}_imagenet')
+    baseline = Config.fromfile(path)
+    for cfg, method in ((default, 'mtkdrl'), (baseline, 'baseline')):
+        training = f'{method}/r{depth}_imagenet'
+        # The work dir is another one, too.
+        assert cfg.variant == training
+        checkpoint = cfg.model.backbone.init_cfg.checkpoint
+        assert checkpoint == f'work_dirs/{training}/epoch_100.pth'
+        assert (CONFIGS / f'{training}.py').is_file()
+    for cfg in (default, baseline):
+        del cfg['variant'], cfg['backbone'], cfg.model.backbone.init_cfg['checkpoint']
+    assert baseline.to_dict() == default.to_dict()
 
 
 def test_the_configs_are_there():

@@ -17,9 +17,7 @@ from ..conftest import ROOT, environment
 
 pytestmark = pytest.mark.slow
 
-CLASSES = Config.fromfile(ROOT / 'configs' / 'cifar10' / '_base_' / 'cifar10.py')[
-    'train_dataloader'
-]['dataset']['metainfo']['classes']
+CLASSES = Config.fromfile(ROOT / 'configs' / '_base_' / 'datasets' / 'cifar10_info.py').classes
 
 
 def write_sample(folder: Path) -> None:
@@ -80,7 +78,7 @@ def test_a_distilled_backbone_learns_slowly(folder, task, root):
     log = run(
         folder,
         'tools/train.py',
-        f'configs/cifar10/{task}_mtkdrl.py',
+        f'configs/cifar10/{task}.py',
         *('--work-dir', str(work_dir), '--cfg-options', *options),
     )
     # One step, and an evaluation.
@@ -101,11 +99,16 @@ def test_a_distilled_backbone_learns_slowly(folder, task, root):
 
 
 @pytest.mark.parametrize('task', ['detector', 'segmentor'])
-def test_the_configs_differ_in_the_checkpoint_alone(task):
-    configs = [
-        Config.fromfile(ROOT / 'configs' / 'cifar10' / f'{task}_{source}.py').to_dict()
-        for source in ('baseline', 'aver', 'mtkdrl')
-    ]
-    paths = [cfg['model']['backbone']['init_cfg'].pop('checkpoint') for cfg in configs]
-    assert [Path(path).parts[-3] for path in paths] == ['baseline', 'aver', 'mtkdrl']
+def test_a_variable_chooses_the_backbone(task, monkeypatch):
+    configs = []
+    for method in ('baseline', 'aver', 'mtkdrl'):
+        monkeypatch.setenv('BACKBONE', method)
+        monkeypatch.setenv('RUN_SEED', '3')
+        cfg = Config.fromfile(ROOT / 'configs' / 'cifar10' / f'{task}.py').to_dict()
+        checkpoint = cfg['model']['backbone']['init_cfg'].pop('checkpoint')
+        assert checkpoint == f'work_dirs/compare_cifar10_weak/{method}/seed_3/epoch_12.pth'
+        assert cfg.pop('variant') == method
+        configs.append(cfg)
+    for cfg in configs:
+        del cfg['distilled_backbone']
     assert configs[0] == configs[1] == configs[2]

@@ -1,0 +1,37 @@
+# Real handwritten digits, 8x8 pixels, shown to the networks at 32x32.
+# `make demo` writes them with tools/dataset_converters/digits.py.
+_loader = dict(batch_size=32, num_workers=0)
+_load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32)]
+_dataset = dict(
+    type='CustomDataset',
+    data_root='data/digits',
+    metainfo=dict(classes=[str(digit) for digit in range(10)]),
+)
+
+data_preprocessor = dict(
+    num_classes=10, mean=[78.0, 78.0, 78.0], std=[96.0, 96.0, 96.0], to_rgb=True
+)
+train_dataloader = dict(
+    **_loader,
+    drop_last=True,
+    dataset=dict(
+        **_dataset,
+        data_prefix='train',
+        pipeline=[
+            *_load,
+            dict(type='RandomCrop', crop_size=32, padding=4),
+            dict(type='PackInputs'),
+        ],
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    **_loader,
+    dataset=dict(**_dataset, data_prefix='val', pipeline=[*_load, dict(type='PackInputs')]),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+val_evaluator = dict(type='Accuracy', topk=1)
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+val_cfg = dict()
+test_cfg = dict()

@@ -1,0 +1,10 @@
+# Four small teachers for digits; "weak" was trained on 40 % wrong labels. The
+# environment variable NUM_TEACHERS keeps the first of them only.
+teachers = [
+    dict(
+        name=name,
+        cfg_path=f'configs/demo/teacher_{name}.py',
+        checkpoint=f'work_dirs/demo/teacher_{name}/epoch_30.pth',
+    )
+    for name in ('resnet', 'shufflenet', 'mobilenet', 'weak')
+][: int('{{$NUM_TEACHERS:4}}')]

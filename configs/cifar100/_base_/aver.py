@@ -1,4 +1,0 @@
-# Equal weights.
-_base_ = './distillation.py'
-
-model = dict(weighting=dict(type='AVER'))

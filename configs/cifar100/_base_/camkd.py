@@ -1,4 +1,0 @@
-# CAMKD's weights.
-_base_ = './distillation.py'
-
-model = dict(weighting=dict(type='CAMKD'))

@@ -1,4 +1,0 @@
-# EBKD's weights.
-_base_ = './distillation.py'
-
-model = dict(weighting=dict(type='EBKD'))

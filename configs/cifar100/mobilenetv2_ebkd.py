@@ -1,4 +1,0 @@
-# MobileNetV2 distilled by EB-KD.
-_base_ = './_base_/ebkd.py'
-
-model = dict(student=dict(cfg_path='configs/cifar100/mobilenetv2_baseline.py'))

@@ -1,4 +1,0 @@
-# MobileNetV2 distilled by MTKD-RL as published.
-_base_ = './_base_/mtkdrl_paper.py'
-
-model = dict(student=dict(cfg_path='configs/cifar100/mobilenetv2_baseline.py'))

@@ -1,7 +1,0 @@
-# ResNet-56 without teachers, 0.9 million parameters.
-_base_ = './_base_/classifier.py'
-
-model = dict(
-    backbone=dict(type='mtkdrl_mm.CIFARResNet', depth=56),
-    head=dict(in_channels=64),
-)

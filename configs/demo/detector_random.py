@@ -1,2 +1,0 @@
-# The detector, its backbone untrained.
-_base_ = './_base_/detector.py'

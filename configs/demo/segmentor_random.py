@@ -1,2 +1,0 @@
-# The segmentor, its backbone untrained.
-_base_ = './_base_/segmentor.py'
