@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The configs that come with the package."""
 
+import re
 import argparse
 import os
 import re
@@ -134,7 +135,8 @@ def test_every_config_can_be_built(name, build):
         return
     assert {'TeacherCheckHook', 'TeacherWeightHook', 'FiniteLossHook', 'PreemptionHook'} <= names
     # The hook that trains the weighting is there, and no other.
-    assert names & {'AgentHook', 'MetaLearningHook'} == {model.weighting.required_hook} - {None}
+    needed = set(re.findall(r'mtkdrl_mm\.(\w+)', model.weighting.trainer_config or ''))
+    assert names & {'AgentHook', 'MetaLearningHook'} == needed
     spec = model.teachers.spec
     assert len(set(spec.names)) == spec.num_teachers > 1
     assert all(teacher.checkpoint for teacher in model.teachers)
@@ -166,7 +168,7 @@ def test_states_of_published_mtkdrl(name, build):
     weighting = build(f'mtkdrl/{name}_imagenet.py').weighting
     assert isinstance(weighting, MTKDRL)
     spec = weighting.pool
-    assert weighting.state_sizes == [size + spec.num_classes + 3 for size in spec.embedding_sizes]
+    assert weighting.agent.state_sizes == [size + spec.num_classes + 3 for size in spec.embedding_sizes]
 
 
 def test_every_method_has_weighting_and_hooks():

@@ -92,10 +92,10 @@ class ResumableRunner(Runner):
         ...         torch.ones(4, 1), collate_fn=lambda batch: dict(inputs=torch.stack(batch))
         ...     ),
         ...     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        ...     train_cfg=dict(by_epoch=True, max_epochs=1),
         ...     log_level='ERROR',
         ... )
-        >>> runner = ResumableRunner(Model(), **settings)
+        >>> one_epoch = dict(by_epoch=True, max_epochs=1)
+        >>> runner = ResumableRunner(Model(), train_cfg=one_epoch, **settings)
         >>> runner.train().weight.item() < 0.5
         True
         >>> runner = ResumableRunner(
