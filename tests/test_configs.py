@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The configs that come with the package."""
 
-import re
 import argparse
 import os
 import re
@@ -168,7 +167,9 @@ def test_states_of_published_mtkdrl(name, build):
     weighting = build(f'mtkdrl/{name}_imagenet.py').weighting
     assert isinstance(weighting, MTKDRL)
     spec = weighting.pool
-    assert weighting.agent.state_sizes == [size + spec.num_classes + 3 for size in spec.embedding_sizes]
+    assert weighting.agent.state_sizes == [
+        size + spec.num_classes + 3 for size in spec.embedding_sizes
+    ]
 
 
 def test_every_method_has_weighting_and_hooks():
