@@ -1,5 +1,5 @@
 # RetinaNet on COCO-2017 with a distilled ResNet-34.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/backbones/r34.py']
 
-model = dict(backbone=_base_.backbone, neck=dict(in_channels=[64, 128, 256, 512]))
+model = _base_.detector
 default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

@@ -4,10 +4,5 @@ _base_ = [
     '../_base_/backbones/r34.py',
 ]
 
-model = dict(
-    pretrained=None,
-    backbone=dict(type='ResNet', **_base_.backbone),
-    decode_head=dict(in_channels=512, channels=128),
-    auxiliary_head=dict(in_channels=256, channels=64),
-)
+model = _base_.segmentor
 default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))

@@ -1,10 +1,5 @@
 # PSPNet on ADE20K with a distilled ResNet-18, dilated, with the plain stem.
 _base_ = ['mmseg::pspnet/pspnet_r50-d8_4xb4-160k_ade20k-512x512.py', '../_base_/backbones/r18.py']
 
-model = dict(
-    pretrained=None,
-    backbone=dict(type='ResNet', **_base_.backbone),
-    decode_head=dict(in_channels=512, channels=128),
-    auxiliary_head=dict(in_channels=256, channels=64),
-)
+model = _base_.segmentor
 default_hooks = dict(label_check=dict(type='mtkdrl_mm.LabelCheckHook'))
