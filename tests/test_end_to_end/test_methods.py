@@ -29,9 +29,6 @@ EPOCHS = 3
 # How far two processes may be from one. Sums in another order differ in the last bits (1e-7 of a
 # weight), and training carries that on.
 TOLERANCE = 1e-5
-# The agent standardises its states, and with them the last bits of features that hardly differ
-# between images: up to a thousandfold, since 1e-6 is added to the variance.
-AGENT_TOLERANCE = 1e-4
 # Methods that see a batch as a whole, which each process does with its own.
 NOT_EQUAL = {
     # DIST correlates the images of a batch
@@ -120,5 +117,4 @@ def test_two_processes_equal_one(trained: Path, method):
     one, two = (weights_of(trained / n / method / f'epoch_{EPOCHS}.pth') for n in ('1', '2'))
     assert one.keys() == two.keys()
     for key in one:
-        tolerance = AGENT_TOLERANCE if key.startswith('weighting.agent.') else TOLERANCE
-        assert largest_difference({key: one[key]}, {key: two[key]}) < tolerance, key
+        assert largest_difference({key: one[key]}, {key: two[key]}) < TOLERANCE, key

@@ -9,11 +9,17 @@ from torch import Tensor, nn
 from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.utils.distributed import all_reduce_mean
 
+# Eight times the relative rounding error of half precision, 2^-11.
+HALF_ROUNDING = 2.0**-8
+
 RowsOf = Callable[[list[Tensor]], Tensor]
 
 
 class StateNormalizer(nn.Module):
-    r"""Standardises every entry of every state, (s - mean) / std, clipped.
+    r"""Standardises every entry of every state, clipped.
+
+    .. math::
+        \frac{s - \mu}{\sqrt{\sigma^2 + (2^{-8} \mu)^2 + 10^{-6}}}
 
     The statistics move only when the agent is updated, from the rollout buffer
     of all processes. The agent is therefore the same function for all steps in
@@ -50,7 +56,10 @@ class StateNormalizer(nn.Module):
         Returns:
             list[Tensor]: Of the same shapes.
         """
-        scale = self.variance.add(1e-6).rsqrt()
+        # The buffer holds states in half precision: where an entry hardly differs between
+        # images, most of its deviation is rounding, which must not be scaled up to 1.
+        rounding = (self.mean * HALF_ROUNDING).square()
+        scale = self.variance.add(rounding).add(1e-6).rsqrt()
         return [
             ((state - mean) * s).clamp(-self.clip, self.clip)
             for state, mean, s in zip(

@@ -31,7 +31,23 @@ def test_first_buffer_counts_fully_and_is_standardised():
     assert [state.shape for state in states] == [(50, 2), (50, 3)]
     flat = torch.cat(states, dim=1)
     torch.testing.assert_close(flat.mean(dim=0), torch.zeros(5), rtol=0, atol=1e-5)
-    torch.testing.assert_close(flat.std(dim=0, unbiased=False), torch.ones(5))
+    mean, variance = batch.mean(dim=0), batch.var(dim=0, unbiased=False)
+    expected = (variance / (variance + (mean / 256).square() + 1e-6)).sqrt()
+    torch.testing.assert_close(flat.std(dim=0, unbiased=False), expected)
+    assert (expected - 1).abs().max() < 1e-3
+
+
+def test_rounding_of_the_buffer_is_not_scaled_up():
+    """Two batches that differ by less than half precision resolves look nearly the same."""
+    batch = torch.full((64, 5), 0.7) + 1e-6 * torch.randn(64, 5)
+    batch[:, 0] += 0.01 * torch.randn(64)
+    normalizer = StateNormalizer(SIZES)
+    normalizer.update(buffer_of(batch))
+    exact, rounded = (
+        torch.cat(normalizer(b.split(SIZES, dim=1)), dim=1) for b in (batch, batch.half().float())
+    )
+    assert (exact - rounded).abs().max() < 1 / 8
+    assert exact[:, 0].std() > 0.9  # a deviation that the buffer can hold is kept
 
 
 def test_later_buffers_move_it_by_the_momentum():
