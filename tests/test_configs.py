@@ -192,6 +192,13 @@ def test_every_method_has_weighting_and_hooks():
             assert found - {'name'} == variables, file.name
 
 
+def test_readme_shows_the_main_config():
+    """The example in ``configs/README.md``, but for the file's first comment."""
+    (shown,) = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    lines = (ROOT / 'mtkdrl' / 'r18_imagenet.py').read_text().splitlines(keepends=True)
+    assert shown == ''.join(line for line in lines if not line.startswith('#'))
+
+
 def listed(folder):
     """Files that the tables of a folder's README link to."""
     text = (ROOT / folder / 'README.md').read_text()
