@@ -1,9 +1,12 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST_ARGS ?=
+DOCS_PYTHON ?= $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
+# Material for MkDocs announces its successor at every start.
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-modern test-slurm lint format clean
+.PHONY: help env demo test test-modern test-slurm docs docs-serve lint format clean
 
 stage = @printf '\n=== %s ===\n' '$(strip $(1))'
 
@@ -30,6 +33,19 @@ test-modern: ## The same for distillation, on a current torch (Python 3.12, nump
 test-slurm: env ## The Slurm scripts on a real one-node Slurm (root, Debian or Ubuntu; 15 minutes)
 	@bash tools/dev/test_slurm.sh
 
+docs: .venv-docs/.complete ## The documentation site, into site/; warnings and dead links are errors
+	@$(MKDOCS) build --strict
+
+docs-serve: .venv-docs/.complete ## The same at http://127.0.0.1:8000, rebuilt at every change
+	@$(MKDOCS) serve
+
+# Needs no torch and no OpenMMLab package: the sources are read, not imported.
+.venv-docs/.complete: requirements/docs.txt
+	@rm -rf .venv-docs
+	@$(DOCS_PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
 lint: env ## ruff: rules and formatting
 	$(call stage, ruff check)
 	@$(PY) -m ruff check .
@@ -41,5 +57,5 @@ format: env ## Let ruff rewrite the files
 	@$(PY) -m ruff format .
 
 clean: ## Remove caches and build products; not the environments, not work_dirs
-	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	@rm -rf build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

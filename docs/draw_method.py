@@ -134,8 +134,8 @@ def draw(ax: Axes) -> None:
     )
     ax.text(101.5, 66.3, 'weighting', fontsize=12, color=INK, ha='center', va='center')
     label(ax, 101.5, 63.3, '$w$ = mean of three parts', ha='center')
-    box(ax, 93, 53.2, 17, 8, 'divergence', WEIGHT, 'who differs', size=11)
-    box(ax, 93, 43.4, 17, 8, 'confidence', WEIGHT, 'who is right', size=11)
+    box(ax, 93, 53.2, 17, 8, 'divergence', WEIGHT, 'prefers difference', size=11)
+    box(ax, 93, 43.4, 17, 8, 'confidence', WEIGHT, 'prefers correctness', size=11)
     box(ax, 93, 33.6, 17, 8, 'policy $\\pi$', AGENT, 'of the agent', size=11)
     arrow(ax, (82, 51), (91, 51))
     arrow(ax, (82, 39), (91, 39))
@@ -157,9 +157,9 @@ def draw(ax: Axes) -> None:
     label(ax, 84, 75.3, 'gradient: the student learns in every step', LOSS[1], ha='center')
 
     # The agent's own way.
-    box(ax, 35, 10, 22, 10, 'state', AGENT, 'what a teacher knows,\nhow far the student is')
-    box(ax, 61, 10, 19, 10, 'reward', AGENT, 'what following a\nteacher is worth')
-    box(ax, 85, 10, 20, 10, 'history', AGENT, 'bounded memory,\nsampled evenly')
+    box(ax, 35, 10, 22, 10, 'state', AGENT, 'teacher performance,\ngap to the student')
+    box(ax, 61, 10, 19, 10, 'reward', AGENT, 'how good following\na teacher is')
+    box(ax, 85, 10, 20, 10, 'rollout buffer', AGENT, 'bounded memory,\nsampled evenly')
     box(ax, 114, 10, 22, 10, 'agent update', AGENT, 'policy gradient,\nbetween epochs', dashed=True)
     arrow(ax, (38, 33), (38, 20), colour=AGENT[1])
     arrow(ax, (70.5, 34.5), (70.5, 20), colour=AGENT[1])

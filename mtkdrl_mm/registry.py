@@ -20,13 +20,9 @@ SCOPE = 'mtkdrl_mm'
 
 # Distillers, weighting strategies, agents, losses, connectors, backbones.
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mtkdrl_mm.models'])
-# Rewards, advantages and RL algorithms: plain torch code that lives in
-# mtkdrl_mm.rl and is entered here by mtkdrl_mm.engine.rl_components.
+# Rewards, advantages and RL algorithms.
 TASK_UTILS = Registry(
-    'task util',
-    parent=MMENGINE_TASK_UTILS,
-    scope=SCOPE,
-    locations=['mtkdrl_mm.engine.rl_components'],
+    'task util', parent=MMENGINE_TASK_UTILS, scope=SCOPE, locations=['mtkdrl_mm.rl']
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mtkdrl_mm.engine.hooks'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope=SCOPE, locations=['mtkdrl_mm.engine.loops'])

@@ -24,7 +24,7 @@ from mtkdrl_mm.models import (
 )
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
-from mtkdrl_mm.structures import NetworkOutput, StepTerms
+from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 
 # Where mmdet and mmsegmentation are not installed (they need mmcv with compiled operators), what
 # needs them is left out.
@@ -88,28 +88,17 @@ def peers():
 def peers_terms(peers):
     """The step's record made from those inputs."""
     maps = [peers[f'teacher_map_{m}'] for m in range(4)]
-    terms = StepTerms(
+    return StepTerms(
         NetworkOutput(peers['student_logits'], embedding=None),
         [
             NetworkOutput(logits, maps[m].mean(dim=(2, 3)), maps[m])
             for m, logits in enumerate(peers['teacher_logits'].unbind(1))
         ],
         peers['labels'],
-        [peers[f'projected_student_map_{m}'] for m in range(4)],
-        maps,
+        [Projection(peers[f'projected_student_map_{m}'], maps[m]) for m in range(4)],
+        KLDivergence(),
+        FeatureMSE(),
     )
-    return set_losses(terms)
-
-
-def set_losses(terms, temperature=4.0):
-    """What the distiller does after it has made the record."""
-    terms.temperature = temperature
-    terms.logit_loss = KLDivergence(temperature)(terms)
-    if terms.projections is None:
-        terms.feature_loss = torch.zeros_like(terms.logit_loss)
-    else:
-        terms.feature_loss = FeatureMSE()(terms)
-    return terms
 
 
 def random_terms(
@@ -141,16 +130,18 @@ def random_terms(
         outputs.append(
             NetworkOutput(normal(images, classes).mul(2), feature_map.mean(dim=(2, 3)), feature_map)
         )
-        projections.append(normal(images, m + 3, 2, 2).requires_grad_())
-    terms = StepTerms(
+        projected = normal(images, m + 3, 2, 2).requires_grad_()
+        projections.append(Projection(projected, feature_map))
+    return StepTerms(
         student,
         outputs,
         hard if labels is None else labels,
         projections if features else None,
-        [output.feature_map for output in outputs] if features else None,
+        KLDivergence(temperature),
+        FeatureMSE(),
+        temperature=temperature,
         **kwargs,
     )
-    return set_losses(terms, temperature)
 
 
 @pytest.fixture

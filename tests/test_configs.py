@@ -144,7 +144,8 @@ def test_every_config_can_be_built(name, build):
         return
     assert {'TeacherCheckHook', 'TeacherWeightHook', 'FiniteLossHook', 'PreemptionHook'} <= names
     # The hook that trains the weighting is there, and no other.
-    assert names & {'AgentHook', 'MetaLearningHook'} == {model.weighting.required_hook} - {None}
+    needed = set(re.findall(r'mtkdrl_mm\.(\w+)', model.weighting.trainer_config or ''))
+    assert names & {'AgentHook', 'MetaLearningHook'} == needed
     spec = model.teachers.spec
     assert len(set(spec.names)) == spec.num_teachers > 1
     assert all(teacher.checkpoint for teacher in model.teachers)
@@ -176,7 +177,9 @@ def test_states_of_published_mtkdrl(name, build):
     weighting = build(f'mtkdrl/{name}_imagenet.py').weighting
     assert isinstance(weighting, MTKDRL)
     spec = weighting.pool
-    assert weighting.state_sizes == [size + spec.num_classes + 3 for size in spec.embedding_sizes]
+    assert weighting.agent.state_sizes == [
+        size + spec.num_classes + 3 for size in spec.embedding_sizes
+    ]
 
 
 def test_every_method_has_weighting_and_hooks():
@@ -328,7 +331,7 @@ def test_published_pool_of_transformers(build):
     # timm's numbers for CaiT-S24, DeiT-S, DeiT-B
     assert counts == [46_916_200, 22_050_664, 86_567_656]
     assert model.teachers.spec.embedding_sizes == (384, 384, 768)
-    assert [type(c).__name__ for c in model.connectors] == ['EmbeddingConnector'] * 3
+    assert [type(c).__name__ for c in model.connectors.values()] == ['EmbeddingConnector'] * 3
     assert all(t.preprocessing.input_size in (None, (224, 224)) for t in model.teachers)
 
 

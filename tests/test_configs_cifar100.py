@@ -79,7 +79,7 @@ def test_a_variable_chooses_the_student(student, build):
         assert [t.checkpoint for t in model.teachers] == [
             f'work_dirs/cifar100/teacher_{teacher}/epoch_240.pth' for teacher in TEACHERS
         ]
-        assert [type(c).__name__ for c in model.connectors] == ['MapConnector'] * 4
+        assert [type(c).__name__ for c in model.connectors.values()] == ['MapConnector'] * 4
 
 
 @pytest.mark.parametrize('name', ['student_baseline', *DISTILLED])
@@ -105,7 +105,7 @@ def test_learned_mixing_is_an_option_of_the_published_method():
     pool = PoolSpec(names=('a', 'b'), num_classes=100, embedding_sizes=(4, 6), map_channels=(4, 6))
     weighting = build_component(OWN_MODELS, cfg.model.weighting, Weighting, 'weighting', pool=pool)
     assert weighting.mixing == 'dynamic' and len(weighting.parts) == 3
-    assert type(weighting.agent).__name__ == 'MixingAgent'
+    assert type(weighting.agent).__name__ == 'FusedPolicy'
 
 
 def test_pool_as_published(build):

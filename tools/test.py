@@ -1,8 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Test a checkpoint of an mmpretrain, mmdet or mmseg config.
 
-A distiller is tested as its student: no teacher is built and no file of a
-teacher is read.
+Of a distiller the student is tested: no teacher is built, and no teacher file is
+read.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from mmengine.evaluator import DumpResults
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.launch import (
@@ -37,19 +38,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out-item',
         choices=['metrics', 'pred'],
-        help='whether --out gets metrics or predictions; predictions by default',
+        help='what --out contains: metrics or predictions (default)',
     )
     parser.add_argument('--amp', action='store_true', help='test with automatic mixed precision')
     parser.add_argument(
         '--tta',
         action='store_true',
-        help='test-time augmentation: by `tta_model` and `tta_pipeline` of the config, or for '
-        'classifiers without them by the mean score of the image and its mirror image',
+        help='test-time augmentation by `tta_model` and `tta_pipeline` of the config; without '
+        'them, classifiers average the scores of the image and its mirror image',
     )
-    parser.add_argument('--show-dir', help='directory for pictures of the results')
+    parser.add_argument('--show-dir', help='directory for images of the results')
     parser.add_argument('--show', action='store_true', help='show the results in a window')
-    parser.add_argument('--interval', type=int, default=1, help='show every so many samples')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    parser.add_argument(
+        '--interval', type=int, default=1, help='interval of the samples that are shown'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that a window stays open'
+    )
     return parser.parse_args()
 
 
@@ -92,7 +97,7 @@ def add_tta(cfg: Config) -> None:
         *steps, pack = datasets[0]['pipeline']
         cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    # The preprocessing that the config gives outside of the model.
+    # The preprocessing that the config defines outside of the model.
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -101,13 +106,11 @@ def add_tta(cfg: Config) -> None:
 
 
 def trained_classes(checkpoint: str) -> list[str] | None:
-    """Names of the classes that a checkpoint was trained on; None if it does not say."""
+    """Class names that a checkpoint was trained on; None if it holds none."""
     if '://' in checkpoint:
         return None
     meta = read_checkpoint(checkpoint, 'the checkpoint').get('meta')
-    dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else None
-    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
+    return class_names(meta.get('dataset_meta')) if isinstance(meta, dict) else None
 
 
 def main() -> None:
@@ -120,7 +123,7 @@ def main() -> None:
     check_data(cfg, ('test_dataloader',), trained_classes(args.checkpoint))
     runner = build_runner(cfg)
     stem, suffix = osp.splitext(args.out or '')
-    partial = f'{stem}{PARTIAL_SUFFIX}{suffix}'  # mmengine knows the format by the ending
+    partial = f'{stem}{PARTIAL_SUFFIX}{suffix}'  # mmengine takes the format from the suffix
     if args.out and args.out_item in ('pred', None):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=partial))
     metrics = runner.test()

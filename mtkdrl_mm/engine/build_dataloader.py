@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Data loaders as mmengine builds them, checked, with workers that survive signals."""
+"""Building of data loaders: mmengine's, with checks and workers that survive signals."""
 
 from typing import Any
 
@@ -18,22 +18,22 @@ def build_dataloader(
     diff_rank_seed: bool = False,
     model: nn.Module | None = None,
 ) -> DataLoader:
-    """Build a loader as mmengine does, and check it.
+    """Build a data loader as mmengine does, and check it.
 
     Args:
-        dataloader (DataLoader | dict): A loader, which is left as it is, or its
-            config.
+        dataloader (DataLoader | dict): A loader, which is returned unchanged, or
+            a config.
         seed (int, optional): Seed of sampler and workers. Defaults to None.
         diff_rank_seed (bool): Whether the samplers of the processes have
             different seeds. Defaults to False.
-        model (nn.Module, optional): What it feeds, see
+        model (nn.Module, optional): The model that uses it, see
             :func:`mtkdrl_mm.datasets.check_dataloader`. Defaults to None.
 
     Returns:
         DataLoader: The loader.
 
     Raises:
-        InputError: If training would make no step.
+        InputError: If an epoch would have no step.
     """
     loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
     if isinstance(dataloader, dict):

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Looks at a pool on validation images, before anyone pays for training."""
+"""Evaluation of a teacher pool on validation images, before training."""
 
 import itertools
 import math
@@ -22,6 +22,7 @@ from mtkdrl_mm.evaluation import (
 )
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult
 from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models.infer_output import designed_size
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
@@ -42,14 +43,15 @@ def check_teachers(
     """Measure accuracy, calibration, agreement, preprocessing and cost of a pool.
 
     Args:
-        distiller (MultiTeacherDistiller): With loaded teachers.
-        batches (Sequence[dict]): As a data loader gives them, with hard labels
-            and in random order.
-        preprocessing_images (int): Images on which other preprocessings are
-            tried, in whole batches; 0 tries none. Defaults to 1000.
-        cost_repeats (int): Timed turns; 0 measures no cost. Defaults to 5.
-        further_batches (Iterable[dict]): Read only where the first leave doubt
-            about a teacher's preprocessing. Defaults to ().
+        distiller (MultiTeacherDistiller): The distiller, with loaded teachers.
+        batches (Sequence[dict]): Batches of a data loader, with hard labels and
+            in random order.
+        preprocessing_images (int): Number of images on which alternative
+            preprocessings are tried, rounded up to whole batches; 0 tries none.
+            Defaults to 1000.
+        cost_repeats (int): Timed rounds; 0 measures no cost. Defaults to 5.
+        further_batches (Iterable[dict]): Batches that are read only if a
+            teacher's preprocessing is in doubt. Defaults to ().
 
     Returns:
         TeacherReport: The report.
@@ -60,18 +62,18 @@ def check_teachers(
     """
     pool = distiller.teachers
     labels = _labels(batches, pool.spec.num_classes)
-    logits: list[list[Tensor]] = [[] for _ in pool.names]
+    per_batch: list[list[Tensor]] = [[] for _ in pool.names]
     for inputs in _inputs(distiller, batches):
-        for record, output in zip(logits, pool(inputs)):
+        for record, output in zip(per_batch, pool(inputs)):
             record.append(output.logits.float().cpu())
-    answers = [torch.cat(record) for record in logits]
-    results = [_judge(name, z, labels) for name, z in zip(pool.names, answers)]
+    logits = [torch.cat(record) for record in per_batch]
+    results = [_evaluate(name, z, labels) for name, z in zip(pool.names, logits)]
     report = TeacherReport(
         num_images=len(labels),
         num_classes=pool.spec.num_classes,
         teachers=results,
         agreements={
-            (a, b): agreement(answers[a], answers[b], labels)
+            (a, b): agreement(logits[a], logits[b], labels)
             for a, b in itertools.combinations(range(len(pool)), 2)
         },
     )
@@ -106,12 +108,12 @@ def _labels(batches: Sequence[Batch], num_classes: int) -> Tensor:
 
 
 def _inputs(distiller: MultiTeacherDistiller, batches: Sequence[Batch]) -> Iterator[Tensor]:
-    """The batches as normalised for the student."""
+    """Yield the batches as normalised for the student."""
     for batch in batches:
         yield distiller.data_preprocessor(dict(batch), False)['inputs']
 
 
-def _judge(name: str, logits: Tensor, labels: Tensor) -> TeacherResult:
+def _evaluate(name: str, logits: Tensor, labels: Tensor) -> TeacherResult:
     accuracy = float((logits.argmax(dim=1) == labels).double().mean())
     return TeacherResult(
         name=name,
@@ -130,20 +132,22 @@ def _check_preprocessing(
     further_batches: Iterable[Batch],
     results: list[TeacherResult],
 ) -> None:
+    """Set ``alternative`` of every result; confirm doubtful ones on further batches."""
     pool = distiller.teachers
 
-    def answers(index: int, batches: Sequence[Batch], which: Preprocessing) -> Iterator[Tensor]:
+    def predict(index: int, batches: Sequence[Batch], which: Preprocessing) -> Iterator[Tensor]:
         for inputs in _inputs(distiller, batches):
             converted = which.convert(inputs, pool.student_preprocessing)
             yield pool[index](converted).logits.float().cpu()
 
     labels = _labels(batches, pool.spec.num_classes)
-    images = _statistics(_inputs(distiller, batches), pool.student_preprocessing)
-    known = [pool.student_preprocessing, *(t.preprocessing for t in pool), images]
+    statistics = _pixel_statistics(_inputs(distiller, batches), pool.student_preprocessing)
+    known = [pool.student_preprocessing, *(t.preprocessing for t in pool), statistics]
     for m, teacher in enumerate(pool):
-        own = teacher.preprocessing
-        others = alternatives(own, known, _made_for(teacher.network.backbone, own))
-        results[m].alternative = best_alternative(partial(answers, m, batches), own, others, labels)
+        others = alternatives(teacher.preprocessing, known, designed_size(teacher.network.backbone))
+        results[m].alternative = best_alternative(
+            partial(predict, m, batches), teacher.preprocessing, others, labels
+        )
     found = [result.alternative for result in results]
     doubts = {m: other for m, other in enumerate(found) if other is not None and other.in_doubt}
     more = list(further_batches) if doubts else []
@@ -152,12 +156,12 @@ def _check_preprocessing(
     labels = _labels(more, pool.spec.num_classes)
     for m, other in doubts.items():
         results[m].alternative = confirm_alternative(
-            partial(answers, m, more), own, other.preprocessing, labels
+            partial(predict, m, more), pool[m].preprocessing, other.preprocessing, labels
         )
 
 
-def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:
-    """Mean and std of the images' pixels, for a teacher normalised to its own data."""
+def _pixel_statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessing:
+    """Mean and std of the images' pixels, as a preprocessing."""
     width = student.channels
     raw = replace(student, mean=(0.0,) * width, std=(1.0,) * width)
     count, total, squares = 0, torch.zeros(width).double(), torch.zeros(width).double()
@@ -170,12 +174,3 @@ def _statistics(inputs: Iterator[Tensor], student: Preprocessing) -> Preprocessi
     std = (squares.div(count) - mean.square()).clamp(min=1.0).sqrt()
     rounded = [tuple(round(float(v), 1) for v in values) for values in (mean, std)]
     return replace(raw, mean=rounded[0], std=rounded[1])
-
-
-def _made_for(backbone: torch.nn.Module, own: Preprocessing) -> tuple[int, int] | None:
-    """Size that a transformer was made for, where it is not the one that it gets."""
-    size = getattr(backbone, 'img_size', None)
-    if size is None:
-        return None
-    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    return None if own.input_size == size else size

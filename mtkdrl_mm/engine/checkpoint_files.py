@@ -1,11 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The checkpoints of a work dir: which is the last, and which can be resumed."""
+"""Checkpoint files of a work dir: the last one, and the one to resume."""
 
 import glob
 import os
 import os.path as osp
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
 from mtkdrl_mm.utils import InputError
@@ -15,8 +16,26 @@ from mtkdrl_mm.utils.files import atomic_write
 _PATTERNS = ('epoch_*.pth', 'iter_*.pth', 'interrupted_iter_*.pth')
 
 
+class SavedCheckpoint(NamedTuple):
+    """A training checkpoint that has been read.
+
+    Attributes:
+        path (str): Path of the file.
+        contents (dict[str, Any]): Its contents, with ``meta.epoch``,
+            ``meta.iter`` and ``state_dict``.
+    """
+
+    path: str
+    contents: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Epoch, iteration, seed, and what else describes the training."""
+        return self.contents['meta']
+
+
 def name_last_checkpoint(work_dir: str, path: str) -> None:
-    """Write down which checkpoint ``--resume`` is to find.
+    """Record the last checkpoint in the file ``last_checkpoint``, for ``--resume``.
 
     Args:
         work_dir (str): The work dir.
@@ -27,15 +46,16 @@ def name_last_checkpoint(work_dir: str, path: str) -> None:
 
 
 def last_checkpoint_named(work_dir: str) -> str | None:
-    """The checkpoint that ``last_checkpoint`` names, looked for in the work dir first.
+    """Read the path of the last checkpoint from the file ``last_checkpoint``.
 
-    A moved or copied work dir still names the old place.
+    After a work dir was moved or copied, the file still holds the old path.
+    The checkpoint is therefore looked up in the work dir first.
 
     Args:
         work_dir (str): The work dir.
 
     Returns:
-        str | None: A path, which need not exist; None without that file.
+        str | None: The path, which need not exist; None without that file.
     """
     try:
         with open(osp.join(work_dir, 'last_checkpoint'), encoding='utf-8') as file:
@@ -48,18 +68,17 @@ def last_checkpoint_named(work_dir: str) -> str | None:
     return local if osp.isfile(local) or not osp.isfile(named) else named
 
 
-def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
+def find_resumable(work_dir: str) -> SavedCheckpoint | None:
     """Find the newest checkpoint of a work dir that can be read.
 
-    That is the one which ``last_checkpoint`` names. Where it is missing or
-    damaged, the newest readable one of the others is taken, and a warning says so.
+    This is the one in ``last_checkpoint``. If it is missing or damaged, the
+    newest of the others that can be read is taken, with a warning.
 
     Args:
         work_dir (str): The work dir.
 
     Returns:
-        tuple[str, dict] | None: Its path and contents; None where there are no
-        checkpoints.
+        SavedCheckpoint | None: The checkpoint; None if there are none.
 
     Raises:
         InputError: If there are checkpoints, but none can be read.
@@ -78,7 +97,7 @@ def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
         try:
             contents = read_checkpoint(path, 'checkpoint')
             position = contents.get('meta') or {}
-            if not {'epoch', 'iter'} <= set(position) or 'state_dict' not in contents:
+            if not _is_training_checkpoint(contents):
                 raise InputError(f'Checkpoint: "{path}" is no training checkpoint of mmengine.')
         except InputError as error:
             problems.append(str(error))
@@ -86,15 +105,68 @@ def find_resumable(work_dir: str) -> tuple[str, dict[str, Any]] | None:
         if problems or (named is None and others):
             reason = ' '.join(problems) or f'"{work_dir}" has no readable file "last_checkpoint".'
             print_log(
-                f'{reason} Going on from the newest checkpoint that can be read: {path} (epoch '
+                f'{reason} Resuming from the newest checkpoint that can be read: {path} (epoch '
                 f'{position["epoch"]}, iteration {position["iter"]}).',
                 'current',
                 level=30,
             )
-        return path, contents
+        return SavedCheckpoint(path, contents)
     if problems:
         raise InputError(
-            f'No checkpoint in "{work_dir}" can be resumed. {" ".join(problems)} Without --resume, '
-            'and with another --work-dir, training starts anew.'
+            f'No checkpoint in "{work_dir}" can be resumed. {" ".join(problems)} To start a new '
+            'training, omit --resume and set another --work-dir.'
         )
     return None
+
+
+def find_checkpoint(load_from: str | None, work_dir: str) -> SavedCheckpoint | None:
+    """Read the checkpoint to resume.
+
+    Args:
+        load_from (str, optional): Path or URL of the checkpoint; None for the
+            newest one of the work dir.
+        work_dir (str): The work dir.
+
+    Returns:
+        SavedCheckpoint | None: The checkpoint; None if the work dir has none.
+
+    Raises:
+        InputError: If the file cannot be read, or is no training checkpoint.
+    """
+    if load_from is None:
+        return find_resumable(work_dir)
+    contents = read_checkpoint(load_from, 'checkpoint')
+    if not _is_training_checkpoint(contents):
+        raise InputError(
+            f'"{load_from}" cannot be resumed: it is no training checkpoint. To start a new '
+            'training from its weights, set `load_from` without --resume.'
+        )
+    return SavedCheckpoint(load_from, contents)
+
+
+def check_same_checkpoint(found: SavedCheckpoint | None) -> None:
+    """Raise an error unless all processes resume the same checkpoint, or none.
+
+    Args:
+        found (SavedCheckpoint, optional): The checkpoint of this process.
+
+    Raises:
+        InputError: If the processes have found different checkpoints.
+    """
+    mine = None
+    if found is not None:
+        mine = (osp.basename(found.path), found.meta['epoch'], found.meta['iter'])
+    gathered = all_gather_object(mine)
+    if any(other != gathered[0] for other in gathered):
+        listed = ', '.join(
+            f'process {rank}: {other[0] if other else "none"}'
+            for rank, other in enumerate(gathered)
+        )
+        raise InputError(
+            f'The processes would resume different checkpoints ({listed}). The work dir must '
+            'be on a file system that all machines share, or be copied to each of them.'
+        )
+
+
+def _is_training_checkpoint(contents: dict[str, Any]) -> bool:
+    return 'state_dict' in contents and {'epoch', 'iter'} <= set(contents.get('meta') or ())

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Data workers that outlive a signal to the whole job, and not their parent."""
+"""Data workers that survive signals to the whole job, and end with their parent."""
 
 import multiprocessing
 import signal
@@ -20,11 +20,11 @@ _JOB_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 class _ShieldedStart:
-    """Starts a process with the signals of a job's end blocked, from its first instruction on.
+    """Starts a process with SIGTERM and SIGINT blocked from its first instruction.
 
-    A worker that died of them would take the training with it before it has
-    saved a checkpoint. Whoever ends such a worker has to kill it; torch and
-    Python's own exit call ``terminate``, which therefore does.
+    A worker that is ended by these signals ends the training before it has saved
+    a checkpoint. As the signals are blocked, ``terminate``, which torch and
+    Python call at exit, kills the worker.
     """
 
     _popen: Any
@@ -43,10 +43,10 @@ class _ShieldedStart:
 
 
 def _kill(popen: Any) -> None:
-    """Kill and reap a worker without torch taking its end for an accident."""
+    """Kill and reap a worker without an error of torch."""
     if popen.returncode is not None:
         return
-    # torch's SIGCHLD handler raises when a worker was killed; a reaped one it does not see.
+    # torch's SIGCHLD handler raises an error for killed workers, unless they were reaped.
     main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
     try:
@@ -58,11 +58,11 @@ def _kill(popen: Any) -> None:
 
 
 class ShieldedForkProcess(_ShieldedStart, ForkProcess):
-    """A forked worker that ignores the signals of a job's end."""
+    """A forked worker that ignores SIGTERM and SIGINT."""
 
 
 class ShieldedSpawnProcess(_ShieldedStart, SpawnProcess):
-    """A spawned worker that ignores the signals of a job's end."""
+    """A spawned worker that ignores SIGTERM and SIGINT."""
 
 
 class ShieldedForkContext(ForkContext):
@@ -81,11 +81,11 @@ def shield_workers(dataloader: DataLoader) -> None:
     """Let a loader's workers ignore SIGTERM and SIGINT, and end with their parent.
 
     They end when the loader ends them, when the parent exits, or some seconds
-    after it was killed (torch's workers look for their parent).
+    after it was killed (torch's workers check that their parent exists).
 
     Args:
         dataloader (DataLoader): Changed in place, before its first use. A
-            ``multiprocessing_context`` of its own is kept.
+            ``multiprocessing_context`` that is set is kept.
     """
     if dataloader.num_workers == 0 or dataloader.multiprocessing_context is not None:
         return

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What a pool's teachers cost, before a training is paid for."""
+"""Time and memory of the teachers' forward passes."""
 
 import copy
 import statistics
@@ -19,15 +19,16 @@ from mtkdrl_mm.models.classifier_output import run_classifier
 
 @dataclass(frozen=True)
 class ForwardCost:
-    """Cost of one teacher's forward pass.
+    """Time and memory of one teacher's forward pass.
 
     Attributes:
         parameters (int): Number of parameters.
-        seconds (float): Per image, with the conversion of the inputs.
-        share (float): Of a step's time: of all teachers' forward passes, and
-            the student's forward and backward pass.
+        seconds (float): Time per image, with the conversion of the inputs.
+        share (float): Share of the time of a training step, which is the sum of
+            all teachers' forward passes and the student's forward and backward
+            pass.
         weights_mib (float): Memory of parameters and buffers.
-        peak_mib (float): Memory on top, at the height of the pass.
+        peak_mib (float): Peak memory of the activations.
     """
 
     parameters: int
@@ -40,18 +41,19 @@ class ForwardCost:
 def forward_costs(
     distiller: MultiTeacherDistiller, inputs: Tensor, labels: Tensor, repeats: int = 5
 ) -> list[ForwardCost]:
-    """Measure all teachers on a batch, taking turns with the student.
+    """Measure the forward passes of all teachers on a batch, interleaved with the student's step.
 
     Args:
-        distiller (MultiTeacherDistiller): With loaded teachers. The student
-            comes out as it went in.
+        distiller (MultiTeacherDistiller): The distiller. The student's state and
+            mode are restored.
         inputs (Tensor): Images as normalised for the student, shape
             (B, 3, H, W).
         labels (Tensor): Shape (B,).
-        repeats (int): Timed turns; medians are taken. Defaults to 5.
+        repeats (int): Timed rounds, of which the median is taken. Defaults
+            to 5.
 
     Returns:
-        list[ForwardCost]: One per teacher.
+        list[ForwardCost]: One entry per teacher.
     """
     pool, student = distiller.teachers, distiller.student
 
@@ -90,15 +92,18 @@ def forward_costs(
 def _interleaved(
     actions: Sequence[Callable[[], Any]], repeats: int, device: torch.device
 ) -> list[float]:
-    """Median seconds of every action; turns, so that a noisy machine disturbs all alike."""
+    """Median seconds of every action.
+
+    The actions are interleaved: load on the machine then affects all of them alike.
+    """
     times: list[list[float]] = [[] for _ in actions]
-    for turn in range(repeats + 1):
+    for round_number in range(repeats + 1):
         for action, record in zip(actions, times):
             _synchronise(device)
             start = time.perf_counter()
             action()
             _synchronise(device)
-            if turn > 0:  # the first warms up
+            if round_number > 0:  # the first one is a warm-up
                 record.append(time.perf_counter() - start)
     return [statistics.median(record) for record in times]
 
@@ -109,10 +114,16 @@ def _synchronise(device: torch.device) -> None:
 
 
 def peak_memory(action: Callable[[], Any], device: torch.device) -> float:
-    """Memory that an action takes at its height beyond what is held before, in MiB.
+    """Peak memory that an action allocates beyond what is allocated before, in MiB.
 
-    On a GPU as its allocator counts it; on the CPU the sum of torch's own
-    allocations, whatever the operating system makes of them.
+    On a GPU it is measured by torch's allocator, on the CPU by torch's profiler.
+
+    Args:
+        action (Callable): The code to measure.
+        device (torch.device): The device that it runs on.
+
+    Returns:
+        float: The memory in MiB.
     """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One step of gradient descent, looked at and not taken."""
+"""Meta-gradients through one step of gradient descent."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,9 +11,9 @@ from torch.func import functional_call  # type: ignore[attr-defined]
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.classifier_output import run_classifier
-from mtkdrl_mm.rl.distributed import all_reduce_mean
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.structures.step_terms import cross_entropy
+from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 Vectors = list[Tensor]
 
@@ -37,10 +37,10 @@ class _Student(nn.Module):
 
 
 class LookAhead:
-    r"""Slopes of the per-image losses along the gradient on hard images.
+    r"""Directional derivatives of the per-image losses along the hard images' gradient.
 
     With :math:`\theta' = \theta - \eta \nabla_\theta L(w)` and v the gradient
-    of the cross entropy on hard images at :math:`\theta'`, the directional_derivatives are
+    of the cross entropy on hard images at :math:`\theta'`, they are
     :math:`\langle v, \nabla_\theta KL_i^m \rangle` and
     :math:`\langle v, \nabla_\theta D_i^m \rangle` at :math:`\theta`. All of
     them come from one backward pass and its derivative: with factors u, all
@@ -69,7 +69,7 @@ class LookAhead:
         hard: tuple[Tensor, Tensor] | None,
         seed: int,
     ) -> tuple[Tensor, Tensor] | None:
-        """Look ahead from the student as it is.
+        """Directional derivatives at the student as it is.
 
         Args:
             terms (StepTerms): The step's record for B images and M teachers,
@@ -80,9 +80,8 @@ class LookAhead:
             seed (int): Decides dropout masks, the same for all passes.
 
         Returns:
-            tuple[Tensor, Tensor] | None: Slopes of the logit and of the
-            feature losses, each of shape (B, M); None if no process has hard
-            images.
+            tuple[Tensor, Tensor] | None: Those of the logit and of the feature
+            losses, each of shape (B, M); None if no process has hard images.
         """
         count = torch.tensor(0.0 if hard is None else len(hard[0]), device=terms.labels.device)
         mean_count = all_reduce_mean(count)
@@ -92,13 +91,9 @@ class LookAhead:
         leaves = [p.detach().requires_grad_() for p in start]
         with _differentiable_attention():
             there = self._run(names, leaves, seed, terms.inputs, terms)
-        loss = (
-            there.student_ce
-            + there.alpha * (weights.logit * there.logit_loss).sum(dim=1)
-            + there.beta * (weights.feature * there.feature_loss).sum(dim=1)
-        ).mean()
-        pull = self._mean(_gradients(loss, leaves, retain_graph=True))
-        ahead = [(p.detach() - self.rate * g).requires_grad_() for p, g in zip(leaves, pull)]
+        loss = there.student_losses(weights).mean()
+        step = self._mean(_gradients(loss, leaves, retain_graph=True))
+        ahead = [(p.detach() - self.rate * g).requires_grad_() for p, g in zip(leaves, step)]
         share = count / mean_count
         direction = self._mean([g * share for g in self._hard_gradient(names, ahead, hard, seed)])
 
@@ -107,8 +102,8 @@ class LookAhead:
         along = [
             (g * v).sum() for g, v in zip(_gradients(total, leaves, create_graph=True), direction)
         ]
-        directional_derivatives = _gradients(torch.stack(along).sum(), factors)
-        return directional_derivatives[0], directional_derivatives[1]
+        logit, feature = _gradients(torch.stack(along).sum(), factors)
+        return logit, feature
 
     def _run(self, names: Sequence[str], parameters: Vectors, seed: int, *args: Any) -> Any:
         state = {f'student.{name}': value for name, value in zip(names, parameters)}

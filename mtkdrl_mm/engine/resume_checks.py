@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Whether a checkpoint is of the training that is to be resumed."""
+"""Checks that a checkpoint belongs to the training that is resumed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,29 +8,29 @@ from torch import nn
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import summarise
+from mtkdrl_mm.utils.class_names import class_names
 
-# The hooks that belong to a method.
+# Hooks that are part of a distillation method.
 _METHOD_HOOKS = ('agent', 'meta_learning')
-# Where files are may change; what is in them is compared elsewhere.
-_PLACES = ('cfg_path', 'checkpoint', 'init_cfg', 'pretrained', 'centers', 'data_preprocessor')
+# Keys that may change: paths, and what is compared when the weights are loaded.
+_IGNORED_KEYS = ('cfg_path', 'checkpoint', 'init_cfg', 'pretrained', 'centers', 'data_preprocessor')
 _REMEDY = (
-    'Resume with the config of before, give this training another --work-dir, or start it from '
-    'the weights alone with `load_from`.'
+    'Resume with the same config, set another --work-dir for this training, or start it from the '
+    'weights alone with `load_from`.'
 )
 
 
 def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
-    """What makes a training that one and not another: model, teachers, method.
+    """Collect the settings that identify a training: model, teachers and method.
 
-    Numbers such as learning rates may change between two parts of a training,
-    except for the number of classes. Shapes are compared when the weights are
-    loaded.
+    Numbers such as learning rates may change when a training is resumed, except
+    for the number of classes. Shapes are compared when the weights are loaded.
 
     Args:
         cfg (dict): The whole config.
 
     Returns:
-        dict[str, str]: Config keys and their values as text.
+        dict[str, str]: Config keys, and their values as text.
     """
     model = cfg.get('model')
     if not isinstance(model, dict):
@@ -56,7 +56,7 @@ def _teacher_name(teacher: dict[str, Any]) -> str:
 def _walk(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for name, child in value.items():
-            if name not in _PLACES:
+            if name not in _IGNORED_KEYS:
                 yield from _walk(f'{key}.{name}', child)
     elif isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
         for index, child in enumerate(value):
@@ -68,16 +68,16 @@ def _walk(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]) -> None:
-    """Compare a config with that of a checkpoint.
+    """Raise an error if a checkpoint is of another training than the config.
 
     Args:
-        cfg (dict): The config of the training that is to be resumed.
-        path (str): The checkpoint, for the message.
-        contents (dict): What is in it. Checkpoints of other programs have no
-            description and are not compared.
+        cfg (dict): The config of the training.
+        path (str): Path of the checkpoint, for the message.
+        contents (dict): Contents of the checkpoint. Those of other programs have
+            no description of the training, and are not compared.
 
     Raises:
-        InputError: If model, teachers or method are others.
+        InputError: If model, teachers or method differ.
     """
     before = contents['meta'].get('training')
     if not isinstance(before, dict):
@@ -85,7 +85,7 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
     now = describe_training(cfg)
     keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     if 'model.type' in keys:
-        keys = ['model.type']  # all else differs for that reason
+        keys = ['model.type']  # the other differences follow from it
     differences = [
         f'`{key}` was {_phrase(before.get(key))} and is {_phrase(now.get(key))}'
         for key in sorted(keys, key=lambda key: (not key.startswith('model'), key))
@@ -99,17 +99,17 @@ def _phrase(value: str | None) -> str:
 
 
 def check_same_classes(before: Any, now: Any, path: str) -> None:
-    """Compare the classes of the training data with those of a checkpoint.
+    """Raise an error if a checkpoint has other classes than the training data.
 
     Args:
         before (dict | None): The checkpoint's ``dataset_meta``.
         now (dict | None): The data set's ``metainfo``.
-        path (str): The checkpoint, for the message.
+        path (str): Path of the checkpoint, for the message.
 
     Raises:
         InputError: If number, names or order differ.
     """
-    old, new = (list((meta or {}).get('classes') or ()) for meta in (before, now))
+    old, new = class_names(before), class_names(now)
     if not old or not new or old == new:
         return
     if len(old) != len(new):
@@ -124,27 +124,29 @@ def check_same_classes(before: Any, now: Any, path: str) -> None:
 
 
 def load_whole(model: nn.Module, state: dict[str, Any], path: str) -> str:
-    """Load a model's state on resuming: all of it.
+    """Load the complete state of a model on resuming.
 
     Args:
         model (nn.Module): The model.
-        state (dict): Its saved state.
-        path (str): The checkpoint, for the message.
+        state (dict): The saved state.
+        path (str): Path of the checkpoint, for the message.
 
     Returns:
-        str: What was loaded, for the log.
+        str: A line for the log.
 
     Raises:
-        InputError: If anything is missing, left over, or of another shape.
+        InputError: If a tensor is missing, unexpected, or of another shape.
     """
     state = {key.removeprefix('module.'): value for key, value in state.items()}
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
     shapes = [
-        f'{key} was {tuple(state[key].shape)} and is {tuple(own[key].shape)}'
-        for key in own
-        if key in state and hasattr(own[key], 'shape') and state[key].shape != own[key].shape
+        f'{key} was {tuple(state[key].shape)} and is {tuple(expected[key].shape)}'
+        for key in expected
+        if key in state
+        and hasattr(expected[key], 'shape')
+        and state[key].shape != expected[key].shape
     ]
     parts = [
         f'{label} {summarise(keys, 3)}'
@@ -158,4 +160,4 @@ def load_whole(model: nn.Module, state: dict[str, Any], path: str) -> str:
     if parts:
         raise InputError(f'"{path}" is of another training: {"; ".join(parts)}. {_REMEDY}')
     model.load_state_dict(state)
-    return f'{type(model).__name__}: resumed {len(own)}/{len(own)} tensors of {path}'
+    return f'{type(model).__name__}: resumed {len(expected)}/{len(expected)} tensors of {path}'

@@ -1,10 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""mmengine's runner, of which nothing is lost."""
+"""mmengine's runner with exact resuming and durable checkpoints."""
 
 import logging
 import os
 import os.path as osp
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
@@ -12,10 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
-from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -24,19 +20,23 @@ from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.registry import RUNNERS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
-from mtkdrl_mm.utils.files import (
-    MEDIUM_ERRORS,
-    PARTIAL_SUFFIX,
-    describe_medium_error,
-    replace_file,
-)
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
+from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 from .build_dataloader import build_dataloader
-from .checkpoint_files import find_resumable, last_checkpoint_named
+from .checkpoint_files import (
+    SavedCheckpoint,
+    check_same_checkpoint,
+    find_checkpoint,
+    last_checkpoint_named,
+)
+from .full_disk import WriteErrorGuard, report_write_error_once
+from .log_history import bound_log_history
 from .resume_checks import check_same_classes, check_same_training, describe_training, load_whole
+from .scale_learning_rate import scale_learning_rate
 from .work_dir_lock import WorkDirLock
 
-# mmengine's own components, and those that take their place.
+# mmengine's components and their replacements.
 _LOOPS = {
     'EpochBasedTrainLoop': 'mtkdrl_mm.ResumableEpochLoop',
     'IterBasedTrainLoop': 'mtkdrl_mm.ResumableIterLoop',
@@ -45,44 +45,81 @@ _HOOKS = {
     'CheckpointHook': 'mtkdrl_mm.DurableCheckpointHook',
     'ParamSchedulerHook': 'mtkdrl_mm.ElasticParamSchedulerHook',
 }
-# Entries of a log history that are kept at least: more than any usual window.
-_MIN_HISTORY = 1000
+# Hook methods that write logs, so that a full disk must not end the training in them.
+_GUARDED_HOOK_METHODS = ('after_train_iter', 'after_val_epoch', 'after_train_epoch')
 
 
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
-    """mmengine's runner for trainings that are interrupted, moved and resumed.
+    """mmengine's runner for trainings that may be interrupted and resumed.
 
-    It differs from mmengine's in this:
+    It differs from mmengine's runner as follows:
 
-    - Training loops, checkpoint hook and schedule hook of mmengine are replaced
-      by those of this package, and there is a :class:`PreemptionHook`.
-    - Checkpoints are read as plain data, and written wholly or not at all.
-      They say where the training is, whatever the batch size, and hold a
-      bounded log history.
-    - ``resume`` finds the newest readable checkpoint of the work dir, and stops
-      where the checkpoint is of another training.
-    - Two trainings cannot use one work dir at once.
+    - mmengine's training loops, ``CheckpointHook`` and ``ParamSchedulerHook``
+      are replaced by those of this package, and a :class:`PreemptionHook` is
+      added.
+    - Checkpoints are read as plain data, and written completely or not at all.
+      They hold the position in images, which does not depend on the batch size,
+      and a bounded log history.
+    - ``resume`` takes the newest readable checkpoint of the work dir, and raises
+      an error if the checkpoint is of another training.
+    - Two trainings cannot use one work dir at the same time.
     - Data workers survive signals to the whole job.
-    - A full disk stops hooks from writing, and not the training.
+    - On a full disk hooks fail to write, but the training continues.
 
-    For any OpenMMLab config: ``runner_type = 'mtkdrl_mm.ResumableRunner'`` with
-    ``custom_imports = dict(imports=['mtkdrl_mm'])``; this package's tools use it
-    without being told. The arguments are those of mmengine's ``Runner``.
+    It works with any OpenMMLab config that has
+    ``runner_type = 'mtkdrl_mm.ResumableRunner'`` and
+    ``custom_imports = dict(imports=['mtkdrl_mm'])``; the tools of this package
+    use it by default. The arguments are those of mmengine's ``Runner``.
 
-    A hook may have two more methods: ``gather_state()`` is called on all
-    processes before the main process saves a checkpoint, and ``release()``
-    when training has ended in any way, an error included.
+    Hooks may have two more methods: ``gather_state()`` is called on all
+    processes before the main process saves a checkpoint, and ``release()`` is
+    called when training has ended, also by an error.
+
+    Example:
+        >>> import torch
+        >>> from mmengine.model import BaseModel
+        >>> from mtkdrl_mm.engine.runner import ResumableRunner
+        >>> class Model(BaseModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight = torch.nn.Parameter(torch.ones(1))
+        ...     def forward(self, inputs, mode):
+        ...         return dict(loss=(self.weight * inputs).square().mean())
+        >>> settings = dict(
+        ...     work_dir='work_dir',
+        ...     train_dataloader=torch.utils.data.DataLoader(
+        ...         torch.ones(4, 1), collate_fn=lambda batch: dict(inputs=torch.stack(batch))
+        ...     ),
+        ...     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        ...     log_level='ERROR',
+        ... )
+        >>> one_epoch = dict(by_epoch=True, max_epochs=1)
+        >>> runner = ResumableRunner(Model(), train_cfg=one_epoch, **settings)
+        >>> runner.train().weight.item() < 0.5
+        True
+        >>> runner = ResumableRunner(
+        ...     Model(), train_cfg=dict(by_epoch=True, max_epochs=2),
+        ...     resume=True, experiment_name='resumed', **settings
+        ... )
+        >>> _ = runner.train()
+        >>> runner.iter
+        8
     """
 
+    #: The lock of the work dir; set and released in `train`, on the main process only.
     _lock: WorkDirLock | None = None
+    #: The checkpoint to resume; set before it is loaded by `from_cfg` (so that it is compared
+    #: with the config before anything is built), `load_or_resume` or `resume`; read by
+    #: `load_checkpoint`; dropped at the end of `resume`.
+    _found: SavedCheckpoint | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
-        """Build a runner from a config; where it resumes, look at the checkpoint first."""
+        """Build a runner from a config; a checkpoint to resume is compared with it first."""
         found = None
         if cfg.get('resume'):
-            found = cls._find_checkpoint(cfg.get('load_from'), cfg.get('work_dir'))
+            found = find_checkpoint(cfg.get('load_from'), cfg.get('work_dir'))
             if found is not None:
                 check_same_training(cfg, *found)
         runner = super().from_cfg(cfg)
@@ -90,32 +127,18 @@ class ResumableRunner(Runner):
         runner._found = found
         return runner
 
-    _found: tuple[str, dict[str, Any]] | None = None
-
-    @staticmethod
-    def _find_checkpoint(load_from: str | None, work_dir: str) -> tuple[str, dict[str, Any]] | None:
-        if load_from is None:
-            return find_resumable(work_dir)
-        contents = read_checkpoint(load_from, 'checkpoint')
-        if 'state_dict' not in contents or not {'epoch', 'iter'} <= set(contents.get('meta') or ()):
-            raise InputError(
-                f'"{load_from}" cannot be resumed: it is no training checkpoint. To start a new '
-                'training from its weights, set `load_from` without --resume.'
-            )
-        return load_from, contents
-
     # -- Components -------------------------------------------------------------------------
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
-        """Build the logger; a full disk costs lines of the log file, not a traceback for each."""
+        """Build the logger; a log file on a full disk is reported once."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
-                _say_once_when_full(handler)
+                report_write_error_once(handler)
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
-        """Register mmengine's default hooks, with this package's in place of some."""
+        """Register the default hooks, some of them replaced by those of this package."""
         hooks = {} if hooks is None else dict(hooks)
         defaults = dict(
             checkpoint=dict(type='CheckpointHook'),
@@ -123,7 +146,7 @@ class ResumableRunner(Runner):
             preemption=dict(type='mtkdrl_mm.PreemptionHook'),
         )
         for key, default in defaults.items():
-            hook = hooks.get(key, default)  # None switches a hook off
+            hook = hooks.get(key, default)  # None disables a hook
             if isinstance(hook, dict) and hook.get('type') in _HOOKS:
                 hook = {**hook, 'type': _HOOKS[hook['type']]}
             hooks[key] = hook
@@ -132,7 +155,7 @@ class ResumableRunner(Runner):
         super().register_default_hooks(hooks)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop, a resumable one in place of mmengine's."""
+        """Build the training loop; mmengine's loops are replaced by resumable ones."""
         if isinstance(loop, dict):
             loop = ConfigDict(loop)
             by_epoch = loop.get('by_epoch')
@@ -148,7 +171,7 @@ class ResumableRunner(Runner):
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """Build a data loader, check it, and let its workers survive signals to the whole job.
+        """Build and check a data loader, whose workers survive signals to the whole job.
 
         Args:
             dataloader (DataLoader | dict): A loader, or its config.
@@ -160,20 +183,20 @@ class ResumableRunner(Runner):
             DataLoader: The loader.
 
         Raises:
-            InputError: If training would make no step.
+            InputError: If an epoch would have no step.
         """
         return build_dataloader(dataloader, seed, diff_rank_seed, self.model)
 
     # -- Training ---------------------------------------------------------------------------
 
     def train(self) -> nn.Module:
-        """Launch training, alone in its work dir."""
-        self._take_work_dir()
+        """Launch training, with a lock on the work dir."""
+        self._lock_work_dir()
         if not self._resume and last_checkpoint_named(self.work_dir) is not None:
             self.logger.warning(
-                f'{self.work_dir} holds the checkpoints of an earlier training, and this one '
-                'starts anew and will overwrite them. To go on with that one, end this and add '
-                '--resume; to keep both, give another --work-dir.'
+                f'{self.work_dir} holds the checkpoints of an earlier training, which this one '
+                'will overwrite. To continue the earlier training, stop this one and add '
+                '--resume; to keep both, set another --work-dir.'
             )
         try:
             return super().train()
@@ -184,7 +207,7 @@ class ResumableRunner(Runner):
             if self._lock is not None:
                 self._lock.release()
 
-    def _take_work_dir(self) -> None:
+    def _lock_work_dir(self) -> None:
         problem = None
         if is_main_process():
             self._lock = WorkDirLock(self.work_dir)
@@ -197,72 +220,40 @@ class ResumableRunner(Runner):
             raise InputError(problem)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call all hooks; one that cannot write to a full disk does not end the training."""
-        if fn_name not in ('after_train_iter', 'after_val_epoch', 'after_train_epoch'):
+        """Call all hooks; a hook that cannot write to a full disk does not end the training."""
+        if fn_name not in _GUARDED_HOOK_METHODS:
             super().call_hook(fn_name, **kwargs)
             return
+        if not hasattr(self, '_write_errors'):
+            self._write_errors = WriteErrorGuard(self.logger, self.work_dir)
         for hook in self._hooks:
-            if not hasattr(hook, fn_name):
-                continue
-            try:
-                getattr(hook, fn_name)(self, **kwargs)
-            except OSError as error:
-                if error.errno not in MEDIUM_ERRORS:
-                    raise
-                self._warn_once(hook, error)
-
-    def _warn_once(self, hook: Hook, error: OSError) -> None:
-        name = type(hook).__name__
-        warned = self.__dict__.setdefault('_warned_hooks', set())
-        if name not in warned:
-            warned.add(name)
-            path = error.filename or self.work_dir
-            self.logger.error(
-                f'{name}: {describe_medium_error(error, str(path))}. Training goes on; what '
-                'this hook writes is missing until there is space.'
-            )
+            if hasattr(hook, fn_name):
+                self._write_errors.call(hook, getattr(hook, fn_name), self, **kwargs)
 
     # -- Checkpoints ------------------------------------------------------------------------
 
     def load_or_resume(self) -> None:
-        """Load or resume a checkpoint."""
+        """Load the weights of ``load_from``, or resume a checkpoint."""
         if self._has_loaded:
             return
         if not self._resume:
             super().load_or_resume()
             return
         if self._found is None:
-            self._found = self._find_checkpoint(self._load_from, self.work_dir)
-        self._check_same_everywhere()
+            self._found = find_checkpoint(self._load_from, self.work_dir)
+        check_same_checkpoint(self._found)
         if self._found is None:
             self.logger.info(
                 f'There is no checkpoint in {self.work_dir}: training starts from the beginning.'
             )
             return
-        self.logger.info(f'Resuming from {self._found[0]}.')
-        self.resume(self._found[0])
+        self.logger.info(f'Resuming from {self._found.path}.')
+        self.resume(self._found.path)
 
     def dump_config(self) -> None:
-        """Write the config to the work dir; on resuming, only when all checks have passed."""
+        """Write the config to the work dir; on resuming, only after all checks have passed."""
         if not self._resume or self._has_loaded:
             super().dump_config()
-
-    def _check_same_everywhere(self) -> None:
-        """Make sure that all processes resume the same checkpoint, or none."""
-        mine = None
-        if self._found is not None:
-            meta = self._found[1]['meta']
-            mine = (osp.basename(self._found[0]), meta['epoch'], meta['iter'])
-        found = all_gather_object(mine)
-        if any(other != found[0] for other in found):
-            listed = ', '.join(
-                f'process {rank}: {other[0] if other else "none"}'
-                for rank, other in enumerate(found)
-            )
-            raise InputError(
-                f'The processes would resume different checkpoints ({listed}). The work dir must '
-                'be on a file system that all machines share, or be copied to each of them.'
-            )
 
     def resume(
         self,
@@ -274,7 +265,7 @@ class ResumableRunner(Runner):
         """Resume a training, also with another batch size or number of processes.
 
         Args:
-            filename (str): The checkpoint.
+            filename (str): Path or URL of the checkpoint.
             resume_optimizer (bool): Whether to resume the optimiser's state.
                 Defaults to True.
             resume_param_scheduler (bool): Whether to resume the schedules.
@@ -284,46 +275,38 @@ class ResumableRunner(Runner):
         Raises:
             InputError: If the file cannot be read, or is of another training.
         """
-        if self._found is None or self._found[0] != filename:
-            self._found = self._find_checkpoint(filename, self.work_dir)
+        if self._found is None or self._found.path != filename:
+            self._found = find_checkpoint(filename, self.work_dir)
             assert self._found is not None
             check_same_training(self.cfg, *self._found)
-        meta = self._found[1]['meta']
+        meta = self._found.meta
         dataset = self.train_dataloader.dataset
         check_same_classes(meta.get('dataset_meta'), getattr(dataset, 'metainfo', None), filename)
-        # A training loop that is not built yet is built by the parent's method.
+        # The parent's method builds the training loop if that has not been done.
         super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
         self._found = None
-        position = getattr(self.train_loop, 'resume', None)
-        difference = position(meta.get('progress')) if position is not None else ''
+        resume_loop = getattr(self.train_loop, 'resume', None)
+        changes = resume_loop(meta.get('progress')) if resume_loop is not None else ''
         self.dump_config()
-        if difference:
-            self.logger.warning(f'{difference} {self._adapt_learning_rate(meta["progress"])}')
+        if changes:
+            self.logger.warning(f'{changes} {self._adapt_learning_rate(meta["progress"])}')
 
     def _adapt_learning_rate(self, saved: dict[str, Any]) -> str:
-        """Scale a resumed learning rate with the batch size if that was asked for."""
+        """Scale a resumed learning rate with the batch size, if `auto_scale_lr` is enabled."""
         sampler = self.train_loop.batch_sampler
         before = saved['batch_size'] * saved['world_size']
         if sampler.images_per_step == before:
             return ''
-        groups = self.optim_wrapper.param_groups
+        factor = sampler.images_per_step / before
+        group = self.optim_wrapper.param_groups[0]
         if not (self.auto_scale_lr or {}).get('enable'):
             return (
-                f'The learning rate stays {groups[0]["lr"]:.4g}; --auto-scale-lr would scale it '
-                f'by {sampler.images_per_step / before:g}.'
+                f'The learning rate stays {group["lr"]:.4g}; --auto-scale-lr would scale it by '
+                f'{factor:g}.'
             )
-        factor = sampler.images_per_step / before
-        for group in groups:
-            for key in ('lr', 'initial_lr'):
-                if key in group:
-                    group[key] *= factor
         schedulers = self.param_schedulers if isinstance(self.param_schedulers, list) else []
-        for scheduler in schedulers:
-            if scheduler.param_name == 'lr':
-                scheduler.base_values = [value * factor for value in scheduler.base_values]
-                if hasattr(scheduler, '_last_value'):
-                    scheduler._last_value = [value * factor for value in scheduler._last_value]
-        return f'The learning rate was scaled by {factor:g} to {groups[0]["lr"]:.4g}.'
+        scale_learning_rate(self.optim_wrapper, schedulers, factor)
+        return f'The learning rate was scaled by {factor:g} to {group["lr"]:.4g}.'
 
     def load_checkpoint(
         self,
@@ -332,13 +315,13 @@ class ResumableRunner(Runner):
         strict: bool = False,
         revise_keys: list | None = None,
     ) -> dict[str, Any]:
-        """Load weights: all of the network's, or none.
+        """Load the weights of a network completely, or raise an error.
 
         Args:
-            filename (str): The checkpoint.
+            filename (str): Path or URL of the checkpoint.
             map_location (str | Callable): Not used: files are read on the CPU.
-            strict (bool): Not used: it is always so.
-            revise_keys (list, optional): Not used: prefixes are found by what fits.
+            strict (bool): Not used: loading is always strict.
+            revise_keys (list, optional): Not used: prefixes are found by matching.
 
         Returns:
             dict[str, Any]: The checkpoint's contents.
@@ -346,32 +329,28 @@ class ResumableRunner(Runner):
         Raises:
             InputError: If the file cannot be read or does not fit.
         """
-        resuming = self._found is not None and self._found[0] == filename
+        resuming = self._found is not None and self._found.path == filename
         if resuming:
             assert self._found is not None
-            contents = self._found[1]
+            contents = self._found.contents
         else:
             contents = read_checkpoint(filename, 'checkpoint')
-        # mmengine would execute a config that it finds there.
+        # mmengine executes a config under this key.
         if isinstance(contents.get('meta'), dict):
             contents['meta'].pop('config', None)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrap_model(self.model)
         if resuming:
             self.call_hook('after_load_checkpoint', checkpoint=contents)
             message = load_whole(model, contents['state_dict'], filename)
         else:
             role = 'student' if hasattr(model, 'student') else 'network'
             message = load_network_weights(model, contents, filename, role)
-            # Hooks see the names of the model, whatever those in the file were.
+            # Hooks get the model's names, which may differ from those in the file.
             contents = {**contents, 'state_dict': model.state_dict()}
             self.call_hook('after_load_checkpoint', checkpoint=contents)
         self.logger.info(message)
         self._has_loaded = True
         return contents
-
-    @property
-    def _unwrapped(self) -> nn.Module:
-        return self.model.module if is_model_wrapper(self.model) else self.model
 
     def save_checkpoint(
         self,
@@ -384,21 +363,21 @@ class ResumableRunner(Runner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Save a checkpoint, wholly or not at all. To be called on all processes.
+        """Save a checkpoint completely, or not at all. Must be called on all processes.
 
         Args:
             out_dir (str): The folder.
-            filename (str): Name of the file in it.
+            filename (str): Name of the file.
             file_client_args (dict, optional): See mmengine.
             save_optimizer (bool): Whether to save the optimiser. Defaults to True.
             save_param_scheduler (bool): Whether to save the schedules. Defaults to True.
-            meta (dict, optional): What else to write down. Defaults to None.
-            by_epoch (bool): Whether it is an epoch's end. Defaults to True.
+            meta (dict, optional): Further entries of ``meta``. Defaults to None.
+            by_epoch (bool): Whether an epoch has ended. Defaults to True.
             backend_args (dict, optional): See mmengine.
 
         Raises:
-            OSError: On all processes, if the medium refuses. An older file of that name is
-                then still there.
+            OSError: On all processes, if the file cannot be written. An older file of that
+                name is then unchanged.
         """
         for hook in self._hooks:
             if hasattr(hook, 'gather_state'):
@@ -409,15 +388,15 @@ class ResumableRunner(Runner):
         if hasattr(self.train_loop, 'progress'):
             meta['progress'] = self.train_loop.progress(meta['epoch'], meta['iter'])
         meta['training'] = describe_training(self.cfg)
-        student_cfg = getattr(self._unwrapped, 'student_cfg', None)
+        student_cfg = getattr(unwrap_model(self.model), 'student_cfg', None)
         if student_cfg is not None:
             meta['student_cfg'] = student_cfg
-        self._bound_history()
+        bound_log_history(self.message_hub, self.log_processor, len(self.train_dataloader))
         local = '://' not in str(out_dir) and file_client_args is None and not backend_args
         written = filename + PARTIAL_SUFFIX if local else filename
         problem: OSError | None = None
         try:
-            # Of the parent's method only the main process runs anything.
+            # Only the main process writes in the parent's method.
             super().save_checkpoint(
                 out_dir,
                 written,
@@ -434,45 +413,14 @@ class ResumableRunner(Runner):
             problem = error
             with suppress(OSError):
                 os.remove(osp.join(out_dir, written))
-        # What the main process could not do, no process did: they must take the same way.
+        # All processes raise the main process's error, and continue in the same way.
         number, text = _from_main((problem.errno, problem.strerror) if problem else (0, None))
         if number or text:
             raise OSError(number, text, osp.join(out_dir, filename)) from problem
 
-    def _bound_history(self) -> None:
-        """Cut what no later log line needs off the log history; in mmengine it only grows."""
-        windows = [self.log_processor.window_size, _MIN_HISTORY]
-        for item in self.log_processor.custom_cfg:
-            window = item.get('window_size', 0)
-            if window == 'global':
-                return
-            windows.append(len(self.train_dataloader) if window == 'epoch' else window)
-        limit = max(int(window) for window in windows)
-        for buffer in self.message_hub.log_scalars.values():
-            assert isinstance(buffer, HistoryBuffer)
-            buffer._log_history = buffer._log_history[-limit:]
-            buffer._count_history = buffer._count_history[-limit:]
-
-
-def _say_once_when_full(handler: logging.FileHandler) -> None:
-    """Report a log file that cannot be written in one sentence, on the console."""
-    report = handler.handleError
-    said: list[OSError] = []
-
-    def handle_error(record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError) or error.errno not in MEDIUM_ERRORS:
-            report(record)
-        elif not said:
-            said.append(error)
-            problem = describe_medium_error(error, handler.baseFilename)
-            print(f'The log file {problem}. Training goes on.', file=sys.stderr)
-
-    handler.handleError = handle_error  # type: ignore[method-assign]
-
 
 def _from_main(value: Any) -> Any:
-    """The main process's value, on all processes."""
+    """Broadcast a value of the main process to all processes."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return value
     values = [copy(value)]

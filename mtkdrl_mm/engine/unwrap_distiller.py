@@ -1,27 +1,27 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The distiller behind a runner."""
+"""Access to the distiller of a runner."""
 
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
 def unwrap_distiller(runner: Runner, hook: str) -> MultiTeacherDistiller:
-    """Unwrap the runner's model.
+    """Return the runner's model, which must be a distiller.
 
     Args:
         runner (Runner): The runner.
-        hook (str): Name of the hook that asks, for the message.
+        hook (str): Name of the calling hook, for the message.
 
     Returns:
-        MultiTeacherDistiller: The model, without a DDP wrapper.
+        MultiTeacherDistiller: The model, without wrappers such as DDP.
 
     Raises:
         InputError: If the model is no distiller.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap_model(runner.model)
     if not isinstance(model, MultiTeacherDistiller):
         raise InputError(
             f'{hook} works with a MultiTeacherDistiller, but the model is a '

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One training per work dir."""
+"""Lock of a work dir."""
 
 import errno
 import fcntl
@@ -19,13 +19,13 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class WorkDirLock:
-    """Keeps two trainings from overwriting each other's files.
+    """Exclusive lock that prevents two trainings in one work dir.
 
-    The file ``.lock`` in the work dir names host, process and start of the
-    training that holds it. The lock itself is one of the operating system, so
-    that it ends with its process, however that ends: a file that is left over is no
-    obstacle. Where the file system has no locks, the file's contents decide:
-    a process of this host that is still alive keeps others out.
+    The file ``.lock`` in the work dir holds host, process and start time of the
+    training that has the lock. It is a lock of the operating system, which ends
+    with its process in any case: a file that is left over blocks nothing. On a
+    file system without locks, the contents of the file decide: the work dir is
+    locked while a process of this host with the recorded number exists.
 
     Args:
         work_dir (str): An existing folder.
@@ -36,15 +36,15 @@ class WorkDirLock:
         self._handle: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            InputError: If another training holds it.
+            InputError: If another training holds the lock.
         """
         while self._handle is None:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                # A record lock: in contrast to flock's, data workers do not inherit it.
+                # A record lock: data workers do not inherit it, unlike a lock of flock.
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = self._read(handle)
@@ -62,7 +62,7 @@ class WorkDirLock:
         self._write(self._handle)
 
     def release(self) -> None:
-        """Give the lock back and remove the file."""
+        """Release the lock and remove the file."""
         if self._handle is None:
             return
         with suppress(OSError):
@@ -82,8 +82,8 @@ class WorkDirLock:
         if here and holder.get('pid') != os.getpid() and _is_alive(holder.get('pid')):
             raise InputError(self._refusal(holder))
         print_log(
-            f'The file system of "{osp.dirname(self.path)}" has no locks: two trainings in this '
-            'work dir at once would not be noticed.',
+            f'The file system of "{osp.dirname(self.path)}" has no locks: two simultaneous '
+            'trainings in this work dir would not be detected.',
             'current',
         )
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -105,22 +105,22 @@ class WorkDirLock:
             pid=os.getpid(),
             started=time.strftime('%Y-%m-%d %H:%M:%S'),
         )
-        # The lock matters, not the text: a full disk is no reason to stop here.
+        # The text is for messages only: a full disk must not end the training here.
         with suppress(OSError):
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(content).encode(), 0)
 
     def _refusal(self, holder: dict[str, Any]) -> str:
-        who = 'another process'
+        owner = 'another process'
         if holder:
-            who = (
+            owner = (
                 f'process {holder.get("pid")} on {holder.get("host")}, '
                 f'started {holder.get("started")}'
             )
         return (
-            f'The work dir "{osp.dirname(self.path)}" is in use by another training ({who}), and '
-            'two would overwrite each other. Wait for it, end it, or give this one another '
-            '--work-dir.'
+            f'The work dir "{osp.dirname(self.path)}" is in use by another training ({owner}), and '
+            'two would overwrite each other. Wait for it, stop it, or set another --work-dir for '
+            'this one.'
         )
 
 

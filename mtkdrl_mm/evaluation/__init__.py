@@ -1,5 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What can be said of teachers before training. Nothing here runs a network."""
+"""Statistics of teachers' predictions: accuracy, calibration, agreement, preprocessing.
+
+The functions take logits and labels; none of them runs a network.
+"""
 
 from .agreement import Agreement, agreement
 from .calibration import calibrated_log_likelihood, expected_calibration_error, log_likelihood

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""How well a classifier's confidence fits its accuracy."""
+"""Calibration error and log-likelihood of a classifier."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 15) -> float:
-    r"""Mean distance between confidence and accuracy, over bins of confidence.
+    r"""Compute the expected calibration error (ECE).
 
     .. math::
         \sum_b \frac{n_b}{N} | \mathrm{acc}_b - \mathrm{conf}_b |
@@ -19,7 +19,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
     Args:
         logits (Tensor): Shape (N, C).
         labels (Tensor): Shape (N,).
-        num_bins (int): Bins of equal width. Defaults to 15.
+        num_bins (int): Number of confidence bins of equal width. Defaults to 15.
 
     Returns:
         float: Between 0 and 1.
@@ -33,16 +33,17 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log probability of each image's label, shape (N,), float64."""
+    """Compute the log probability of each image's label, shape (N,), float64."""
     log_probs = logits.double().log_softmax(dim=1)
     return log_probs.gather(1, labels[:, None])[:, 0]
 
 
 def calibrated_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log probability of each image's label at the temperature that fits best.
+    """Compute the log probability of each image's label after temperature scaling.
 
-    Over-confident classifiers gain from whatever makes them less confident,
-    also from inputs of too little contrast. That gain is taken away here.
+    The temperature that maximises the mean is used. Without it, an
+    over-confident classifier would gain from everything that makes it less
+    confident, such as inputs with too little contrast.
 
     Args:
         logits (Tensor): Shape (N, C).

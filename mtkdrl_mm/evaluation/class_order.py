@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Whether a teacher knows the classes, but in another order."""
+"""Detection of teachers whose classes are in another order than the data's."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,24 @@ from torch import Tensor
 
 from .paired_tests import mcnemar
 
+# Another order is clearly better at this level and with this gain in accuracy.
+SIGNIFICANCE = 1e-3
+SMALLEST_GAIN = 0.1
+# Prior weight of the identity, for classes without images.
+_IDENTITY_PRIOR = 1e-3
+
 
 @dataclass(frozen=True)
 class ClassOrder:
-    """The order of the classes that suits a teacher best.
+    """The permutation of the classes under which a teacher is most accurate.
 
     Attributes:
-        class_map (list[int]): For every class of the data, the teacher's.
-        accuracy (float): On the images that it was not found on, as given.
-        mapped_accuracy (float): On the same images, with the map.
-        p_value (float): Of McNemar's test between the two.
+        class_map (list[int]): For every class of the data, the index of the
+            teacher's class.
+        accuracy (float): Accuracy without the map, on the images that were not
+            used to fit it.
+        mapped_accuracy (float): Accuracy with the map on the same images.
+        p_value (float): p-value of McNemar's test between the two.
     """
 
     class_map: list[int]
@@ -27,34 +35,34 @@ class ClassOrder:
     p_value: float
 
     @property
-    def other(self) -> bool:
-        """Whether another order is clearly better."""
-        return self.p_value < 1e-3 and self.mapped_accuracy > self.accuracy + 0.1
+    def clearly_better(self) -> bool:
+        """Whether the accuracy with the map is significantly higher."""
+        gain = self.mapped_accuracy - self.accuracy
+        return self.p_value < SIGNIFICANCE and gain > SMALLEST_GAIN
 
 
 def class_order(logits: Tensor, labels: Tensor) -> ClassOrder:
-    """Find the order on every second image, and judge it on the others.
+    """Fit the class order on every second image and evaluate it on the others.
 
     Args:
         logits (Tensor): Shape (N, C), images in random order.
         labels (Tensor): Shape (N,).
 
     Returns:
-        ClassOrder: The result.
+        ClassOrder: The order and its accuracies.
     """
     num_classes = logits.shape[1]
-    answers = logits.argmax(dim=1)
-    pairs = labels[::2] * num_classes + answers[::2]
+    predicted = logits.argmax(dim=1)
+    pairs = labels[::2] * num_classes + predicted[::2]
     counts = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double()
-    # Classes that were never seen keep their place if they can.
-    counts += 1e-3 * torch.eye(num_classes, dtype=torch.float64)
+    counts += _IDENTITY_PRIOR * torch.eye(num_classes, dtype=torch.float64)
     _, columns = linear_sum_assignment(counts.numpy(), maximize=True)
     class_map = torch.from_numpy(columns)
-    labels, answers = labels[1::2], answers[1::2]
-    right, mapped = answers == labels, answers == class_map[labels]
+    labels, predicted = labels[1::2], predicted[1::2]
+    correct, mapped_correct = predicted == labels, predicted == class_map[labels]
     return ClassOrder(
-        class_map.tolist(),
-        float(right.double().mean()),
-        float(mapped.double().mean()),
-        mcnemar(right, mapped),
+        class_map=class_map.tolist(),
+        accuracy=float(correct.double().mean()),
+        mapped_accuracy=float(mapped_correct.double().mean()),
+        p_value=mcnemar(correct, mapped_correct),
     )

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Whether one classifier is better than another on the same images."""
+"""Significance tests for two classifiers on the same images."""
 
 from scipy.stats import binomtest, ttest_1samp
 from torch import Tensor
@@ -9,12 +9,13 @@ def mcnemar(first: Tensor, second: Tensor) -> float:
     """Exact one-sided McNemar test of the second's accuracy against the first's.
 
     Args:
-        first (Tensor): Which images the first gets right, shape (N,), bool.
-        second (Tensor): Of the second.
+        first (Tensor): Whether the first classifier is correct on each image,
+            shape (N,), bool.
+        second (Tensor): The same for the second classifier, shape (N,), bool.
 
     Returns:
-        float: Probability of a gain as large as this if both are equally good;
-        only the images on which they differ count.
+        float: The p-value: the probability of at least this gain if both are
+        equally good. Only images on which they differ count.
     """
     gained = int((second & ~first).sum())
     lost = int((first & ~second).sum())
@@ -27,11 +28,11 @@ def paired_gain(first: Tensor, second: Tensor) -> float:
     """One-sided paired t-test that the second's values are higher than the first's.
 
     Args:
-        first (Tensor): One number per image, shape (N,).
-        second (Tensor): Of the second.
+        first (Tensor): Values of the first classifier per image, shape (N,).
+        second (Tensor): Values of the second classifier, shape (N,).
 
     Returns:
-        float: The p-value; 1 where nothing differs.
+        float: The p-value; 1 if nothing differs.
     """
     difference = second - first
     if len(difference) < 2 or float(difference.std()) == 0:

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What was measured of a pool, in words and tables."""
+"""Report on a pool of teachers: tables, and warnings with what to change."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,31 +8,42 @@ from .agreement import Agreement
 from .class_order import ClassOrder
 from .preprocessing_check import Alternative
 
+# Share of the way from chance to 100 % that every trained teacher reaches.
+MINIMUM_SKILL = 0.1
+# A class map of more entries is not printed in a warning.
+LONGEST_LISTED_MAP = 20
 
-def accuracy_floor(num_classes: int) -> float:
-    """Accuracy in percent that no trained teacher should be below.
 
-    A tenth of the way from guessing to perfection: 10.1 for 1,000 classes and
-    19 for 10.
+def minimum_accuracy(num_classes: int) -> float:
+    """Accuracy in percent below which a teacher is taken for untrained.
+
+    It is a tenth of the way from chance to 100 %: 10.1 for 1,000 classes, 19
+    for 10 classes.
+
+    Args:
+        num_classes (int): C.
+
+    Returns:
+        float: The accuracy in percent.
     """
-    guess = 100 / num_classes
-    return guess + 0.1 * (100 - guess)
+    chance = 100 / num_classes
+    return chance + MINIMUM_SKILL * (100 - chance)
 
 
 @dataclass
 class TeacherResult:
-    """One teacher.
+    """Measurements of one teacher.
 
     Attributes:
-        name (str): Its name.
-        accuracy (float): Share of right answers.
-        accuracy_error (float): Its standard error.
-        confidence (float): Mean probability of the answer.
+        name (str): The teacher's name.
+        accuracy (float): Top-1 accuracy, from 0 to 1.
+        accuracy_error (float): Standard error of the accuracy.
+        confidence (float): Mean probability of the predicted class.
         calibration_error (float): Expected calibration error, 15 bins.
-        log_likelihood (float): Of the labels, nats per image.
-        order (ClassOrder): Of its classes.
-        alternative (Alternative, optional): The best other preprocessing.
-        cost (dict): Of :class:`ForwardCost`; empty if not measured.
+        log_likelihood (float): Mean log-likelihood of the labels, in nats.
+        order (ClassOrder): Its best class order.
+        alternative (Alternative, optional): Its best alternative preprocessing.
+        cost (dict): Fields of :class:`ForwardCost`; empty if not measured.
     """
 
     name: str
@@ -48,16 +59,16 @@ class TeacherResult:
 
 @dataclass
 class TeacherReport:
-    """A pool of M teachers.
+    """Measurements of a pool of M teachers.
 
     Attributes:
-        num_images (int): Validation images.
+        num_images (int): Number of validation images.
         num_classes (int): C.
-        teachers (list[TeacherResult]): One per teacher.
-        agreements (dict[tuple[int, int], Agreement]): By the numbers of two
-            teachers, the smaller first.
-        preprocessing_images (int): Images on which other preprocessings were
-            tried; 0 if none were.
+        teachers (list[TeacherResult]): One entry per teacher.
+        agreements (dict[tuple[int, int], Agreement]): The pairs (a, b) of
+            teacher indices with a < b.
+        preprocessing_images (int): Number of images on which alternative
+            preprocessings were tried; 0 if none were.
     """
 
     num_images: int
@@ -67,36 +78,35 @@ class TeacherReport:
     preprocessing_images: int = 0
 
     def warnings(self) -> list[str]:
-        """What to look at before training, one sentence each."""
+        """Problems that should be solved before training, one sentence each."""
         found = []
         for index, teacher in enumerate(self.teachers):
             explained = self._explanations(index, teacher)
             found += explained
-            floor = accuracy_floor(self.num_classes)
-            if not explained and 100 * teacher.accuracy < floor:
+            minimum = minimum_accuracy(self.num_classes)
+            if not explained and 100 * teacher.accuracy < minimum:
                 found.append(
                     f'Teacher "{teacher.name}" has an accuracy of only '
-                    f'{100 * teacher.accuracy:.1f} %, below {floor:.1f} %, and neither another '
-                    'preprocessing nor another order of the classes explains it. Is its '
-                    '`checkpoint` that of these classes?'
+                    f'{100 * teacher.accuracy:.1f} %, below {minimum:.1f} %. Neither another '
+                    'preprocessing nor another order of the classes explains it. Check that its '
+                    '`checkpoint` was trained on these classes.'
                 )
         for (a, b), pair in self.agreements.items():
             if pair.near_duplicate:
                 names = f'"{self.teachers[a].name}" and "{self.teachers[b].name}"'
                 found.append(
-                    f'Teachers {names} are near-duplicates: they give the same answer on '
-                    f'{100 * pair.observed:.1f} % of the images, where their accuracies explain '
-                    f'{100 * pair.expected:.1f} %, and their logits correlate by '
-                    f'{pair.correlation:.4f}. One of them costs its time for nothing new.'
+                    f'Teachers {names} are near-duplicates: they predict the same class on '
+                    f'{100 * pair.observed:.1f} % of the images ({100 * pair.expected:.1f} % are '
+                    'expected from their accuracies), and the correlation of their logits is '
+                    f'{pair.correlation:.4f}. Remove one of them to save its time.'
                 )
         return found
 
     def _explanations(self, index: int, teacher: TeacherResult) -> list[str]:
-        """Why a teacher is worse than it could be."""
+        """Reasons why a teacher is less accurate than it could be."""
         order, best = teacher.order, teacher.alternative
-        if order.other:
-            # A thousand numbers are no sentence.
-            short = self.num_classes <= 20
+        if order.clearly_better:
+            short = self.num_classes <= LONGEST_LISTED_MAP
             listed = str(order.class_map) if short else '[...] (in --out FILE.json)'
             return [
                 f'Teacher "{teacher.name}" seems to have the classes in another order: with '
@@ -106,19 +116,20 @@ class TeacherReport:
             ]
         if best is None or not best.clearly_better:
             return []
-        p = min(best.p_accuracy, best.p_likelihood)
-        tried = f'{best.trials} settings tried' if best.trials > 1 else 'not those it was found on'
-        count = f'{best.images} images, {tried}'
+        tried = f'{best.trials} settings tried'
+        if best.trials == 1:
+            tried = 'not used to select the setting'
+        count = f'{best.num_images} images, {tried}'
         return [
-            f'Teacher "{teacher.name}" looks mis-preprocessed: with other `'
+            f'Teacher "{teacher.name}" seems to get the wrong preprocessing: with other `'
             + '`, `'.join(best.changes)
             + f'` its accuracy on the same images is {100 * best.accuracy:.1f} % instead of '
-            f'{100 * best.own_accuracy:.1f} %, its log-likelihood higher by {best.gain:.2f} nats '
-            f'(p = {p:.0e}, {count}). Set {_settings(index, best)}.'
+            f'{100 * best.current_accuracy:.1f} %, and its log-likelihood is higher by '
+            f'{best.gain:.2f} nats (p = {best.p_value:.0e}, {count}). Set {_settings(index, best)}.'
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict per teacher, for tables."""
+        """The measurements as one flat dict per teacher, in percent and milliseconds."""
         rows = []
         for teacher in self.teachers:
             row: dict[str, Any] = dict(
@@ -142,7 +153,7 @@ class TeacherReport:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """The whole report as plain data, for JSON."""
         names = [teacher.name for teacher in self.teachers]
         return dict(
             num_images=self.num_images,
@@ -165,17 +176,17 @@ class TeacherReport:
         )
 
     def to_markdown(self) -> str:
-        """Tables and warnings."""
+        """The report as Markdown: tables and warnings."""
         parts = [f'Measured on {self.num_images} validation images.', self._main_table()]
         if self.agreements:
             parts += [
-                'Same answers in percent; in brackets kappa (0: no more than the accuracies '
-                'explain, 1: always) and correlation of the logits:',
+                'Agreement of the predicted classes in percent; in brackets kappa (0: as expected '
+                'from the accuracies, 1: always) and the correlation of the logits:',
                 self._agreement_table(),
             ]
         if self.preprocessing_images:
             parts += [
-                f'The best other preprocessing, found on {self.preprocessing_images} images:',
+                f'The best alternative preprocessing, on {self.preprocessing_images} images:',
                 self._preprocessing_table(),
             ]
         warnings = self.warnings()
@@ -222,29 +233,28 @@ class TeacherReport:
         return _table(lines)
 
     def _preprocessing_table(self) -> str:
-        lines = [['teacher', 'other', 'images', 'accuracy %', 'own %', 'gain in nats', 'p']]
+        lines = [['teacher', 'changes', 'images', 'accuracy %', 'now %', 'gain in nats', 'p']]
         for teacher in self.teachers:
             best = teacher.alternative
             if best is None:
-                lines.append([teacher.name, 'none is as good', '', '', '', '', ''])
+                lines.append([teacher.name, 'all are worse', '', '', '', '', ''])
                 continue
-            p = min(best.p_accuracy, best.p_likelihood)
-            numbers = [f'{100 * best.accuracy:.1f}', f'{100 * best.own_accuracy:.1f}']
             lines.append(
                 [
                     teacher.name,
                     ', '.join(best.changes),
-                    str(best.images),
-                    *numbers,
+                    str(best.num_images),
+                    f'{100 * best.accuracy:.1f}',
+                    f'{100 * best.current_accuracy:.1f}',
                     f'{best.gain:+.3f}',
-                    f'{p:.0e}',
+                    f'{best.p_value:.0e}',
                 ]
             )
         return _table(lines)
 
 
 def _settings(index: int, best: Alternative) -> str:
-    """The lines of the config that would make the change."""
+    """The config keys and values of an alternative."""
     other = best.preprocessing
     prefix = f'model.teachers.{index}'
     parts = []
@@ -259,7 +269,7 @@ def _settings(index: int, best: Alternative) -> str:
 
 
 def _table(lines: list[list[str]]) -> str:
-    """A Markdown table; the first line is its head."""
+    """Format a Markdown table; the first line is its header."""
     head, *body = lines
     rule = ['---'] + ['---:'] * (len(head) - 1)
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in (head, rule, *body))

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A distilled backbone for detectors and segmentors."""
+"""Initialisation of a backbone from a distilled student."""
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
@@ -16,19 +16,18 @@ ROLE = 'distilled backbone'
 
 @WEIGHT_INITIALIZERS.register_module()
 class DistilledBackbone:
-    """Initialises a backbone from a classification checkpoint, all of it or not at all.
+    """Initialises a backbone completely from a classification checkpoint.
 
-    For use as ``init_cfg`` of a backbone in any mmpretrain, mmdet or mmseg
+    It is used as ``init_cfg`` of a backbone in any mmpretrain, mmdet or mmseg
     config, with ``custom_imports = dict(imports=['mtkdrl_mm'])``::
 
         backbone=dict(init_cfg=dict(type='mtkdrl_mm.DistilledBackbone', checkpoint='FILE'))
 
-    The file may be a training checkpoint of this package (its student is
-    taken), what ``tools/model_converters/export_student.py`` writes, or any
-    mmpretrain or torchvision file. The backbone in it is found by its names. In
-    contrast to mmengine's ``Pretrained``, which only warns when a prefix fits
-    nothing, training does not start unless every parameter and statistic of the
-    backbone was loaded.
+    The file may be a training checkpoint of this package (of which the student
+    is loaded), a file of ``tools/model_converters/export_student.py``, or any
+    mmpretrain or torchvision file. The backbone is found by the names of its
+    tensors. mmengine's ``Pretrained`` only warns if no name matches; this one
+    raises an error unless every parameter and buffer of the backbone is loaded.
 
     Args:
         checkpoint (str): Path or URL.
@@ -36,8 +35,20 @@ class DistilledBackbone:
             and raw weights. Defaults to the averaged ones.
 
     Raises:
-        InputError: When the backbone is initialised and the file is missing or
-            unusable, or is that of another backbone.
+        InputError: When the backbone is initialised, if the file is missing or
+            unusable, or is of another backbone.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain import get_model
+        >>> from mmpretrain.models import ResNet
+        >>> student = get_model('resnet18_8xb32_in1k')
+        >>> torch.save(dict(state_dict=student.state_dict()), 'student.pth')
+        >>> init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint='student.pth')
+        >>> backbone = ResNet(18, init_cfg=init_cfg)
+        >>> backbone.init_weights()
+        >>> torch.equal(backbone.conv1.weight, student.backbone.conv1.weight)
+        True
     """
 
     def __init__(self, checkpoint: str, weights: str | None = None) -> None:
@@ -58,14 +69,16 @@ class DistilledBackbone:
         contents = read_checkpoint(self.checkpoint, ROLE)
         found = find_weights(contents, self.checkpoint, ROLE, self.weights)
         fit = fit_network(module, found.weights, self.checkpoint, ROLE, self.weights)
-        own = module.state_dict()
-        self._check(module, own, fit)
+        expected = module.state_dict()
+        self._check(module, expected, fit)
         module.load_state_dict(fit.weights, strict=False)
         name = type(module).__name__
-        loaded = Loaded(name, self.checkpoint, len(fit.weights), len(own), found.kind or fit.kind)
+        loaded = Loaded(
+            name, self.checkpoint, len(fit.weights), len(expected), found.kind or fit.kind
+        )
         print_log(str(loaded), 'current')
-        # Backbones ask for this type by name before they set their last
-        # BatchNorm of every block to zero or initialise their children anew.
+        # With this type, backbones neither set the last BatchNorm of every block to zero nor
+        # initialise their children again.
         setattr(module, 'init_cfg', dict(type='Pretrained', checkpoint=self.checkpoint))  # noqa: B010
         for child in module.modules():
             if isinstance(child, BaseModule) and child is not module:
@@ -73,27 +86,29 @@ class DistilledBackbone:
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
 
-    def _check(self, module: nn.Module, own: dict[str, Tensor], fit: Fit) -> None:
-        """Refuse a file that is not exactly this backbone's."""
+    def _check(self, module: nn.Module, expected: dict[str, Tensor], fit: Fit) -> None:
+        """Raise an error unless the file holds exactly this backbone."""
         weights = fit.weights
-        # Files of before PyTorch 0.4.1 do not count batches; nothing depends on it.
-        missing = [k for k in own if k not in weights and not k.endswith('num_batches_tracked')]
-        unexpected = [key for key in weights if key not in own]
+        # Files from before PyTorch 0.4.1 have no count of batches, which nothing depends on.
+        missing = [
+            k for k in expected if k not in weights and not k.endswith('num_batches_tracked')
+        ]
+        unexpected = [key for key in weights if key not in expected]
         shapes = [
-            f'{key} is {tuple(weights[key].shape)}, but {tuple(own[key].shape)} in the config'
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
+            f'{key} is {tuple(weights[key].shape)}, but {tuple(expected[key].shape)} in the config'
+            for key in expected
+            if key in weights and weights[key].shape != expected[key].shape
         ]
         if not (missing or unexpected or shapes):
             return
         name = type(module).__name__
         message = f'"{self.checkpoint}" does not fit the backbone {name}. '
-        if 'stem.0.weight' in own and 'conv1.weight' in fit.left_out:
+        if 'stem.0.weight' in expected and 'conv1.weight' in fit.left_out:
             raise InputError(
                 message + f'{name} has the deep stem of a ResNetV1c (three convolutions), the file '
                 "is a plain ResNet's. Use backbone=dict(type='ResNet', ...) without `deep_stem`."
             )
-        if 'conv1.weight' in own and 'stem.0.weight' in fit.left_out:
+        if 'conv1.weight' in expected and 'stem.0.weight' in fit.left_out:
             raise InputError(
                 message + "The file is a ResNetV1c's (deep stem of three convolutions), the "
                 "config's backbone has a plain stem. Use type='ResNetV1c'."
@@ -111,18 +126,19 @@ class DistilledBackbone:
                 if keys
             )
         raise InputError(
-            message + 'Give the backbone the type, depth and width that the checkpoint was trained '
+            message
+            + 'Set the type, depth and width of the backbone that the checkpoint was trained '
             'with, or another checkpoint.'
         )
 
 
 def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Find the backbone in a network's weights.
+    """Select the weights of the backbone from those of a network.
 
     Args:
-        weights (dict[str, Tensor]): Of a classifier, detector or segmentor of
-            OpenMMLab (names begin with ``backbone.``), of a torchvision network,
-            or of a backbone alone.
+        weights (dict[str, Tensor]): Weights of a classifier, detector or
+            segmentor of OpenMMLab (names begin with ``backbone.``), of a
+            torchvision network, or of a backbone alone.
 
     Returns:
         dict[str, Tensor]: The backbone's weights under its own names.

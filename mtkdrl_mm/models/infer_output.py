@@ -1,9 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The sizes of a network's outputs, from dummy images."""
-
-from typing import Any
+"""Shapes of a network's outputs, inferred from dummy images."""
 
 import torch
+from mmengine.utils import to_2tuple
 from mmpretrain.models import BaseClassifier
 from torch import nn
 
@@ -12,7 +11,7 @@ from mtkdrl_mm.utils import InputError
 
 from .classifier_output import run_classifier
 
-# Small ones first: most networks run at any size, and others at one of these.
+# Small sizes come first: most networks run at any size, and the others at one of these.
 COMMON_SIZES = (64, 224, 256, 32, 28, 384, 512)
 
 
@@ -25,15 +24,15 @@ def infer_output(
     """Run a network in eval mode on two dummy images.
 
     Args:
-        classifier (BaseClassifier): The network; it is left in its mode.
+        classifier (BaseClassifier): The network. Its training mode is restored.
         role (str): "student" or the teacher's name, for messages.
         input_size (tuple[int, int], optional): Height and width. Defaults to
-            None: the network's own size, or else the first common one that it
-            runs with.
+            None: the size that the backbone was designed for, else the first
+            common size at which it runs.
         token_maps (bool): See :func:`run_classifier`.
 
     Returns:
-        NetworkOutput: For B = 2 images, without gradient.
+        NetworkOutput: The outputs for B = 2 images, without gradient.
 
     Raises:
         InputError: If the network does not run at the given size, or at any of
@@ -58,7 +57,7 @@ def infer_output(
 def _run(
     classifier: BaseClassifier, role: str, size: tuple[int, int], token_maps: bool
 ) -> NetworkOutput:
-    # The student's initialisation must not depend on what its size is.
+    # No global random number is drawn: the student's initialisation must not depend on its size.
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, input_channels(classifier), *size, generator=generator)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -66,16 +65,23 @@ def _run(
 
 
 def dummy_input_sizes(classifier: BaseClassifier) -> list[tuple[int, int]]:
-    """Heights and widths to try a network with, its own ``img_size`` first."""
-    own: Any = getattr(classifier.backbone, 'img_size', None)
-    if isinstance(own, int):
-        own = (own, own)
+    """Heights and widths to try a network with, its designed size first."""
+    designed = designed_size(classifier.backbone)
     sizes = [(size, size) for size in COMMON_SIZES]
-    return sizes if own is None else [(int(own[0]), int(own[1])), *sizes]
+    return sizes if designed is None else [designed, *sizes]
+
+
+def designed_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a transformer was designed for; None for other backbones."""
+    size = getattr(backbone, 'img_size', None)
+    if size is None:
+        return None
+    height, width = to_2tuple(size)
+    return int(height), int(width)
 
 
 def input_channels(classifier: nn.Module) -> int:
-    """Channels of the images that a network takes, those of its first convolution."""
+    """Number of input channels of a network, those of its first convolution."""
     for module in classifier.backbone.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper, update_init_info
+from mmengine.model import update_init_info
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models import BaseClassifier
@@ -26,6 +26,7 @@ from mtkdrl_mm.utils.checkpoint import (
     read_checkpoint,
     summarise,
 )
+from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 Weights = dict[str, Tensor]
 
@@ -275,8 +276,7 @@ def load_network_weights(
         InputError: If a tensor of the network is not in the file, or the file is
             that of another architecture.
     """
-    if is_model_wrapper(network):
-        network = network.module
+    network = unwrap_model(network)
     network = getattr(network, 'student', network)
     found = find_weights(contents, location, role, which)
     return str(load_found_weights(network, found, location, role, which=which))

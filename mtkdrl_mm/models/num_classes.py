@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The number of classes, wherever a network's config depends on it."""
+"""Setting the number of classes in the config of a network."""
 
 import inspect
 from typing import Any
@@ -11,16 +11,16 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 def set_num_classes(node: Any, num_classes: int) -> None:
     """Set the number of classes in every part of a network's config, in place.
 
-    - A part that has ``num_classes`` gets the new number, unless it is not
-      positive: that of a backbone without a classifier stays so.
-    - A part whose class takes ``num_classes``, and needs it or has a positive
-      default, gets it too: SeesawLoss, LeViTClsHead and InceptionV3 have 1,000
-      unless told otherwise.
-    - ``topk`` of heads loses what is above the number of classes.
+    - A part with a positive ``num_classes`` gets the new number. Backbones
+      without a classifier have -1, which stays.
+    - A part without it gets the number if its class requires ``num_classes``,
+      or has a positive default: SeesawLoss, LeViTClsHead and InceptionV3 have
+      1,000 by default.
+    - ``topk`` of heads is limited to the number of classes.
 
     Args:
-        node (Any): The config of a classifier, or of a part of it.
-        num_classes (int): The number C.
+        node (Any): The config of a classifier, or a part of it.
+        num_classes (int): The number of classes C.
     """
     if isinstance(node, (list, tuple)):
         for part in node:
@@ -34,13 +34,13 @@ def set_num_classes(node: Any, num_classes: int) -> None:
     if isinstance(current, int) and current > 0:
         node['num_classes'] = num_classes
     if 'topk' in node:
-        node['topk'] = _limited(node['topk'], num_classes)
+        node['topk'] = limit_topk(node['topk'], num_classes)
 
 
 def _default(kind: Any) -> int | None:
-    """The number of classes of a class that is not told; None if it takes none.
+    """Default of ``num_classes`` in a constructor; 1 if required, None if there is no argument.
 
-    Arguments that a constructor passes on to those of its base classes count.
+    The constructors of base classes count too, if ``**kwargs`` are passed on to them.
     """
     if isinstance(kind, str):
         with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -60,7 +60,22 @@ def _default(kind: Any) -> int | None:
     return None
 
 
-def _limited(topk: Any, num_classes: int) -> Any:
+def limit_topk(topk: Any, num_classes: int) -> Any:
+    """Limit the k of top-k accuracies to the number of classes.
+
+    Args:
+        topk (int | Sequence[int]): One k or several.
+        num_classes (int): The number of classes C.
+
+    Returns:
+        int | tuple[int, ...]: One k, at most C; or those of several that are at
+        most C, and (1,) if there are none. Other values are returned unchanged.
+
+    Example:
+        >>> from mtkdrl_mm.models.num_classes import limit_topk
+        >>> limit_topk(5, 3), limit_topk((1, 5), 3)
+        (3, (1,))
+    """
     if isinstance(topk, int):
         return min(topk, num_classes)
     if isinstance(topk, (list, tuple)):

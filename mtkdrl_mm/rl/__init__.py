@@ -1,12 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The reinforcement learning, in plain torch: no OpenMMLab package is needed."""
+"""Reinforcement learning of the teacher weights: state, reward, buffer, algorithms, trainer."""
 
-from .advantage import Advantage, MinMaxAdvantage, StandardizedAdvantage
-from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient
+from .advantage import Advantage, BatchZScoreAdvantage, MinMaxAdvantage, StandardizedAdvantage
+from .agent_trainer import AgentTrainer
+from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient, WeightedBCE
 from .critic import Critic
-from .reward import ClosenessReward, HeldOutImprovementReward, ImprovementReward, Reward
+from .reward import ClosenessReward, ImprovementReward, Reward, StudentLossReward
 from .rollout_buffer import RolloutBuffer
-from .state import TeacherState
+from .state import StateLayout, TeacherState
 from .state_projection import RandomProjection
 
 __all__ = [
@@ -14,10 +15,11 @@ __all__ = [
     'DPG',
     'PPO',
     'Advantage',
+    'AgentTrainer',
     'Algorithm',
+    'BatchZScoreAdvantage',
     'ClosenessReward',
     'Critic',
-    'HeldOutImprovementReward',
     'ImprovementReward',
     'MinMaxAdvantage',
     'PolicyGradient',
@@ -25,5 +27,8 @@ __all__ = [
     'Reward',
     'RolloutBuffer',
     'StandardizedAdvantage',
+    'StateLayout',
+    'StudentLossReward',
     'TeacherState',
+    'WeightedBCE',
 ]

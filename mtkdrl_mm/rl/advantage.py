@@ -1,17 +1,21 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""From rewards to advantages over the other teachers."""
+"""Advantages: rewards, normalised for the policy update."""
 
 from abc import ABCMeta, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from mtkdrl_mm.registry import TASK_UTILS
+from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 
 class Advantage(metaclass=ABCMeta):
-    """Turns rewards into advantages, which sum to 0 over the teachers."""
+    """Normalises the rewards of a mini batch."""
 
-    def observe(self, rewards: Tensor) -> None:  # noqa: B027, nothing to learn by default
-        """Learn from the rewards of an update before they are normalised.
+    def observe(self, rewards: Tensor) -> None:  # noqa: B027, most have no statistics
+        """Update running statistics; called once per update, before any :meth:`__call__`.
 
         Args:
             rewards (Tensor): Shape (N, M).
@@ -25,27 +29,29 @@ class Advantage(metaclass=ABCMeta):
             rewards (Tensor): R of shape (N, M).
 
         Returns:
-            Tensor: A of the same shape; all zeros where the rewards are equal
-            and for M = 1.
+            Tensor: A of the same shape.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved to go on exactly; nothing by default."""
+        """State to be saved for exact resuming; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take over what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
 
+@TASK_UTILS.register_module()
 class MinMaxAdvantage(Advantage):
-    r"""Min-max over the teachers of each image, minus the mean.
+    r"""Min-max over the teachers of each image, minus their mean.
 
     .. math::
         n^m = \frac{R^m - \min_k R^k}{\max_k R^k - \min_k R^k + \epsilon},
         \qquad A^m = n^m - \mathrm{mean}_k n^k
 
-    Every image counts alike, however small the differences between its
-    teachers are.
+    It is 0 where all rewards of an image are equal, and for M = 1. Every image
+    counts alike, however small the differences between its teachers are.
+    Source: arXiv:2502.18510, section "Policy optimization"; the mean is that of
+    the normalised rewards.
 
     Args:
         eps (float): Guards against division by 0. Defaults to 1e-8.
@@ -62,8 +68,9 @@ class MinMaxAdvantage(Advantage):
         return normalised - normalised.mean(dim=1, keepdim=True)
 
 
+@TASK_UTILS.register_module()
 class StandardizedAdvantage(Advantage):
-    r"""Minus the mean over teachers, divided by a running standard deviation.
+    r"""Rewards minus their mean over teachers, over a running standard deviation.
 
     .. math::
         A_i^m = \frac{R_i^m - \mathrm{mean}_k R_i^k}{\sigma + \epsilon}
@@ -89,8 +96,6 @@ class StandardizedAdvantage(Advantage):
 
     def observe(self, rewards: Tensor) -> None:
         """Move the running variance."""
-        from .distributed import all_reduce_mean
-
         variance = float(all_reduce_mean(self._centred(rewards).square().mean()))
         if self.started:
             variance = (1 - self.momentum) * self.variance + self.momentum * variance
@@ -115,3 +120,32 @@ class StandardizedAdvantage(Advantage):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the running variance."""
         self.variance, self.started = state['variance'], state['started']
+
+
+@TASK_UTILS.register_module()
+class BatchZScoreAdvantage(Advantage):
+    r"""The authors' released normaliser: z-scores over the mini batch, clamped to [0, 1].
+
+    .. math::
+        A_i^m = \mathrm{clamp}\Big(\frac{R_i^m - \mathrm{mean}\, R}
+            {\mathrm{std}\, R + \epsilon}, 0, 1\Big)
+
+    with mean and (population) standard deviation over the images and teachers
+    of the mini batch, on all processes. Images below the mean count nothing.
+
+    Args:
+        eps (float): Guards against division by 0. Defaults to 1e-8.
+    """
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        self.eps = eps
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        """Advantages in [0, 1], shape (N, M)."""
+        values = rewards.double()
+        # As sums, since the last mini batch need not be as large on every process.
+        sums = torch.stack([values.new_tensor(values.numel()), values.sum()])
+        count, total = all_reduce_mean(sums)
+        centred = values - total / count
+        variance = all_reduce_mean(centred.square().sum()) / count
+        return (centred / (variance.sqrt() + self.eps)).clamp(0, 1).to(rewards.dtype)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The bounded record of what the agent saw and what it earned."""
+"""Bounded buffer of the agent's states and rewards."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,10 @@ class RolloutBuffer:
     Vitter 1985) keeps every image seen with equal probability, however many
     there are. Copies from an accelerator do not make the step wait.
 
-    The rows that came from one step stay together as a block, so that a mini
-    batch of the update is what all processes saw in the same step: several
-    processes with a small batch update the agent as one with a large one does.
+    The rows of one training step stay together as one rollout step, which is a
+    mini batch of the update. Its rows on all processes come from the same
+    training step, so several processes with small batches update the agent as
+    one process with a large batch does.
 
     Args:
         state_sizes (Sequence[int]): Lengths of the M teachers' states.
@@ -42,7 +43,7 @@ class RolloutBuffer:
         self.capacity = int(budget_mib * 2**20 // self.bytes_per_image)
         if self.capacity < 1:
             raise ValueError(
-                f'The history budget of {budget_mib:g} MiB holds no image: one needs '
+                f'The buffer budget of {budget_mib:g} MiB holds no image: one needs '
                 f'{self.bytes_per_image / 2**20:.3f} MiB.'
             )
         self.seen = 0
@@ -59,7 +60,7 @@ class RolloutBuffer:
 
     @property
     def num_steps(self) -> int:
-        """Number of blocks, each from one step until the budget was used up."""
+        """Number of rollout steps: of training steps until the budget was used up."""
         return len(self._offsets) - 1
 
     @property
@@ -126,28 +127,26 @@ class RolloutBuffer:
             event.synchronize()
             self._states[rows], self._rewards[rows] = states, rewards
 
-    def block(self, index: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
-        """One block.
+    def get(self, step: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
+        """States and rewards of one rollout step.
 
         Args:
-            index (int): Which, in [0, num_steps).
-            device (torch.device): Where the agent lives.
+            step (int): Which, in [0, num_steps).
+            device (torch.device): Where the agent is.
 
         Returns:
             tuple[list[Tensor], Tensor]: M states of shape (b, state_sizes[m]),
             float32, and rewards of shape (b, M).
         """
         self._drain(wait=True)
-        rows = slice(self._offsets[index], self._offsets[index + 1])
+        rows = slice(self._offsets[step], self._offsets[step + 1])
         states = self._states[rows].to(device).float()
         return list(states.split(self.state_sizes, dim=1)), self._rewards[rows].to(device)
 
-    def blocks(
-        self, device: torch.device, order: Sequence[int]
-    ) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Walk through blocks in the given order; see :meth:`block`."""
-        for index in order:
-            yield self.block(index, device)
+    def iterate(self, device: torch.device) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """All rollout steps in order; see :meth:`get`."""
+        for step in range(self.num_steps):
+            yield self.get(step, device)
 
     @property
     def rewards(self) -> Tensor:
@@ -156,13 +155,13 @@ class RolloutBuffer:
         return self._rewards[: len(self)]
 
     def clear(self) -> None:
-        """Forget everything; the memory is kept for the next images."""
+        """Drop all rows; the memory is kept for the next images."""
         self._drain(wait=True)
         self.seen = 0
         self._offsets = [0]
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved to go on exactly."""
+        """State to be saved for exact resuming."""
         self._drain(wait=True)
         count = len(self)
         return dict(
@@ -173,7 +172,7 @@ class RolloutBuffer:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned.
+        """Restore what :meth:`state_dict` returned.
 
         Raises:
             ValueError: If it was saved with other teachers.
@@ -181,8 +180,8 @@ class RolloutBuffer:
         states = state['states'].cpu()
         if states.shape[1] != sum(self.state_sizes):
             raise ValueError(
-                f'The saved history has states of {states.shape[1]} entries, the teachers of now '
-                f'have {sum(self.state_sizes)}: resume with the same teachers.'
+                f'The saved rollout buffer has states of {states.shape[1]} entries, but those of '
+                f'these teachers have {sum(self.state_sizes)}: resume with the same teachers.'
             )
         if len(states) > self.capacity:
             state = _thin_out(state, self.capacity)
@@ -195,7 +194,7 @@ class RolloutBuffer:
 
 
 def _thin_out(state: dict[str, Any], capacity: int) -> dict[str, Any]:
-    """Keep an even choice of the rows, where fewer processes have to hold them."""
+    """Keep evenly spaced rows, where fewer processes have to hold them."""
     count = len(state['states'])
     kept = torch.div(torch.arange(capacity) * count, capacity, rounding_mode='floor')
     offsets = torch.tensor(state['offsets'])
@@ -208,7 +207,7 @@ def _thin_out(state: dict[str, Any], capacity: int) -> dict[str, Any]:
 
 
 def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:
-    """Deal the histories of some processes out to another number of them.
+    """Deal the buffers of some processes out to another number of them.
 
     The rows of a step are brought into the order of the images, of which the
     processes get every ``world_size``-th, as if they had recorded the step
@@ -228,23 +227,23 @@ def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict
     counts = {len(state['offsets']) for state in states}
     if len(counts) != 1:
         raise ValueError(
-            f'the histories of {len(states)} processes have different numbers of steps, and '
-            f'cannot be dealt out to {world_size}'
+            f'the rollout buffers of {len(states)} processes have different numbers of steps, '
+            f'and cannot be dealt out to {world_size}'
         )
-    # Rows of step b of all processes, interleaved as the images were dealt out.
-    blocks = []
-    for b in range(counts.pop() - 1):
+    # Rows of every step of all processes, interleaved as the images were dealt out.
+    steps = []
+    for step in range(counts.pop() - 1):
         parts = [
-            [state[key][state['offsets'][b] : state['offsets'][b + 1]] for state in states]
+            [state[key][state['offsets'][step] : state['offsets'][step + 1]] for state in states]
             for key in ('states', 'rewards')
         ]
         ranks = [torch.arange(len(part)).mul(len(states)).add(r) for r, part in enumerate(parts[0])]
         order = torch.cat(ranks).argsort()
-        blocks.append([torch.cat(part)[order] for part in parts])
+        steps.append([torch.cat(part)[order] for part in parts])
     total = sum(state['seen'] for state in states)
     dealt = []
     for rank in range(world_size):
-        own = [[tensor[rank::world_size] for tensor in block] for block in blocks]
+        own = [[tensor[rank::world_size] for tensor in step] for step in steps]
         offsets = [0]
         for rows, _ in own:
             offsets.append(offsets[-1] + len(rows))

@@ -1,7 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What the agent sees of a teacher."""
+"""The agent's state: what it observes of every teacher."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,14 +13,112 @@ from mtkdrl_mm.structures.step_terms import at_least_float32
 from .state_projection import RandomProjection
 
 
+@dataclass(frozen=True)
+class StateLayout:
+    """Named slices of the teachers' states.
+
+    Teacher m's state is [embedding | logits | cross_entropy | cosine | gap];
+    parts that are switched off have length 0.
+
+    Args:
+        embedding_sizes (tuple[int, ...]): Length of each teacher's embedding.
+        logit_size (int): Length of the logits.
+        performance (bool): Whether embedding, logits and cross entropy are there.
+        gap (bool): Whether cosine and gap are there.
+
+    Example:
+        >>> from mtkdrl_mm.rl import StateLayout
+        >>> layout = StateLayout(embedding_sizes=(512, 2048), logit_size=1000)
+        >>> layout.sizes
+        [1515, 3051]
+        >>> layout.slices(0)['cross_entropy']
+        slice(1512, 1513, None)
+    """
+
+    embedding_sizes: tuple[int, ...]
+    logit_size: int
+    performance: bool = True
+    gap: bool = True
+
+    @property
+    def num_teachers(self) -> int:
+        """Number of teachers M."""
+        return len(self.embedding_sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Lengths of the M states."""
+        return [size + self.shared_size for size in self.embedding_sizes]
+
+    @property
+    def shared_size(self) -> int:
+        """Length of what follows the embedding, the same for all teachers."""
+        return self.logit_size + self.performance + 2 * self.gap
+
+    def slices(self, teacher: int) -> dict[str, slice]:
+        """Where each part of a teacher's state is.
+
+        Args:
+            teacher (int): The teacher's number m.
+        """
+        lengths = dict(
+            embedding=self.embedding_sizes[teacher],
+            logits=self.logit_size,
+            cross_entropy=int(self.performance),
+            cosine=int(self.gap),
+            gap=int(self.gap),
+        )
+        slices, start = {}, 0
+        for part, length in lengths.items():
+            slices[part] = slice(start, start + length)
+            start += length
+        return slices
+
+    def scalar(self, part: str, states: Sequence[Tensor]) -> Tensor:
+        """A part that is one number per teacher, for all teachers.
+
+        Args:
+            part (str): 'cross_entropy', 'cosine' or 'gap'.
+            states (Sequence[Tensor]): M tensors of shape (B, sizes[m]).
+
+        Returns:
+            Tensor: Shape (B, M).
+        """
+        columns = [state[:, self.slices(m)[part]] for m, state in enumerate(states)]
+        return torch.cat(columns, dim=1)
+
+    def split(self, teacher: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A teacher's embedding, its logits, and the numbers that follow them.
+
+        Args:
+            teacher (int): The teacher's number m.
+            state (Tensor): Shape (B, sizes[m]).
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Shapes (B, d_m), (B, logit_size) and
+            (B, at most 3).
+        """
+        slices = self.slices(teacher)
+        rest = state[:, slices['logits'].stop :]
+        return state[:, slices['embedding']], state[:, slices['logits']], rest
+
+    def shortened(self, size: int) -> 'StateLayout':
+        """The layout with embeddings and logits of at most a given length."""
+        return replace(
+            self,
+            embedding_sizes=tuple(min(d, size) for d in self.embedding_sizes),
+            logit_size=min(self.logit_size, size),
+        )
+
+
 class TeacherState:
     r"""State of every teacher on every image.
 
     .. math::
         s_i^m = [ f^m \mid z^m \mid H(y, z^m) \mid \cos(r_m(F^S), f^m) \mid KL^m ]
 
-    The first three are the teacher's performance, the last two the gap between
-    it and the student. Source: arXiv:2502.18510, section "State".
+    The first three are the teacher's performance, the last two its gap to the
+    student. Source: arXiv:2502.18510, section "State".
 
     Args:
         performance (bool): Whether the performance part is in the state.
@@ -55,33 +154,24 @@ class TeacherState:
                 raise ValueError('without `performance` there is nothing to project.')
             self.projection = RandomProjection(projection_size, projection_seed)
 
-    def part_sizes(self, embedding_size: int, num_classes: int) -> tuple[int, int]:
-        """Lengths of a teacher's embedding and logits in its state."""
-        if not self.performance:
-            return 0, 0
-        if self.projection is None:
-            return embedding_size, num_classes
-        return self.projection.size_of(embedding_size), self.projection.size_of(num_classes)
-
-    def sizes(self, embedding_sizes: Sequence[int], num_classes: int) -> list[int]:
-        """Length of every teacher's state: d_m + C + 3 with both parts, unless projected.
+    def layout(self, embedding_sizes: Sequence[int], num_classes: int) -> StateLayout:
+        """Layout of the states: d_m + C + 3 entries with both parts, unless projected.
 
         Args:
             embedding_sizes (Sequence[int]): d_m of the M teachers.
             num_classes (int): C.
-
-        Returns:
-            list[int]: M lengths.
         """
-        parts = [self.part_sizes(size, num_classes) for size in embedding_sizes]
-        return [sum(part) + self.performance + 2 * self.gap for part in parts]
+        if not self.performance:
+            return StateLayout((0,) * len(embedding_sizes), 0, performance=False, gap=self.gap)
+        layout = StateLayout(tuple(embedding_sizes), num_classes, gap=self.gap)
+        return layout if self.projection is None else layout.shortened(self.projection.size)
 
     @torch.no_grad()
     def __call__(self, terms: StepTerms) -> list[Tensor]:
-        """Read the states from the step's record.
+        """Read the states from the step's terms.
 
         Args:
-            terms (StepTerms): The record for B images and M teachers.
+            terms (StepTerms): The terms for B images and M teachers.
 
         Returns:
             list[Tensor]: M detached tensors of shape (B, d_m + C + 3), float32.
@@ -93,10 +183,8 @@ class TeacherState:
                 embedding, logits = at_least_float32(teacher.embedding), terms.teacher_logits[:, m]
                 if self.projection is not None:
                     embedding, logits = self.projection(embedding), self.projection(logits)
-                parts += [embedding, logits]
-                parts.append(terms.teacher_ce[:, m, None])
+                parts += [embedding, logits, terms.teacher_ce[:, m, None]]
             if self.gap:
-                parts.append(terms.feature_cosine[:, m, None])
-                parts.append(terms.logit_loss[:, m, None])
+                parts += [terms.feature_cosine[:, m, None], terms.logit_loss[:, m, None]]
             states.append(torch.cat(parts, dim=1).detach())
         return states

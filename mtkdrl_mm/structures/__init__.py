@@ -1,10 +1,19 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The records that travel through a training step. Plain torch."""
+"""Records that pass through a training step, in plain torch."""
 
+from .buffer_shards import BufferShards
 from .hard_example_buffer import HardExampleBuffer
 from .network_output import NetworkOutput
-from .projection import VJP, Projection
+from .projection import Projection
 from .step_terms import StepTerms
-from .teacher_weights import TeacherWeights
+from .teacher_weights import AgentAction, TeacherWeights
 
-__all__ = ['VJP', 'HardExampleBuffer', 'NetworkOutput', 'Projection', 'StepTerms', 'TeacherWeights']
+__all__ = [
+    'AgentAction',
+    'BufferShards',
+    'HardExampleBuffer',
+    'NetworkOutput',
+    'Projection',
+    'StepTerms',
+    'TeacherWeights',
+]

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What one network says of a batch."""
+"""Outputs of one network on a batch."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What a connector makes of the student's features."""
+"""The student's features in a teacher's shape."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,42 +8,41 @@ from torch import Tensor
 
 
 @dataclass
-class VJP:
-    r"""A short way back through a connector, for the batch mean of a gradient.
+class LinearStem:
+    r"""The linear map that a connector starts with, u_i = A F_i + a.
 
-    A connector that starts with a linear map A of every image's features on its
-    own, u_i = A F_i + a, has
+    It gives a cheap vector-Jacobian product for batch means of gradients,
 
     .. math::
         \mathrm{mean}_i \frac{\partial D}{\partial F_i}
             = A^T \, \mathrm{mean}_i \frac{\partial D}{\partial u_i}
 
-    so that the mean goes back through A, in place of the whole batch.
+    so that one image's worth of gradient goes back through A, in place of the
+    whole batch.
 
     Attributes:
         source (Tensor): The student's features F, shape (B, ...).
-        mixed (Tensor): The tensor u between them and the projection, shape
-            (B, ...), part of the graph.
-        transpose (Callable): A^T: takes the mean gradient with respect to u,
-            of the shape of one image of it, to the one with respect to F.
+        output (Tensor): u, part of the graph, shape (B, ...).
+        mean_vjp (Callable): A^T: takes the mean gradient with respect to u, of
+            the shape of one image of it, to the one with respect to F.
     """
 
     source: Tensor
-    mixed: Tensor
-    transpose: Callable[[Tensor], Tensor]
+    output: Tensor
+    mean_vjp: Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Projection:
-    """The student's features in one teacher's shape, and what to compare them with.
+    """The student's features in one teacher's shape, and the teacher's features.
 
     Attributes:
         features (Tensor): r_m(F^S), shape (B, c_m, h_m, w_m) or (B, d_m).
         target (Tensor): F^m, of the same shape.
-        vjp (VJP, optional): For connectors that start with a linear
-            map. Defaults to None.
+        stem (LinearStem, optional): The linear map that the connector starts
+            with. Defaults to None: it starts with none, or does not tell.
     """
 
     features: Tensor
     target: Tensor
-    vjp: VJP | None = None
+    stem: LinearStem | None = None

@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The record that a training step is made of."""
+"""Per-sample terms of a training step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,59 +9,59 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.amp.autocast_mode import autocast
 
 from .network_output import NetworkOutput
-from .projection import VJP
+from .projection import Projection
+from .teacher_weights import TeacherWeights
 
 
 @dataclass
 class StepTerms:
-    """Per-sample terms of one step, for B images, M teachers and C classes.
+    """Per-sample terms of one training step, for B images, M teachers and C classes.
 
     The distiller makes one record per step. The student's loss, the weighting
-    strategy, the state and the reward all read it, and no term is computed
-    twice: terms that not every method needs (the teachers' cross entropy, the
-    cosine, probabilities, gradients) are computed when first read, and kept.
+    strategy, the state and the reward all read it. Every term is computed when
+    it is first read and then kept, so that no term is computed twice and a
+    method pays only for the terms that it reads.
 
     All terms are float32, also under automatic mixed precision.
 
-    Attributes:
+    Args:
         student (NetworkOutput): The student's outputs, with gradient.
         teachers (Sequence[NetworkOutput]): The M teachers' outputs, without.
         labels (Tensor): Hard labels of shape (B,), int64, or soft labels
             (mixup, cutmix, label smoothing) of shape (B, C).
-        projections (List[Tensor], optional): The student's features brought to
-            each teacher's shape by the connectors, r_m(F^S): M tensors of shape
-            (B, c_m, h_m, w_m) or (B, d_m). None without feature distillation.
-        targets (List[Tensor], optional): The teachers' features F^m of the
-            same shapes.
-        alpha (float): Coefficient of the logit term in the loss.
-        beta (float): Coefficient of the feature term in the loss.
+        projections (list[Projection], optional): What the M connectors return:
+            the student's features in each teacher's shape, and the teacher's.
+            None without feature distillation.
+        logit_loss_fn (Callable, optional): Loss on the logits; takes this
+            record, returns (B, M). Defaults to None: no logit loss can be read.
+        feature_loss_fn (Callable, optional): Loss on the features, likewise.
+            None without feature distillation.
+        logit_loss_weight (float): Coefficient alpha of the logit term in the
+            student's loss. Defaults to 1.
+        feature_loss_weight (float): Coefficient beta of the feature term.
+            Defaults to 5.
         temperature (float): Softening temperature T of the logit term.
+            Defaults to 4.
         inputs (Tensor, optional): The images as normalised for the student,
             shape (B, 3, H, W); for methods that run the student once more.
         data_samples (Sequence, optional): The images' labels as the data gives
             them, which the student's own head reads; for the same methods.
-        vjps (list[VJP | None], optional): Short ways back from the
-            M projections, where the connectors know one.
-        logit_loss (Tensor): KL_i^m or what stands in for it, shape (B, M); set
-            by the distiller.
-        feature_loss (Tensor): D_i^m, shape (B, M); set by the distiller.
     """
 
     student: NetworkOutput
     teachers: Sequence[NetworkOutput]
     labels: Tensor
-    projections: list[Tensor] | None = None
-    targets: list[Tensor] | None = None
-    alpha: float = 1.0
-    beta: float = 5.0
+    projections: list[Projection] | None = None
+    logit_loss_fn: 'LossFunction | None' = field(default=None, repr=False)
+    feature_loss_fn: 'LossFunction | None' = field(default=None, repr=False)
+    logit_loss_weight: float = 1.0
+    feature_loss_weight: float = 5.0
     temperature: float = 4.0
-    inputs: Tensor | None = None
+    inputs: Tensor | None = field(default=None, repr=False)
     data_samples: Sequence[Any] | None = field(default=None, repr=False)
-    vjps: Sequence[VJP | None] | None = field(default=None, repr=False)
-    logit_loss: Tensor = field(init=False, repr=False)
-    feature_loss: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._student_log_probs: dict[float, Tensor] = {}
@@ -72,8 +72,8 @@ class StepTerms:
         """Number of teachers M."""
         return len(self.teachers)
 
-    # Whoever reads the student's terms first may do so without gradient, a reward
-    # for instance. What is kept for the loss must have its gradient all the same.
+    # The first reader may run without gradient, as a reward does. What is kept for
+    # the student's loss must have its gradient all the same.
 
     @cached_property
     @torch.enable_grad()
@@ -127,73 +127,64 @@ class StepTerms:
         return cross_entropy(self.teacher_log_probs(), self.labels)
 
     @cached_property
+    @torch.enable_grad()
+    def logit_loss(self) -> Tensor:
+        """KL_i^m, or the loss configured in its place, with gradient, shape (B, M)."""
+        if self.logit_loss_fn is None:
+            raise ValueError('These step terms were made without `logit_loss_fn`.')
+        with autocast(self.labels.device.type, enabled=False):
+            return self.logit_loss_fn(self)
+
+    @cached_property
+    @torch.enable_grad()
+    def feature_loss(self) -> Tensor:
+        """D_i^m, with gradient, shape (B, M); zeros without feature distillation."""
+        if self.projections is None or self.feature_loss_fn is None:
+            return torch.zeros_like(self.teacher_logits[..., 0])
+        with autocast(self.labels.device.type, enabled=False):
+            return self.feature_loss_fn(self)
+
+    @cached_property
     def feature_cosine(self) -> Tensor:
         """cos(pool(r_m(F^S)), pool(F^m)), detached, shape (B, M).
 
         Zeros without feature distillation.
         """
-        if self.projections is None or self.targets is None:
-            return torch.zeros_like(self.logit_loss)
+        if self.projections is None:
+            return torch.zeros_like(self.teacher_logits[..., 0])
         with torch.no_grad():
             return torch.stack(
                 [
-                    F.cosine_similarity(pooled(p), pooled(t), dim=1)
-                    for p, t in zip(self.projections, self.targets)
+                    F.cosine_similarity(pooled(p.features), pooled(p.target), dim=1)
+                    for p in self.projections
                 ],
                 dim=1,
             )
 
     @cached_property
-    def feature_gradients(self) -> Tensor:
-        """mean_i dD^m/dF_i of every teacher, detached, shape (M, K).
-
-        D^m is the sum of its losses over the batch, F the student's features
-        (its map, or its embedding if no connector reads the map) with K entries
-        per image. One backward pass for all teachers goes no further than each
-        connector's pull-back; only their means go on. Where there is no such
-        way, every teacher has a backward pass of its own through its connector.
-        """
-        gradients = self._pulled_back_gradients()
-        return self._differentiated_gradients() if gradients is None else gradients
-
-    def _pulled_back_gradients(self) -> Tensor | None:
-        ways = [way for way in self.vjps or [] if way is not None]
-        same = all(way.source is ways[0].source for way in ways)
-        if len(ways) < self.num_teachers or not same:
-            return None
-        # As sums over the entries: their means are too small for half precision.
-        sizes = [way.mixed[0].numel() for way in ways]
-        total = (self.feature_loss * self.feature_loss.new_tensor(sizes)).sum()
-        gradients = torch.autograd.grad(
-            total, [way.mixed for way in ways], retain_graph=True, allow_unused=True
-        )
-        if any(gradient is None for gradient in gradients):  # the loss reads something else
-            return None
-        means = [at_least_float32(gradient).mean(dim=0) for gradient in gradients]
-        return torch.stack(
-            [way.transpose(mean).flatten().div(size) for way, mean, size in zip(ways, means, sizes)]
-        )
-
-    def _differentiated_gradients(self) -> Tensor:
-        source: Tensor | None = self.student.embedding
-        if any(projection.ndim == 4 for projection in self.projections or []):
-            source = self.student.feature_map
-        assert source is not None
-        gradients = []
-        for loss in self.feature_loss.sum(dim=0):
-            (gradient,) = torch.autograd.grad(loss, source, retain_graph=True)
-            gradients.append(at_least_float32(gradient).mean(dim=0).flatten())
-        return torch.stack(gradients)
-
-    @cached_property
     def teacher_losses(self) -> Tensor:
-        """Loss of following teacher m alone, detached, shape (B, M).
+        """Loss of following teacher m alone, CE_i + alpha KL_i^m + beta D_i^m.
 
-        CE_i + alpha KL_i^m + beta D_i^m.
+        Detached, shape (B, M).
         """
-        return (
-            self.student_ce[:, None] + self.alpha * self.logit_loss + self.beta * self.feature_loss
-        ).detach()
+        logit = self.logit_loss_weight * self.logit_loss
+        feature = self.feature_loss_weight * self.feature_loss
+        return (self.student_ce[:, None] + logit + feature).detach()
+
+    def student_losses(self, weights: TeacherWeights) -> Tensor:
+        """The student's loss on every image, with gradient, shape (B,).
+
+        CE_i + alpha sum_m wl_i^m KL_i^m + beta sum_m wf_i^m D_i^m.
+
+        Args:
+            weights (TeacherWeights): wl and wf, each of shape (B, M).
+        """
+        logit = (weights.logit * self.logit_loss).sum(dim=1)
+        feature = (weights.feature * self.feature_loss).sum(dim=1)
+        return self.student_ce + self.logit_loss_weight * logit + self.feature_loss_weight * feature
+
+
+LossFunction = Callable[[StepTerms], Tensor]
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -1,26 +1,42 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""How much each teacher counts for each image."""
+"""Weights of the teachers for a batch."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from .weight_functions import entropy
+
 
 @dataclass
 class TeacherWeights:
-    """What a weighting strategy says of a batch of B images and M teachers.
+    """Weights of M teachers for a batch of B images.
 
     Attributes:
         logit (Tensor): Weights wl of the logit terms, shape (B, M), summing to
             1 over the teachers, detached.
         feature (Tensor): Weights wf of the feature terms, same shape and sum.
-        states (List[Tensor], optional): What the agent saw, M tensors of shape
-            (B, d_m + C + 3); only from strategies with an agent.
-        policy_entropy (Tensor, optional): Entropy of the agent's policy in
-            nats, averaged over its two heads, shape (B,).
     """
 
     logit: Tensor
     feature: Tensor
-    states: list[Tensor] | None = None
-    policy_entropy: Tensor | None = None
+
+
+@dataclass
+class AgentAction(TeacherWeights):
+    """Weights chosen by an agent, with the states it chose them from.
+
+    Attributes:
+        states (list[Tensor]): The M teachers' states, see
+            :class:`mtkdrl_mm.rl.TeacherState`; tensors of shape (B, s_m).
+        log_probs (tuple[Tensor, Tensor]): log pi_l and log pi_f of the policy,
+            each of shape (B, M), detached.
+    """
+
+    states: list[Tensor]
+    log_probs: tuple[Tensor, Tensor]
+
+    @property
+    def policy_entropy(self) -> Tensor:
+        """Entropy of the policy in nats, averaged over its two heads, shape (B,)."""
+        return (entropy(self.log_probs[0]) + entropy(self.log_probs[1])) / 2

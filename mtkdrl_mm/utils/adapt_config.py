@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Changes to a config before anything is built from it, each with a notice."""
+"""Changes to a config before anything is built from it, with a log line each."""
 
 import os
 import os.path as osp
@@ -11,12 +11,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
-from .class_names import find_class_folders, order_class_folders, shorten
+from .class_names import class_names, find_class_folders, order_class_folders, shorten
 from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
 from .data_settings import LOADERS, loader_datasets
 from .errors import InputError
 
-# Checks that every training and test has, and their keys in `default_hooks`.
+# Hooks of every training and test, by their keys in `default_hooks`.
 _HOOKS = {
     'label_check': 'LabelCheckHook',
     'topk_limit': 'TopKLimitHook',
@@ -25,11 +25,11 @@ _HOOKS = {
 
 
 def set_dataloader_defaults(cfg: Config, no_pin_memory: bool) -> None:
-    """Set what OpenMMLab's tools set in every loader.
+    """Set the defaults of OpenMMLab's tools in every loader.
 
     Args:
-        cfg (Config): Changed in place.
-        no_pin_memory (bool): Whether pinned memory is switched off.
+        cfg (Config): The config; changed in place.
+        no_pin_memory (bool): Whether to disable pinned memory.
     """
     pin_memory = torch.cuda.is_available() and not no_pin_memory
     for name in LOADERS:
@@ -51,7 +51,7 @@ def add_checks(cfg: Config) -> None:
     """Add the hooks that check data and evaluators, unless the config has them.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): The config; changed in place.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = [hook for hook in hooks.values() if isinstance(hook, dict)]
@@ -63,10 +63,10 @@ def add_checks(cfg: Config) -> None:
 
 
 def leave_out_damaged_images(cfg: Config) -> None:
-    """Wrap the data sets of a config with ``skip_damaged_images=True``.
+    """Wrap all data sets by ``IntactImages`` if ``skip_damaged_images`` is True.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): The config; changed in place.
 
     Raises:
         InputError: If the setting is neither True nor False.
@@ -79,7 +79,7 @@ def leave_out_damaged_images(cfg: Config) -> None:
     # Two loaders may share one dict.
     datasets = {id(dataset): dataset for _, dataset in loader_datasets(cfg)}
     for dataset in datasets.values():
-        # Wrapped in place, wherever it is referred to.
+        # Changed in place, because several keys may refer to the same dict.
         inner = ConfigDict(dataset)
         dataset.clear()
         dataset.update(type='mtkdrl_mm.IntactImages', dataset=inner)
@@ -88,43 +88,42 @@ def leave_out_damaged_images(cfg: Config) -> None:
 def adapt_classes(
     cfg: Config, loaders: tuple[str, ...], trained_classes: Sequence[str] | None = None
 ) -> None:
-    """Read every split by the class names of the training data.
+    """Let every split use the class names of the training data.
 
-    The class list is ``metainfo.classes`` of the training set, or without it
-    the names of its class folders. Folders of every split get the labels of
-    their names in this list. A split may lack a class; one with a class that
-    the training data does not have is refused.
+    The classes are ``metainfo.classes`` of the training set, or else the names
+    of its class folders. In every split, the label of a folder is the index of
+    its name in this list. A split may lack a class, but must not have others.
 
     Args:
-        cfg (Config): Changed in place.
-        loaders (tuple[str, ...]): Names of the loaders that will be used.
+        cfg (Config): The config; changed in place.
+        loaders (tuple[str, ...]): Names of the loaders that are used.
         trained_classes (Sequence[str], optional): Classes of a checkpoint,
-            which come before those of the config. Defaults to None.
+            which take precedence over those of the config. Defaults to None.
 
     Raises:
-        InputError: If a split has a class that is none of the training data's.
+        InputError: If a split has a class that the training data does not have.
     """
     scope = cfg.get('default_scope')
     training = list(loader_datasets(cfg, ('train_dataloader',)))
     declared, source = _declared_classes(training)
     named: list[str] | None = list(trained_classes) if trained_classes else declared
-    folders, place = _training_folders(training, scope, named or [])
+    folders, location = _training_folders(training, scope, named or [])
     try:
-        order = order_class_folders(folders, named, place) if folders else named
+        order = order_class_folders(folders, named, location) if folders else named
     except InputError:
         if not trained_classes:
             raise
-        # The training data has changed since: the checkpoint counts.
+        # The training data has changed since then: the checkpoint takes precedence.
         order = named
     classes = named
     if named is None and folders and not _is_imagenet(training, scope, folders):
         classes = folders
-        print_log(f'{place}: the {len(folders)} folders are the classes.', 'current')
+        print_log(f'{location}: the {len(folders)} folders are the classes.', 'current')
     for key, dataset in loader_datasets(cfg, loaders):
         cls = dataset_class(dataset, scope)
         by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
-        # mmdet and mmseg read labels by name too. The numbers in mmpretrain's other kinds of
-        # data mean the classes that these have.
+        # mmdet and mmseg read labels by name too. mmpretrain's other data sets have numbers as
+        # labels, which mean their own classes.
         by_name = declared is not None and not _is_mmpretrain_dataset(cls)
         if classes is not None and (by_list or by_folder or by_name):
             _set_classes(key, dataset, classes, source)
@@ -137,7 +136,7 @@ def adapt_classes(
 
 
 def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
-    """The first class names that a config declares, and where."""
+    """The first class names that a config declares, and their config key."""
     for key, dataset in datasets:
         for name, value in (
             ('metainfo.classes', (dataset.get('metainfo') or {}).get('classes')),
@@ -157,20 +156,20 @@ def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
 def _training_folders(
     datasets: list[tuple[str, dict[str, Any]]], scope: str | None, keep: Sequence[str]
 ) -> tuple[list[str], str]:
-    """Class folders of all training sets together, sorted, and where they are."""
+    """Class folders of all training sets, sorted, and the paths of these sets."""
     found: set[str] = set()
-    places = []
+    paths = []
     for _, dataset in datasets:
         if _reads_folders(dataset_class(dataset, scope), dataset):
             path = split_folder(dataset)
             if osp.isdir(path):
                 found.update(find_class_folders(path, keep))
-                places.append(f'"{path}"')
-    return sorted(found), ' and '.join(places)
+                paths.append(f'"{path}"')
+    return sorted(found), ' and '.join(paths)
 
 
 def _is_imagenet(datasets: Any, scope: str | None, folders: list[str]) -> bool:
-    """Whether the folders are those of mmpretrain's own 1,000 names."""
+    """Whether the folders are the classes in mmpretrain's METAINFO of ImageNet."""
     return len(folders) == 1000 and all(
         getattr(dataset_class(dataset, scope), 'METAINFO', None) for _, dataset in datasets
     )
@@ -189,7 +188,7 @@ def _is_custom_dataset(cls: Any) -> bool:
 
 
 def _reads_folders(cls: Any, dataset: dict[str, Any]) -> bool:
-    """Whether a data set takes its classes from folders, in mmpretrain's way or ours."""
+    """Whether a data set takes its labels from class folders."""
     if not _is_custom_dataset(cls) or not dataset.get('with_label', True):
         return False
     from mmpretrain.datasets import CustomDataset
@@ -214,7 +213,7 @@ def _reads_lists(cls: Any, dataset: dict[str, Any]) -> bool:
 
 
 def _convert(key: str, dataset: dict[str, Any], cls: Any) -> None:
-    """Let this package's data set read what mmpretrain's would read wrongly."""
+    """Replace a data set of mmpretrain by ``LabelledImageDataset``."""
     if cls.__name__ not in ('ImageNet', 'CustomDataset', 'LabelledImageDataset'):
         raise InputError(
             f'{key}: a {cls.__name__} numbers the class folders, or reads the list, in a way that '
@@ -250,7 +249,7 @@ def _adapt_folders(
         return
     folders = find_class_folders(path, order or ())
     if order is None or (not set(folders) & set(order) and len(folders) == len(order)):
-        # Folders of other names than the classes, without training data to compare them with.
+        # The folders have other names than the classes, and there is no training data.
         order = folders
     unknown = [name for name in folders if name not in order]
     if unknown:
@@ -272,20 +271,20 @@ def _adapt_folders(
 
 
 def _holds_hidden_folder(path: str, name: str) -> bool:
-    # Notebooks leave copies of images there.
+    # Notebooks leave copies of images in this folder.
     return osp.isdir(osp.join(path, name, '.ipynb_checkpoints'))
 
 
 def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], source: str) -> None:
-    own, place = _declared_classes([(key, dataset)])
-    if own is not None and own != list(classes):
-        unknown = [name for name in own if name not in classes]
+    declared, name_of_key = _declared_classes([(key, dataset)])
+    if declared is not None and declared != list(classes):
+        unknown = [name for name in declared if name not in classes]
         if unknown:
             raise InputError(
-                f'{place} names {shorten(unknown)}, but the training data ({source}) has the '
-                f'classes {shorten(classes)}. Give all data sets the same `metainfo.classes`.'
+                f'{name_of_key} names {shorten(unknown)}, but the training data ({source}) has the '
+                f'classes {shorten(classes)}. Set the same `metainfo.classes` in all data sets.'
             )
-        print_log(f'{place}: {shorten(classes)}, as the training data.', 'current')
+        print_log(f'{name_of_key}: {shorten(classes)}, as in the training data.', 'current')
     dataset.pop('classes', None)
     metainfo = ConfigDict(dataset.get('metainfo') or {})
     if len(metainfo.get('palette') or classes) != len(classes):
@@ -297,8 +296,8 @@ def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], sour
 def _adapt_coco(
     key: str, dataset: dict[str, Any], training: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Label by the names of categories where mmdet's numbering would differ."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
+    """Use labels by category name if mmdet's numbering would differ."""
+    classes = class_names(dataset.get('metainfo'))
     path = list_file(dataset)
     if classes is None or path is None or not osp.isfile(path):
         return
@@ -317,13 +316,13 @@ def _adapt_coco(
             raise InputError(
                 f'The annotation file "{path}" ({key}) has the categories {shorten(unknown)}, '
                 f'which the training data does not have; its classes are {shorten(classes)}. '
-                'Rename them in the file, or take them out.'
+                'Rename them in the file, or remove them.'
             )
     if lacking and (len(lacking) == len(classes) or any(dataset is d for _, d in training)):
         raise InputError(
             f'Of the classes {shorten(classes)}, the annotation file "{path}" ({key}) lacks '
-            f'{shorten(lacking)}; its `categories` are {shorten(categories)}. Name '
-            '`metainfo.classes` of all data sets as the `categories` of the training set.'
+            f'{shorten(lacking)}; its `categories` are {shorten(categories)}. Use '
+            'the names of its `categories` in `metainfo.classes` of all data sets.'
         )
     if [name for name in categories if name in classes] == list(classes):
         return

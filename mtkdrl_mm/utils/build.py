@@ -2,6 +2,7 @@
 """Building components from config dicts, with errors a user can act on."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from mmengine.config import ConfigDict
@@ -42,6 +43,41 @@ def build_component(
     """
     if isinstance(cfg, base):
         return cfg
+    cls, arguments = check_component(registry, cfg, base, role, shared)
+    accepted = _accepted_arguments(cls)
+    if accepted is not None:
+        shared = {key: value for key, value in shared.items() if key in accepted}
+    try:
+        return cls(**{**shared, **arguments})
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f'The {role} "{cls.__name__}": {error}') from error
+
+
+def check_component(
+    registry: Registry,
+    cfg: dict[str, Any] | str,
+    base: type[T],
+    role: str,
+    supplied: Iterable[str] = (),
+) -> tuple[type[T], dict[str, Any]]:
+    """Check type and arguments of a component that is built later.
+
+    Args:
+        registry (Registry): Where to look the type up.
+        cfg (dict | str): Config with a ``type``, or just the type's name.
+        base (type): Class that the component must derive from.
+        role (str): What it is, in the user's words.
+        supplied (Iterable[str]): Names of the arguments that the code supplies.
+
+    Returns:
+        tuple[type, dict]: The class and the config's arguments.
+
+    Raises:
+        InputError: If the type is unknown or of another family, or an argument
+            is unknown.
+    """
     if isinstance(cfg, str):
         cfg = dict(type=cfg)
     if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -55,21 +91,30 @@ def build_component(
         ]
         label = name if isinstance(name, str) else getattr(name, '__name__', repr(name))
         raise InputError(f'Unknown {role} "{label}". {near_matches(str(label), family)}')
-
-    # Of the class and not of __init__: that of a class without one takes anything.
-    parameters = inspect.signature(cls).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    accepted = _accepted_arguments(cls)
+    if accepted is not None:
         for key in arguments:
-            if key not in parameters:
-                own = [n for n in parameters if n not in shared]
+            if key not in accepted:
+                known = [n for n in accepted if n not in supplied]
                 raise InputError(
                     f'The {role} "{cls.__name__}" takes no argument "{key}". '
-                    f'{near_matches(key, own)}'
+                    f'{near_matches(key, known)}'
                 )
-        shared = {key: value for key, value in shared.items() if key in parameters}
-    try:
-        return cls(**{**shared, **arguments})
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f'The {role} "{cls.__name__}": {error}') from error
+    return cls, arguments
+
+
+def _accepted_arguments(cls: type) -> list[str] | None:
+    """Names of a constructor's arguments; None if it takes any.
+
+    ``**kwargs`` stand for the arguments of the base class.
+    """
+    names: list[str] = []
+    for kind in cls.__mro__[:-1]:
+        if kind is not cls and '__init__' not in vars(kind):
+            continue
+        # Of the class and not of __init__: that of a class without one takes anything.
+        parameters = inspect.signature(kind).parameters.values()
+        names += [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None

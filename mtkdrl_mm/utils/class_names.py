@@ -1,30 +1,52 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Class folders, and the label that each of them means."""
+"""Names of classes: in metainfo, and as folders of images."""
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from .errors import InputError
 
-# Left behind by notebooks, archives of macOS, network drives and file systems.
+# Folders of notebooks, archives of macOS, network drives and file systems.
 _NO_CLASSES = {'__MACOSX', '__pycache__', '@eaDir', '$RECYCLE.BIN', 'lost+found'}
 
 
+def class_names(metainfo: Any) -> list[str] | None:
+    """Class names in the metainfo of a data set or a checkpoint.
+
+    Args:
+        metainfo (dict, optional): mmengine's ``metainfo`` or ``dataset_meta``.
+
+    Returns:
+        list[str] | None: The names in the order of the labels; None if there
+        are none, or only the name of a file.
+    """
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+    if not isinstance(classes, (list, tuple)):
+        return None
+    return [str(name) for name in classes]
+
+
+def dataset_classes(dataset: Any) -> list[str] | None:
+    """Class names of a built data set; None if it has none."""
+    return class_names(getattr(dataset, 'metainfo', None))
+
+
 def is_hidden(name: str) -> bool:
-    """Whether a folder of this name holds no data, such as ``.ipynb_checkpoints``."""
+    """Whether a folder of this name is no class, such as ``.ipynb_checkpoints``."""
     return name.startswith('.') or name in _NO_CLASSES
 
 
 def find_class_folders(path: str, keep: Iterable[str] = ()) -> list[str]:
-    """Names of the class folders in a folder, sorted.
+    """List the class folders in a folder, sorted.
 
     Args:
         path (str): The folder of a split.
-        keep (Iterable[str]): Names of classes; folders of these names count
-            though they look hidden.
+        keep (Iterable[str]): Names of classes, whose folders are listed even if
+            their names look hidden.
 
     Returns:
-        list[str]: Without hidden folders.
+        list[str]: The names, without hidden folders.
     """
     wanted = set(keep)
     names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
@@ -32,27 +54,27 @@ def find_class_folders(path: str, keep: Iterable[str] = ()) -> list[str]:
 
 
 def order_class_folders(
-    folders: Sequence[str], classes: Sequence[str] | None, place: str
+    folders: Sequence[str], classes: Sequence[str] | None, location: str
 ) -> list[str]:
-    """Put the class folders of the training data in the order of their labels.
+    """Sort the class folders of the training data by label.
 
     Args:
         folders (Sequence[str]): The folders, sorted.
         classes (Sequence[str], optional): Class names in the order of the
-            labels. They are the folders' names, perhaps of more classes than
-            there are folders, or else one other name for every folder, as
+            labels. They are either the folders' names (there may be more
+            classes than folders), or one other name for every folder, such as
             ImageNet's "tench" for the folder ``n01440764``.
-        place (str): Where the folders are, for the message.
+        location (str): Path of the folders, for the message.
 
     Returns:
-        list[str]: Name of the folder of every label.
+        list[str]: The folder of every label.
 
     Raises:
-        InputError: If names and folders do not fit together.
+        InputError: If a folder has no class.
     """
     if classes is None or list(folders) == list(classes):
         return list(folders)
-    # "Cat" for the folder "cat" is a slip, no other name.
+    # "Cat" is a misspelling of the folder "cat", not another name for it.
     lowered = {name.casefold() for name in classes}
     alike = any(name.casefold() in lowered for name in folders)
     if not alike and len(folders) == len(classes):
@@ -60,7 +82,7 @@ def order_class_folders(
     unknown = [name for name in folders if name not in classes]
     if unknown:
         raise InputError(
-            f'{place} holds the class folders {shorten(folders)}, but the classes are '
+            f'{location} holds the class folders {shorten(folders)}, but the classes are '
             f'{shorten(classes)}: there is no class {shorten(unknown)}. Name all folders in '
             '`metainfo.classes` of the training set, rename the folders, or move away those that '
             'are no class.'
@@ -69,6 +91,6 @@ def order_class_folders(
 
 
 def shorten(values: Iterable[object], most: int = 8) -> str:
-    """List the first values, for messages: ``"cat, dog, ..."``."""
+    """Join the first values, for messages: ``"cat, dog, ..."``."""
     listed = [str(value) for value in values]
     return ', '.join(listed[:most]) + (', ...' if len(listed) > most else '')

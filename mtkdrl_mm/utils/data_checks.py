@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Whether the data that a config names is there. Nothing here changes the config."""
+"""Checks that the data of a config exists. Nothing here changes the config."""
 
 import inspect
 import json
@@ -16,15 +16,15 @@ from .errors import InputError
 
 
 def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Look for data folders and annotation files.
+    """Check that data folders and annotation files exist.
 
     Args:
         cfg (Config): The merged config.
-        loaders (tuple[str, ...]): Names of the loaders that will be used.
+        loaders (tuple[str, ...]): Names of the loaders that are used.
 
     Raises:
-        InputError: If a data folder or annotation file does not exist, or is
-            of another kind.
+        InputError: If a data folder or annotation file does not exist, or has
+            another format.
     """
     for key, dataset in loader_datasets(cfg, loaders):
         _check_dataset(key, dataset, cfg.get('default_scope'))
@@ -36,7 +36,7 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 
 def dataset_class(dataset: dict[str, Any], scope: str | None) -> Any:
-    """Class of a data set's config; None if it is not registered."""
+    """Look up the class of a data set's config; None if it is not registered."""
     cls = dataset.get('type')
     if isinstance(cls, str):
         current = DefaultScope.get_current_instance()
@@ -46,7 +46,7 @@ def dataset_class(dataset: dict[str, Any], scope: str | None) -> Any:
 
 
 def split_folder(dataset: dict[str, Any]) -> str:
-    """Folder with the images, or class folders, of one of mmpretrain's data sets."""
+    """Folder of the images, or class folders, of a data set of mmpretrain."""
     prefix = dataset.get('data_prefix')
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path')
@@ -54,10 +54,10 @@ def split_folder(dataset: dict[str, Any]) -> str:
 
 
 def list_file(dataset: dict[str, Any]) -> str | None:
-    """Annotation file of one of mmpretrain's data sets, with its root; None without one."""
+    """Path of the annotation file of a data set of mmpretrain; None without one."""
     root, path = dataset.get('data_root') or '', dataset.get('ann_file')
     if not path and dataset.get('split'):
-        # mmpretrain's ImageNet takes this list where there is one.
+        # mmpretrain's ImageNet reads this list if it exists.
         path = osp.join('meta', f'{dataset["split"]}.txt')
         return osp.join(root, path) if osp.isfile(osp.join(root, path)) else None
     return osp.join(root, path) if path else None
@@ -72,7 +72,7 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
             return
         raise InputError(
             f'The data folder "{root}" ({key}.data_root) does not exist. Put the data there, or '
-            f'point to it: --cfg-options {key}.data_root=FOLDER'
+            f'set its folder: --cfg-options {key}.data_root=FOLDER'
         )
     prefix = dataset.get('data_prefix')
     by_folder = str(dataset.get('type')).endswith(('ImageNet', 'CustomDataset'))
@@ -80,8 +80,8 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
         folder = split_folder(dataset)
         if not osp.isdir(folder):
             raise InputError(
-                f'The data folder "{folder}" ({key}) does not exist. "{root}" should hold a '
-                f'folder per split with a folder per class in it, and holds '
+                f'The data folder "{folder}" ({key}) does not exist. "{root}" should contain '
+                f'a folder per split with a folder per class in it, but contains '
                 f'{sorted(os.listdir(root))[:8]}.'
             )
     for name, folder in prefix.items() if isinstance(prefix, dict) else ():
@@ -89,7 +89,7 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
         if not osp.isdir(path):
             raise InputError(
                 f'The data folder "{path}" ({key}.data_prefix.{name}) does not exist. "{root}" '
-                f'holds {sorted(os.listdir(root))[:8]}.'
+                f'contains {sorted(os.listdir(root))[:8]}.'
             )
     if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
         path = osp.join(root, dataset['ann_file'])
@@ -100,23 +100,25 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
 
 
 def _downloads_itself(dataset: dict[str, Any], scope: str | None) -> bool:
-    """Whether a data set fetches what is missing, as mmpretrain's CIFAR100 does."""
+    """Whether a data set downloads missing files, as mmpretrain's CIFAR100 does."""
     cls = dataset_class(dataset, scope)
     flag = inspect.signature(cls).parameters.get('download') if cls else None
     return flag is not None and bool(dataset.get('download', flag.default))
 
 
 def read_coco_categories(key: str, path: str) -> list[str] | None:
-    """Look whether a file is COCO's JSON, and read the names of its categories.
+    """Check that a file is a COCO JSON, and read the names of its categories.
 
-    mmdet reads it again: files so large that this would take seconds are believed.
+    mmdet reads the file again. Large files, which would take seconds, are not
+    checked.
 
     Args:
-        key (str): Its data set's place in the config, for the message.
+        key (str): Config key of the data set, for the message.
         path (str): The annotation file.
 
     Returns:
-        list[str] | None: In the order of the file; None for a large file.
+        list[str] | None: The names in the order of the file; None for a large
+        file.
 
     Raises:
         InputError: If it is no COCO JSON.
@@ -134,7 +136,7 @@ def read_coco_categories(key: str, path: str) -> list[str] | None:
 
 @lru_cache(maxsize=8)
 def _categories(path: str, _modified: int) -> tuple[list[str], str | None]:
-    """Names of the categories, and what is wrong with the file."""
+    """Read the names of the categories; return them, and an error or None."""
     try:
         with open(path) as file:
             content = json.load(file)

@@ -1,9 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Settings of a config that repeat what its data sets say.
+"""Settings of a config that follow from its data sets.
 
-mmdet's and mmseg's configs name the data folder in six places and the number of
+mmdet's and mmseg's configs have the data folder in six keys and the number of
 classes in every head. On the command line one of them is enough: the others
-follow, unless they are given too.
+follow, unless they are set too.
 """
 
 import os.path as osp
@@ -19,22 +19,22 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def follow_data(cfg: Config, before: Config, options: dict[str, Any]) -> None:
-    """Let settings follow the data set that the command line names.
+    """Propagate data settings of the command line to the rest of the config.
 
-    - ``data_root=FOLDER`` is the root of all loaders' data sets and of the
+    - ``data_root=FOLDER`` sets the root of all loaders' data sets and of the
       evaluators' annotation files.
-    - An evaluator's ``ann_file`` follows its data set's root and ``ann_file``.
-    - ``metainfo.classes=a,b`` are the classes of all data sets; so are
-      ``train_dataloader.dataset.metainfo.classes``.
-    - The number of classes of every head follows the classes.
+    - The data set's root and ``ann_file`` set the evaluator's ``ann_file``.
+    - ``metainfo.classes=a,b``, or ``train_dataloader.dataset.metainfo.classes``,
+      sets the classes of all data sets.
+    - The classes set the number of classes of every head.
 
     Args:
-        cfg (Config): With the command line's settings merged; changed in place.
+        cfg (Config): The config with the command line's settings; changed in place.
         before (Config): The config without them.
-        options (dict): The command line's settings, keys with dots.
+        options (dict): The command line's settings, with dotted keys.
 
     Raises:
-        InputError: If classes and a number of classes are given and disagree.
+        InputError: If the classes and a given number of classes disagree.
     """
     if 'data_root' in options:
         _replace_root(cfg, before.get('data_root'), str(options['data_root']), options)
@@ -47,15 +47,15 @@ def follow_data(cfg: Config, before: Config, options: dict[str, Any]) -> None:
 
 
 def innermost_datasets(dataset: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Data sets that read files, with their keys, inside of wrappers.
+    """Iterate over the data sets inside wrappers, with their config keys.
 
     Args:
         dataset (dict): Config of a data set, or of a wrapper such as
             ``RepeatDataset`` or ``ConcatDataset``.
-        key (str): Its place in the config.
+        key (str): Its config key.
 
     Yields:
-        tuple[str, dict]: Key and config.
+        tuple[str, dict]: Config key and config of a data set that reads files.
     """
     if not isinstance(dataset, dict):
         return
@@ -70,7 +70,7 @@ def innermost_datasets(dataset: Any, key: str) -> Iterator[tuple[str, dict[str, 
 def loader_datasets(
     cfg: Config, loaders: tuple[str, ...] = LOADERS
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All data sets of a config's loaders, see :func:`innermost_datasets`."""
+    """Iterate over the data sets of a config's loaders, see :func:`innermost_datasets`."""
     for name in loaders:
         loader = cfg.get(name)
         if isinstance(loader, dict):
@@ -78,7 +78,7 @@ def loader_datasets(
 
 
 def evaluators(cfg: Config, split: str) -> list[tuple[str, dict[str, Any]]]:
-    """An evaluator's metrics, one or a list of them, with their keys."""
+    """List the metrics of an evaluator with their config keys."""
     key = f'{split}_evaluator'
     value = cfg.get(key)
     if isinstance(value, (list, tuple)):
@@ -87,10 +87,10 @@ def evaluators(cfg: Config, split: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _replace_root(cfg: Config, old: Any, new: str, options: dict[str, Any]) -> None:
-    places = list(loader_datasets(cfg))
-    places += [place for split in ('val', 'test') for place in evaluators(cfg, split)]
+    nodes = list(loader_datasets(cfg))
+    nodes += [node for split in ('val', 'test') for node in evaluators(cfg, split)]
     replaced = False
-    for key, node in places:
+    for key, node in nodes:
         for name in ('data_root', 'ann_file'):
             value = node.get(name)
             if not isinstance(value, str) or f'{key}.{name}' in options:
@@ -110,7 +110,7 @@ def _replace_root(cfg: Config, old: Any, new: str, options: dict[str, Any]) -> N
 
 
 def _annotation_path(cfg: Config, split: str) -> str | None:
-    """Where the only data set of a loader has its annotations."""
+    """Path of the annotations of a loader's only data set."""
     datasets = list(loader_datasets(cfg, (f'{split}_dataloader',)))
     if len(datasets) != 1 or not isinstance(datasets[0][1].get('ann_file'), str):
         return None
@@ -129,16 +129,16 @@ def _follow_annotations(cfg: Config, before: Config, split: str, options: dict[s
             and f'{key}.ann_file' not in options
         ):
             evaluator['ann_file'] = new
-            print_log(f"{key}.ann_file: {new}, as the data set's.", 'current')
+            print_log(f'{key}.ann_file: {new}, as in the data set.', 'current')
 
 
 def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
-    """The classes that the command line names, from whichever place it names them."""
+    """The classes that the command line sets, under any of the keys."""
     names = ['metainfo.classes', *(f'{key}.metainfo.classes' for key, _ in loader_datasets(cfg))]
     for name in names:
         if name in options:
             value = options[name]
-            # mmengine takes a word for a file of classes, or for its letters.
+            # mmengine reads a single word as the path of a file, or as its letters.
             if isinstance(value, str):
                 if osp.isfile(value):
                     with open(value, encoding='utf-8-sig') as file:
@@ -150,11 +150,11 @@ def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
 
 def _set_classes(cfg: Config, classes: list[str], options: dict[str, Any]) -> None:
     for key, dataset in loader_datasets(cfg):
-        own = f'{key}.metainfo.classes'
-        if own in options and isinstance(options[own], (list, tuple)):
-            if list(map(str, options[own])) != classes:
+        name = f'{key}.metainfo.classes'
+        if name in options and isinstance(options[name], (list, tuple)):
+            if list(map(str, options[name])) != classes:
                 raise InputError(
-                    f'{own} are {", ".join(map(str, options[own]))}, but other data sets have '
+                    f'{name} are {", ".join(map(str, options[name]))}, but other data sets have '
                     f'{", ".join(classes)}: all need the same classes.'
                 )
         dataset.setdefault('metainfo', ConfigDict())
@@ -169,27 +169,32 @@ def _set_classes(cfg: Config, classes: list[str], options: dict[str, Any]) -> No
 def _set_num_classes(cfg: Config, num_classes: int, options: dict[str, Any]) -> None:
     model = cfg.get('model')
     if isinstance(model, dict) and str(model.get('type')).endswith('MultiTeacherDistiller'):
-        # It sets the heads of student and teachers.
-        model.setdefault('num_classes', -1)
-    places = list(_heads(model, 'model'))
+        # The distiller passes the number on to the heads of student and teachers.
+        if 'num_classes' not in model:
+            _set_number('model', model, num_classes)
+    nodes = list(_heads(model, 'model'))
     preprocessor = cfg.get('data_preprocessor')
     if isinstance(preprocessor, dict) and isinstance(preprocessor.get('num_classes'), int):
-        places.append(('data_preprocessor', preprocessor))
-    for key, head in places:
+        nodes.append(('data_preprocessor', preprocessor))
+    for key, head in nodes:
         old = head['num_classes']
         if old == num_classes:
             continue
         if f'{key}.num_classes' in options:
             raise InputError(
                 f'{key}.num_classes is {old}, but the data sets have {num_classes} classes. '
-                'Leave it out: it follows `metainfo.classes`.'
+                'Omit it: it follows from `metainfo.classes`.'
             )
-        head['num_classes'] = num_classes
-        print_log(f'{key}.num_classes: {num_classes}, the number of classes given.', 'current')
+        _set_number(key, head, num_classes)
+
+
+def _set_number(key: str, node: dict[str, Any], num_classes: int) -> None:
+    node['num_classes'] = num_classes
+    print_log(f'{key}.num_classes: {num_classes}, the number of `metainfo.classes`.', 'current')
 
 
 def _heads(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Configs of heads with a number of classes; region proposals have none of the data's."""
+    """Iterate over the heads whose number of classes is that of the data."""
     if isinstance(node, dict):
         has_classes = isinstance(node.get('num_classes'), int)
         if has_classes and ('head' in key or key == 'model'):

@@ -1,6 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Randomness as a function of where the training is."""
+"""Random numbers as a function of the run's seed and the position in the training.
 
+Every use of random numbers has a stream with a name of its own, and its seed
+follows from that name and the position. A resumed training therefore needs no
+saved state of a generator. The names in use:
+
+- ``'step'``: what a training step draws (dropout, mixup); process, iteration.
+- ``'augmentation'``: what the pipeline draws for one image; sample, view.
+- the names that the RL components and hooks give to their own streams.
+"""
+
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,46 +19,68 @@ import numpy as np
 import torch
 
 
-def seed_everything(*position: int) -> None:
-    """Seed Python, NumPy and torch (all devices) from a tuple of numbers.
+def derive_seed(seed: int, stream: str, *position: int) -> int:
+    """Derive the seed of a named random stream at a position of the training.
+
+    The seeds of two streams, or of two positions in a stream, are unrelated.
+    They are the same on every machine and with every version of the libraries.
 
     Args:
-        *position (int): For example (seed, rank, iteration). Different tuples
-            give independent streams.
+        seed (int): The run's seed.
+        stream (str): Name of what is drawn, for example ``'rollout'``.
+        *position (int): Where it is drawn, for example (iteration, rank).
+            (1, 2) and (1, 2, 0) are different positions.
+
+    Returns:
+        int: From 0 to 2**63 - 1, for ``torch.Generator.manual_seed`` and
+        ``numpy.random.default_rng``.
+
+    Example:
+        >>> from mtkdrl_mm.utils.seeding import derive_seed
+        >>> derive_seed(0, 'rollout', 100, 1)
+        3940180817145041614
     """
-    words = _words(position)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    # int(): numpy's integers have another repr.
+    key = (int(seed), stream, *map(int, position))
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], 'big') >> 1
 
 
-def _words(position: tuple[int, ...]) -> np.ndarray:
-    # NumPy pads with zeros: without the length, (1, 2) and (1, 2, 0) were one stream.
-    entropy = [len(position), *(abs(int(p)) for p in position)]
-    return np.random.SeedSequence(entropy).generate_state(3)
-
-
-def seed_host(*position: int) -> None:
-    """Seed the host's generators alone, for data workers.
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch (all devices).
 
     Args:
-        *position (int): See :func:`seed_everything`.
+        seed (int): For example from :func:`derive_seed`.
     """
-    words = _words(position)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))
+    _seed_python_and_numpy(seed)
+    torch.manual_seed(derive_seed(seed, 'torch'))
+
+
+def seed_host(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch's CPU, for data workers.
+
+    Args:
+        seed (int): For example from :func:`derive_seed`.
+    """
+    _seed_python_and_numpy(seed)
+    torch.default_generator.manual_seed(derive_seed(seed, 'torch'))
+
+
+def _seed_python_and_numpy(seed: int) -> None:
+    # NumPy and torch have the same generator, which one seed would start alike.
+    random.seed(derive_seed(seed, 'python'))
+    np.random.seed(derive_seed(seed, 'numpy') % 2**32)
 
 
 @contextmanager
-def seeded(*position: int) -> Iterator[None]:
-    """Seed for the length of a block and restore the host's generators after it.
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the host's generators within a context, and restore their state after it.
 
     Args:
-        *position (int): See :func:`seed_everything`.
+        seed (int): For example from :func:`derive_seed`.
     """
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_host(*position)
+    seed_host(seed)
     try:
         yield
     finally:

@@ -1,16 +1,21 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The alternation between student and agent."""
+"""Schedule of the agent's training."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import LoggerHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mtkdrl_mm.engine.hooks import AgentHook, agent_hook
-from mtkdrl_mm.models.classifier_output import run_classifier
-from mtkdrl_mm.rl import ClosenessReward, HeldOutImprovementReward, ImprovementReward
+from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.rl import (
+    ClosenessReward,
+    ImprovementReward,
+    MinMaxAdvantage,
+    PolicyGradient,
+    StudentLossReward,
+    agent_trainer,
+)
 from mtkdrl_mm.utils import InputError
 
 
@@ -95,16 +100,16 @@ def test_no_warm_up(train):
     assert (weights.logit - 0.5).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize('reward', [ImprovementReward, ClosenessReward])
+@pytest.mark.parametrize('reward', [ImprovementReward, ClosenessReward, StudentLossReward])
 def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward):
     training = train(reward=reward.__name__).start()
     before = training.agent()
     training.step(3)
-    history = training.hook.history
-    assert len(history) == 12 and history.num_steps == 3
+    buffer = training.hook.trainer.buffer
+    assert len(buffer) == 12 and buffer.num_steps == 3
     for index, (terms, weights) in enumerate(training.records):
-        states, rewards = history.block(index, torch.device('cpu'))
-        torch.testing.assert_close(rewards, reward()(terms))
+        states, rewards = buffer.get(index, torch.device('cpu'))
+        torch.testing.assert_close(rewards, reward()(terms, weights))
         for ours, seen in zip(states, weights.states):
             assert torch.equal(ours, seen.half().float())
     assert equal(before, training.agent())
@@ -138,15 +143,15 @@ def test_phase_2_at_the_end_of_the_epoch(train):
     training = train().start()
     fresh = training.agent()
     training.step(3)
-    assert training.hook.algorithm.updates == 0
+    assert training.hook.trainer.algorithm.updates == 0
     student = {k: v.clone() for k, v in training.distiller.student.named_parameters()}
     training.step(1)
-    # The history of the warm-up pre-trains the agent.
-    assert training.hook.algorithm.updates == 1 and len(training.hook.history) == 0
+    # The buffer of the warm-up pre-trains the agent.
+    assert training.hook.trainer.algorithm.updates == 1 and len(training.hook.trainer.buffer) == 0
     assert not equal(fresh, training.agent())
     assert equal(student, dict(training.distiller.student.named_parameters()))
     training.step(4)
-    assert training.hook.algorithm.updates == 2
+    assert training.hook.trainer.algorithm.updates == 2
 
 
 def test_phase_2_every_few_iterations(train):
@@ -154,21 +159,21 @@ def test_phase_2_every_few_iterations(train):
     updates = []
     for _ in range(9):
         training.step()
-        updates.append(training.hook.algorithm.updates)
+        updates.append(training.hook.trainer.algorithm.updates)
     # across the ends of the epochs after 4 and 8
     assert updates == [0, 0, 1, 1, 1, 2, 2, 2, 3]
-    assert len(training.hook.history) == 0
+    assert len(training.hook.trainer.buffer) == 0
     training.step()
-    assert len(training.hook.history) == 4
+    assert len(training.hook.trainer.buffer) == 4
 
 
-def test_every_step_and_process_draws_its_own_numbers_for_the_history(train, monkeypatch):
+def test_every_step_and_process_draws_its_own_numbers_for_the_buffer(train, monkeypatch):
     def draws_of(rank):
         draws = []
-        monkeypatch.setattr(agent_hook, 'get_rank', lambda: rank)
+        monkeypatch.setattr(agent_trainer, 'rank', lambda: rank)
         training = train().start()
         monkeypatch.setattr(
-            training.hook.history,
+            training.hook.trainer.buffer,
             'add',
             lambda states, rewards, generator: draws.append(torch.rand(2, generator=generator)),
         )
@@ -180,17 +185,28 @@ def test_every_step_and_process_draws_its_own_numbers_for_the_history(train, mon
     assert torch.equal(draws_of(1), second)  # whatever was drawn before
 
 
+def test_defaults_are_the_published_method(train):
+    training = train().start()
+    trainer = training.hook.trainer
+    assert type(trainer.reward) is ClosenessReward
+    assert type(trainer.algorithm) is PolicyGradient
+    assert type(trainer.algorithm.advantage) is MinMaxAdvantage
+    assert trainer.algorithm.entropy_weight == 0 and trainer.algorithm.epochs == 1
+    assert training.hook.warmup_epochs == 1 and training.hook.update_interval is None
+
+
 def test_agent_improves_on_its_own_rewards(train):
     training = train(
-        algorithm=dict(type='PolicyGradient', optimizer=dict(type='Adam', lr=0.01), epochs=30)
+        reward='ImprovementReward',
+        algorithm=dict(type='PolicyGradient', optimizer=dict(type='Adam', lr=0.01), epochs=30),
     )
     training.start().step(3)
     states, rewards = [], []
     for terms, weights in training.records:
         states.append(weights.states)
-        rewards.append(ImprovementReward()(terms))
+        rewards.append(ImprovementReward()(terms, weights))
     states = [torch.cat(parts) for parts in zip(*states)]
-    advantage = training.hook.algorithm.advantage(torch.cat(rewards))
+    advantage = training.hook.trainer.algorithm.advantage(torch.cat(rewards))
 
     def expected():
         agent = training.distiller.weighting.agent
@@ -202,27 +218,21 @@ def test_agent_improves_on_its_own_rewards(train):
         assert new > old + 0.05
 
 
-def test_logged_numbers_are_means_since_the_last_line(train):
-    training = train(length=6)
-    training.runner.hooks.append(LoggerHook(interval=3))
-    training.start()
-    for line in range(2):
-        training.step(3)
-        records = training.records[3 * line :]
-        rewards = torch.stack([ImprovementReward()(terms).mean(dim=0) for terms, _ in records])
-        entropy = torch.stack([weights.policy_entropy.mean() for _, weights in records])
-        assert rewards[:, 0].std() > 0.01 * rewards[:, 0].abs().max()  # a mean is no last value
-        assert training.scalar('reward/a') == pytest.approx(rewards[:, 0].mean().item())
-        assert training.scalar('reward/b') == pytest.approx(rewards[:, 1].mean().item())
+def test_every_step_is_logged(train):
+    """mmengine's LoggerHook averages over its window."""
+    training = train(length=6, reward='ImprovementReward').start()
+    for _ in range(3):
+        training.step()
+        terms, weights = training.records[-1]
+        rewards = ImprovementReward()(terms, weights).mean(dim=0)
+        assert training.scalar('reward/a') == pytest.approx(rewards[0].item())
+        assert training.scalar('reward/b') == pytest.approx(rewards[1].item())
         assert training.scalar('reward') == pytest.approx(rewards.mean().item())
-        assert training.scalar('policy_entropy') == pytest.approx(entropy.mean().item())
+        entropy = weights.policy_entropy.mean().item()
+        assert training.scalar('policy_entropy') == pytest.approx(entropy)
+    assert 'train/agent_loss' not in training.runner.message_hub.log_scalars
+    training.step(3)
     assert 'train/agent_loss' in training.runner.message_hub.log_scalars
-
-
-def test_without_a_logger_every_step_is_logged(train):
-    training = train().start().step(3)
-    reward = ImprovementReward()(training.records[-1][0]).mean()
-    assert training.scalar('reward') == pytest.approx(reward.item())
 
 
 @pytest.mark.parametrize('stop', [4, 6])
@@ -234,60 +244,14 @@ def test_resumed_training_goes_on_exactly(train, stop):
     )
     whole = train(**options).start().step(12)
     first = train(**options).start().step(stop)
-    assert whole.hook.history.capacity < 16
+    assert whole.hook.trainer.buffer.capacity < 16
     checkpoint = first.save()['agent_hook']
-    assert len(checkpoint['histories']) == (0 if stop == 4 else 1)
+    assert len(checkpoint['buffers']) == (0 if stop == 4 else 1)
     second = train(**options)
     second.distiller.load_state_dict(first.distiller.state_dict())
     second.runner.iter, second.runner.epoch = first.runner.iter, first.runner.epoch
     second.start(dict(agent_hook=checkpoint)).step(12 - stop)
-    assert second.hook.algorithm.updates == whole.hook.algorithm.updates == 3
-    assert equal(whole.agent(), second.agent())
-
-
-def held_out_training(train, make_batch):
-    """A training with a reward that looks at held-out images every third step."""
-    training = train(
-        reward='HeldOutImprovementReward',
-        held_out_dataloader=dict(batch_size=6),
-        held_out_interval=3,
-    )
-    inputs, samples = make_batch(6, seed=5)
-    batches = [dict(inputs=inputs[:4], data_samples=samples[:4])]
-    batches.append(dict(inputs=inputs[4:], data_samples=samples[4:]))
-    training.distiller.data_preprocessor.forward = lambda batch, training: batch
-    training.runner.build_dataloader = lambda cfg, seed: batches
-    return training
-
-
-def test_held_out_images_are_shown_as_the_student_changes(train, make_batch):
-    training = held_out_training(train, make_batch).start()
-    seen = []
-    for _ in range(6):
-        training.step()
-        seen.append(training.hook.reward.gradient)
-        with torch.no_grad():
-            training.distiller.student.head.fc.bias.add_(torch.arange(5.0))
-    assert seen[0] is seen[1] is seen[2] and seen[3] is seen[4] is seen[5]
-    assert not torch.equal(seen[0], seen[3])
-
-    distiller = training.distiller.eval()
-    inputs, samples = make_batch(6, seed=5)
-    training.hook._show_held_out()
-    output = run_classifier(distiller.student, inputs)
-    expected = HeldOutImprovementReward()
-    expected.observe_held_out(output, torch.cat([sample.gt_label for sample in samples]))
-    torch.testing.assert_close(training.hook.reward.gradient, expected.gradient)
-    assert not distiller.training
-
-
-def test_held_out_reward_resumes_exactly(train, make_batch):
-    whole = held_out_training(train, make_batch).start().step(8)
-    first = held_out_training(train, make_batch).start().step(5)
-    second = held_out_training(train, make_batch)
-    second.distiller.load_state_dict(first.distiller.state_dict())
-    second.runner.iter, second.runner.epoch = 5, 1
-    second.start(first.save()).step(3)
+    assert second.hook.trainer.algorithm.updates == whole.hook.trainer.algorithm.updates == 3
     assert equal(whole.agent(), second.agent())
 
 
@@ -296,28 +260,28 @@ def test_loading_without_resuming_starts_the_agent_afresh(train):
     second = train()
     second.hook.after_load_checkpoint(second.runner, first.save())  # _resume is False
     second.start()
-    assert second.hook.algorithm.updates == 0 and len(second.hook.history) == 0
+    assert second.hook.trainer.algorithm.updates == 0 and len(second.hook.trainer.buffer) == 0
 
 
-def test_histories_are_dealt_out_to_another_number_of_processes(train):
+def test_buffers_are_dealt_out_to_another_number_of_processes(train):
     first = train().start().step(6)
     checkpoint = first.save()
-    (state,) = checkpoint['agent_hook']['histories']
-    checkpoint['agent_hook']['histories'] = [state, state]
+    (state,) = checkpoint['agent_hook']['buffers']
+    checkpoint['agent_hook']['buffers'] = [state, state]
     second = train().start(checkpoint)
-    assert (len(second.hook.history), second.hook.history.seen) == (16, 16)
-    assert second.hook.history.num_steps == 2  # two steps of 4 images on two processes each
-    rewards = second.hook.history.block(0, torch.device('cpu'))[1]
+    assert (len(second.hook.trainer.buffer), second.hook.trainer.buffer.seen) == (16, 16)
+    assert second.hook.trainer.buffer.num_steps == 2  # two steps of 4 images on two processes each
+    rewards = second.hook.trainer.buffer.get(0, torch.device('cpu'))[1]
     assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
 
 def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
-    budget = 4 * train().start().hook.history.bytes_per_image / 2**20
+    budget = 4 * train().start().hook.trainer.buffer.bytes_per_image / 2**20
     second = train(buffer_budget=budget).start(checkpoint)
-    (state,) = checkpoint['agent_hook']['histories']
-    assert (len(second.hook.history), second.hook.history.seen) == (4, 12)
-    assert torch.equal(second.hook.history.rewards, state['rewards'][::3])
+    (state,) = checkpoint['agent_hook']['buffers']
+    assert (len(second.hook.trainer.buffer), second.hook.trainer.buffer.seen) == (4, 12)
+    assert torch.equal(second.hook.trainer.buffer.rewards, state['rewards'][::3])
 
 
 def test_agent_is_no_parameter_that_the_student_waits_for(train):
@@ -336,26 +300,10 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
             dict(algorithm=dict(type='PolicyGradient', entropy=0.1)),
             'takes no argument "entropy". Did you mean "entropy_weight"',
         ),
-        (
-            dict(algorithm=dict(type='PolicyGradient', entropy_weight=-1)),
-            'algorithm "PolicyGradient": `entropy_weight` must be at least 0',
-        ),
-        (
-            dict(algorithm=dict(type='PolicyGradient', optimizer=dict(type='SGD', lrr=1))),
-            'algorithm "PolicyGradient": The optimizer "SGD".*lrr',
-        ),
         (dict(advantage='MinMax'), 'advantage "MinMax". Did you mean "MinMaxAdvantage"'),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
         (dict(update_interval=0), '`update_interval` must be at least 1'),
-        (dict(reward='HeldOutImprovementReward'), 'needs `held_out_dataloader`'),
-        (dict(held_out_dataloader=dict()), 'makes no use of `held_out_dataloader`'),
-        (
-            dict(
-                reward='HeldOutImprovementReward', held_out_dataloader=dict(), held_out_interval=0
-            ),
-            '`held_out_interval` must be at least 1',
-        ),
         (dict(buffer_budget=0), '`buffer_budget` must be greater than 0'),
         (dict(buffer_budget=-5.0), '`buffer_budget` must be greater than 0, but is -5.0'),
     ],
@@ -363,6 +311,28 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
 def test_bad_arguments(kwargs, message):
     with pytest.raises(InputError, match=message):
         AgentHook(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ('algorithm', 'message'),
+    [
+        (dict(type='PolicyGradient', entropy_weight=-1), '`entropy_weight` must be at least 0'),
+        (
+            dict(type='PPO', optimizer=dict(type='SGD', lrr=1)),
+            'The optimizer "SGD" takes no argument "lrr". Did you mean "lr"',
+        ),
+        (dict(type='DPG', critic_optimizer=dict(type='Adm')), 'Unknown optimizer "Adm"'),
+    ],
+)
+def test_bad_arguments_of_the_algorithm(train, algorithm, message):
+    with pytest.raises(InputError, match=message):
+        train(algorithm=algorithm).start()
+
+
+def test_arguments_of_the_base_class_are_known_at_once():
+    message = 'RL algorithm "DDPG" takes no argument "epoch". Did you mean "epochs"'
+    with pytest.raises(InputError, match=message):
+        AgentHook(algorithm=dict(type='DDPG', epoch=2))
 
 
 def test_budget_that_holds_no_image(train):
@@ -390,8 +360,8 @@ def test_critic_is_of_the_runs_seed(make_runner, make_distiller, make_batch):
         training = Training(make_runner, distiller, make_batch(4), algorithm='DPG')
         training.runner.seed = seed
         training.start()
-        assert training.hook.algorithm.seed == seed
-        critics.append(training.hook.algorithm.critic.head.weight)
+        assert training.hook.trainer.algorithm.seed == seed
+        critics.append(training.hook.trainer.algorithm.critic.head.weight)
     assert torch.equal(critics[0], critics[2]) and not torch.equal(critics[0], critics[1])
 
 
@@ -400,6 +370,8 @@ def test_weighting_is_trained_only_with_its_hook(make_runner, make_distiller, ma
     distiller.weighting.has_trainer = False
     batch = make_batch(4)
     distiller.eval()(*batch, mode='loss')
-    with pytest.raises(InputError, match=r'MTKDRL needs AgentHook: add agent=dict\(type='):
+    with pytest.raises(
+        InputError, match=r'Nothing trains the weighting MTKDRL: add agent=dict\(type='
+    ):
         distiller.train()(*batch, mode='loss')
     Training(make_runner, distiller, batch).start().step(1)

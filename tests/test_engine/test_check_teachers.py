@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A pool on validation images: what is wrong with it is found."""
+"""Evaluation of a pool on validation images."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def images():
 
 @pytest.fixture
 def check(make_distiller, make_resnet, images):
-    """Function that checks teachers "a" and "b", who know the answers if prepared by RGB."""
+    """Function that checks teachers "a" and "b", which were trained with RGB."""
 
     def run(first=RGB, second=RGB, width=6, same=False, class_map=None, **kwargs):
         teachers = [
@@ -40,7 +40,7 @@ def check(make_distiller, make_resnet, images):
             b.head.fc.bias.add_(0.01)
         prepared = ClsDataPreprocessor(**RGB)(dict(inputs=images))['inputs']
         with torch.no_grad():
-            # Logits with a spread of their own, and labels mostly as "a" says.
+            # Logits with a spread of their own, and labels mostly as "a" predicts.
             for network in (a, b):
                 z = network(prepared)
                 network.head.fc.bias.sub_(z.mean(dim=0))
@@ -78,7 +78,7 @@ def test_mis_preprocessed_teacher_is_found(check, given, setting):
     (warning,) = [warning for warning in report.warnings() if '"a"' in warning]
     if given is BGR:  # which is RGB: the same colours in another order of channels
         setting = warning.split('other ')[1].split(' its')[0]
-    assert f'looks mis-preprocessed: with other {setting}' in warning
+    assert f'seems to get the wrong preprocessing: with other {setting}' in warning
     assert 'accuracy on the same images is 79.7 % instead of' in warning
     expected = 'mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True'
     assert f'Set model.teachers.0.data_preprocessor=dict({expected})' in warning
@@ -140,12 +140,26 @@ def test_further_images_decide(check, monkeypatch):
     found = check(first=SWITCHED).teachers[0].alternative
     monkeypatch.setattr('mtkdrl_mm.evaluation.preprocessing_check.SIGNIFICANCE', 1e-99)
     doubtful = check(first=SWITCHED)
-    assert not any('mis-preprocessed' in warning for warning in doubtful.warnings())
+    assert not any('wrong preprocessing' in warning for warning in doubtful.warnings())
     monkeypatch.setattr('mtkdrl_mm.engine.check_teachers.confirm_alternative', lambda *args: found)
     batch = dict(inputs=torch.zeros(1, 3, 32, 32).byte(), data_samples=[])
     batch['data_samples'].append(DataSample().set_gt_label(0))
     decided = check(first=SWITCHED, further_batches=[batch])
     assert decided.teachers[0].alternative is found
+
+
+def test_doubt_is_resolved_against_the_same_teachers_preprocessing(check, monkeypatch):
+    monkeypatch.setattr('mtkdrl_mm.evaluation.preprocessing_check.SIGNIFICANCE', 1e-99)
+    compared = []
+    monkeypatch.setattr(
+        'mtkdrl_mm.engine.check_teachers.confirm_alternative',
+        lambda predict, current, other, labels: compared.append(current),
+    )
+    batch = dict(
+        inputs=torch.zeros(1, 3, 32, 32).byte(), data_samples=[DataSample().set_gt_label(0)]
+    )
+    check(first=SWITCHED, second=RGB, further_batches=[batch])
+    assert [current.to_rgb for current in compared] == [False]
 
 
 def test_labels_beyond_the_classes(make_distiller):

@@ -63,7 +63,7 @@ def test_a_damaged_one_gives_way_to_the_newest_readable(work_dir, damage, said):
     save(work_dir, 'interrupted_iter_3.pth', 0, age=30)
     assert found(work_dir) == ('epoch_1.pth', 1)
     (line,) = said
-    assert 'epoch_2.pth' in line and 'Going on from the newest checkpoint that can be read' in line
+    assert 'epoch_2.pth' in line and 'Resuming from the newest checkpoint that can be read' in line
     assert 'epoch_1.pth (epoch 1, iteration 9)' in line
 
 

@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_the_last_good_one_and_training_goes_on(train):
     assert len(runner.messages) == 2
     assert 'epoch_2.pth" cannot be written: No space left on device (' in runner.messages[0]
     assert 'The last good checkpoint is' in runner.messages[0]
-    assert 'epoch_1.pth. Training goes on' in runner.messages[0]
+    assert 'epoch_1.pth. Training continues' in runner.messages[0]
     assert runner.message_hub.get_info('keep_ckpt_ids') == [4]
 
 

@@ -42,7 +42,7 @@ def test_finite_losses_pass(run):
     run()
 
 
-def test_teacher_that_answers_nonsense_is_named_alone(run):
+def test_teacher_with_non_finite_logits_is_named_alone(run):
     message = message_of(run, lambda d: fill(d.teachers[1].network.head.fc.weight))
     assert 'The loss is nan in iteration 42 (epoch 3)' in message
     assert 'the logits of teacher "b" are not finite' in message
@@ -52,10 +52,9 @@ def test_teacher_that_answers_nonsense_is_named_alone(run):
 
 @pytest.mark.parametrize('name', ['a', 'b'])
 def test_feature_term_and_its_teacher(run, name):
-    index = 'ab'.index(name)
     message = message_of(
         run,
-        lambda d: fill(d.connectors[index].projection.conv.weight),
+        lambda d: fill(d.connectors[name].projection.conv.weight),
         last='work_dirs/x/epoch_2.pth',
     )
     assert f'the feature loss to teacher "{name}" is not finite' in message
@@ -64,7 +63,7 @@ def test_feature_term_and_its_teacher(run, name):
 
 
 def test_infinite_loss(run):
-    message = message_of(run, lambda d: fill(d.connectors[0].projection.bn.weight, 1e30))
+    message = message_of(run, lambda d: fill(d.connectors['a'].projection.bn.weight, 1e30))
     assert 'The loss is inf' in message and 'feature loss to teacher "a"' in message
 
 

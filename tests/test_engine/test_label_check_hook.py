@@ -98,8 +98,8 @@ def test_all_heads_are_named_at_once():
     network.roi_head.bbox_head = nn.ModuleList([model(7).decode_head, model(3).decode_head])
     with pytest.raises(
         InputError,
-        match=r'right, set model\.decode_head\.num_classes=3 '
-        r'model\.roi_head\.bbox_head\.0\.num_classes=3; if not, name the classes',
+        match=r'correct, set model\.decode_head\.num_classes=3 '
+        r'model\.roi_head\.bbox_head\.0\.num_classes=3; if not, set the classes',
     ):
         run(network, [detection(0)])
 
@@ -182,14 +182,14 @@ class Wrapper(list):
         (
             [1, 2, 3],
             'The labels in "train.txt" are 1 to 3, but with 3 classes they must be 0 to 2. The '
-            'first image with such a label is "images/2.png". They seem to be counted from 1: '
+            'first image with such a label is "images/2.png". They seem to start at 1: '
             'subtract 1 from every label.',
         ),
         (
             [0, 7, 4, 2],
             'The labels in "train.txt" are 0 to 7, but with 3 classes they must be 0 to 2. The '
             'first image with such a label is "images/1.png". Correct the labels; or, if there are '
-            '8 classes, set `model.decode_head.num_classes` to that.',
+            '8 classes, set `model.decode_head.num_classes=8`.',
         ),
         (
             [0, -1],

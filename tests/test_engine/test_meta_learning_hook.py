@@ -93,8 +93,8 @@ def test_meta_gradient_is_that_of_the_cross_entropy_after_the_step(
     there = look_ahead._run(list(names), leaves, 0, inputs.double(), terms)
     loss = (
         there.student_ce
-        + there.alpha * (free[0] * there.logit_loss).sum(dim=1)
-        + there.beta * (free[1] * there.feature_loss).sum(dim=1)
+        + there.logit_loss_weight * (free[0] * there.logit_loss).sum(dim=1)
+        + there.feature_loss_weight * (free[1] * there.feature_loss).sum(dim=1)
     ).mean()
     gradients = torch.autograd.grad(loss, leaves, create_graph=True)
     ahead = [p - rate * g for p, g in zip(leaves, gradients)]
@@ -282,7 +282,7 @@ def test_hard_images_are_dealt_out_to_another_number_of_processes(train):
         (dict(lookahead_lr=0), '`lookahead_lr` must be greater than 0'),
         (dict(hard_batch_size=0), '`hard_batch_size` must be at least 1'),
         (dict(buffer_budget=0), '`buffer_budget` must be greater than 0'),
-        (dict(optimizer=dict(type='Adamm')), 'MetaLearningHook: .*"Adamm" is not in torch.optim'),
+        (dict(optimizer=dict(type='Adamm')), 'Unknown optimizer "Adamm". Did you mean "Adam"'),
     ],
 )
 def test_bad_arguments(kwargs, message):

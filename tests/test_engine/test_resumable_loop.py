@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Loops that go on exactly; the runner around them is a stand-in."""
+"""Exact resuming of the loops, with a stub in place of the runner."""
 
 from types import SimpleNamespace
 
@@ -189,7 +189,7 @@ def test_two_changes_of_the_batch_size_in_an_epoch():
     assert saved['images_done'] == 6
     third = make_loop(batch=4, max_epochs=2)
     resume(third, saved, 0, 6)
-    assert (third.iter, third._schedule_steps_per_epoch) == (2, 5)
+    assert (third.iter, third.schedule_steps_per_epoch) == (2, 5)
     third.run_epoch()
     assert len(images(third)) == 4
 
@@ -197,7 +197,7 @@ def test_two_changes_of_the_batch_size_in_an_epoch():
 def test_processes_share_what_is_left():
     saved = make_loop(max_epochs=2).progress(0, 1)  # 4 of 10 images
     loop = make_loop(batch=2, world=3, max_epochs=2)
-    assert 'going on with epoch 1 at image 5 of 10' in resume(loop, saved, 0, 1)
+    assert 'continuing with epoch 1 at image 5 of 10' in resume(loop, saved, 0, 1)
     # 6 images, 3 processes with 2 each: one step, the last of the epoch's two
     assert (len(loop.dataloader), loop.iter) == (2, 1)
 
@@ -324,7 +324,7 @@ def test_iterations_with_another_batch_size_go_on_at_the_next_image():
     saved = make_loop(ResumableIterLoop, InfiniteSampler, max_iters=9).progress(0, 4)
     loop = make_loop(ResumableIterLoop, InfiniteSampler, batch=3, max_iters=9)
     message = resume(loop, saved, 0, 4)
-    assert 'The schedule counts iterations, 4 are done' in message
+    assert 'The schedules count iterations, of which 4 are done' in message
     loop.run()
     assert len(loop.runner.model.seen) == 5
     assert images(loop) == images(whole)[16:31]

@@ -329,14 +329,14 @@ def test_a_hook_that_cannot_write_does_not_end_the_training(build):
 
 
 def test_the_log_history_is_bounded(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_module, '_MIN_HISTORY', 5)
+    monkeypatch.setattr('mtkdrl_mm.engine.log_history._MIN_ENTRIES', 5)
     build(**{'log_processor': dict(window_size=4)}).train()
     hub = read_checkpoint(str(tmp_path / 'run' / 'epoch_3.pth'), 'test')['message_hub']
     assert {len(buffer.data[0]) for buffer in hub['log_scalars'].values()} == {5}
 
 
 def test_a_window_over_everything_keeps_everything(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_module, '_MIN_HISTORY', 5)
+    monkeypatch.setattr('mtkdrl_mm.engine.log_history._MIN_ENTRIES', 5)
     window = dict(data_src='loss', log_name='loss_mean', method_name='mean', window_size='global')
     build(**{'log_processor': dict(window_size=4, custom_cfg=[window])}).train()
     hub = read_checkpoint(str(tmp_path / 'run' / 'epoch_3.pth'), 'test')['message_hub']
@@ -446,6 +446,6 @@ def test_overwriting_an_earlier_training_is_announced(build):
         said = []
         runner.logger.warning = lambda text, *a, said=said, **k: said.append(text)
         runner.train()
-        assert [text for text in said if 'starts anew and will overwrite' in text] == (
+        assert [text for text in said if 'which this one will overwrite' in text] == (
             [] if resume else said[:1]
         )

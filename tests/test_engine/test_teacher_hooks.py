@@ -5,11 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import LoggerHook
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.engine.hooks import (
-    AgentHook,
     FiniteLossHook,
     TeacherCheckHook,
     TeacherWeightHook,
@@ -70,9 +68,10 @@ def test_weighting_without_its_hook(check, make_distiller):
     distiller.weighting.has_trainer = False
     with pytest.raises(InputError) as error:
         check(distiller=distiller)
-    assert 'The weighting MTKDRL needs AgentHook' in str(error.value)
+    assert 'Nothing trains the weighting MTKDRL' in str(error.value)
     assert "agent=dict(type='mtkdrl_mm.AgentHook')" in str(error.value)
-    check(distiller=distiller, hooks=[AgentHook()], num_batches=0)
+    distiller.weighting.attach_trainer()
+    check(distiller=distiller, num_batches=0)
     distiller = make_distiller(weighting='MMKD')
     distiller.weighting.has_trainer = False
     with pytest.raises(InputError, match=r"meta_learning=dict\(type='mtkdrl_mm.MetaLearningHook'"):
@@ -80,15 +79,15 @@ def test_weighting_without_its_hook(check, make_distiller):
 
 
 def batches_for(distiller, right, images=8, count=3):
-    """Images whose label is teacher a's answer, in the share `right` of them."""
+    """Images of which the share `right` is labelled as teacher a predicts."""
     batches = []
     for index in range(count):
         generator = torch.Generator().manual_seed(index)
         inputs = torch.randn(images, 3, 32, 32, generator=generator)
         inputs += 2 * torch.randn(images, 3, 1, 1, generator=generator)
-        answers = distiller.teachers(inputs)[0].logits.argmax(dim=1)
-        answers[int(right * images) :] = (answers[int(right * images) :] + 1) % 5
-        samples = [DataSample().set_gt_label(answer) for answer in answers]
+        labels = distiller.teachers(inputs)[0].logits.argmax(dim=1)
+        labels[int(right * images) :] = (labels[int(right * images) :] + 1) % 5
+        samples = [DataSample().set_gt_label(label) for label in labels]
         batches.append(dict(inputs=inputs, data_samples=samples))
     return batches
 
@@ -100,28 +99,28 @@ def test_accuracy_of_each_teacher(check, make_distiller, right):
     labels = torch.cat([sample.gt_label for b in batches for sample in b['data_samples']])
     inputs = torch.cat([batch['inputs'] for batch in batches])
     other = (distiller.teachers(inputs)[1].logits.argmax(1) == labels).float().mean()
-    lines = check(batches=batches, distiller=distiller, floor=40)
+    lines = check(batches=batches, distiller=distiller, min_accuracy=40)
     assert "Teachers' accuracy on 24 validation images" in lines[0]
     assert f'  a  {100 * right:5.1f} %' in lines[0]
     assert f'  b  {100 * other:5.1f} %' in lines[0]
     warned = [line for line in lines[1:] if 'Teacher "a"' in line]
     assert len(warned) == (1 if right == 0 else 0)
     if warned:
-        assert 'accuracy of only 0.0 %, below the floor of 40.0 %' in warned[0]
+        assert 'accuracy of only 0.0 %, below the minimum of 40.0 %' in warned[0]
 
 
 def test_only_the_first_batches_are_looked_at(check, make_distiller):
     distiller = make_distiller()
     batches = batches_for(distiller, 1.0)[:2] + batches_for(distiller, 0.0)[2:]
-    lines = check(batches=batches, distiller=distiller, num_batches=2, floor=0)
+    lines = check(batches=batches, distiller=distiller, num_batches=2, min_accuracy=0)
     assert 'on 16 validation images' in lines[0] and '  a  100.0 %' in lines[0]
     assert check(batches=batches, num_batches=0) == []
 
 
-def test_default_floor_is_a_tenth_of_the_way_from_guessing(check, make_distiller):
+def test_default_minimum_is_a_tenth_of_the_way_from_chance(check, make_distiller):
     distiller = make_distiller()
     lines = check(batches=batches_for(distiller, 0.25, count=1), distiller=distiller)
-    assert any('Teacher "a"' in line and 'floor of 28.0 %' in line for line in lines)
+    assert any('Teacher "a"' in line and 'minimum of 28.0 %' in line for line in lines)
 
 
 def test_teachers_are_not_changed_by_the_measurement(check, make_distiller):
@@ -139,7 +138,11 @@ def test_without_validation_data(check):
 
 @pytest.mark.parametrize(
     ('kwargs', 'name'),
-    [(dict(num_batches=-1), 'num_batches'), (dict(floor=101), 'floor'), (dict(floor=-1), 'floor')],
+    [
+        (dict(num_batches=-1), 'num_batches'),
+        (dict(min_accuracy=101), 'min_accuracy'),
+        (dict(min_accuracy=-1), 'min_accuracy'),
+    ],
 )
 def test_bad_arguments(kwargs, name):
     with pytest.raises(InputError, match=f'`{name}` must be'):
@@ -159,20 +162,18 @@ class Counting(Weighting):
         )
 
 
-def test_logged_weights_are_means_since_the_last_line(make_runner, make_distiller, make_batch):
+def test_batch_means_of_the_weights_are_logged(make_runner, make_distiller, make_batch):
+    """mmengine's LoggerHook averages over its window."""
     distiller = make_distiller(weighting=dict(type=Counting))
-    runner = make_runner(distiller, hooks=[LoggerHook(interval=3)], train_loop=loop(range(100)))
-    hook, seen = TeacherWeightHook(), []
+    runner = make_runner(distiller, train_loop=loop(range(100)))
+    hook = TeacherWeightHook()
     hook.before_train(runner)
     for index in range(6):
         distiller(*make_batch(4), mode='loss')
         hook.after_train_iter(runner, index)
         runner.iter += 1
-        scalars = runner.message_hub.log_scalars
-        seen.append({k: v.current() for k, v in scalars.items()})
-    assert seen[0] == seen[1] == {}
-    for index, expected in ((2, 0.2), (4, 0.2), (5, 0.5)):  # means of .1 to .3 and .4 to .6
-        assert seen[index] == pytest.approx(
+        expected = (index + 1) / 10
+        assert {k: v.current() for k, v in runner.message_hub.log_scalars.items()} == pytest.approx(
             {
                 'train/teacher_weight/logit/a': expected,
                 'train/teacher_weight/logit/b': 1 - expected,

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Two teachers that say the same."""
+"""Agreement of two teachers."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from mtkdrl_mm.evaluation import agreement
 
 
-def certain(answers, classes):
-    return 5 * F.one_hot(answers, classes).float()
+def certain(predicted, classes):
+    return 5 * F.one_hot(predicted, classes).float()
 
 
 def test_unrelated_mistakes_are_expected_to_agree_as_often_as_they_do():
@@ -31,7 +31,7 @@ def test_a_teacher_is_its_own_duplicate():
     result = agreement(logits, logits + 1e-3 * torch.randn(300, 5), labels)
     assert result.observed > 0.99 and result.kappa > 0.98 and result.correlation > 0.999
     assert result.near_duplicate
-    # a constant per image and a scale change no answer
+    # a constant per image and a scale change no prediction
     shifted = agreement(logits, 2 * logits + torch.randn(300, 1), labels)
     assert shifted.correlation == pytest.approx(1) and shifted.near_duplicate
 
@@ -43,8 +43,8 @@ def test_teachers_that_are_always_right_are_no_duplicates_for_that():
     assert result.observed > 0.98 and not result.near_duplicate
 
 
-def test_same_answers_with_other_logits():
-    labels, answers = torch.randint(5, (300,)), torch.randint(5, (300,))
-    logits = [certain(answers, 5) + torch.rand(300, 5) * 4 for _ in range(2)]
+def test_same_predicted_with_other_logits():
+    labels, predicted = torch.randint(5, (300,)), torch.randint(5, (300,))
+    logits = [certain(predicted, 5) + torch.rand(300, 5) * 4 for _ in range(2)]
     result = agreement(*logits, labels)
     assert result.kappa == 1 and result.correlation < 0.99 and result.near_duplicate

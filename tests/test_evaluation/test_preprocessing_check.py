@@ -52,14 +52,14 @@ def teacher(trained_with, images, labels, strength=4.0):
     noise = torch.randn(images, 5, generator=generator)
     tried = []
 
-    def answers(preprocessing):
+    def predict(preprocessing):
         tried.append(preprocessing)
         names = ('mean', 'std', 'to_rgb', 'input_size')
         wrong = sum(getattr(preprocessing, n) != getattr(trained_with, n) for n in names)
         logits = strength * 0.5**wrong * F.one_hot(labels, 5).float() + noise
         yield from logits.split(50)
 
-    return answers, tried
+    return predict, tried
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,16 @@ def teacher(trained_with, images, labels, strength=4.0):
 )
 def test_wrong_setting_is_found(given, truth, names):
     labels = torch.randint(5, (300,))
-    answers, _ = teacher(truth, 300, labels)
-    found = best_alternative(answers, given, alternatives(given, [RGB], truth.input_size), labels)
+    predict, _ = teacher(truth, 300, labels)
+    found = best_alternative(predict, given, alternatives(given, [RGB], truth.input_size), labels)
     assert found.preprocessing == truth and found.changes == names
-    assert found.clearly_better and found.accuracy > found.own_accuracy + 0.05
+    assert found.clearly_better and found.accuracy > found.current_accuracy + 0.05
 
 
 def test_right_setting_is_left_alone():
     labels = torch.randint(5, (300,))
-    answers, _ = teacher(RGB, 300, labels)
-    found = best_alternative(answers, RGB, alternatives(RGB, [INCEPTION]), labels)
+    predict, _ = teacher(RGB, 300, labels)
+    found = best_alternative(predict, RGB, alternatives(RGB, [INCEPTION]), labels)
     assert found is None or not found.clearly_better
 
 
@@ -91,11 +91,11 @@ def test_less_confidence_alone_is_no_gain():
     labels = torch.randint(5, (300,))
     noise = torch.randn(300, 5)
 
-    def answers(preprocessing):  # over-confident with its own, calibrated with others
+    def predict(preprocessing):  # over-confident with the current one, calibrated with others
         logits = F.one_hot(labels, 5) + noise
         yield logits * (10 if preprocessing == RGB else 1)
 
-    found = best_alternative(answers, RGB, [INCEPTION], labels)
+    found = best_alternative(predict, RGB, [INCEPTION], labels)
     assert abs(found.gain) < 1e-3 and not found.clearly_better
 
 
@@ -103,25 +103,25 @@ def test_hopeless_alternatives_are_not_run_to_their_end():
     labels = torch.randint(5, (300,))
     batches = []
 
-    def answers(preprocessing):
+    def predict(preprocessing):
         right = preprocessing == RGB
         for part in labels.split(50):
             batches.append(right)
             yield (1 if right else -1) * F.one_hot(part, 5).float() + 0.1 * torch.randn(50, 5)
 
-    assert best_alternative(answers, RGB, [INCEPTION, RAW], labels) is None
+    assert best_alternative(predict, RGB, [INCEPTION, RAW], labels) is None
     assert batches == [True] * 6 + [False] * 4
 
 
 def test_of_equally_good_settings_the_nearest_is_named():
     labels = torch.randint(5, (300,))
 
-    def answers(preprocessing):
+    def predict(preprocessing):
         factor = 1 if preprocessing == RGB else 4
         yield factor * F.one_hot(labels, 5) + torch.randn(300, 5)
 
     near = replace(RGB, to_rgb=False)
-    found = best_alternative(answers, RGB, [INCEPTION, BGR, near], labels)
+    found = best_alternative(predict, RGB, [INCEPTION, BGR, near], labels)
     assert found.preprocessing == near and found.clearly_better and found.trials == 3
 
 
@@ -129,14 +129,14 @@ def test_an_alternative_that_is_a_little_worse_by_chance_is_not_dropped_early():
     labels = torch.randint(5, (1000,))
     noise = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0))
 
-    def answers(preprocessing):
+    def predict(preprocessing):
         logits = 2.0 * F.one_hot(labels, 5) + noise
         if preprocessing == RGB:
             logits[64:] *= torch.where(torch.arange(936) % 4 == 0, -1, 1)[:, None]
             logits[:2] += 5 * F.one_hot(labels[:2], 5)  # lucky on the first images
         yield from logits.split(50)
 
-    found = best_alternative(answers, RGB, [INCEPTION], labels)
+    found = best_alternative(predict, RGB, [INCEPTION], labels)
     assert found.preprocessing == INCEPTION and found.clearly_better
 
 
@@ -145,16 +145,16 @@ def test_doubt_ends_with_more_images():
     noise = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
     disturbed = noise + 0.35 * torch.randn(4000, 5, generator=torch.Generator().manual_seed(1))
 
-    def answers(images, preprocessing):
+    def predict(images, preprocessing):
         logits = 2.0 * F.one_hot(labels, 5) + (disturbed if preprocessing == RGB else noise)
         yield logits[images]
 
     few, many = slice(0, 150), slice(150, None)
-    doubtful = best_alternative(lambda which: answers(few, which), RGB, [INCEPTION], labels[few])
+    doubtful = best_alternative(lambda which: predict(few, which), RGB, [INCEPTION], labels[few])
     assert doubtful.in_doubt and not doubtful.clearly_better
-    sure = confirm_alternative(lambda which: answers(many, which), RGB, INCEPTION, labels[many])
+    sure = confirm_alternative(lambda which: predict(many, which), RGB, INCEPTION, labels[many])
     assert sure.clearly_better and not sure.in_doubt
-    assert (sure.images, sure.trials, sure.changes) == (3850, 1, ('mean', 'std'))
+    assert (sure.num_images, sure.trials, sure.changes) == (3850, 1, ('mean', 'std'))
     # Chance alone does not hold.
-    back = confirm_alternative(lambda which: answers(many, which), INCEPTION, RGB, labels[many])
+    back = confirm_alternative(lambda which: predict(many, which), INCEPTION, RGB, labels[many])
     assert not back.clearly_better and not back.in_doubt

@@ -1,33 +1,60 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Tables and warnings."""
+"""Tables and warnings of the report on a pool."""
 
 import json
 
 import pytest
 
 from mtkdrl_mm.evaluation import Agreement, Alternative, ClassOrder
-from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult, accuracy_floor
+from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult, minimum_accuracy
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 
-GOOD = ClassOrder([0, 1], 0.8, 0.8, 1.0)
-OTHER = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), True, (48, 48))
+GOOD = ClassOrder(class_map=[0, 1], accuracy=0.8, mapped_accuracy=0.8, p_value=1.0)
+OTHER = Preprocessing(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), to_rgb=True, input_size=(48, 48))
 
 
 def result(name='a', accuracy=0.8, order=GOOD, alternative=None, **cost):
-    return TeacherResult(name, accuracy, 0.01, 0.9, 0.05, -0.5, order, alternative, cost)
+    return TeacherResult(
+        name=name,
+        accuracy=accuracy,
+        accuracy_error=0.01,
+        confidence=0.9,
+        calibration_error=0.05,
+        log_likelihood=-0.5,
+        order=order,
+        alternative=alternative,
+        cost=cost,
+    )
 
 
 def better(p=1e-9, gain=0.5, accuracy=0.9, changes=('mean', 'input_size'), p_loss=1.0):
-    return Alternative(OTHER, changes, accuracy, 0.8, gain, p, 1.0, p_loss, 10, 100)
+    return Alternative(
+        preprocessing=OTHER,
+        changes=changes,
+        accuracy=accuracy,
+        current_accuracy=0.8,
+        gain=gain,
+        p_accuracy=p,
+        p_likelihood=1.0,
+        p_loss=p_loss,
+        trials=10,
+        num_images=100,
+    )
 
 
 def report(*teachers, agreements=None, classes=2):
-    return TeacherReport(100, classes, list(teachers), agreements or {}, 100)
+    return TeacherReport(
+        num_images=100,
+        num_classes=classes,
+        teachers=list(teachers),
+        agreements=agreements or {},
+        preprocessing_images=100,
+    )
 
 
-@pytest.mark.parametrize(('classes', 'floor'), [(1000, 10.09), (10, 19.0), (2, 55.0)])
-def test_floor(classes, floor):
-    assert accuracy_floor(classes) == pytest.approx(floor)
+@pytest.mark.parametrize(('classes', 'expected'), [(1000, 10.09), (10, 19.0), (2, 55.0)])
+def test_minimum_accuracy(classes, expected):
+    assert minimum_accuracy(classes) == pytest.approx(expected)
 
 
 def test_nothing_to_warn_of():
@@ -54,7 +81,10 @@ def test_clearly_better(alternative, clear):
 
 def test_the_setting_to_change_is_named():
     (warning,) = report(result('x'), result('a', alternative=better())).warnings()
-    assert 'Teacher "a" looks mis-preprocessed: with other `mean`, `input_size`' in warning
+    assert (
+        'Teacher "a" seems to get the wrong preprocessing: with other `mean`, `input_size`'
+        in warning
+    )
     assert '90.0 % instead of 80.0 %' in warning and '10 settings tried' in warning
     assert 'model.teachers.1.data_preprocessor=dict(mean=[1.0, 2.0, 3.0], std=' in warning
     assert 'and model.teachers.1.input_size=(48, 48)' in warning
@@ -63,7 +93,7 @@ def test_the_setting_to_change_is_named():
 def test_weak_teacher_without_an_explanation():
     (warning,) = report(result(accuracy=0.5)).warnings()
     assert 'accuracy of only 50.0 %, below 55.0 %' in warning
-    order = ClassOrder([1, 0], 0.1, 0.9, 1e-9)
+    order = ClassOrder(class_map=[1, 0], accuracy=0.1, mapped_accuracy=0.9, p_value=1e-9)
     (warning,) = report(result(accuracy=0.1, order=order)).warnings()
     assert 'class_map=[1, 0] its accuracy on held-out images is 90.0 % instead of 10.0 %' in warning
     (warning,) = report(result(accuracy=0.1, order=order), classes=100).warnings()
@@ -72,8 +102,8 @@ def test_weak_teacher_without_an_explanation():
 
 def test_duplicates():
     agreements = {
-        (0, 1): Agreement(0.99, 0.7, 0.97, 0.95),
-        (0, 2): Agreement(0.8, 0.7, 0.33, 0.9),
+        (0, 1): Agreement(observed=0.99, expected=0.7, kappa=0.97, correlation=0.95),
+        (0, 2): Agreement(observed=0.8, expected=0.7, kappa=0.33, correlation=0.9),
     }
     found = report(result(), result('b'), result('c'), agreements=agreements)
     (warning,) = found.warnings()

@@ -48,7 +48,7 @@ def test_distillation_of_patch_tokens(make_distiller, make_vit, make_resnet, mak
     distiller = make_distiller(teachers, student=make_vit(16), token_maps=True)
     assert distiller.teachers.spec.map_channels == (24, 32)
     assert distiller.teachers.spec.token_maps == (True, False)
-    vit, cnn = distiller.connectors
+    vit, cnn = distiller.connectors.values()
     assert vit.projection.with_activation is False and cnn.projection.with_activation
     steps = []
     distiller.register_step_hook(lambda terms, weights: steps.append(terms))
@@ -56,16 +56,16 @@ def test_distillation_of_patch_tokens(make_distiller, make_vit, make_resnet, mak
     distiller(inputs, samples, mode='loss')
     (terms,) = steps
     target = run_classifier(distiller.teachers[0].network, inputs, token_maps=True).feature_map
-    assert torch.equal(terms.targets[0], target)
-    expected = (terms.projections[0] - target).square().mean(dim=(1, 2, 3))
+    assert torch.equal(terms.projections[0].target, target)
+    expected = (terms.projections[0].features - target).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(terms.feature_loss[:, 0], expected)
 
 
 def test_by_default_embeddings_of_transformers_are_compared(make_distiller, make_vit, make_resnet):
     teachers = [dict(make_vit(24), name='vit'), dict(make_resnet(4), name='cnn')]
     distiller = make_distiller(teachers, student=make_vit(16))
-    assert [type(c).__name__ for c in distiller.connectors] == ['EmbeddingConnector'] * 2
-    sizes = [c.projection.weight.shape for c in distiller.connectors]
+    assert [type(c).__name__ for c in distiller.connectors.values()] == ['EmbeddingConnector'] * 2
+    sizes = [c.projection.weight.shape for c in distiller.connectors.values()]
     assert sizes == [(24, 16), (32, 16)]
 
 
@@ -76,4 +76,4 @@ def test_one_connector_for_own_arguments(make_distiller, make_vit):
         token_maps=True,
         connector=dict(act_cfg=dict(type='GELU')),
     )
-    assert type(distiller.connectors[0].projection.activate).__name__ == 'GELU'
+    assert type(next(iter(distiller.connectors.values())).projection.activate).__name__ == 'GELU'

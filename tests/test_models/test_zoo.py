@@ -139,7 +139,7 @@ def test_kinds_of_the_zoo(name, num_classes):
     spec = distiller.teachers.spec
     assert spec.num_classes == num_classes
     assert (spec.embedding_sizes, spec.map_channels) == ((expected[0],), (expected[1],))
-    projection = distiller.connectors[0].project(output, output)
+    projection = next(iter(distiller.connectors.values()))(output, output)
     assert projection.features.shape == projection.target.shape
 
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.rl import MinMaxAdvantage, StandardizedAdvantage
+from mtkdrl_mm.rl import BatchZScoreAdvantage, MinMaxAdvantage, StandardizedAdvantage
 
 
 def random_rewards(images=50, teachers=4):
@@ -83,3 +83,15 @@ def test_standardized_goes_on_from_its_saved_state():
 def test_standardized_refuses_a_momentum_out_of_range(momentum):
     with pytest.raises(ValueError, match=r'`momentum` must be in \(0, 1\]'):
         StandardizedAdvantage(momentum=momentum)
+
+
+def test_batch_z_scores_closed_form():
+    """Mean 2, deviation sqrt(10/3): below the mean 0, above it at most 1."""
+    rewards = torch.tensor([[2.0, 3.0], [-1.0, 1.0], [2.0, 5.0]])
+    scores = (rewards - 2) / (10 / 3) ** 0.5
+    expected = torch.tensor([[0.0, scores[0, 1]], [0.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(BatchZScoreAdvantage()(rewards), expected)
+
+
+def test_batch_z_scores_of_equal_rewards_are_zero():
+    assert torch.equal(BatchZScoreAdvantage()(torch.full((5, 3), 0.1)), torch.zeros(5, 3))

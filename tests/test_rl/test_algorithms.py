@@ -2,23 +2,22 @@
 """All algorithms on the same bandit, and what is particular to each."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from mtkdrl_mm.models import AttentionAgent, JointAgent, PerTeacherAgent
-from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer
+from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer, StateLayout
+from mtkdrl_mm.utils import InputError
 
 SIZES = [3, 3]
+ADAM = dict(type='Adam', lr=0.01)
 ALGORITHMS = {
-    'pg': lambda: PolicyGradient(optimizer=dict(type='Adam', lr=0.01)),
-    'ppo': lambda: PPO(optimizer=dict(type='Adam', lr=0.01)),
-    'dpg': lambda: DPG(
-        optimizer=dict(type='Adam', lr=0.01), critic_optimizer=dict(type='Adam', lr=0.01)
-    ),
-    'ddpg': lambda: DDPG(
-        optimizer=dict(type='Adam', lr=0.01), critic_optimizer=dict(type='Adam', lr=0.01)
-    ),
+    'pg': partial(PolicyGradient, optimizer=ADAM, entropy_weight=0.01),
+    'ppo': partial(PPO, optimizer=ADAM, entropy_weight=0.01),
+    'dpg': partial(DPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),
+    'ddpg': partial(DDPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),
 }
 
 
@@ -34,22 +33,21 @@ def bandit(count: int, seed: int = 0):
     return states, rewards, right
 
 
-def history_of(seed: int = 0, steps: int = 8) -> RolloutBuffer:
-    history = RolloutBuffer(SIZES, 1.0)
+def buffer_of(seed: int = 0, steps: int = 8) -> RolloutBuffer:
+    buffer = RolloutBuffer(SIZES, 1.0)
     for step in range(steps):
         states, rewards, _ = bandit(32, 100 * seed + step)
-        history.add(states, rewards, torch.Generator())
-    return history
+        buffer.add(states, rewards, torch.Generator())
+    return buffer
 
 
 @pytest.mark.parametrize('name', ALGORITHMS)
 @pytest.mark.parametrize('agent', [PerTeacherAgent, JointAgent])
 def test_every_algorithm_finds_the_right_teacher(name, agent):
     agent = agent(SIZES, hidden=32)
-    algorithm = ALGORITHMS[name]()
-    algorithm.setup(agent)
+    algorithm = ALGORITHMS[name](agent)
     for update in range(25):
-        algorithm.update(history_of(update))
+        algorithm.update(buffer_of(update))
     states, _, right = bandit(500, 999_999)
     for log_probs in agent(states):
         weight = log_probs.exp().gather(1, right[:, None]).mean()
@@ -61,16 +59,14 @@ def test_every_algorithm_finds_the_right_teacher(name, agent):
 def test_going_on_from_a_saved_state_is_exact(name):
     torch.manual_seed(0)
     agent = PerTeacherAgent(SIZES, hidden=8)
-    whole = ALGORITHMS[name]()
-    whole.setup(agent)
-    whole.update(history_of(1))
+    whole = ALGORITHMS[name](agent)
+    whole.update(buffer_of(1))
     other_agent, state = copy.deepcopy(agent), copy.deepcopy(whole.state_dict())
-    whole.update(history_of(2))
+    whole.update(buffer_of(2))
 
-    resumed = ALGORITHMS[name]()
-    resumed.setup(other_agent)
+    resumed = ALGORITHMS[name](other_agent)
     resumed.load_state_dict(state)
-    resumed.update(history_of(2))
+    resumed.update(buffer_of(2))
     for a, b in zip(agent.state_dict().values(), other_agent.state_dict().values()):
         assert torch.equal(a, b)
     assert any(
@@ -82,14 +78,14 @@ def test_going_on_from_a_saved_state_is_exact(name):
 def test_ppo_first_step_is_the_policy_gradient():
     """With the ratio at 1 nothing is clipped, and both gradients are equal."""
     agent = PerTeacherAgent(SIZES, hidden=8)
-    history = history_of(3, steps=1)
-    states, rewards = history.block(0, torch.device('cpu'))
+    buffer = buffer_of(3, steps=1)
+    states, rewards = buffer.get(0, torch.device('cpu'))
     gradients = []
-    for algorithm in (PPO(entropy_weight=0.0), PolicyGradient(entropy_weight=0.0)):
-        algorithm.setup(agent)
-        algorithm.begin_update(history, torch.device('cpu'))
+    with torch.no_grad():
+        old = agent(states)
+    for algorithm, arguments in ((PPO(agent), (old,)), (PolicyGradient(agent), ())):
         agent.requires_grad_(True)
-        loss = algorithm.loss(states, rewards, 0)
+        loss = algorithm.loss(states, rewards, *arguments)
         gradients.append(torch.autograd.grad(loss, list(agent.parameters())))
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b)
@@ -98,8 +94,7 @@ def test_ppo_first_step_is_the_policy_gradient():
 def test_ppo_stops_at_the_clip():
     """Far beyond the old policy there is nothing to gain any more."""
     agent = PerTeacherAgent(SIZES, hidden=8)
-    algorithm = PPO(entropy_weight=0.0)
-    algorithm.setup(agent)
+    algorithm = PPO(agent)
     states, rewards, _ = bandit(16)
     log_probs = [head.detach() for head in agent(states)]
     best = rewards.argmax(dim=1)
@@ -108,22 +103,20 @@ def test_ppo_stops_at_the_clip():
         # The old policy had the good teacher at half, the bad one at double.
         shift = torch.where(torch.nn.functional.one_hot(best, 2).bool(), 0.5, 2.0).log()
         lp += shift
-    algorithm._old = [tuple(old)]
     agent.requires_grad_(True)
-    loss = algorithm.loss(states, rewards, 0)
+    loss = algorithm.loss(states, rewards, tuple(old))
     gradients = torch.autograd.grad(loss, list(agent.parameters()), allow_unused=True)
     assert all(g is None or g.abs().max() == 0 for g in gradients)
 
 
 def test_dpg_critic_learns_what_actions_achieve():
     agent = PerTeacherAgent(SIZES, hidden=8)
-    algorithm = DPG(critic_optimizer=dict(type='Adam', lr=0.01), noise=1.0)
-    algorithm.setup(agent)
-    algorithm.begin_update(history_of(0), torch.device('cpu'))
+    algorithm = DPG(agent, critic_optimizer=ADAM, noise=1.0)
+    noise = algorithm.noise_generator()
     states, rewards, _ = bandit(256)
-    first = float(algorithm.train_critic(states, rewards, 4))
+    first = float(algorithm.train_critic(states, rewards, 4, noise))
     for _ in range(150):
-        last = float(algorithm.train_critic(states, rewards, 4))
+        last = float(algorithm.train_critic(states, rewards, 4, noise))
     assert last < 0.1 * first
     action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))
@@ -138,15 +131,14 @@ def test_exploration_of_several_processes_is_that_of_one(monkeypatch, world_size
     actions = []
     for world, rank in [(1, 0), *((world_size, rank) for rank in range(world_size))]:
         monkeypatch.setattr('mtkdrl_mm.rl.algorithms.dpg.world_size', lambda world=world: world)
-        monkeypatch.setattr('mtkdrl_mm.rl.distributed.world_size', lambda world=world: world)
-        monkeypatch.setattr('mtkdrl_mm.rl.distributed.rank', lambda rank=rank: rank)
-        algorithm = DPG(noise=1.0)
-        algorithm.setup(agent)
-        algorithm.begin_update(None, torch.device('cpu'))
+        monkeypatch.setattr('mtkdrl_mm.utils.distributed.world_size', lambda world=world: world)
+        monkeypatch.setattr('mtkdrl_mm.utils.distributed.rank', lambda rank=rank: rank)
+        algorithm = DPG(agent, noise=1.0)
+        noise = algorithm.noise_generator()
         own = [state[rank::world] for state in states]
         with torch.no_grad():
             proposed = agent(own)
-        actions.append([algorithm.explore(proposed, 12) for _ in range(3)])
+        actions.append([algorithm.explore(proposed, 12, noise) for _ in range(3)])
     one, several = actions[0], actions[1:]
     for step in range(3):
         assert all(
@@ -160,42 +152,41 @@ def test_ddpg_noise_does_not_depend_on_a_full_replay():
     agent = PerTeacherAgent(SIZES, hidden=8)
     drawn = []
     for budget in (0.001, 1.0):
-        algorithm = DDPG(replay_budget=budget)
-        algorithm.setup(agent)
-        algorithm.begin_update(history_of(0), torch.device('cpu'))
+        algorithm = DDPG(agent, replay_budget=budget)
+        noise, draws = algorithm.noise_generator(), algorithm.replay_generator()
+        algorithm.extend_replay(buffer_of(0), draws)
         assert (algorithm.replay.seen > len(algorithm.replay)) == (budget == 0.001)
-        drawn.append(algorithm.explore(agent(bandit(12)[0]), 12).detach())
+        drawn.append(algorithm.explore(agent(bandit(12)[0]), 12, noise).detach())
     assert torch.equal(*drawn)
 
 
 def test_ddpg_shares_its_steps_with_the_replay(monkeypatch):
     """As many steps as DPG takes, so that replay costs no more."""
     agent = PerTeacherAgent(SIZES, hidden=8)
-    algorithm = DDPG(critic_steps=5)
-    algorithm.setup(agent)
+    algorithm = DDPG(agent, critic_steps=5)
     steps = []
-    learn = algorithm.train_critic
-    monkeypatch.setattr(
-        algorithm, 'train_critic', lambda *args: steps.append(args[2]) or learn(*args)
-    )
-    algorithm.begin_update(history_of(0), torch.device('cpu'))
-    states, rewards, _ = bandit(16)
-    algorithm.prepare_critic(states, rewards)
-    assert steps == [3, 2]
-    with pytest.raises(ValueError, match='`critic_steps` must be at least 2'):
-        DDPG(critic_steps=1)
+    train_critic = algorithm.train_critic
+
+    def counting(states, rewards, count, *args, **kwargs):
+        steps.append(count)
+        return train_critic(states, rewards, count, *args, **kwargs)
+
+    monkeypatch.setattr(algorithm, 'train_critic', counting)
+    algorithm.update(buffer_of(0, steps=2))
+    assert steps == [3, 2, 3, 2]
+    with pytest.raises(InputError, match='`critic_steps` must be at least 2'):
+        DDPG(agent, critic_steps=1)
 
 
 def test_ddpg_target_follows_and_replay_is_bounded():
     agent = PerTeacherAgent(SIZES, hidden=8)
-    algorithm = DDPG(tau=0.5, replay_budget=0.001)
-    algorithm.setup(agent)
+    algorithm = DDPG(agent, tau=0.5, replay_budget=0.001)
     for update in range(4):
-        algorithm.update(history_of(update))
+        algorithm.update(buffer_of(update))
     assert len(algorithm.replay) == algorithm.replay.capacity < 4 * 8 * 32
     assert algorithm.replay.seen == 4 * 8 * 32
     fast = torch.cat([p.flatten() for p in algorithm.critic.parameters()])
-    slow = torch.cat([p.flatten() for p in algorithm.target.parameters()])
+    slow = torch.cat([p.flatten() for p in algorithm.target_critic.parameters()])
     assert 0 < (fast - slow).abs().max() < 0.1
 
 
@@ -203,10 +194,10 @@ def test_ddpg_target_follows_and_replay_is_bounded():
 def test_attention_agent_trained_on_one_pool_works_on_another(standardize):
     """Three teachers of other sizes and another order, the same parameters."""
     small = AttentionAgent(
-        [8, 12], tail_size=3, embedding_bins=4, hidden=16, heads=2, standardize=standardize
+        StateLayout((5, 9), 0), embedding_bins=4, hidden=16, heads=2, standardize=standardize
     )
     large = AttentionAgent(
-        [12, 8, 20], tail_size=3, embedding_bins=4, hidden=16, heads=2, standardize=standardize
+        StateLayout((9, 5, 17), 0), embedding_bins=4, hidden=16, heads=2, standardize=standardize
     )
     large.load_state_dict(small.state_dict())
     states = [torch.randn(5, 8), torch.randn(5, 12)]
@@ -222,11 +213,11 @@ def test_attention_agent_trained_on_one_pool_works_on_another(standardize):
 
 
 def test_attention_agent_learns_with_shared_statistics():
-    agent = AttentionAgent(SIZES, tail_size=3, hidden=32)
-    algorithm = ALGORITHMS['pg']()
-    algorithm.setup(agent)
+    agent = AttentionAgent(StateLayout((0, 0), 1, gap=True, performance=False), hidden=32)
+    assert agent.state_sizes == SIZES
+    algorithm = ALGORITHMS['pg'](agent)
     for update in range(25):
-        algorithm.update(history_of(update))
+        algorithm.update(buffer_of(update))
     states, _, right = bandit(500, 999_999)
     for log_probs in agent(states):
         assert log_probs.exp().gather(1, right[:, None]).mean() > 0.8
@@ -235,15 +226,15 @@ def test_attention_agent_learns_with_shared_statistics():
 @pytest.mark.parametrize(
     ('build', 'words'),
     [
-        (lambda: PPO(clip=0.0), 'clip'),
-        (lambda: DPG(noise=-1.0), 'noise'),
-        (lambda: DDPG(tau=0.0), 'tau'),
-        (lambda: DPG(critic_optimizer=dict(type='Adm')).setup(PerTeacherAgent(SIZES)), 'Adm'),
+        (partial(PPO, clip=0.0), '`clip` must be greater than 0, but is 0.0'),
+        (partial(DPG, noise=-1.0), '`noise` must be at least 0, but is -1.0'),
+        (partial(DDPG, tau=0.0), '`tau` must be greater than 0 and at most 1, but is 0.0'),
+        (partial(DPG, critic_optimizer=dict(type='Adm')), 'Unknown optimizer "Adm"'),
     ],
 )
 def test_bad_numbers(build, words):
-    with pytest.raises(ValueError, match=words):
-        build()
+    with pytest.raises(InputError, match=words):
+        build(PerTeacherAgent(SIZES))
 
 
 @pytest.mark.parametrize('algorithm', [DPG, DDPG])
@@ -251,11 +242,8 @@ def test_every_run_has_a_critic_of_its_own(algorithm):
     def critic(seed, drawn=0):
         agent = PerTeacherAgent(SIZES)
         torch.manual_seed(drawn)
-        made = algorithm()
-        made.setup(agent, seed)
-        assert made.seed == (0 if seed is None else seed)
+        made = algorithm(agent, seed=seed)
         return torch.cat([p.detach().flatten() for p in made.critic.parameters()])
 
     assert torch.equal(critic(1), critic(1, drawn=5))  # of the run's seed alone
-    assert torch.equal(critic(None), critic(0))
     assert (critic(1) - critic(2)).abs().max() > 0.01

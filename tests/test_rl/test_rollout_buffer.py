@@ -28,39 +28,39 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-def fill(history, images, batch, seed=0):
+def fill(buffer, images, batch, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, images, batch):
-        history.add(*numbered(start, min(start + batch, images)), generator)
+        buffer.add(*numbered(start, min(start + batch, images)), generator)
 
 
-def contents(history):
-    blocks = list(history.blocks(CPU, range(history.num_steps)))
-    states = [torch.cat([block[0][m] for block in blocks]) for m in range(2)]
-    return states, torch.cat([block[1] for block in blocks])
+def contents(buffer):
+    steps = list(buffer.iterate(CPU))
+    states = [torch.cat([step[0][m] for step in steps]) for m in range(2)]
+    return states, torch.cat([step[1] for step in steps])
 
 
 @pytest.mark.parametrize('sizes', [(1, 1), (7, 12, 5), (3062, 3062, 3062, 3062)])
 @pytest.mark.parametrize('budget', [0.25, 3.0])
 def test_memory_stays_within_the_budget(sizes, budget):
-    history = RolloutBuffer(sizes, budget)
-    assert history.nbytes <= budget * 2**20
+    buffer = RolloutBuffer(sizes, budget)
+    assert buffer.nbytes <= budget * 2**20
     # and uses it: one more image would not fit
-    assert history.nbytes + 2 * sum(sizes) + 4 * len(sizes) > budget * 2**20
+    assert buffer.nbytes + 2 * sum(sizes) + 4 * len(sizes) > budget * 2**20
 
 
 @pytest.mark.parametrize('batch', [1, 3, 10, 50])
 def test_never_more_rows_than_the_budget(batch):
-    history = RolloutBuffer([1, 1], budget_of(10))
-    assert history.capacity == 10
+    buffer = RolloutBuffer([1, 1], budget_of(10))
+    assert buffer.capacity == 10
     generator, seen = torch.Generator(), 0
     for _ in range(12):
-        history.add(*numbered(seen, seen + batch), generator)
+        buffer.add(*numbered(seen, seen + batch), generator)
         seen += batch
-        assert history.seen == seen
-        states, rewards = contents(history)
-        assert len(history) == len(rewards) == len(states[0]) == min(seen, 10)
-        assert torch.equal(rewards, history.rewards)
+        assert buffer.seen == seen
+        states, rewards = contents(buffer)
+        assert len(buffer) == len(rewards) == len(states[0]) == min(seen, 10)
+        assert torch.equal(rewards, buffer.rewards)
 
 
 @pytest.mark.parametrize('batch', [1, 7, 40])
@@ -68,9 +68,9 @@ def test_every_image_is_kept_equally_often(batch):
     runs, capacity, images = 500, 8, 40
     counts = torch.zeros(images)
     for seed in range(runs):
-        history = RolloutBuffer([1, 1], budget_of(capacity))
-        fill(history, images, batch, seed)
-        kept = contents(history)[0][0].flatten().long()
+        buffer = RolloutBuffer([1, 1], budget_of(capacity))
+        fill(buffer, images, batch, seed)
+        kept = contents(buffer)[0][0].flatten().long()
         assert len(set(kept.tolist())) == capacity
         counts[kept] += 1
     expected = runs * capacity / images
@@ -82,14 +82,14 @@ def test_every_image_is_kept_equally_often(batch):
 def test_states_and_rewards_of_a_row_are_of_the_same_image(two_threads):
     # Wide states and many draws of the same row, where torch works in parallel.
     sizes, capacity = [2000, 2000], 20
-    history = RolloutBuffer(sizes, budget_of(capacity, sizes))
+    buffer = RolloutBuffer(sizes, budget_of(capacity, sizes))
     generator = torch.Generator().manual_seed(3)
     for start in range(0, 1200, 300):
         numbers = torch.arange(start, start + 300).float()[:, None]
         states = [numbers.expand(-1, 2000), -numbers.expand(-1, 2000)]
-        history.add(states, numbers.expand(-1, 2), generator)
-    assert len(history) == capacity
-    for states, rewards in history.blocks(CPU, range(history.num_steps)):
+        buffer.add(states, numbers.expand(-1, 2), generator)
+    assert len(buffer) == capacity
+    for states, rewards in buffer.iterate(CPU):
         assert torch.equal(states[0], rewards[:, :1].expand(-1, 2000))
         assert torch.equal(states[1], -rewards[:, :1].expand(-1, 2000))
 
@@ -103,28 +103,28 @@ def test_images_of_one_step_are_kept_as_if_they_had_come_one_by_one():
     )
 
 
-def test_blocks_are_the_steps_until_the_budget_is_used_up():
-    history = RolloutBuffer([1, 1], budget_of(10))
-    fill(history, 8, batch=4)
-    assert history.num_steps == 2
-    states, rewards = history.block(1, CPU)
+def test_rollout_steps_are_the_steps_until_the_budget_is_used_up():
+    buffer = RolloutBuffer([1, 1], budget_of(10))
+    fill(buffer, 8, batch=4)
+    assert buffer.num_steps == 2
+    states, rewards = buffer.get(1, CPU)
     expected = numbered(4, 8)
     for state, original in zip(states, expected[0]):
         assert torch.equal(state, original)
     assert torch.equal(rewards, expected[1])
-    order = [rewards[0, 0].item() for _, rewards in history.blocks(CPU, [1, 0])]
+    order = [buffer.get(step, CPU)[1][0, 0].item() for step in (1, 0)]
     assert order == [4.25, 0.25]
-    fill(history, 12, batch=4)  # two rows are left for the first four of these
-    assert history.num_steps == 3
-    assert [len(history.block(k, CPU)[1]) for k in range(3)] == [4, 4, 2]
+    fill(buffer, 12, batch=4)  # two rows are left for the first four of these
+    assert buffer.num_steps == 3
+    assert [len(buffer.get(k, CPU)[1]) for k in range(3)] == [4, 4, 2]
 
 
 def test_states_are_rounded_to_half_precision_and_rewards_are_not():
-    history = RolloutBuffer([3, 2], 1)
+    buffer = RolloutBuffer([3, 2], 1)
     states = [torch.tensor([[1 / 3, 1e-3, 1e6]]), torch.tensor([[-1e9, 2049.0]])]
     rewards = torch.tensor([[1 / 3, -1e6 + 1 / 7]])
-    history.add(states, rewards, torch.Generator())
-    ours, kept = history.block(0, CPU)
+    buffer.add(states, rewards, torch.Generator())
+    ours, kept = buffer.get(0, CPU)
     torch.testing.assert_close(ours[0][:, :2], states[0][:, :2], rtol=2**-11, atol=0)
     assert torch.equal(ours[0][:, :2], states[0][:, :2].half().float())
     # beyond its range: the largest number, not infinity
@@ -134,22 +134,22 @@ def test_states_are_rounded_to_half_precision_and_rewards_are_not():
 
 
 def test_what_was_added_is_a_copy():
-    history = RolloutBuffer([1, 1], 1)
+    buffer = RolloutBuffer([1, 1], 1)
     states, rewards = numbered(0, 4)
-    history.add(states, rewards, torch.Generator())
+    buffer.add(states, rewards, torch.Generator())
     states[0].add_(100)
     rewards.add_(100)
-    assert torch.equal(contents(history)[1], numbered(0, 4)[1])
-    assert torch.equal(contents(history)[0][0], numbered(0, 4)[0][0])
+    assert torch.equal(contents(buffer)[1], numbered(0, 4)[1])
+    assert torch.equal(contents(buffer)[0][0], numbered(0, 4)[0][0])
 
 
 def test_clear_starts_again():
-    history = RolloutBuffer([1, 1], budget_of(5))
-    fill(history, 50, batch=5)
-    history.clear()
-    assert len(history) == history.seen == history.num_steps == 0
-    fill(history, 3, batch=3)
-    assert torch.equal(contents(history)[1], numbered(0, 3)[1])
+    buffer = RolloutBuffer([1, 1], budget_of(5))
+    fill(buffer, 50, batch=5)
+    buffer.clear()
+    assert len(buffer) == buffer.seen == buffer.num_steps == 0
+    fill(buffer, 3, batch=3)
+    assert torch.equal(contents(buffer)[1], numbered(0, 3)[1])
 
 
 @pytest.mark.parametrize('images', [6, 23])
@@ -160,36 +160,36 @@ def test_goes_on_from_its_saved_state(images):
     state = first.state_dict()
     fill(first, 30, batch=3, seed=9)  # what was saved is a copy
     second.load_state_dict(state)
-    for history in (whole, second):
+    for buffer in (whole, second):
         generator = torch.Generator().manual_seed(4)
-        history.add(*numbered(images, images + 20), generator)
+        buffer.add(*numbered(images, images + 20), generator)
     assert whole.seen == second.seen == images + 20
     assert whole.num_steps == second.num_steps
     for k in range(whole.num_steps):
-        (ours, rewards), (others, other_rewards) = whole.block(k, CPU), second.block(k, CPU)
+        (ours, rewards), (others, other_rewards) = whole.get(k, CPU), second.get(k, CPU)
         assert torch.equal(rewards, other_rewards)
         assert all(torch.equal(a, b) for a, b in zip(ours, others))
 
 
 def test_saved_state_of_other_teachers_is_refused():
-    history = RolloutBuffer([1, 1], 1)
-    fill(history, 9, batch=3)
-    with pytest.raises(ValueError, match='states of 2 entries, the teachers of now have 3'):
-        RolloutBuffer([1, 2], 1).load_state_dict(history.state_dict())
+    buffer = RolloutBuffer([1, 1], 1)
+    fill(buffer, 9, batch=3)
+    with pytest.raises(ValueError, match='states of 2 entries, but those of these teachers have 3'):
+        RolloutBuffer([1, 2], 1).load_state_dict(buffer.state_dict())
 
 
 @pytest.mark.parametrize('capacity', [1, 4, 5, 8])
-def test_a_smaller_budget_keeps_an_even_choice_in_blocks(capacity):
-    history, smaller = RolloutBuffer([1, 1], 1), RolloutBuffer([1, 1], budget_of(capacity))
-    fill(history, 9, batch=3)
-    smaller.load_state_dict(history.state_dict())
+def test_a_smaller_budget_keeps_an_even_choice_in_steps(capacity):
+    buffer, smaller = RolloutBuffer([1, 1], 1), RolloutBuffer([1, 1], budget_of(capacity))
+    fill(buffer, 9, batch=3)
+    smaller.load_state_dict(buffer.state_dict())
     assert len(smaller) == capacity and smaller.seen == 9
     chosen = [k * 9 // capacity for k in range(capacity)]
-    assert torch.equal(smaller.rewards, history.rewards[chosen])
-    blocks = [smaller.block(k, CPU)[1] for k in range(smaller.num_steps)]
-    for k, rewards in enumerate(blocks):
+    assert torch.equal(smaller.rewards, buffer.rewards[chosen])
+    steps = [smaller.get(k, CPU)[1] for k in range(smaller.num_steps)]
+    for k, rewards in enumerate(steps):
         own = [i for i in chosen if 3 * k <= i < 3 * k + 3]
-        assert torch.equal(rewards, history.rewards[own])
+        assert torch.equal(rewards, buffer.rewards[own])
 
 
 @pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1), (2, 3), (3, 2), (2, 2)])
@@ -197,13 +197,13 @@ def test_dealt_out_to_another_number_of_processes(before, after):
     """As if the other number of processes had recorded the steps: three of 12 images."""
 
     def record(world):
-        histories = [RolloutBuffer([1, 1], 1) for _ in range(world)]
+        buffers = [RolloutBuffer([1, 1], 1) for _ in range(world)]
         for step in range(3):
             states, rewards = numbered(12 * step, 12 * step + 12)
-            for rank, history in enumerate(histories):
+            for rank, buffer in enumerate(buffers):
                 own = slice(rank, None, world)
-                history.add([s[own] for s in states], rewards[own], torch.Generator())
-        return [history.state_dict() for history in histories]
+                buffer.add([s[own] for s in states], rewards[own], torch.Generator())
+        return [buffer.state_dict() for buffer in buffers]
 
     dealt = redistribute(record(before), after)
     for state, expected in zip(dealt, record(after), strict=True):
@@ -213,11 +213,11 @@ def test_dealt_out_to_another_number_of_processes(before, after):
         assert torch.equal(state['rewards'], expected['rewards'])
 
 
-def test_histories_of_different_lengths_cannot_be_dealt_out():
-    histories = [RolloutBuffer([1, 1], 1) for _ in range(2)]
-    fill(histories[0], 6, batch=3)
+def test_buffers_of_different_lengths_cannot_be_dealt_out():
+    buffers = [RolloutBuffer([1, 1], 1) for _ in range(2)]
+    fill(buffers[0], 6, batch=3)
     with pytest.raises(ValueError, match='different numbers of steps'):
-        redistribute([history.state_dict() for history in histories], 3)
+        redistribute([buffer.state_dict() for buffer in buffers], 3)
 
 
 def test_budget_below_one_image_is_refused():

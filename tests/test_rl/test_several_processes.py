@@ -9,16 +9,27 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.models import AttentionAgent
-from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer, StandardizedAdvantage
-from mtkdrl_mm.rl.distributed import gather_interleaved, local_shard
+from mtkdrl_mm.rl import (
+    DDPG,
+    DPG,
+    PPO,
+    BatchZScoreAdvantage,
+    PolicyGradient,
+    RolloutBuffer,
+    StandardizedAdvantage,
+    StateLayout,
+    WeightedBCE,
+)
+from mtkdrl_mm.utils.distributed import gather_interleaved, local_shard
 
 SIZES = [6, 8]
 ALGORITHMS = {
-    'pg': lambda: PolicyGradient(advantage=StandardizedAdvantage()),
+    'pg': lambda agent: PolicyGradient(agent, advantage=StandardizedAdvantage()),
+    'released': lambda agent: WeightedBCE(agent, advantage=BatchZScoreAdvantage()),
     'ppo': PPO,
     'dpg': DPG,
     # 40 images fill the first replay three times over, and leave 1 for its last mini batch.
-    'ddpg, full replay': lambda: DDPG(replay_budget=25 * 36 / 2**20),
+    'ddpg, full replay': lambda agent: DDPG(agent, replay_budget=25 * 36 / 2**20),
     'ddpg': DDPG,
 }
 
@@ -26,18 +37,18 @@ ALGORITHMS = {
 def learn(name, rank, world_size):
     """Two updates from five steps of 8 images each; returns everything learned."""
     torch.manual_seed(0)
-    agent = AttentionAgent(SIZES, tail_size=3, hidden=16, heads=2)
-    algorithm = ALGORITHMS[name]()
-    algorithm.setup(agent)
+    agent = AttentionAgent(StateLayout((3, 5), 0), hidden=16, heads=2)
+    assert agent.state_sizes == SIZES
+    algorithm = ALGORITHMS[name](agent)
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
-        history = RolloutBuffer(SIZES, 1.0)
+        buffer = RolloutBuffer(SIZES, 1.0)
         for _ in range(5):
             states = [torch.randn(8, size, generator=generator) for size in SIZES]
             rewards = torch.randn(8, 2, generator=generator)
             own = slice(rank, None, world_size)
-            history.add([state[own] for state in states], rewards[own], generator)
-        algorithm.update(history)
+            buffer.add([state[own] for state in states], rewards[own], generator)
+        algorithm.update(buffer)
     return copy.deepcopy(dict(agent=agent.state_dict(), **algorithm.state_dict()))
 
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.rl import TeacherState
+from mtkdrl_mm.rl import StateLayout, TeacherState
 
 
 def test_original_code(peers, peers_terms):
@@ -38,7 +38,7 @@ def test_sizes_are_those_of_the_states(make_terms, performance, gap):
             TeacherState(performance, gap)
         return
     state = TeacherState(performance, gap)
-    sizes = state.sizes([3, 4, 5], 5)
+    sizes = state.layout([3, 4, 5], 5).sizes
     assert [s.shape[1] for s in state(make_terms())] == sizes
     if performance and gap:
         assert sizes == [3 + 5 + 3, 4 + 5 + 3, 5 + 5 + 3]
@@ -46,3 +46,33 @@ def test_sizes_are_those_of_the_states(make_terms, performance, gap):
 
 def test_float32_of_half_precision_outputs(make_terms):
     assert {s.dtype for s in TeacherState()(make_terms(dtype=torch.bfloat16))} == {torch.float32}
+
+
+@pytest.mark.parametrize('performance', [True, False])
+@pytest.mark.parametrize('gap', [True, False])
+def test_layout_names_what_is_in_the_states(make_terms, performance, gap):
+    if not (performance or gap):
+        return
+    terms = make_terms()
+    states = TeacherState(performance, gap)(terms)
+    layout = TeacherState(performance, gap).layout([3, 4, 5], 5)
+    parts = dict(cosine=terms.feature_cosine, gap=terms.logit_loss) if gap else {}
+    if performance:
+        parts['cross_entropy'] = terms.teacher_ce
+    for part, expected in parts.items():
+        assert torch.equal(layout.scalar(part, states), expected)
+    for m, state in enumerate(states):
+        slices = layout.slices(m)
+        covered = [i for part in slices.values() for i in range(part.start, part.stop)]
+        assert covered == list(range(state.shape[1]))
+        embedding, logits, rest = layout.split(m, state)
+        assert torch.equal(torch.cat([embedding, logits, rest], dim=1), state)
+        if performance:
+            assert torch.equal(embedding, terms.teachers[m].embedding)
+            assert torch.equal(logits, terms.teacher_logits[:, m])
+
+
+def test_shortened_layout():
+    layout = StateLayout((3, 9), 6, gap=False).shortened(4)
+    assert layout == StateLayout((3, 4), 4, gap=False)
+    assert layout.sizes == [3 + 4 + 1, 4 + 4 + 1]

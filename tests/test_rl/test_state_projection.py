@@ -40,17 +40,20 @@ def test_state_is_projected_part_by_part(make_terms):
     terms = make_terms(classes=9)  # embeddings of 3, 4 and 5 numbers
     plain, small = TeacherState(), TeacherState(projection_size=4, projection_seed=3)
     projection = RandomProjection(4, seed=3)
-    assert small.sizes([3, 4, 5], 9) == [3 + 4 + 3, 4 + 4 + 3, 4 + 4 + 3]
+    assert small.layout([3, 4, 5], 9).sizes == [3 + 4 + 3, 4 + 4 + 3, 4 + 4 + 3]
     for d, whole, state in zip((3, 4, 5), plain(terms), small(terms)):
         expected = [projection(whole[:, :d]), projection(whole[:, d : d + 9]), whole[:, d + 9 :]]
         torch.testing.assert_close(state, torch.cat(expected, dim=1))
-    assert [state.shape[1] for state in small(terms)] == small.sizes([3, 4, 5], 9)
+    assert [state.shape[1] for state in small(terms)] == small.layout([3, 4, 5], 9).sizes
 
 
 def test_imagenet_pool_needs_a_twentieth():
     sizes = [2048] * 4
-    assert sum(TeacherState().sizes(sizes, 1000)) == 4 * 3051
-    assert sum(TeacherState(projection_size=64).sizes(sizes, 1000)) == 4 * 131
+    assert sum(TeacherState().layout(sizes, 1000).sizes) == 4 * 3051
+    assert sum(TeacherState(projection_size=64).layout(sizes, 1000).sizes) == 4 * 131
+
+
+PARTS = dict(fixed=['agent'], dynamic=['agent', 'confidence', 'divergence'])
 
 
 @pytest.mark.parametrize('agent', ['JointAgent', 'PerTeacherAgent', 'AttentionAgent'])
@@ -58,22 +61,21 @@ def test_imagenet_pool_needs_a_twentieth():
 @pytest.mark.parametrize('mixing', ['fixed', 'dynamic'])
 def test_agents_learn_from_projected_states(make_terms, make_spec, agent, kind, mixing):
     terms = make_terms(classes=9, dtype=torch.float32)
-    weighting = MTKDRL(make_spec(terms), agent, mixing=mixing, state={kind: 4})
+    weighting = MTKDRL(make_spec(terms), agent, PARTS[mixing], mixing, state={kind: 4})
     weighting.warming_up = False
     before = weighting(terms)
     torch.testing.assert_close(before.logit.sum(dim=1), torch.ones(6))
-    assert [s.shape[1] for s in before.states] == weighting.state_sizes
+    assert [s.shape[1] for s in before.states] == weighting.agent.state_sizes
     random = kind == 'projection_size'
-    assert weighting.state_sizes == ([10, 11, 11] if random else [15, 16, 17])
-    history = RolloutBuffer(weighting.state_sizes, budget_mib=1)
+    assert weighting.agent.state_sizes == ([10, 11, 11] if random else [15, 16, 17])
+    buffer = RolloutBuffer(weighting.agent.state_sizes, budget_mib=1)
     rewards = torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3)
     for _ in range(4):
-        history.add(before.states, rewards.clone(), torch.Generator())
-    algorithm = PolicyGradient(dict(type='SGD', lr=0.5), entropy_weight=0)
-    algorithm.setup(weighting.agent)
+        buffer.add(before.states, rewards.clone(), torch.Generator())
+    algorithm = PolicyGradient(weighting.agent, dict(type='SGD', lr=0.5))
     parameters = {k: v.clone() for k, v in weighting.agent.named_parameters()}
     for _ in range(10):
-        algorithm.update(history)
+        algorithm.update(buffer)
     assert weighting(terms).logit[:, 0].mean() > before.logit[:, 0].mean()
     if not random:
         now = weighting.agent.named_parameters()
@@ -93,7 +95,7 @@ def test_learned_projection_of_one_teacher_by_hand(make_terms, make_spec):
     state = weighting.state(terms)[2]  # 5 + 9 + 3
     embedding, logits = weighting.agent.layers[2]
     seen = torch.cat([embedding(state[:, :5]), logits(state[:, 5:14]), state[:, 14:]], dim=1)
-    scores = weighting.agent.agent.networks[2](seen)
+    scores = weighting.agent.agent.networks['t2'](seen)
     assert torch.equal(weighting.agent.scores(weighting.state(terms))[0][:, 2], scores[:, 0])
     assert weighting.agent.normalizer is None
     assert isinstance(weighting.agent.layers[0][0], torch.nn.Identity)  # 3 numbers
@@ -101,9 +103,9 @@ def test_learned_projection_of_one_teacher_by_hand(make_terms, make_spec):
 
 def test_statistics_are_those_of_the_whole_states(make_terms, make_spec):
     weighting = MTKDRL(make_spec(make_terms(classes=9)), state=dict(learned_projection_size=4))
-    assert weighting.agent.normalizer.state_sizes == weighting.state_sizes
+    assert weighting.agent.normalizer.state_sizes == weighting.agent.state_sizes
     assert weighting.agent.agent.normalizer is None
-    assert weighting.agent.normalized_sizes == weighting.state_sizes
+    assert weighting.agent.normalized_sizes == weighting.agent.state_sizes
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_missing_data(folders):
     with pytest.raises(InputError) as error:
         check_data(data_config(folders, split='val'), ('train_dataloader',))
     assert f'"{folders}/val" (train_dataloader.dataset) does not exist' in str(error.value)
-    assert "holds ['train']" in str(error.value)
+    assert "contains ['train']" in str(error.value)
     with pytest.raises(InputError) as error:
         check_data(data_config(folders, ann_file='meta/train.txt'), ('train_dataloader',))
     assert f'annotation file "{folders}/meta/train.txt"' in str(error.value)

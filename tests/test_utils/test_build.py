@@ -5,10 +5,10 @@ import pytest
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope, Registry
 
-from mtkdrl_mm.models import DistillationLoss, KLDivergence
+from mtkdrl_mm.models import DistillationLoss, JointAgent, KLDivergence
 from mtkdrl_mm.registry import MODELS, TASK_UTILS
-from mtkdrl_mm.rl import Advantage, Algorithm, MinMaxAdvantage, PolicyGradient, Reward
-from mtkdrl_mm.utils import InputError, build_component
+from mtkdrl_mm.rl import DDPG, PPO, Advantage, Algorithm, MinMaxAdvantage, Reward
+from mtkdrl_mm.utils import InputError, build_component, check_component
 
 
 class Animal:
@@ -112,7 +112,6 @@ def test_supplied_arguments_are_not_offered_as_the_users(zoo):
     [
         ('ImprovmentReward', Reward, 'reward', 'ImprovementReward'),
         ('MinMaxAdvantag', Advantage, 'advantage', 'MinMaxAdvantage'),
-        ('PolicyGradeint', Algorithm, 'RL algorithm', 'PolicyGradient'),
     ],
 )
 def test_rl_components_are_registered(name, base, role, near):
@@ -121,9 +120,25 @@ def test_rl_components_are_registered(name, base, role, near):
     assert isinstance(build_component(TASK_UTILS, near, base, role), base)
 
 
-def test_advantage_reaches_the_algorithm():
-    advantage = MinMaxAdvantage()
-    cfg = dict(type='PolicyGradient', entropy_weight=0.5)
-    algorithm = build_component(TASK_UTILS, cfg, Algorithm, 'RL algorithm', advantage=advantage)
-    assert isinstance(algorithm, PolicyGradient)
-    assert algorithm.advantage is advantage and algorithm.entropy_weight == 0.5
+def test_agent_and_advantage_reach_the_algorithm():
+    agent, advantage = JointAgent([2, 3]), MinMaxAdvantage()
+    cfg = dict(type='PPO', entropy_weight=0.5, clip=0.1)
+    shared = dict(agent=agent, advantage=advantage, seed=3)
+    algorithm = build_component(TASK_UTILS, cfg, Algorithm, 'RL algorithm', **shared)
+    assert isinstance(algorithm, PPO)
+    assert algorithm.agent is agent and algorithm.advantage is advantage
+    assert (algorithm.entropy_weight, algorithm.clip, algorithm.seed) == (0.5, 0.1, 3)
+
+
+def test_a_component_that_is_built_later_is_checked_without_building(zoo):
+    assert check_component(zoo, dict(type='Dog', age=-1), Animal, 'pet') == (Dog, dict(age=-1))
+    with pytest.raises(InputError, match=r'takes no argument "agee"\. Did you mean "age"'):
+        check_component(zoo, dict(type='Dog', agee=1), Animal, 'pet')
+
+
+def test_kwargs_are_those_of_the_base_class():
+    message = 'RL algorithm "DDPG" takes no argument "critic_step". Did you mean "critic_steps"'
+    with pytest.raises(InputError, match=message):
+        check_component(TASK_UTILS, dict(type='DDPG', critic_step=1), Algorithm, 'RL algorithm')
+    cfg = dict(type='DDPG', noise=1.0, epochs=2, tau=0.1)
+    assert check_component(TASK_UTILS, cfg, Algorithm, 'RL algorithm')[0] is DDPG

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Randomness as a function of where the training is."""
+"""Random numbers as a function of the run's seed and the position in the training."""
 
 import random
 from itertools import combinations
@@ -8,37 +8,72 @@ import numpy as np
 import pytest
 import torch
 
-from mtkdrl_mm.utils.seeding import seed_everything, seeded
+from mtkdrl_mm.utils.seeding import derive_seed, seed_everything, seeded
 
 
 def draw():
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def at(*position):
-    with seeded(*position):
+def draw_with(seed):
+    with seeded(seed):
         return draw()
 
 
-def test_same_position_same_numbers_in_all_three_generators():
-    assert at(1, 2, 3) == at(1, 2, 3)
-    seed_everything(1, 2, 3)
-    assert draw() == at(1, 2, 3)
-    assert len(set(at(1, 2, 3))) == 3
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        ((0, 'rollout'), 8495763147815708772),
+        ((0, 'rollout', 100, 1), 3940180817145041614),
+        ((0, 'step', 0, 0), 951360957225752591),
+        ((2025, 'augmentation', 49999, 239), 6478163275080389694),
+    ],
+)
+def test_derived_seeds_are_the_same_everywhere(arguments, expected):
+    assert derive_seed(*arguments) == expected
+    # Positions often come as numbers of NumPy or torch.
+    seed, stream, *position = arguments
+    assert derive_seed(np.int64(seed), stream, *np.array(position, dtype=int)) == expected
+    assert derive_seed(seed, stream, *map(torch.tensor, position)) == expected
 
 
-def test_every_other_position_gives_other_numbers():
-    positions = [
-        (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (2**31, 0, 0),
-        (0, 0), (0, 0, 0, 0), (1, 0), (1, 0, 0, 0), (0, 0, 1, 0),
+def test_streams_and_positions_have_distinct_seeds():
+    arguments = [
+        (0, 'a'), (1, 'a'), (-1, 'a'), (0, 'b'), (0, 'ab'), (0, 'a', 0), (0, 'a', 0, 0),
+        (0, 'a', 1), (0, 'a', -1), (0, 'a', 1, 2), (0, 'a', 2, 1), (0, 'a', 12), (1, 'a', 0),
+        (0, 'a', 2**32), (0, 'a', 2**64), (2**31, 'a'),
     ]  # fmt: skip
-    for a, b in combinations(positions, 2):
-        for x, y in zip(at(*a), at(*b)):
+    seeds = [derive_seed(*a) for a in arguments]
+    assert len(set(seeds)) == len(arguments)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # A grid of seeds, iterations and processes, where sums of multiples would collide.
+    grid = {
+        derive_seed(seed, 'rollout', iteration, rank)
+        for seed in range(10)
+        for iteration in range(500)
+        for rank in range(8)
+    }
+    assert len(grid) == 10 * 500 * 8
+
+
+def test_one_seed_gives_the_same_numbers_in_all_three_generators():
+    assert draw_with(7) == draw_with(7)
+    seed_everything(7)
+    assert draw() == draw_with(7)
+
+
+def test_the_three_generators_draw_different_numbers():
+    assert len(set(draw_with(7))) == 3
+
+
+def test_every_seed_gives_other_numbers_in_all_three_generators():
+    for a, b in combinations((0, 1, 2, 2**31, 2**32, 2**63 - 1), 2):
+        for x, y in zip(draw_with(a), draw_with(b)):
             assert x != y, (a, b)
 
 
 def test_neighbouring_positions_are_not_correlated():
-    values = torch.tensor([at(0, 0, k)[2] for k in range(500)])
+    values = torch.tensor([draw_with(derive_seed(0, 'step', 0, k))[2] for k in range(500)])
     assert abs(values.mean() - 0.5) < 0.06
     assert abs(torch.corrcoef(torch.stack([values[:-1], values[1:]]))[0, 1]) < 0.15
 

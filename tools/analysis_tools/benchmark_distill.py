@@ -1,20 +1,20 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Measure what distillation costs beside running the networks.
+"""Measure the time and memory that distillation adds to running the networks.
 
-For every config the step of the whole training (loss, backward, optimiser,
-hooks' work) is timed, and compared with a floor: the teachers' forward passes
-and the student's own step, without any distillation loss. The variants take
-turns within one process, step by step, so that a noisy machine disturbs all of
-them alike. Where a hook works in every n-th step only (MMKD's), a turn is n
-steps, and its n-th part is the time of a step.
+For every config the whole training step is timed (loss, backward pass,
+optimiser, and the hooks of a training), and compared with a lower bound: the
+teachers' forward passes and the student's own step, without any distillation
+loss. The variants are interleaved within one process, step by step, so that
+other load on the machine affects all of them alike. If a hook works in every
+n-th step only (MMKD's), a round has n steps and their mean is the time of a step.
 
-Where there is an agent, its updates belong to the cost of training. In every
-turn one is timed, from the history of ``--update-steps`` steps; its share of a
-step is added to the ratios. By default each image of an epoch is learned from,
-the most that an update can cost; with ``--epoch-images`` only those that fit the
-history's budget.
+The updates of an agent belong to the cost of training. An update is timed after
+every ``--update-steps`` rounds, from the rollout buffer of these steps, and its
+time per step is added before ratios are taken. By default the agent is updated
+from every image of an epoch, which is the most that an update can cost; with
+``--epoch-images``, only from as many as the buffer can hold.
 
-Methods are config files, or names; without any, it is all methods against AVER.
+Methods are config files, or names; the default is all methods against AVER.
 
     python tools/analysis_tools/benchmark_distill.py
     python tools/analysis_tools/benchmark_distill.py aver mtkdrl mtkdrl_ppo my_config.py \\
@@ -22,31 +22,36 @@ Methods are config files, or names; without any, it is all methods against AVER.
 """
 
 import argparse
+import atexit
 import gc
+import math
 import os.path as osp
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
+from torch.utils.data import DataLoader
 
-from mtkdrl_mm.models import MMKD, MTKDRL, MultiTeacherDistiller
+from mtkdrl_mm.engine.hooks import AgentHook, MetaLearningHook
+from mtkdrl_mm.engine.runner import ResumableRunner
+from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl import RolloutBuffer
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
-FLOOR = 'floor (teachers + student)'
+LOWER_BOUND = 'lower bound (networks alone)'
 ALGORITHMS = dict(
     mtkdrl='PolicyGradient',
     mtkdrl_ppo='PPO',
@@ -54,27 +59,56 @@ ALGORITHMS = dict(
     mtkdrl_ddpg='DDPG',
     mtkdrl_improvement='PolicyGradient',
 )
-# Variants with configs of their own in the folder of MTKD-RL.
-SUFFIXES = dict(mtkdrl_improvement='_improvement')
-# What the step of a method may take, as a multiple of AVER's.
-BARS = dict(aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(ALGORITHMS, 1.05))
+# Variants of MTKD-RL that have configs of their own, in its folder.
+CONFIG_SUFFIXES = dict(mtkdrl_improvement='_improvement')
+# Largest acceptable time of a method's step, as a multiple of AVER's.
+LIMITS = dict(
+    aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(ALGORITHMS, 1.05)
+)
+# Hooks that do no work in a training step, or need a data set.
+UNUSED_HOOKS = ('teacher_check', 'visualization')
+# The same of the runner's own hooks, which are switched off by None.
+UNUSED_RUNNER_HOOKS = ('checkpoint', 'param_scheduler', 'preemption', 'sampler_seed')
+# Far beyond any warm-up of an agent.
+EPOCH, STEPS_PER_EPOCH = 1000, 10**6
 
 
 @dataclass
 class Variant:
-    """What takes turns.
+    """One of the interleaved measurements.
 
     Attributes:
-        step (Callable): A training step.
-        turn (int): Steps of a turn.
-        update (Callable, optional): An update of the agent.
-        share (float): Updates of the agent, as timed here, per step.
+        step (Callable): Runs a training step.
+        steps_per_round (int): Steps of a round.
+        update (Callable, optional): Updates the agent from the steps since the
+            last update. Defaults to None.
+        kept (float): Share of an epoch's images that an update uses.
+        step_seconds (list[float]): Seconds per step, one entry per round.
+        update_seconds (list[float]): Seconds per step of the agent's updates,
+            one entry per update.
     """
 
     step: Callable[[], None]
-    turn: int = 1
+    steps_per_round: int = 1
     update: Callable[[], None] | None = None
-    share: float = 0.0
+    kept: float = 1.0
+    step_seconds: list[float] = field(default_factory=list)
+    update_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def update_share(self) -> float:
+        """Median seconds per step of the agent's updates."""
+        return statistics.median(self.update_seconds) if self.update_seconds else 0.0
+
+
+class RandomBatches(torch.utils.data.Dataset):
+    """A data set that the loop needs for its length only; its images are not read."""
+
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,32 +116,38 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'configs',
         nargs='*',
-        default=list(BARS),
-        help=f'config files or names of methods ({", ".join(BARS)}), by default all these; ratios '
-        'are to the first of them',
-    )
-    parser.add_argument('--config-name', default='r18_imagenet', help='config of the named methods')
-    parser.add_argument('--input-size', type=int, default=64)
-    parser.add_argument('--batch-size', type=int, default=32)
-    parser.add_argument('--num-classes', type=int, default=100)
-    parser.add_argument('--steps', type=int, default=20, help='timed turns of every variant')
-    parser.add_argument('--warmup', type=int, default=3, help='turns before timing')
-    parser.add_argument(
-        '--update-steps', type=int, default=8, help='steps of history per timed update of the agent'
+        default=list(LIMITS),
+        help=f'config files or names of methods ({", ".join(LIMITS)}), by default all of them; '
+        'ratios are relative to the first',
     )
     parser.add_argument(
-        '--epoch-images', type=int, help='images of an epoch on this process, by default all fit'
+        '--config-name', default='r18_imagenet', help='config file of the named methods'
+    )
+    parser.add_argument('--input-size', type=int, default=64, help='side of the images in pixels')
+    parser.add_argument('--batch-size', type=int, default=32, help='images per step')
+    parser.add_argument('--num-classes', type=int, default=100, help='number of classes')
+    parser.add_argument('--steps', type=int, default=20, help='timed rounds of every variant')
+    parser.add_argument('--warmup', type=int, default=3, help='rounds before timing')
+    parser.add_argument(
+        '--update-steps', type=int, default=8, help='rounds between timed updates of the agent'
+    )
+    parser.add_argument(
+        '--epoch-images',
+        type=int,
+        help='images of an epoch on this process; by default the rollout buffer holds all of them',
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--amp', action='store_true')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-memory', action='store_true', help='skip the memory measurement')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='overrides settings of all configs'
+    )
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def make_batch(args: argparse.Namespace) -> dict[str, Any]:
-    """Random pixels and labels: the cost does not depend on what is shown."""
+    """Make a batch of random pixels and labels."""
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, 3, args.input_size, args.input_size)
     labels = torch.randint(args.num_classes, (args.batch_size,), generator=generator)
@@ -120,11 +160,12 @@ def make_batch(args: argparse.Namespace) -> dict[str, Any]:
 def load_config(args: argparse.Namespace, target: str) -> Config:
     """Read a config file, or that of a named method."""
     path = target
-    if target in BARS:
+    if target in LIMITS:
         folder = 'mtkdrl' if target in ALGORITHMS else target
-        path = osp.join(ROOT, 'configs', folder, f'{args.config_name}{SUFFIXES.get(target, "")}.py')
+        name = args.config_name + CONFIG_SUFFIXES.get(target, '')
+        path = osp.join(ROOT, 'configs', folder, f'{name}.py')
     if not osp.isfile(path):
-        raise InputError(f'"{target}" is neither a config file nor one of {", ".join(BARS)}.')
+        raise InputError(f'"{target}" is neither a config file nor one of {", ".join(LIMITS)}.')
     cfg = Config.fromfile(path)
     if target in ALGORITHMS:
         cfg.default_hooks.agent.algorithm = dict(type=ALGORITHMS[target])
@@ -133,105 +174,106 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
     return cfg
 
 
-def build_step(
-    args: argparse.Namespace, target: str, pool_of: MultiTeacherDistiller = None
-) -> 'tuple[MultiTeacherDistiller, Variant]':
-    """Build a config's model and its training step.
-
-    All variants share the first one's teachers, so that the memory of the
-    machine holds them once.
-    """
-    cfg = load_config(args, target)
+def build_model(
+    args: argparse.Namespace, cfg: Config, pool_of: MultiTeacherDistiller | None
+) -> MultiTeacherDistiller:
+    """Build a config's distiller; it shares the teachers of another one, if given."""
     cfg.model.num_classes = args.num_classes
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    torch.manual_seed(0)
     if pool_of is not None:
         cfg.model.teachers = pool_of.teachers
-    model = MODELS.build(cfg.model)
-    model.to(args.device).train()
-    if model._use_channels_last(torch.device(args.device)):
-        model.student.to(memory_format=torch.channels_last)
-        model.teachers.to(memory_format=torch.channels_last)
+    return MODELS.build(cfg.model)
+
+
+def optimizer_config(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
+    """The config's optimiser, with mixed precision if it is wanted."""
     optim_cfg = cfg.optim_wrapper.to_dict()
     if args.amp:
         optim_cfg.update(type='AmpOptimWrapper', loss_scale='dynamic')
-    optim_wrapper = build_optim_wrapper(model, optim_cfg)
-    runner, interval = add_meta_learning(model, cfg)
+    return optim_cfg
+
+
+def build_runner(
+    args: argparse.Namespace, target: str, pool_of: MultiTeacherDistiller | None = None
+) -> Runner:
+    """Build a config's runner with all hooks that work in a step, ready for its steps.
+
+    It is in an epoch after the agent's warm-up. All variants share the teachers
+    of the first one, so that memory holds them once.
+    """
+    cfg = load_config(args, target)
+    hooks = {k: v for k, v in cfg.get('default_hooks', {}).items() if k not in UNUSED_HOOKS}
+    hooks.update(dict.fromkeys(UNUSED_RUNNER_HOOKS))
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    runner = ResumableRunner(
+        model=build_model(args, cfg, pool_of),
+        work_dir=folder.name,
+        train_dataloader=DataLoader(RandomBatches()),
+        train_cfg=dict(by_epoch=True, max_epochs=2 * EPOCH),
+        optim_wrapper=optimizer_config(args, cfg),
+        default_hooks=hooks,
+        randomness=dict(seed=0),
+        default_scope='mmpretrain',
+        log_level='ERROR',
+        experiment_name=osp.basename(folder.name),
+    )
+    model = runner.model.to(args.device).train()
+    # What Runner.train does before its loop runs; weights are neither initialised nor loaded.
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    loop = runner.train_loop
+    loop._epoch, loop._iter = EPOCH, EPOCH * STEPS_PER_EPOCH
+    loop.schedule_step = loop._iter
+    if model._use_channels_last(torch.device(args.device)):
+        model.student.to(memory_format=torch.channels_last)
+        model.teachers.to(memory_format=torch.channels_last)
+    for hook_point in ('before_run', 'before_train', 'before_train_epoch'):
+        runner.call_hook(hook_point)
+    model.train()
+    return runner
+
+
+def build_variant(
+    args: argparse.Namespace, target: str, pool_of: MultiTeacherDistiller | None = None
+) -> tuple[MultiTeacherDistiller, Variant]:
+    """Build a config's training step, and the update of its agent if it has one."""
+    runner = build_runner(args, target, pool_of)
     batch = make_batch(args)
 
     def step() -> None:
-        model.train_step(batch, optim_wrapper)
-        runner.iter += 1
+        runner.train_loop.run_iter(runner.iter % STEPS_PER_EPOCH, batch)
 
-    return model, Variant(step, interval, *add_agent(args, model, cfg))
-
-
-def add_agent(
-    args: argparse.Namespace, model: MultiTeacherDistiller, cfg: Config
-) -> 'tuple[Callable[[], None] | None, float]':
-    """Do what AgentHook does in every step; return its update, and updates per step."""
-    if not isinstance(model.weighting, MTKDRL):
-        return None, 0.0
-    from mtkdrl_mm.engine.hooks import AgentHook
-
-    hook_cfg = {k: v for k, v in cfg.default_hooks.agent.items() if k != 'type'}
-    hook = AgentHook(**hook_cfg)
-    model.weighting.attach_trainer()
-    model.weighting.warming_up = False
-    hook.history = RolloutBuffer(model.weighting.state_sizes, hook.buffer_budget)
-    hook.algorithm.setup(model.weighting.agent)
-    learned_from = RolloutBuffer(model.weighting.state_sizes, hook.buffer_budget)
-
-    def record(terms: Any, weights: Any) -> None:
-        rewards = hook.reward(terms)
-        hook.history.add(weights.states, rewards, hook._generator)
-        if learned_from.num_steps < args.update_steps:
-            learned_from.add(weights.states, rewards, hook._generator)
-
-    def update() -> None:
-        # The first steps, of the warm-up, may be fewer than it takes.
-        states, rewards = learned_from.block(0, torch.device('cpu'))
-        while learned_from.num_steps < args.update_steps:
-            learned_from.add(states, rewards.clone(), hook._generator)
-        hook.algorithm.update(learned_from)
-
-    model.register_step_hook(record)
-    kept = 1.0
-    if args.epoch_images is not None:
-        kept = min(kept, hook.history.capacity / args.epoch_images)
-    return update, kept / args.update_steps
+    variant = Variant(step)
+    for hook in runner.hooks:
+        if isinstance(hook, MetaLearningHook):
+            variant.steps_per_round = math.lcm(variant.steps_per_round, hook.interval)
+        if isinstance(hook, AgentHook) and hook.update_interval is None:
+            variant.update = lambda hook=hook: hook.after_train_epoch(runner)
+            if args.epoch_images is not None:
+                variant.kept = min(1.0, buffer_capacity(hook) / args.epoch_images)
+    return runner.model, variant
 
 
-def add_meta_learning(model: MultiTeacherDistiller, cfg: Config) -> 'tuple[SimpleNamespace, int]':
-    """Do what MetaLearningHook does; return the runner it sees, and its interval."""
-    runner = SimpleNamespace(model=model, iter=0, seed=0)
-    if not isinstance(model.weighting, MMKD):
-        return runner, 1
-    from mtkdrl_mm.engine.hooks import MetaLearningHook
-
-    hook_cfg = {k: v for k, v in cfg.default_hooks.meta_learning.items() if k != 'type'}
-    hook = MetaLearningHook(**hook_cfg)
-    hook.before_train(runner)
-    return runner, hook.interval
+def buffer_capacity(hook: AgentHook) -> int:
+    """Number of images that the hook's rollout buffer can hold."""
+    assert hook.trainer is not None
+    return hook.trainer.buffer.capacity
 
 
-def build_floor(
-    args: argparse.Namespace, target: str, pool_of: MultiTeacherDistiller = None
+def build_lower_bound(
+    args: argparse.Namespace, target: str, pool_of: MultiTeacherDistiller | None = None
 ) -> Variant:
-    """The teachers' forward passes and the student's own step, nothing else."""
-    model = build_step(args, target, pool_of)[0]
-
-    class Floor(torch.nn.Module):
-        """Only the student's parameters are optimised."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = model.student
-
-    optim_cfg = load_config(args, target).optim_wrapper.to_dict()
-    if args.amp:
-        optim_cfg.update(type='AmpOptimWrapper', loss_scale='dynamic')
-    optim_wrapper = build_optim_wrapper(Floor(), optim_cfg)
+    """The teachers' forward passes and the student's own step, and nothing else."""
+    cfg = load_config(args, target)
+    model = build_model(args, cfg, pool_of).to(args.device).train()
+    if model._use_channels_last(torch.device(args.device)):
+        model.student.to(memory_format=torch.channels_last)
+        model.teachers.to(memory_format=torch.channels_last)
+    # Only the student's parameters are optimised.
+    optim_wrapper = build_optim_wrapper(
+        torch.nn.ModuleDict(dict(student=model.student)), optimizer_config(args, cfg)
+    )
     batch = make_batch(args)
 
     def step() -> None:
@@ -252,18 +294,20 @@ def build_floor(
 
 
 def variant_name(args: argparse.Namespace, target: str) -> str:
-    if target in BARS:
+    """Name of a config in the table: folder and file."""
+    if target in LIMITS:
         return f'{target}/{args.config_name}'
     return osp.join(osp.basename(osp.dirname(target)), osp.splitext(osp.basename(target))[0])
 
 
 def synchronise(device: str) -> None:
+    """Wait until the device has finished its work."""
     if device.startswith('cuda'):
         torch.cuda.synchronize()
 
 
 def timed(args: argparse.Namespace, action: Callable[[], None], count: int = 1) -> float:
-    """Seconds that an action takes, the mean of a few in a row."""
+    """Mean seconds of an action over a number of consecutive calls."""
     gc.collect()
     synchronise(args.device)
     start = time.perf_counter()
@@ -273,43 +317,54 @@ def timed(args: argparse.Namespace, action: Callable[[], None], count: int = 1) 
     return (time.perf_counter() - start) / count
 
 
-def time_steps(args: argparse.Namespace) -> 'tuple[dict[str, list[float]], dict[str, list[float]]]':
-    """Time all variants, one turn of each after the other.
+def time_update(args: argparse.Namespace, variant: Variant, rounds: int) -> None:
+    """Time an update of the agent from the steps of the last rounds."""
+    if variant.update is not None:
+        seconds = timed(args, variant.update)
+        steps = rounds * variant.steps_per_round
+        variant.update_seconds.append(seconds / steps * variant.kept)
+
+
+def time_variants(args: argparse.Namespace) -> dict[str, Variant]:
+    """Time all variants in interleaved rounds.
 
     Returns:
-        tuple[dict, dict]: Seconds per step without, and of, the agent's
-        updates; by variant, one for each round.
+        dict[str, Variant]: The variants by name, with their times.
     """
-    first, variant = build_step(args, args.configs[0])
-    variants = {FLOOR: build_floor(args, args.configs[0], first)}
+    first, variant = build_variant(args, args.configs[0])
+    variants = {LOWER_BOUND: build_lower_bound(args, args.configs[0], first)}
     variants[variant_name(args, args.configs[0])] = variant
     for target in args.configs[1:]:
-        variants[variant_name(args, target)] = build_step(args, target, first)[1]
+        variants[variant_name(args, target)] = build_variant(args, target, first)[1]
     for variant in variants.values():
-        for _ in range(args.warmup * variant.turn):
+        for _ in range(max(1, args.warmup) * variant.steps_per_round):
             variant.step()
         if variant.update is not None:
             variant.update()
-    steps: dict[str, list[float]] = {name: [] for name in variants}
-    updates: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
+    waiting = 0  # rounds since the last update
     for round_number in range(args.steps):
-        # Another one starts each round, so that none profits from its place.
+        # The first variant changes from round to round: the order gives no advantage.
         shift = round_number % len(names)
-        for name in names[shift:] + names[:shift]:
-            variant = variants[name]
-            steps[name].append(timed(args, variant.step, variant.turn))
-            seconds = 0.0 if variant.update is None else timed(args, variant.update)
-            updates[name].append(seconds * variant.share)
-    return steps, updates
+        order = [variants[name] for name in names[shift:] + names[:shift]]
+        for variant in order:
+            variant.step_seconds.append(timed(args, variant.step, variant.steps_per_round))
+        waiting += 1
+        if waiting == args.update_steps or round_number == args.steps - 1:
+            # A last, shorter interval counts only if there was no other.
+            if waiting == args.update_steps or args.steps < args.update_steps:
+                for variant in order:
+                    time_update(args, variant, waiting)
+            waiting = 0
+    return variants
 
 
 def peak_memory(args: argparse.Namespace) -> float:
-    """Peak memory of a few steps of one variant, in MiB, in a process of its own."""
-    if args.memory_of == FLOOR:
-        variant = build_floor(args, args.configs[0])
+    """Peak memory of a few steps of one variant, in MiB, in a separate process."""
+    if args.memory_of == LOWER_BOUND:
+        variant = build_lower_bound(args, args.configs[0])
     else:
-        variant = build_step(args, args.memory_of)[1]
+        variant = build_variant(args, args.memory_of)[1]
     gc.collect()
     for _ in range(3):
         variant.step()
@@ -323,6 +378,7 @@ def peak_memory(args: argparse.Namespace) -> float:
 
 
 def measure_memory(args: argparse.Namespace, names: dict[str, str]) -> dict[str, float]:
+    """Measure the peak memory of every variant in a process of its own, in MiB."""
     memory = {}
     for name, target in names.items():
         command = [sys.executable, *sys.argv, '--memory-of', target]
@@ -336,36 +392,41 @@ def main() -> None:
     if args.memory_of:
         print(peak_memory(args))
         return
-    steps, updates = time_steps(args)
-    targets = {FLOOR: FLOOR}
+    check_number('--steps', args.steps, minimum=1)
+    check_number('--update-steps', args.update_steps, minimum=1)
+    variants = time_variants(args)
+    targets = {LOWER_BOUND: LOWER_BOUND}
     targets.update({variant_name(args, target): target for target in args.configs})
     memory = {} if args.no_memory else measure_memory(args, targets)
     reference = variant_name(args, args.configs[0])
-    totals = {name: [a + b for a, b in zip(steps[name], updates[name])] for name in steps}
+    totals = {
+        name: [seconds + variant.update_share for seconds in variant.step_seconds]
+        for name, variant in variants.items()
+    }
 
     print(
-        f'\n{args.steps} interleaved turns, {args.device}, batch {args.batch_size}, '
+        f'\n{args.steps} interleaved rounds, {args.device}, batch {args.batch_size}, '
         f'{args.input_size}x{args.input_size}, {args.num_classes} classes, '
         f'{torch.get_num_threads()} threads, torch {torch.__version__}'
         + (', AMP' if args.amp else '')
     )
     print(
-        f'{"":<32}{"step s":>10}{"update s":>10}{"/ floor":>9}{"/ first":>9}{"bar":>7}'
+        f'{"":<32}{"step s":>10}{"update s":>10}{"/ bound":>9}{"/ first":>9}{"limit":>7}'
         + (f'{"peak MiB":>10}{"/ first":>9}' if memory else '')
     )
     for name, values in totals.items():
-        # Ratios are taken within each round, where the machine was the same.
-        to_floor = statistics.median(v / f for v, f in zip(values, totals[FLOOR]))
+        # Ratios are taken within each round, where the load on the machine was the same.
+        to_bound = statistics.median(v / b for v, b in zip(values, totals[LOWER_BOUND]))
         to_first = statistics.median(v / r for v, r in zip(values, totals[reference]))
-        line = f'{name:<32}{statistics.median(steps[name]):>10.4f}'
-        line += f'{statistics.median(updates[name]):>10.4f}{to_floor:>9.3f}{to_first:>9.3f}'
-        # The bars are multiples of AVER.
-        bar = BARS.get(name.split('/')[0]) if reference.startswith('aver/') else None
-        line += f'{"" if bar is None else f"{bar:.2f}":>7}'
+        line = f'{name:<32}{statistics.median(variants[name].step_seconds):>10.4f}'
+        line += f'{variants[name].update_share:>10.4f}{to_bound:>9.3f}{to_first:>9.3f}'
+        # The limits are multiples of AVER.
+        limit = LIMITS.get(name.split('/')[0]) if reference.startswith('aver/') else None
+        line += f'{"" if limit is None else f"{limit:.2f}":>7}'
         if memory:
             line += f'{memory[name]:>10.0f}{memory[name] / memory[reference]:>9.3f}'
-        if bar is not None and to_first > bar:
-            line += '  above the bar'
+        if limit is not None and to_first > limit:
+            line += '  above the limit'
         print(line)
 
 

@@ -1,12 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Look at a config's teachers before anyone pays for training.
+"""Evaluate the teachers of a config before training.
 
-Reports for every teacher accuracy and calibration on validation images,
-parameters, time and memory of a forward pass and its share of a step; for every
-pair how often they agree. Warns of a teacher that looks mis-preprocessed (it
-does better with another channel order, mean, std or resolution on the same
-images), of classes in another order, of near-duplicates, and of a teacher that
-knows nothing.
+The report has, for every teacher, accuracy and calibration on validation
+images, parameters, time and memory of a forward pass and its share of a step;
+and for every pair of teachers their agreement. It warns of a teacher that seems
+to get the wrong preprocessing (it is more accurate with another channel order,
+mean, std or resolution on the same images), of classes in another order, of
+near-duplicates, and of a teacher with an accuracy near chance.
 
     python tools/analysis_tools/check_teachers.py CONFIG
     python tools/analysis_tools/check_teachers.py CONFIG --num-batches 20 --out report.md
@@ -20,7 +20,7 @@ import os
 import os.path as osp
 from collections.abc import Iterator
 
-# torch's profiler, which measures memory, otherwise speaks of its stages.
+# Silences the notices of torch's profiler, which measures memory.
 os.environ.setdefault('KINETO_LOG_LEVEL', '5')
 
 import torch
@@ -49,18 +49,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='distillation config')
     parser.add_argument(
-        '--num-batches', type=int, help='validation batches to look at, by default 1000 images'
+        '--num-batches',
+        type=int,
+        help='number of validation batches, by default as many as hold 1000 images',
     )
-    parser.add_argument('--batch-size', type=int, help="by default the validation loader's")
+    parser.add_argument(
+        '--batch-size', type=int, help='images per batch, by default as in the validation loader'
+    )
     parser.add_argument(
         '--preprocessing-images',
         type=int,
         default=1000,
-        help='images on which other preprocessings are tried, and four times as many more where '
-        'they leave doubt; 0 tries none',
+        help='images on which alternative preprocessings are tried, plus four times as many where '
+        'the result is in doubt; 0 tries none',
     )
-    parser.add_argument('--repeats', type=int, default=5, help='timed turns; 0 measures no cost')
-    parser.add_argument('--seed', type=int, default=0, help='which images are drawn')
+    parser.add_argument('--repeats', type=int, default=5, help='timed rounds; 0 measures no cost')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the order of the images')
     parser.add_argument('--out', help='file to write: .md, .csv (one row per teacher) or .json')
     add_common_arguments(parser)
     args = parser.parse_args()
@@ -70,14 +74,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_model(cfg: Config) -> MultiTeacherDistiller:
-    """The config's distiller with loaded teachers."""
+    """Build the config's distiller and load its teachers."""
     if not str(cfg.model.get('type')).endswith('MultiTeacherDistiller'):
         raise InputError(
             f"The config's model is a {cfg.model.get('type')}, which has no teachers: give a "
             'config whose model is a MultiTeacherDistiller.'
         )
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    # Losses with files of their own say nothing about teachers.
+    # Extra losses may need files, and have no effect here.
     cfg.model.pop('extra_losses', None)
     model = MODELS.build(cfg.model)
     model.teachers.load_weights()
@@ -85,9 +89,11 @@ def build_model(cfg: Config) -> MultiTeacherDistiller:
 
 
 def draw_batches(cfg: Config, args: argparse.Namespace) -> tuple[list[dict], Iterator[dict]]:
-    """Validation batches, and further ones; in random order, as folders of classes come in turn."""
+    """Draw validation batches in random order, and further ones for teachers in doubt."""
     if not cfg.get('val_dataloader'):
-        raise InputError('The config has no `val_dataloader`: there is nothing to check on.')
+        raise InputError(
+            'The config has no `val_dataloader`: there are no images to evaluate the teachers on.'
+        )
     loader = cfg.val_dataloader
     if args.batch_size is not None:
         loader.batch_size = int(check_number('--batch-size', args.batch_size, minimum=1))

@@ -61,7 +61,7 @@ def compute_centers(
         labels = torch.cat([s.gt_label for s in data['data_samples']]).to(device)
         count += torch.bincount(labels, minlength=len(count))
         outputs = pool(data['inputs'], data['data_samples'])
-        for name, output, connector in zip(pool.names, outputs, model.connectors):
+        for name, output, connector in zip(pool.names, outputs, model.connectors.values()):
             use_map = isinstance(connector, MapConnector)
             features = pooled(output.feature_map if use_map else output.embedding)
             total = sums.setdefault(name, features.new_zeros(len(count), features.shape[1]))

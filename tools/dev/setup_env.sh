@@ -134,6 +134,8 @@ make_venv() {
     fi
     die ".venv is no Python 3.11 environment with pip: move it away or delete it (rm -r .venv), then run this again."
   fi
+  # `venv --clear` would empty what a link points to: another checkout's environment.
+  [ ! -L $VENV ] || die ".venv is a link to $(readlink -f $VENV), which was made for another folder: delete the link (rm .venv), then run this again."
   if is_done venv || [ -s $LOCK ]; then why=' anew: the one there is unfinished, or its Python is gone'
   elif [ -d $STAMPS ]; then why=' anew: the one there was made for another folder'
   fi

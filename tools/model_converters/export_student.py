@@ -31,6 +31,7 @@ from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.models.num_classes import set_num_classes
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
+from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
@@ -196,7 +197,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
     model, meta = cfg['model'], contents.get('meta') or {}
     distilled = is_distillation(model)
     weighting = model.get('weighting', 'AVER') if distilled else None
-    classes = list((meta.get('dataset_meta') or {}).get('classes') or ())
+    classes = class_names(meta.get('dataset_meta')) or []
     return dict(
         classes=classes,
         dataset_meta=dict(classes=classes),  # where mmpretrain looks for them

@@ -4,7 +4,7 @@ weighting = dict(type='MTKDRL', agent=dict(type='JointAgent'), parts=['agent'])
 weighting_hooks = dict(
     agent=dict(
         type='mtkdrl_mm.AgentHook',
-        algorithm=dict(type='PolicyGradient'),
+        algorithm=dict(type='PolicyGradient', entropy_weight=0.01),
         reward=dict(type='ImprovementReward'),
         advantage=dict(type='MinMaxAdvantage'),
     )

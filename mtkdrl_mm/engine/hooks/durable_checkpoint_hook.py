@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Checkpoints that replace older ones only when they are on the disk."""
+"""Checkpoints that are deleted only after the next one has been written."""
 
 import os.path as osp
 from typing import Any
@@ -17,21 +17,20 @@ from ..checkpoint_files import name_last_checkpoint
 
 @HOOKS.register_module()
 class DurableCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, which at no moment is without a checkpoint.
+    """mmengine's CheckpointHook, but there is a complete checkpoint at any time.
 
-    When it acts: as mmengine's, with the same arguments. But older checkpoints
-    (``max_keep_ckpts``, the best one before) are deleted after the new one has
-    been written; mmengine deletes first. Where a checkpoint cannot be written
-    (a full disk), there is an error in the log, the older ones are kept,
-    training goes on, and the next checkpoint is tried again. Only the last
-    checkpoint of a training has to succeed.
+    When it acts: as mmengine's hook, with the same arguments. Older checkpoints
+    (``max_keep_ckpts``, the previous best one) are deleted after the new one
+    has been written; mmengine deletes them before. If a checkpoint cannot be
+    written (a full disk), the hook logs an error and keeps the older ones, and
+    the training continues. Only the last checkpoint of a training must succeed.
 
-    A work dir may be moved or copied: the best checkpoint so far is looked for
-    in the work dir by its name, so that a copy never deletes the original's.
+    A work dir may be moved or copied: the best checkpoint so far is looked up
+    in the work dir by its name, and a copy never deletes the original's.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Find the folder, and the best checkpoint of before."""
+        """Find the folder and the previous best checkpoint."""
         info = runner.message_hub.runtime_info
         folder = str(self.out_dir or runner.work_dir)
         if '://' not in folder:
@@ -40,7 +39,7 @@ class DurableCheckpointHook(CheckpointHook):
             for key in [key for key in info if key.startswith('best_ckpt')]:
                 if isinstance(info[key], str):
                     info[key] = osp.join(folder, osp.basename(info[key]))
-        # mmengine prunes what a smaller `max_keep_ckpts` leaves over.
+        # mmengine deletes the checkpoints in excess of a smaller `max_keep_ckpts`.
         super().before_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
@@ -50,7 +49,7 @@ class DurableCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             if step not in kept:
                 kept.append(step)
-            # Killed before the outdated ones are gone, a resumed training removes them.
+            # If the process is killed before it has deleted them, a resumed training does.
             runner.message_hub.update_info('keep_ckpt_ids', list(kept))
             outdated, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
         filename = self.filename_tmpl.format(step)
@@ -100,7 +99,7 @@ class DurableCheckpointHook(CheckpointHook):
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
-            # As if it had not been better: the next better one is tried again.
+            # The previous best result stays, so that the next better checkpoint is saved.
             for key in [k for k in runner.message_hub.runtime_info if k.startswith('best_')]:
                 runner.message_hub.runtime_info.pop(key)
                 if key in info:
@@ -138,14 +137,20 @@ class DurableCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _report(self, runner: Runner, error: OSError, path: str, before: str | None) -> None:
-        kept = f'The last good checkpoint is {before}.' if before else 'No other one is lost.'
+        kept = (
+            f'The last good checkpoint is {before}.'
+            if before
+            else 'Older checkpoints are unchanged.'
+        )
         message = f'{describe_medium_error(error, path)}. {kept}'
         at_end = (
             self.is_last_train_epoch(runner) if self.by_epoch else self.is_last_train_iter(runner)
         )
         if at_end and 'best_' not in osp.basename(path):
             raise InputError(
-                f'{message} It is the last checkpoint of the training: free some space and go on '
-                'with --resume.'
+                f'{message} It is the last checkpoint of the training: free some space and '
+                'continue with --resume.'
             ) from error
-        runner.logger.error(f'{message} Training goes on, and saving is tried again next time.')
+        runner.logger.error(
+            f'{message} Training continues, and the next checkpoint will be tried as usual.'
+        )

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Stops a training whose loss is no number any more."""
+"""Stops training at a NaN or infinite loss."""
 
 import math
 
@@ -19,7 +19,7 @@ from ..unwrap_distiller import unwrap_distiller
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops the training at the first NaN or infinite loss, and says whose it is.
+    """Stops training at the first NaN or infinite loss, and names its source.
 
     When it acts: after every step it looks at the loss that mmengine has
     already brought to the host for the log, so it costs no synchronisation.
@@ -90,7 +90,7 @@ class FiniteLossHook(Hook):
             label for label, value in zip(labels, self._means.tolist()) if not math.isfinite(value)
         ]
         teachers = [label for label in bad if label.startswith('the logits')]
-        # A teacher that answers nonsense spoils every term it enters.
+        # A teacher with non-finite logits spoils every term it enters.
         return (
             [f'{label} are not finite' for label in teachers]
             or [f'{label} is not finite' for label in bad]

@@ -1,38 +1,38 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Looks at classes and labels before training and testing."""
+"""Check of classes and labels before training and testing."""
 
 import os.path as osp
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from mtkdrl_mm.datasets import built_datasets
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.class_names import shorten
+from mtkdrl_mm.utils.class_names import class_names, dataset_classes, shorten
+from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
-    """Stops training and testing on labels that the model has no classes for.
+    """Raises an error for labels outside of the model's classes.
 
     When it acts: once, before training or a test. It compares the classes of
-    the data sets, inside of wrappers too, with each other, with the
-    annotations, and with the number of classes of the model's heads. It looks
-    at all labels of classifiers. For detectors and segmentors it reads a few
-    images with their labels from the training set, as the pipeline gives them.
-    What it finds would otherwise end in an index error in the middle of a loss
-    or of the first evaluation, in a device assertion, or in wrong results.
-    Before validation it gives mmdet's metric the categories of a data set that
-    is labelled by names. In checkpoints it saves nothing.
+    the data sets, also inside wrappers, with each other, with the annotations,
+    and with the number of classes of the model's heads. It checks all labels of
+    classifiers. For detectors and segmentors it reads a few images with their
+    labels from the training set, through the pipeline. Without this check, such
+    labels end in an index error inside a loss or at the first evaluation, in a
+    device assertion, or in wrong results. Before a validation it passes the
+    categories of a data set with labels by name to mmdet's metric. It saves
+    nothing.
 
     Args:
-        num_samples (int): Images to look at, spread evenly over the training
-            set. Defaults to 16.
+        num_samples (int): Number of images that are read, spread evenly over
+            the training set. Defaults to 16.
 
     Raises:
         InputError: If the training set is empty, a file is missing, classes
@@ -45,15 +45,15 @@ class LabelCheckHook(Hook):
         self.num_samples = int(check_number('num_samples', num_samples, minimum=1))
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the labels of the training and the validation set."""
+        """Check the labels of the training and the validation set."""
         dataset = runner.train_dataloader.dataset
         if len(dataset) == 0:
-            classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+            classes = dataset_classes(dataset)
             raise InputError(
                 'The training set is empty: it has no image with labels of the classes '
                 f'{shorten(classes or ())}. Check train_dataloader.dataset: `data_root`, '
-                '`ann_file`, `data_prefix`, and whether `metainfo.classes` are named as in the '
-                'annotations.'
+                '`ann_file`, `data_prefix`, and whether the names in `metainfo.classes` are those '
+                'in the annotations.'
             )
         heads = heads_with_classes(runner)
         self._check_classes(runner, heads)
@@ -83,28 +83,27 @@ class LabelCheckHook(Hook):
             InputError: If they differ.
         """
         meta = checkpoint.get('meta')
-        dataset_meta = meta.get('dataset_meta') if isinstance(meta, dict) else None
-        classes = dataset_meta.get('classes') if isinstance(dataset_meta, dict) else None
-        # Training may start from weights for other classes; there, no test loop is built.
+        classes = class_names(meta.get('dataset_meta')) if isinstance(meta, dict) else None
+        # A training may start from weights for other classes; it has no built test loop.
         loop = getattr(runner, '_test_loop', None)
-        if isinstance(loop, BaseLoop) and isinstance(classes, (list, tuple)):
-            _compare_classes(list(classes), loop.dataloader.dataset, 'test')
+        if isinstance(loop, BaseLoop) and classes is not None:
+            _compare_classes(classes, loop.dataloader.dataset, 'test')
 
     def before_val(self, runner: Runner) -> None:
-        """Let the metrics use the categories of the data set."""
+        """Pass the categories of the data set to the metrics."""
         _follow_categories(runner.val_evaluator, runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
-        """Look at the labels of the test set."""
+        """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
         _check_image_labels(dataset, heads_with_classes(runner))
         _follow_categories(runner.test_evaluator, dataset)
 
     @staticmethod
     def _check_classes(runner: Runner, heads: list[tuple[str, int, int]]) -> None:
-        """Compare classes of the data sets, the annotation file and the heads."""
+        """Compare the classes of data sets, annotation file and heads."""
         dataset = runner.train_dataloader.dataset
-        classes = _classes_of(dataset)
+        classes = dataset_classes(dataset)
         if classes is None:
             return
         for part in built_datasets(dataset):
@@ -112,18 +111,18 @@ class LabelCheckHook(Hook):
             if known is not None and len(known) < len(classes):
                 raise InputError(
                     f'Of the classes {shorten(classes)}, the annotation file '
-                    f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Name '
-                    '`metainfo.classes` of the data sets as the `categories` in it.'
+                    f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Use '
+                    'the names of its `categories` in `metainfo.classes` of the data sets.'
                 )
         wrong = [(key, number) for key, number, _ in heads if number != len(classes)]
         if wrong:
             settings = ' '.join(f'{key}={len(classes)}' for key, _ in wrong)
-            # The teachers' heads follow, not what their files hold.
-            also = ' and give teachers of these classes' if 'model.num_classes' in settings else ''
+            # This sets the teachers' heads, but their files must have these classes.
+            also = ' and use teachers of these classes' if 'model.num_classes' in settings else ''
             raise InputError(
                 f'`{wrong[0][0]}` is {wrong[0][1]}, but the training set has {len(classes)} '
-                f'classes: {shorten(classes)}. If that is right, set {settings}{also}; if not, '
-                'name the classes: --cfg-options metainfo.classes=NAME,NAME'
+                f'classes: {shorten(classes)}. If that is correct, set {settings}{also}; if '
+                'not, set the classes: --cfg-options metainfo.classes=NAME,NAME'
             )
         if runner.val_loop is not None:
             _compare_classes(classes, runner.val_dataloader.dataset, 'validation')
@@ -137,30 +136,28 @@ class LabelCheckHook(Hook):
         else:
             return
         values = torch.as_tensor(labels).unique()
-        strange = values[(values < 0) | (values >= num_classes)]
-        strange = strange[strange != ignored].tolist()
-        if strange:
+        invalid = values[(values < 0) | (values >= num_classes)]
+        invalid = invalid[invalid != ignored].tolist()
+        if invalid:
             raise InputError(
-                f'"{path}" has the labels {shorten(strange)}, but `{key}` is '
-                f'{num_classes}: labels must be 0 to {num_classes - 1}, or {ignored} for what is '
-                'ignored. Convert the label maps, or set `num_classes` and '
-                '`metainfo.classes` of the data sets to what they hold.'
+                f'"{path}" has the labels {shorten(invalid)}, but `{key}` is '
+                f'{num_classes}: labels must be 0 to {num_classes - 1}, or {ignored} for ignored '
+                'pixels. Convert the label maps, or change `num_classes` and `metainfo.classes` '
+                'of the data sets.'
             )
 
 
 def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
-    """Heads of the runner's model that have classes.
+    """List the heads of the runner's model that have a number of classes.
 
     Args:
         runner (Runner): The runner.
 
     Returns:
-        list[tuple[str, int, int]]: For every head the key of its number of
-        classes in the config, the number, and the ignored label.
+        list[tuple[str, int, int]]: Config key of the number of classes, the
+        number, and the ignored label of every head.
     """
-    model = runner.model
-    while is_model_wrapper(model):  # DDP, and test-time augmentation in it
-        model = model.module
+    model = unwrap_model(runner.model)
     if isinstance(model, MultiTeacherDistiller):
         # One number for the student's head and all teachers.
         count = getattr(getattr(model.student, 'head', None), 'num_classes', None)
@@ -168,21 +165,21 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
     found = []
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)
-        # Region proposals have one class, "object", whatever the labels are.
+        # Region proposals always have the single class "object".
         if 'rpn_head' in name:
             continue
         if name and isinstance(num_classes, int) and 'head' in name and 'loss' not in name:
             ignored = int(getattr(module, 'ignore_index', 255))
             found.append((f'model.{name}.num_classes', num_classes, ignored))
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
-    # Mixing images needs labels as vectors of that length.
+    # Batch augmentations turn labels into vectors of this length.
     if getattr(preprocessor, 'batch_augments', None) is not None:
         found.append(('data_preprocessor.num_classes', preprocessor.num_classes or 0, 255))
     return found
 
 
 def _check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool:
-    """Check all labels of whole images; whether the data set has them."""
+    """Check all labels of whole images; return whether the data set has them."""
     found = False
     for part in built_datasets(dataset):
         if not hasattr(part, 'get_data_info') or len(part) == 0:
@@ -190,14 +187,14 @@ def _check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool
         if 'gt_label' not in part.get_data_info(0):
             continue
         found = True
-        # Labels of folders are their places in the list of classes.
+        # Labels from folders are indices into the list of classes.
         if getattr(part, 'folder_to_idx', None) is None:
             _check_part(part, heads)
     return found
 
 
 def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
-    classes = _classes_of(part)
+    classes = dataset_classes(part)
     counts = [num_classes for _, num_classes, _ in heads] or ([len(classes)] if classes else [])
     if not counts:
         return
@@ -216,11 +213,11 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
         return
     where = f'"{part.ann_file}"' if getattr(part, 'ann_file', '') else type(part).__name__
     if lowest == 1 and highest == count:
-        advice = 'They seem to be counted from 1: subtract 1 from every label.'
+        advice = 'They seem to start at 1: subtract 1 from every label.'
     elif lowest >= 0 and heads:
         advice = (
-            f'Correct the labels; or, if there are {highest + 1} classes, set `{heads[0][0]}` to '
-            'that.'
+            f'Correct the labels; or, if there are {highest + 1} classes, set '
+            f'`{heads[0][0]}={highest + 1}`.'
         )
     else:
         advice = 'Correct the labels.'
@@ -233,35 +230,35 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
 
 def _compare_classes(classes: list[str], dataset: Any, which: str) -> None:
     for part in built_datasets(dataset):
-        others = _classes_of(part)
+        others = dataset_classes(part)
         if others is not None and others != classes:
             raise InputError(
                 f'The training set has the classes {shorten(classes)}, the {which} set '
-                f'{shorten(others)}: the same label would mean another class. Give both the same '
-                'classes in the same order: in `metainfo.classes` where labels are read by name '
-                '(class folders, COCO, mmseg), else in the annotation files, with the labels.'
+                f'{shorten(others)}: the same label would mean another class. Set the same '
+                'classes in the same order for both: in `metainfo.classes` if labels are read by '
+                'name (class folders, COCO, mmseg), else in the annotation files.'
             )
 
 
 def _follow_categories(evaluator: Any, dataset: Any) -> None:
-    """Give mmdet's metrics the categories of a data set that is labelled by names."""
+    """Pass the categories of a data set with labels by name to mmdet's metrics."""
     found = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
     if len(found) != 1 or found[0] is None:
         return
     ids = list(found[0].values())
     for metric in evaluator.metrics:
         if getattr(metric, 'cat_ids', ()) is not None:
-            continue  # another kind of metric, or one that has them
+            continue  # another kind of metric, or the categories are set
         metric.cat_ids = ids
         api: Any = getattr(metric, '_coco_api', None)
-        # COCO's table sorts by the ids, mmdet names its rows by the labels.
+        # COCO's table is sorted by category id, mmdet labels its rows by class index.
         if api is not None and ids != sorted(map(abs, ids)) and not metric.outfile_prefix:
             metric.cat_ids = list(range(len(ids)))
             _number_by_label(api, found[0])
 
 
 def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
-    """Let the ids of COCO's categories be the labels; those of other categories come after."""
+    """Renumber COCO's categories by label; other categories follow."""
     labels = {number: label for label, number in enumerate(category_ids.values())}
     for annotation in api.dataset['annotations']:
         number = annotation['category_id']
@@ -271,8 +268,3 @@ def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
     ]
     api.createIndex()
     api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
-
-
-def _classes_of(dataset: Any) -> list[str] | None:
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return None if classes is None or isinstance(classes, str) else list(classes)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Lists the damaged images that were left out."""
+"""List of the damaged images that were left out."""
 
 from typing import Any
 
@@ -12,26 +12,25 @@ from mtkdrl_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class LeftOutImagesHook(Hook):
-    """Counts and lists damaged images that ``IntactImages`` has left out.
+    """Logs the damaged images that ``IntactImages`` has left out.
 
-    When it acts: before validation and test, it tells metrics that read an
-    annotation file of their own, such as mmdet's ``CocoMetric``, which images
-    there are; after training and after a test, it writes the list to the log.
-    It saves nothing.
+    When it acts: before validation and test, it limits metrics that read an
+    annotation file, such as mmdet's ``CocoMetric``, to the remaining images;
+    after training and test, it logs the list. It saves nothing.
     """
 
     priority = 'LOW'
 
     def before_val(self, runner: Runner) -> None:
-        """Evaluate the images that are there."""
+        """Limit the metrics to the remaining images."""
         _limit_images(runner.val_evaluator, runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
-        """Evaluate the images that are there."""
+        """Limit the metrics to the remaining images."""
         _limit_images(runner.test_evaluator, runner.test_dataloader.dataset)
 
     def after_train(self, runner: Runner) -> None:
-        """List what was left out."""
+        """Log the images that were left out."""
         datasets = {'training': runner.train_dataloader.dataset}
         if runner.val_loop is not None:
             datasets['validation'] = runner.val_dataloader.dataset
@@ -39,7 +38,7 @@ class LeftOutImagesHook(Hook):
             _list(runner, name, dataset)
 
     def after_test(self, runner: Runner) -> None:
-        """List what was left out."""
+        """Log the images that were left out."""
         _list(runner, 'test', runner.test_dataloader.dataset)
 
 

@@ -1,27 +1,29 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The training of MMKD's meta networks."""
+"""Training of MMKD's meta networks."""
 
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.models.weightings.mmkd import MMKD, meta_loss
 from mtkdrl_mm.registry import HOOKS
-from mtkdrl_mm.rl import Algorithm
-from mtkdrl_mm.rl.distributed import average_gradients, check_equal_over_ranks
-from mtkdrl_mm.structures import HardExampleBuffer, StepTerms, TeacherWeights
+from mtkdrl_mm.rl.algorithms.base import build_optimizer, descend
+from mtkdrl_mm.structures import BufferShards, HardExampleBuffer, StepTerms, TeacherWeights
 from mtkdrl_mm.structures.hard_example_buffer import redistribute
-from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils import InputError, check_component, check_number
+from mtkdrl_mm.utils.distributed import check_equal_over_ranks
+from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..look_ahead import LookAhead
-from ..scalar_meter import ScalarMeter, log_is_due
 from ..unwrap_distiller import unwrap_distiller
+from .log_scalars import log_scalars
 
 
 @HOOKS.register_module()
@@ -32,15 +34,15 @@ class MetaLearningHook(Hook):
     own update,
 
     1. it puts the images that the student gets wrong into a bounded buffer;
-    2. it looks one step of gradient descent ahead,
+    2. it computes the student after one more step of gradient descent,
        :math:`\theta' = \theta - \eta \nabla_\theta L(w)`, without touching the
        student;
     3. it takes the gradient v of the cross entropy on images from the buffer
        at :math:`\theta'`;
     4. it gives the meta networks the gradient of that cross entropy with
        respect to their weights. :math:`\theta'` is linear in the weights, so
-       this is :math:`-\eta/B` times the directional_derivatives of the per-image losses along
-       v, see :class:`LookAhead`.
+       this is :math:`-\eta/B` times the directional derivatives of the per-image
+       losses along v, see :class:`LookAhead`.
 
     All of this runs in float32. BatchNorm statistics and the random numbers of
     the training are left as they were. The buffer is emptied at the start of
@@ -78,10 +80,9 @@ class MetaLearningHook(Hook):
         buffer_budget: float = 64.0,
     ) -> None:
         self.optimizer_cfg = dict(optimizer or dict(type='Adam', lr=1e-3))
-        try:
-            Algorithm.build_optimizer(self.optimizer_cfg, [nn.Parameter(torch.zeros(1))])
-        except ValueError as error:
-            raise InputError(f'MetaLearningHook: {error}') from error
+        check_component(
+            OPTIMIZERS, self.optimizer_cfg, torch.optim.Optimizer, 'optimizer', ('params',)
+        )
         self.interval = int(check_number('interval', interval, minimum=1))
         self.lookahead_lr = check_number('lookahead_lr', lookahead_lr, exclusive=True)
         self.hard_batch_size = int(check_number('hard_batch_size', hard_batch_size, minimum=1))
@@ -89,32 +90,31 @@ class MetaLearningHook(Hook):
         self.buffer = HardExampleBuffer(buffer_budget)
         self.optimizer: torch.optim.Optimizer
         self._saved_state: dict[str, Any] | None = None
-        # Buffers of all processes, gathered when a save is announced.
-        self._gathered: list[dict[str, Any]] | None = None
-
-    _handle: RemovableHandle | None = None
+        self._shards = BufferShards(self.buffer, redistribute)
+        self._log: Tensor | None = None
+        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Find the meta networks; take over a resumed state."""
+        """Build the optimiser; restore a resumed state."""
         distiller = unwrap_distiller(runner, 'MetaLearningHook')
-        if not isinstance(distiller.weighting, MMKD):
+        weighting = distiller.weighting
+        if not isinstance(weighting, MMKD):
             raise InputError(
                 'MetaLearningHook trains the networks of the MMKD weighting, but the weighting is '
-                f'{type(distiller.weighting).__name__}. Remove the hook from `default_hooks`.'
+                f'{type(weighting).__name__}. Remove the hook from `default_hooks`.'
             )
+        weighting.attach_trainer()
+        self.weighting = weighting
         self._runner = runner
-        self.weighting = distiller.weighting
-        self.weighting.attach_trainer()
         self._parameters = list(self.weighting.parameters())
-        self.optimizer = Algorithm.build_optimizer(self.optimizer_cfg, self._parameters)
+        self.optimizer = build_optimizer(self.optimizer_cfg, self._parameters)
         self._look_ahead = LookAhead(distiller, self.lookahead_lr)
-        self._meter = ScalarMeter(['hard_loss', 'hard_images'])
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
         self._handle = distiller.register_step_hook(self._observe)
 
     def release(self) -> None:
-        """Stop watching, however the training ended."""
+        """Stop observing, however the training ended."""
         if self._handle is not None:
             self._handle.remove()
 
@@ -134,39 +134,26 @@ class MetaLearningHook(Hook):
         except ValueError as error:
             raise InputError(f'`buffer_budget` of MetaLearningHook: {error}') from error
         # Functions of the step alone, so that a resumed run draws the same.
-        seed = self._runner.seed + 1_000_003 * self._runner.iter + 7919 * get_rank()
+        seed = derive_seed(self._runner.seed, 'meta_learning', self._runner.iter, get_rank())
         devices = [terms.inputs.device] if terms.inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             hard: tuple[Tensor, Tensor] | None = None
             if len(self.buffer) > 0:
                 generator = torch.Generator().manual_seed(seed)
                 hard = self.buffer.draw(self.hard_batch_size, generator, terms.inputs.device)
-            directional_derivatives = self._look_ahead.directional_derivatives(
-                terms, weights, hard, seed
-            )
-            if directional_derivatives is None:
+            derivatives = self._look_ahead.directional_derivatives(terms, weights, hard, seed)
+            if derivatives is None:
                 return
-            self._update(terms, directional_derivatives)
-        self._meter.add(
-            torch.stack(
-                [
-                    self._look_ahead.hard_loss,
-                    self._look_ahead.hard_loss.new_tensor(len(self.buffer)),
-                ]
-            )
-        )
+            self._update(terms, derivatives)
+        hard_loss = self._look_ahead.hard_loss
+        self._log = torch.stack([hard_loss, hard_loss.new_tensor(len(self.buffer))])
 
-    def _update(self, terms: StepTerms, directional_derivatives: tuple[Tensor, Tensor]) -> None:
+    def _update(self, terms: StepTerms, derivatives: tuple[Tensor, Tensor]) -> None:
         self.weighting.requires_grad_(True)
-        loss = meta_loss(
-            self.weighting.weigh(terms), directional_derivatives, terms, self.lookahead_lr
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=self._parameters)
-        average_gradients(self._parameters)
-        self.optimizer.step()
-        # The student's optimiser may own these parameters too: without a
-        # gradient it leaves them alone.
+        loss = meta_loss(self.weighting.weigh(terms), derivatives, terms, self.lookahead_lr)
+        descend(loss, self.optimizer, self._parameters)
+        # The student's optimiser may own these parameters too: it leaves alone
+        # what has no gradient.
         self.optimizer.zero_grad(set_to_none=True)
         self.weighting.requires_grad_(False)
 
@@ -177,10 +164,9 @@ class MetaLearningHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
-        """Hand the averages to the log."""
-        if log_is_due(runner, batch_idx):
-            for name, value in self._meter.flush().items():
-                runner.message_hub.update_scalar(f'train/{name}', value)
+        """Log the update of this step, if there was one."""
+        log_scalars(runner, ['hard_loss', 'hard_images'], self._log)
+        self._log = None
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Empty the buffer; make sure that all processes hold the same networks."""
@@ -188,22 +174,18 @@ class MetaLearningHook(Hook):
         check_equal_over_ranks(self.weighting, 'meta network')
 
     def gather_state(self) -> None:
-        """Bring all processes' buffers together for the next checkpoint.
+        """Collect the buffers of all processes for the next checkpoint.
 
         Called on all processes before one is saved.
         """
-        if get_world_size() > 1:
-            self._gathered = all_gather_object(self.buffer.state_dict())
+        self._shards.gather()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the optimiser and the buffer."""
         if not hasattr(self, 'optimizer'):
             return
-        buffers: list[dict[str, Any]] = []
-        if len(self.buffer) > 0 or any(b['inputs'] is not None for b in self._gathered or ()):
-            buffers = self._gathered or [self.buffer.state_dict()]
         checkpoint['meta_learning_hook'] = dict(
-            optimizer=self.optimizer.state_dict(), buffers=buffers
+            optimizer=self.optimizer.state_dict(), buffers=self._shards.state_dict()
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -213,9 +195,4 @@ class MetaLearningHook(Hook):
 
     def _resume(self, runner: Runner, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state['optimizer'])
-        buffers = state['buffers']
-        if not buffers:
-            return
-        if len(buffers) != get_world_size():
-            buffers = redistribute(buffers, get_world_size())
-        self.buffer.load_state_dict(buffers[get_rank()])
+        self._shards.load_state_dict(state['buffers'])

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Schedules that keep their pace when the batch size changes."""
+"""Schedules that keep their count of iterations when the batch size changes."""
 
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.hooks.hook import DATA_BATCH
@@ -12,13 +12,13 @@ from ..loops import schedule_steps
 
 @HOOKS.register_module()
 class ElasticParamSchedulerHook(ParamSchedulerHook):
-    """mmengine's ParamSchedulerHook for trainings that are resumed with other batches.
+    """mmengine's ParamSchedulerHook, also for trainings resumed with another batch size.
 
-    When it acts: after every iteration, for schedules by iteration, and after
-    every epoch for those by epoch, as mmengine's. Where a resumed training has
-    another batch size or number of processes, a schedule by iteration goes on
-    in the iterations of the first part: two steps at a time with twice the
-    batch, a step every second time with half of it.
+    When it acts: after every iteration for schedules by iteration, and after
+    every epoch for schedules by epoch, as mmengine's hook. If a training is
+    resumed with another batch size or number of processes, schedules by
+    iteration keep the count of the first run: with twice the batch size they
+    take two steps per iteration, with half of it one step in two iterations.
     """
 
     def after_train_iter(

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Saves a checkpoint when the scheduler, or the user, wants the machine back."""
+"""Checkpoint and exit on signals of a scheduler or the user."""
 
 import glob
 import os
@@ -24,21 +24,22 @@ from ..checkpoint_files import last_checkpoint_named, name_last_checkpoint
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Ends the training in good order on SIGTERM and SIGINT.
+    """Saves a checkpoint and exits on SIGTERM and SIGINT.
 
-    When it acts: the first signal is noted. After the iteration in progress,
-    of training or validation (in distributed runs, after the next iteration at
-    which the processes compare notes), it saves ``interrupted_iter_N.pth``,
-    names it as the last checkpoint so that ``--resume`` finds it, and exits
-    with 128 plus the signal's number. A validation that was cut off is run on
-    resuming. A second Ctrl-C ends the process at once. When a resumed training
-    saves its next checkpoint, the interrupted one is removed.
+    When it acts: after the iteration of training or validation in which a
+    signal was received (in distributed runs, after the next iteration at which
+    the processes synchronise), it saves ``interrupted_iter_N.pth``, records it
+    as the last checkpoint for ``--resume``, and exits with 128 plus the
+    signal's number. An interrupted validation is run again on resuming. A
+    second Ctrl-C ends the process at once. When a resumed training saves its
+    next checkpoint, the interrupted one is deleted.
 
     A terminal's Ctrl-C reaches every process, and torchrun sends it to its
-    processes once more: under torchrun the third SIGINT counts as the second.
+    processes once more. Under torchrun the third SIGINT therefore counts as the
+    second.
 
     Args:
-        interval (int): Iterations between comparisons in distributed runs.
+        interval (int): Iterations between synchronisations in distributed runs.
             Defaults to 10.
     """
 
@@ -51,7 +52,7 @@ class PreemptionHook(Hook):
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Start listening."""
+        """Install the signal handlers."""
         self._received = None
         self._interrupts = 0
         if threading.current_thread() is not threading.main_thread():
@@ -60,7 +61,7 @@ class PreemptionHook(Hook):
             self._previous[number] = signal.signal(number, self._note)
 
     def release(self) -> None:
-        """Stop listening, however the training ended."""
+        """Restore the previous signal handlers; called also after an error."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -81,7 +82,7 @@ class PreemptionHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
-        """Save and exit if a signal has come."""
+        """Save and exit if a signal was received."""
         if get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
             self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter + 1)
 
@@ -92,15 +93,15 @@ class PreemptionHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Any = None,
     ) -> None:
-        """Save and exit if a signal has come during validation."""
-        # Processes may have different numbers of validation batches: they compare after it.
-        # EMAHook has exchanged the weights until then.
+        """Save and exit if a signal was received during validation."""
+        # Processes may have different numbers of validation batches, and synchronise after it.
+        # With EMAHook the model holds the averaged weights until then.
         averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
         if get_world_size() == 1 and self._training(runner) and not averaged:
             self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Remove what an interruption saved once a later checkpoint exists."""
+        """Remove the checkpoint of an interruption once a later one exists."""
         self._remove_superseded(runner)
 
     def before_val(self, runner: Runner) -> None:
@@ -109,7 +110,7 @@ class PreemptionHook(Hook):
             self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
     def after_val(self, runner: Runner) -> None:
-        """Save and exit if a signal came during validation."""
+        """Save and exit if a signal was received during validation."""
         if self._training(runner):
             self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
@@ -145,7 +146,7 @@ class PreemptionHook(Hook):
             ) from error
         barrier()
         runner.logger.info(
-            f'{name} received: saved {filename} in {runner.work_dir}. Go on with --resume.'
+            f'{name} received: saved {filename} in {runner.work_dir}. Continue with --resume.'
         )
         raise SystemExit(128 + number)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Logs how much each teacher counts."""
+"""Logging of the teachers' weights."""
 
 import os.path as osp
 from typing import Any
@@ -15,18 +15,18 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils.files import write_json
 
-from ..scalar_meter import ScalarMeter, log_is_due
 from ..unwrap_distiller import unwrap_distiller
+from .log_scalars import log_scalars
 
 
 @HOOKS.register_module()
 class TeacherWeightHook(Hook):
     """Logs each teacher's mean logit and feature weight.
 
-    When it acts: it sums the weights in every step, and hands their means over
-    the steps since the last log line to the message hub just before
-    ``LoggerHook`` prints, as ``teacher_weight/logit/NAME`` and ``teacher_weight/feature/NAME``.
-    From there they reach the console and the visualiser's backends. After
+    When it acts: after every step it adds the batch means of the weights to
+    the message hub, as ``teacher_weight/logit/NAME`` and
+    ``teacher_weight/feature/NAME``. From there ``LoggerHook`` takes them to the
+    console and the visualiser's backends, averaged as the losses are. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
     mean weights per class over the last epoch. In checkpoints within an epoch it
     saves, under ``teacher_weight_hook``, the sums of the epoch so far.
@@ -37,16 +37,13 @@ class TeacherWeightHook(Hook):
     def __init__(self) -> None:
         self._saved: torch.Tensor | None = None
         self._total: torch.Tensor | None = None
-
-    _handle: RemovableHandle | None = None
+        self._means: torch.Tensor | None = None
+        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
         distiller = unwrap_distiller(runner, 'TeacherWeightHook')
         names = distiller.teachers.names
-        self._meter = ScalarMeter(
-            [f'teacher_weight/{kind}/{name}' for kind in ('logit', 'feature') for name in names]
-        )
         self._names = names
         # Per class the two weights of every teacher, then the number of images.
         device = next(distiller.student.parameters()).device
@@ -86,7 +83,7 @@ class TeacherWeightHook(Hook):
     @torch.no_grad()
     def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
         both = torch.cat([weights.logit, weights.feature], dim=1)
-        self._meter.add(both.mean(dim=0))
+        self._means = both.mean(dim=0)
         rows = torch.cat([both, torch.ones_like(both[:, :1])], dim=1)
         # Blended images count for their classes by their shares.
         self._classes += terms.soft_labels.to(rows.dtype).T @ rows
@@ -110,7 +107,6 @@ class TeacherWeightHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
-        """Hand the means over when a log line is due."""
-        if log_is_due(runner, batch_idx):
-            for name, value in self._meter.flush().items():
-                runner.message_hub.update_scalar(f'train/{name}', value)
+        """Log the means of the step."""
+        names = [f'teacher_weight/{kind}/{n}' for kind in ('logit', 'feature') for n in self._names]
+        log_scalars(runner, names, self._means)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Leaves out top-k accuracies of more classes than the network has."""
+"""Limit of top-k accuracies to the number of classes."""
 
 import logging
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.evaluation import Accuracy, MultiLabelMetric
 
+from mtkdrl_mm.models.num_classes import limit_topk
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError
 
@@ -23,19 +24,19 @@ class TopKLimitHook(Hook):
     """Limits the k of top-k accuracies to the number of classes.
 
     When it acts: before training it compares ``save_best`` with the number of
-    classes of the data. After the first batch of every validation and test, in
-    which the number of classes is seen in the scores, it takes every k that is
-    larger out of the metrics, with a warning. mmpretrain would end there after
-    the whole epoch. It saves nothing.
+    classes of the model. After the first batch of every validation and test it
+    removes every k from the metrics that is larger than the number of scores,
+    with a warning. mmpretrain would raise an error after the whole epoch. It
+    saves nothing.
     """
 
     priority = 'NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse to keep the best checkpoint by a top-k that does not exist.
+        """Check the k of ``save_best``.
 
         Raises:
-            InputError: If ``save_best`` names one.
+            InputError: If it is larger than the number of classes.
         """
         counts = [number for _, number, _ in heads_with_classes(runner)]
         count = min(counts, default=None)
@@ -57,7 +58,7 @@ class TopKLimitHook(Hook):
     ) -> None:
         """Limit the metrics of validation."""
         if batch_idx == 0 and outputs:
-            limit_topk(runner.val_evaluator, outputs[0], 'val_evaluator')
+            limit_metrics(runner.val_evaluator, outputs[0], 'val_evaluator')
 
     def after_test_iter(
         self,
@@ -68,14 +69,14 @@ class TopKLimitHook(Hook):
     ) -> None:
         """Limit the metrics of testing."""
         if batch_idx == 0 and outputs:
-            limit_topk(runner.test_evaluator, outputs[0], 'test_evaluator')
+            limit_metrics(runner.test_evaluator, outputs[0], 'test_evaluator')
 
 
-def limit_topk(evaluator: Evaluator, sample: Any, name: str) -> None:
-    """Take every k above the number of classes out of an evaluator's metrics.
+def limit_metrics(evaluator: Evaluator, sample: Any, name: str) -> None:
+    """Remove every k above the number of classes from an evaluator's metrics.
 
     Args:
-        evaluator (Evaluator): Its metrics are changed in place.
+        evaluator (Evaluator): The evaluator; its metrics are changed in place.
         sample (DataSample): A prediction with ``pred_score`` of shape (C,).
         name (str): The evaluator's key in the config, for the warning.
     """
@@ -86,14 +87,12 @@ def limit_topk(evaluator: Evaluator, sample: Any, name: str) -> None:
     for metric in evaluator.metrics:
         if not isinstance(metric, (Accuracy, MultiLabelMetric)) or not metric.topk:
             continue
-        single = isinstance(metric.topk, int)
-        topk = (metric.topk,) if single else tuple(metric.topk)
-        kept = tuple(k for k in topk if k <= count) or (count if single else 1,)
-        if kept != topk:
-            metric.topk = kept[0] if single else kept
+        topk = (metric.topk,) if isinstance(metric.topk, int) else tuple(metric.topk)
+        if max(topk) > count:
+            metric.topk = limit_topk(metric.topk, count)
             print_log(
                 f'{name}: top-{", top-".join(str(k) for k in topk if k > count)} of only {count} '
-                f'classes is left out of {type(metric).__name__}.',
+                f'classes is removed from {type(metric).__name__}.',
                 'current',
                 logging.WARNING,
             )

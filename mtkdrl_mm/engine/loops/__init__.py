@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Training loops."""
 
-from .resumable_loop import ResumableEpochLoop, ResumableIterLoop, schedule_steps
+from .base import schedule_steps
+from .epoch_loop import ResumableEpochLoop
+from .iter_loop import ResumableIterLoop
 
 __all__ = ['ResumableEpochLoop', 'ResumableIterLoop', 'schedule_steps']

@@ -2,17 +2,18 @@
 """Agents: policies over the teachers, one file each."""
 
 from .attention_agent import AttentionAgent
-from .base import Agent
+from .base import Agent, Policy
+from .fused_policy import FusedPolicy
 from .joint_agent import JointAgent
-from .mixing_agent import MixingAgent
 from .per_teacher_agent import PerTeacherAgent
 from .projecting_agent import ProjectingAgent
 
 __all__ = [
     'Agent',
     'AttentionAgent',
+    'FusedPolicy',
     'JointAgent',
-    'MixingAgent',
     'PerTeacherAgent',
+    'Policy',
     'ProjectingAgent',
 ]

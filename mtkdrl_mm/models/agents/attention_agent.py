@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Attention over the set of teachers."""
+"""Agent with attention over the set of teachers."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl import RolloutBuffer
-from mtkdrl_mm.rl.algorithms import Policy
+from mtkdrl_mm.rl import RolloutBuffer, StateLayout
 from mtkdrl_mm.utils import check_number
 
 from .base import Agent
@@ -18,18 +17,15 @@ from .state_normalizer import StateNormalizer
 
 @MODELS.register_module()
 class AttentionAgent(Agent):
-    """Every teacher is a token; the same network reads all of them.
+    """Transformer layer with one token per teacher.
 
-    Teachers attend to each other, so that two who say the same are seen to.
+    Teachers attend to each other, so the agent can notice two that agree.
     Nothing in the network depends on their number or order: an agent that was
-    trained with one pool works with another of the same classes. To that end
+    trained with one pool works with another of the same classes. For this,
     embeddings of all sizes are averaged into the same number of bins.
 
     Args:
-        state_sizes (Sequence[int]): Supplied by the weighting strategy.
-        tail_size (int): Entries at the end of each state that all teachers
-            share (logits, cross entropy, gaps); what comes before is the
-            embedding. Supplied by the weighting strategy.
+        layout (StateLayout): Supplied by the weighting strategy.
         embedding_bins (int): Entries that an embedding is averaged into.
             Defaults to 64.
         hidden (int): Width of the tokens. Defaults to 128.
@@ -40,18 +36,16 @@ class AttentionAgent(Agent):
 
     def __init__(
         self,
-        state_sizes: Sequence[int],
-        tail_size: int,
+        layout: StateLayout,
         embedding_bins: int = 64,
         hidden: int = 128,
         heads: int = 4,
         standardize: bool = True,
     ) -> None:
-        super().__init__(state_sizes, standardize=False)
-        self.tail_size = tail_size
+        super().__init__(layout.sizes, standardize=False)
+        self.layout = layout
         self.embedding_bins = int(check_number('embedding_bins', embedding_bins, minimum=1))
-        has_embedding = min(state_sizes) > tail_size
-        size = tail_size + self.embedding_bins * has_embedding
+        size = layout.shared_size + self.embedding_bins * layout.performance
         self.normalizer = StateNormalizer([size]) if standardize else None
         self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
@@ -64,16 +58,15 @@ class AttentionAgent(Agent):
             states (Sequence[Tensor]): M tensors of shape (B, s_m).
 
         Returns:
-            Tensor: Shape (B, M, embedding_bins + tail_size).
+            Tensor: Shape (B, M, embedding_bins + shared_size of the layout).
         """
+        if not self.layout.performance:
+            return torch.stack(list(states), dim=1)
         tokens = []
-        for state in states:
-            split = state.shape[1] - self.tail_size
-            if split == 0:
-                tokens.append(state)
-                continue
-            bins = F.adaptive_avg_pool1d(state[:, None, :split], self.embedding_bins)[:, 0]
-            tokens.append(torch.cat([bins, state[:, split:]], dim=1))
+        for m, state in enumerate(states):
+            embedding, logits, rest = self.layout.split(m, state)
+            bins = F.adaptive_avg_pool1d(embedding[:, None], self.embedding_bins)[:, 0]
+            tokens.append(torch.cat([bins, logits, rest], dim=1))
         return torch.stack(tokens, dim=1)
 
     def normalize(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -83,17 +76,17 @@ class AttentionAgent(Agent):
             (tokens,) = self.normalizer([tokens])
         return tokens.unbind(dim=1)
 
-    def update_state_stats(self, history: RolloutBuffer) -> None:
+    def update_state_stats(self, buffer: RolloutBuffer) -> None:
         """Move the statistics, which are the same for all teachers."""
         if self.normalizer is not None:
-            self.normalizer.observe(history, lambda states: self.tokens(states).flatten(0, 1))
+            self.normalizer.update(buffer, lambda states: self.tokens(states).flatten(0, 1))
 
     @property
     def normalized_sizes(self) -> list[int]:
         """Lengths of what :meth:`normalize` returns."""
         return [self.encoder[0].in_features] * len(self.state_sizes)
 
-    def scores(self, states: Sequence[Tensor]) -> Policy:
+    def scores(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Each token's two scalars after attending to all tokens."""
         tokens = self.encoder(torch.stack(list(states), dim=1))
         attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)

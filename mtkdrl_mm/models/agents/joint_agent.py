@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One network over all teachers' states."""
+"""Agent with one network over all teachers' states."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl.algorithms import Policy
 
 from .base import Agent
 
 
 @MODELS.register_module()
 class JointAgent(Agent):
-    """All states concatenated -> hidden -> ReLU -> two heads of M scores.
+    """One MLP: all states concatenated -> hidden -> ReLU -> two heads of M scores.
 
-    Every teacher is judged in view of the others.
+    The score of a teacher depends on the states of all.
 
     Args:
         state_sizes (Sequence[int]): Supplied by the weighting strategy.
@@ -33,7 +32,7 @@ class JointAgent(Agent):
         self.logit_head = nn.Linear(hidden, len(state_sizes))
         self.feature_head = nn.Linear(hidden, len(state_sizes))
 
-    def scores(self, states: Sequence[Tensor]) -> Policy:
+    def scores(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Both heads on the common hidden layer."""
         hidden = self.stem(torch.cat(list(states), dim=1))
         return self.logit_head(hidden), self.feature_head(hidden)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.rl import RolloutBuffer
-from mtkdrl_mm.rl.distributed import all_reduce_mean
+from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 RowsOf = Callable[[list[Tensor]], Tensor]
 
@@ -15,14 +15,14 @@ RowsOf = Callable[[list[Tensor]], Tensor]
 class StateNormalizer(nn.Module):
     r"""Standardises every entry of every state, (s - mean) / std, clipped.
 
-    The statistics move only when the agent is updated, from the history of the
-    update and over all processes, so that the agent is the same function for
-    all steps in between. They are saved with the agent.
+    The statistics move only when the agent is updated, from the rollout buffer
+    of all processes. The agent is therefore the same function for all steps in
+    between. They are saved with the agent.
 
     Args:
         state_sizes (Sequence[int]): Lengths of the M teachers' states.
-        momentum (float): Share of the new history in the statistics; the first
-            history counts fully. Defaults to 0.1.
+        momentum (float): Share of the new buffer in the statistics; the first
+            buffer counts fully. Defaults to 0.1.
         clip (float): Greatest absolute entry. Defaults to 5.
     """
 
@@ -59,12 +59,12 @@ class StateNormalizer(nn.Module):
         ]
 
     @torch.no_grad()
-    def observe(self, history: RolloutBuffer, rows_of: RowsOf | None = None) -> None:
-        """Move the statistics towards those of a history.
+    def update(self, buffer: RolloutBuffer, rows_of: RowsOf | None = None) -> None:
+        """Move the statistics towards those of a buffer.
 
         Args:
-            history (RolloutBuffer): With at least one image.
-            rows_of (Callable, optional): Turns the M states of a block into the
+            buffer (RolloutBuffer): With at least one image.
+            rows_of (Callable, optional): Turns the M states of a rollout step into the
                 rows that are standardised, of shape (n, sum(state_sizes)).
                 Defaults to None: the states side by side.
         """
@@ -72,7 +72,7 @@ class StateNormalizer(nn.Module):
         device = self.mean.device
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for states, _ in history.blocks(device, range(history.num_steps)):
+        for states, _ in buffer.iterate(device):
             flat = (torch.cat(states, dim=1) if rows_of is None else rows_of(states)).double()
             count += len(flat)
             total += flat.sum(dim=0)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Any network of timm, as a backbone of mmpretrain's classifiers."""
+"""Networks of timm as backbones of mmpretrain's classifiers."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from ..token_map import tokens_to_map
 
 @MODELS.register_module()
 class TimmFeatures(BaseBackbone):
-    """A network of timm up to its classifier, with both embedding and map.
+    """A network of timm without its classifier; returns feature map and embedding.
 
-    mmpretrain's ``TIMMBackbone`` gives transformers' raw tokens, which none of
-    its heads reads, and its ``TimmClassifier`` loses other modules' weights when
-    it is part of a larger model. Use with ``VisionTransformerClsHead``, which
-    takes the last entry of a list::
+    mmpretrain's ``TIMMBackbone`` returns a transformer's raw tokens, which none
+    of its heads takes, and its ``TimmClassifier`` loses the weights of other
+    modules when it is part of a larger model. Use it with
+    ``VisionTransformerClsHead``, which takes the last entry of a list::
 
         dict(
             type='ImageClassifier',
@@ -27,9 +27,9 @@ class TimmFeatures(BaseBackbone):
             head=dict(type='VisionTransformerClsHead', num_classes=1000, in_channels=384),
         )
 
-    A transformer's map is made of its patch tokens after the last
-    normalisation; its embedding is what timm gives to the classifier (the
-    class token of DeiT and CaiT). Weights are initialised as timm does.
+    A transformer's map consists of its patch tokens after the last
+    normalisation; its embedding is the input of timm's classifier (the class
+    token of DeiT and CaiT). Weights are initialised by timm.
 
     Args:
         model_name (str): timm's name of the network.
@@ -38,9 +38,16 @@ class TimmFeatures(BaseBackbone):
             ``drop_path_rate`` or ``img_size``.
 
     Raises:
-        InputError: If timm is missing or does not know the network or an
-            argument, or if the network has another number of classifiers than
-            one.
+        InputError: If timm is not installed or does not know the network or an
+            argument, or if the network has several classifiers.
+
+    Example:
+        >>> import torch
+        >>> from mtkdrl_mm.models import TimmFeatures
+        >>> backbone = TimmFeatures('vit_tiny_patch16_224', img_size=64)
+        >>> ((feature_map, embedding),) = backbone(torch.zeros(1, 3, 64, 64))
+        >>> tuple(feature_map.shape), tuple(embedding.shape)
+        ((1, 192, 4, 4), (1, 192))
     """
 
     def __init__(self, model_name: str, init_cfg: dict | None = None, **kwargs: Any) -> None:
@@ -76,14 +83,14 @@ class TimmFeatures(BaseBackbone):
 
     @property
     def classifier_name(self) -> Any:
-        """Name that the classifier has in timm's checkpoints, as ``head`` or ``fc``."""
+        """Name of the classifier in timm's checkpoints, such as ``head`` or ``fc``."""
         return self.model.pretrained_cfg['classifier']
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The normalisation that timm trained with, as ``data_preprocessor``."""
+        """The normalisation of timm's training, as a ``data_preprocessor``."""
         cfg = self.model.pretrained_cfg
-        # Rounded, so that ImageNet's are those of all others and converted once.
+        # Rounded, because equal normalisations of several teachers are computed once.
         return dict(
             mean=[round(255 * value, 6) for value in cfg['mean']],
             std=[round(255 * value, 6) for value in cfg['std']],
@@ -92,19 +99,19 @@ class TimmFeatures(BaseBackbone):
 
     @property
     def img_size(self) -> tuple[int, int]:
-        """Height and width that the network was made for."""
+        """Height and width that the network was designed for."""
         embed = getattr(self.model, 'patch_embed', None)
         size = getattr(embed, 'img_size', None) or self.model.pretrained_cfg['input_size'][1:]
         return int(size[0]), int(size[1])
 
     @property
     def fixed_size(self) -> bool:
-        """Whether the network refuses images of another size."""
+        """Whether the network takes images of this size only."""
         return bool(self.model.pretrained_cfg.get('fixed_input_size'))
 
     @property
     def gives_tokens(self) -> bool:
-        """Whether the map is made of patch tokens."""
+        """Whether the map consists of patch tokens."""
         return hasattr(self.model, 'cls_token') or hasattr(self.model, 'num_prefix_tokens')
 
     def forward(self, inputs: Tensor) -> tuple[list[Tensor]]:
@@ -114,8 +121,8 @@ class TimmFeatures(BaseBackbone):
             inputs (Tensor): Shape (B, 3, H, W).
 
         Returns:
-            tuple[list[Tensor]]: One stage: map (B, c, h, w), left out where
-            there is none, and embedding (B, d).
+            tuple[list[Tensor]]: One stage: the map (B, c, h, w), if there is
+            one, and the embedding (B, d).
         """
         features = self.model.forward_features(inputs)
         embedding = self.model.forward_head(features, pre_logits=True)
@@ -128,6 +135,6 @@ class TimmFeatures(BaseBackbone):
 
 
 def _alike(names: list[str], name: str) -> list[str]:
-    """Names of the same family: timm has more than a thousand."""
+    """Select names of the same family; timm has more than a thousand names."""
     family = name.split('_')[0].lower()
     return [other for other in names if other.startswith(family)] or names[:20]

@@ -4,7 +4,6 @@
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
-from torch import Tensor
 
 from mtkdrl_mm.structures import NetworkOutput, Projection
 
@@ -16,11 +15,11 @@ class Connector(BaseModule, metaclass=ABCMeta):
     features, never what another connector made of them. Connectors are trained
     with the student and are not needed once training is over.
 
-    Subclasses implement :meth:`project`.
+    Subclasses implement :meth:`forward`.
     """
 
     @abstractmethod
-    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's features, and pick the teacher's to compare with.
 
         Args:
@@ -29,13 +28,7 @@ class Connector(BaseModule, metaclass=ABCMeta):
 
         Returns:
             Projection: r_m(F^S) and F^m, of the same shape
-            (B, c_m, h_m, w_m) or (B, d_m); with a ``vjp`` where the
-            connector knows one. Without it, whoever asks for gradients gets
-            them by automatic differentiation, at the cost of a backward pass
+            (B, c_m, h_m, w_m) or (B, d_m), with a ``stem`` if the connector
+            starts with a linear map. Without it, AE-KD needs a backward pass
             through the connector.
         """
-
-    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
-        """The two tensors of :meth:`project`, r_m(F^S) and F^m."""
-        projection = self.project(student, teacher)
-        return projection.features, projection.target

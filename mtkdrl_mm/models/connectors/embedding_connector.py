@@ -4,17 +4,18 @@
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import VJP, NetworkOutput, Projection
+from mtkdrl_mm.structures import NetworkOutput, Projection
+from mtkdrl_mm.structures.projection import LinearStem
 
 from .base import Connector
 
 
 @MODELS.register_module()
 class EmbeddingConnector(Connector):
-    """A linear layer from the student's embedding to the teacher's.
+    """Linear layer from the student's embedding to the teacher's.
 
-    Used where the student or the teacher has no spatial map, as transformers
-    that answer from a class token.
+    Used where the student or the teacher has no spatial map, for instance a
+    transformer that classifies from its class token.
 
     Args:
         in_channels (int): Size d of the student's embedding.
@@ -26,12 +27,12 @@ class EmbeddingConnector(Connector):
         super().__init__(init_cfg)
         self.projection = nn.Linear(in_channels, out_channels)
 
-    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's embedding; both results have shape (B, d_m)."""
         projected = self.projection(student.embedding)
-        vjp = VJP(student.embedding, projected, self._transpose)
-        return Projection(projected, teacher.embedding, vjp)
+        stem = LinearStem(student.embedding, projected, self._mean_vjp)
+        return Projection(projected, teacher.embedding, stem)
 
-    def _transpose(self, gradient: Tensor) -> Tensor:
+    def _mean_vjp(self, gradient: Tensor) -> Tensor:
         """W^T g: from (d_m,) to (d,)."""
         return self.projection.weight.detach().to(gradient).T @ gradient

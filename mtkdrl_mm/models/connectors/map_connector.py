@@ -9,7 +9,8 @@ from mmcv.cnn import ConvModule
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import VJP, NetworkOutput, Projection
+from mtkdrl_mm.structures import NetworkOutput, Projection
+from mtkdrl_mm.structures.projection import LinearStem
 
 from .base import Connector
 
@@ -43,7 +44,7 @@ class MapConnector(Connector):
     ) -> None:
         super().__init__(init_cfg)
         # Not in place: without a normalisation, the activation would overwrite the
-        # convolution's output, and the way back starts there.
+        # convolution's output, of which `LinearStem` needs the gradient.
         self.projection = ConvModule(
             in_channels,
             out_channels,
@@ -53,22 +54,22 @@ class MapConnector(Connector):
             inplace=False,
         )
 
-    def project(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
+    def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's map; both results have shape (B, c_m, h_m, w_m)."""
         source, target = student.feature_map, teacher.feature_map
         assert source is not None and target is not None
         height, width = target.shape[-2:]
         layers = self.projection
-        mixed = projected = layers.conv(resize_map(source, (height, width)))
+        convolved = projected = layers.conv(resize_map(source, (height, width)))
         if layers.with_norm:
             projected = layers.norm(projected)
         if layers.with_activation:
             projected = layers.activate(projected)
-        transpose = partial(self._transpose, size=source.shape[-2:])
-        return Projection(projected, target, VJP(source, mixed, transpose))
+        mean_vjp = partial(self._mean_vjp, size=source.shape[-2:])
+        return Projection(projected, target, LinearStem(source, convolved, mean_vjp))
 
-    def _transpose(self, gradient: Tensor, size: tuple[int, int]) -> Tensor:
-        """Convolution and resizing, transposed.
+    def _mean_vjp(self, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Vector-Jacobian product of resizing and convolution, for one image.
 
         Args:
             gradient (Tensor): Of one image after both, shape (c_m, h_m, w_m).

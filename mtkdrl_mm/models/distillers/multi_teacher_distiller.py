@@ -37,7 +37,7 @@ StepHook = Callable[[StepTerms, TeacherWeights], None]
 
 @MODELS.register_module()
 class MultiTeacherDistiller(BaseModel):
-    r"""Distils a student from a pool of frozen teachers.
+    r"""Student distilled from a pool of frozen teachers.
 
     .. math::
         L = \mathrm{mean}_i \Big[ CE_i + \alpha \sum_m wl_i^m KL_i^m
@@ -93,6 +93,27 @@ class MultiTeacherDistiller(BaseModel):
     Raises:
         InputError: If a config is unusable, a number is out of range, or
             student and teachers have different numbers of classes.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain.structures import DataSample
+        >>> from mtkdrl_mm.models import MultiTeacherDistiller
+        >>> resnet18 = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')
+        >>> resnet34 = dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py')
+        >>> distiller = MultiTeacherDistiller(
+        ...     student=resnet18,
+        ...     teachers=[dict(resnet34, checkpoint='resnet34.pth'), dict(resnet18, name='small')],
+        ...     weighting=dict(type='AVER'),
+        ...     num_classes=10,
+        ... )
+        >>> inputs = torch.rand(2, 3, 64, 64)
+        >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+        >>> sorted(distiller(inputs, samples, mode='loss'))
+        ['loss_ce', 'loss_feature', 'loss_logit']
+        >>> distiller(inputs, samples, mode='tensor').shape
+        torch.Size([2, 10])
+        >>> distiller.teachers.names
+        ('resnet34_8xb32_in1k', 'small')
     """
 
     def __init__(
@@ -118,8 +139,8 @@ class MultiTeacherDistiller(BaseModel):
         )
         super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
         self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
-        self.alpha = check_number('logit_loss_weight', logit_loss_weight)
-        self.beta = check_number('feature_loss_weight', feature_loss_weight)
+        self.logit_loss_weight = check_number('logit_loss_weight', logit_loss_weight)
+        self.feature_loss_weight = check_number('feature_loss_weight', feature_loss_weight)
         self.token_maps = token_maps
         self.channels_last = channels_last
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
@@ -161,6 +182,8 @@ class MultiTeacherDistiller(BaseModel):
                 f'{pool.spec.num_classes}. Set `num_classes` in the distiller, change the heads '
                 'in the configs, or give every such teacher a `class_map`.'
             )
+        if self.label_smoothing is not None and self.label_smoothing.num_classes is None:
+            self.label_smoothing.num_classes = pool.spec.num_classes
         self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
         self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
         _check_level(self.logit_loss, 'logit')
@@ -169,8 +192,8 @@ class MultiTeacherDistiller(BaseModel):
         self.extra_weights: dict[str, float] = {}
         for cfg in extra_losses:
             self._add_extra_loss(dict(cfg))
-        self.connectors: nn.ModuleList | None = None
-        if self.beta > 0:
+        self.connectors: nn.ModuleDict | None = None
+        if self.feature_loss_weight > 0:
             self.connectors = self._build_connectors(output, connector or {})
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
 
@@ -256,13 +279,13 @@ class MultiTeacherDistiller(BaseModel):
             weights = self.weighting(terms)
             for hook in self._step_hooks.values():
                 hook(terms, weights)
+            logit = (weights.logit * terms.logit_loss).sum(dim=1).mean()
             losses = dict(
-                loss_ce=terms.student_ce.mean(),
-                loss_logit=self.alpha * (weights.logit * terms.logit_loss).sum(dim=1).mean(),
+                loss_ce=terms.student_ce.mean(), loss_logit=self.logit_loss_weight * logit
             )
             if terms.projections is not None:
                 feature = (weights.feature * terms.feature_loss).sum(dim=1).mean()
-                losses['loss_feature'] = self.beta * feature
+                losses['loss_feature'] = self.feature_loss_weight * feature
             for name, extra in self.extra_losses.items():
                 level = weights.logit if extra.level == 'logit' else weights.feature
                 weighed = (level * extra(terms)).sum(dim=1).mean()
@@ -277,7 +300,7 @@ class MultiTeacherDistiller(BaseModel):
         labels: Tensor,
         data_samples: Sequence[Any] | None = None,
     ) -> StepTerms:
-        """Make the record of a step, with the losses of both levels.
+        """Make the terms of a step.
 
         Args:
             inputs (Tensor): The images, shape (B, 3, H, W).
@@ -288,30 +311,27 @@ class MultiTeacherDistiller(BaseModel):
                 data gives them. Defaults to None.
 
         Returns:
-            StepTerms: The record.
+            StepTerms: The terms.
         """
-        projections = self._project(student, teachers)
-        terms = StepTerms(
+        projections: list[Projection] | None = None
+        if self.connectors is not None:
+            projections = [
+                connector(student, teacher)
+                for connector, teacher in zip(self.connectors.values(), teachers)
+            ]
+        return StepTerms(
             student,
             teachers,
             labels,
-            None if projections is None else [p.features for p in projections],
-            None if projections is None else [p.target for p in projections],
-            self.alpha,
-            self.beta,
+            projections,
+            self.logit_loss,
+            self.feature_loss,
+            self.logit_loss_weight,
+            self.feature_loss_weight,
             self.logit_loss.temperature,
-            inputs=inputs,
-            data_samples=data_samples,
-            vjps=None if projections is None else [p.vjp for p in projections],
+            inputs,
+            data_samples,
         )
-        # Half precision is for the networks; every term is float32.
-        with autocast(inputs.device.type, enabled=False):
-            terms.logit_loss = self.logit_loss(terms)
-            if projections is None:
-                terms.feature_loss = torch.zeros_like(terms.logit_loss)
-            else:
-                terms.feature_loss = self.feature_loss(terms)
-        return terms
 
     def init_weights(self) -> None:
         """Initialise student, connectors and weighting; read the teachers' weights.
@@ -343,16 +363,6 @@ class MultiTeacherDistiller(BaseModel):
 
     def _use_channels_last(self, device: torch.device) -> bool:
         return device.type == 'cuda' if self.channels_last is None else self.channels_last
-
-    def _project(
-        self, student: NetworkOutput, teachers: Sequence[NetworkOutput]
-    ) -> list[Projection] | None:
-        if self.connectors is None:
-            return None
-        return [
-            connector.project(student, teacher)
-            for connector, teacher in zip(self.connectors, teachers)
-        ]
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Depth of a parameter, for constructors of layer-wise learning rates.
@@ -389,33 +399,31 @@ class MultiTeacherDistiller(BaseModel):
         check_head_loss(head, seen[-1], getattr(self.data_preprocessor, 'to_onehot', False))
         return output
 
-    def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleList:
+    def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleDict:
         spec = self.teachers.spec
-        connectors = []
-        for embedding_size, map_channels, of_tokens in zip(
-            spec.embedding_sizes, spec.map_channels, spec.token_maps
+        connectors = nn.ModuleDict()
+        for name, embedding_size, map_channels, of_tokens in zip(
+            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.token_maps
         ):
             use_map = output.feature_map is not None and map_channels is not None
             kind = cfg.get('type') or ('MapConnector' if use_map else 'EmbeddingConnector')
-            own = output.feature_map if kind == 'MapConnector' else output.embedding
+            features = output.feature_map if kind == 'MapConnector' else output.embedding
             # What comes out of a normalisation is negative as often as positive.
             defaults = dict(act_cfg=None) if of_tokens and kind == 'MapConnector' else {}
-            if own is None or (kind == 'MapConnector' and map_channels is None):
+            if features is None or (kind == 'MapConnector' and map_channels is None):
                 raise InputError(
                     'MapConnector needs a student and teachers with spatial maps. Leave `type` '
                     'out of `connector`, or use EmbeddingConnector.'
                 )
-            connectors.append(
-                build_component(
-                    MODELS,
-                    {**defaults, **cfg, 'type': kind},
-                    Connector,
-                    'connector',
-                    in_channels=own.shape[1],
-                    out_channels=map_channels if kind == 'MapConnector' else embedding_size,
-                )
+            connectors[name] = build_component(
+                MODELS,
+                {**defaults, **cfg, 'type': kind},
+                Connector,
+                'connector',
+                in_channels=features.shape[1],
+                out_channels=map_channels if kind == 'MapConnector' else embedding_size,
             )
-        return nn.ModuleList(connectors)
+        return connectors
 
     def _add_extra_loss(self, cfg: dict[str, Any]) -> None:
         weight = check_number('loss_weight', cfg.pop('loss_weight', 1.0))
@@ -423,7 +431,7 @@ class MultiTeacherDistiller(BaseModel):
             MODELS, cfg, DistillationLoss, 'extra loss', names=self.teachers.spec.names
         )
         name = type(loss).__name__.lower()
-        if loss.level == 'feature' and self.beta == 0:
+        if loss.level == 'feature' and self.feature_loss_weight == 0:
             raise InputError(
                 f'{type(loss).__name__} needs connectors: set `feature_loss_weight` above 0.'
             )
@@ -438,8 +446,6 @@ class MultiTeacherDistiller(BaseModel):
         smoothing = self.label_smoothing
         # Smoothed labels of several classes at once are no distribution.
         if smoothing is not None and smoothing.mode != 'multi_label':
-            if smoothing.num_classes is None:
-                smoothing.num_classes = self.teachers.spec.num_classes
             labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
         return labels
 

@@ -11,19 +11,19 @@ from mtkdrl_mm.utils import InputError, check_number
 
 
 class DistillationLoss(nn.Module, metaclass=ABCMeta):
-    """A loss between the student and every teacher, image by image.
+    """Loss between the student and every teacher, image by image.
 
-    Subclasses implement :meth:`forward`. They read what they need from the
-    step's record and return one number per image and teacher; averaging over
-    the batch and weighting over the teachers are the distiller's.
+    Subclasses implement :meth:`forward`. They read the step's terms and return
+    one number per image and teacher. The distiller weighs these over the
+    teachers and averages them over the batch.
 
     Args:
         temperature (float): Softening temperature T > 0 of the probabilities
             that the loss compares; 1 for losses without one. Defaults to 1.
 
     Attributes:
-        level (str): Whose weights over the teachers an extra loss takes, those
-            of the 'logit' or of the 'feature' term.
+        level (str): 'logit' or 'feature': which of the two teacher weights an
+            extra loss is multiplied with.
     """
 
     level = 'logit'
@@ -46,7 +46,7 @@ class DistillationLoss(nn.Module, metaclass=ABCMeta):
 
 
 class FeatureLoss(DistillationLoss):
-    """A loss between what the connectors make of the student's features and the teachers'.
+    """Loss between the projected features of the student and the teachers' features.
 
     Subclasses implement :meth:`compare`.
     """
@@ -59,12 +59,15 @@ class FeatureLoss(DistillationLoss):
         Raises:
             InputError: If the step has no projected features.
         """
-        if terms.projections is None or terms.targets is None:
+        if terms.projections is None:
             raise InputError(
                 f'{type(self).__name__} needs connectors: set `feature_loss_weight` above 0.'
             )
-        pairs = list(zip(terms.projections, terms.targets))
-        return torch.stack([self.compare(m, terms, *pair) for m, pair in enumerate(pairs)], dim=1)
+        losses = [
+            self.compare(m, terms, projection.features, projection.target)
+            for m, projection in enumerate(terms.projections)
+        ]
+        return torch.stack(losses, dim=1)
 
     @abstractmethod
     def compare(self, index: int, terms: StepTerms, projection: Tensor, target: Tensor) -> Tensor:

@@ -32,6 +32,24 @@ class FeatureMSE(FeatureLoss):
     Args:
         relative (bool): Whether the distances are divided by the mean square of
             the teacher's features of the same image. Defaults to False.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain.structures import DataSample
+        >>> from mtkdrl_mm.models import MultiTeacherDistiller
+        >>> resnet18 = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')
+        >>> distiller = MultiTeacherDistiller(
+        ...     student=resnet18,
+        ...     teachers=[dict(resnet18, name='a'), dict(resnet18, name='b')],
+        ...     feature_loss=dict(type='FeatureMSE', relative=True),
+        ...     num_classes=10,
+        ... )
+        >>> steps = []
+        >>> handle = distiller.register_step_hook(lambda terms, weights: steps.append(terms))
+        >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+        >>> _ = distiller(torch.rand(2, 3, 64, 64), samples, mode='loss')
+        >>> steps[0].feature_loss.shape
+        torch.Size([2, 2])
     """
 
     def __init__(self, relative: bool = False) -> None:

@@ -22,6 +22,16 @@ class KLDivergence(DistillationLoss):
 
     Args:
         temperature (float): T > 0. Defaults to 4.
+
+    Example:
+        >>> import torch
+        >>> from mtkdrl_mm.models import KLDivergence
+        >>> from mtkdrl_mm.structures import NetworkOutput, StepTerms
+        >>> student = NetworkOutput(torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1, 4))
+        >>> teacher = NetworkOutput(torch.tensor([[0.0, 2.0, 0.0]]), torch.zeros(1, 4))
+        >>> terms = StepTerms(student, [student, teacher], torch.tensor([0]))
+        >>> KLDivergence(temperature=4.0)(terms)
+        tensor([[0.0000, 1.4224]])
     """
 
     def __init__(self, temperature: float = 4.0) -> None:

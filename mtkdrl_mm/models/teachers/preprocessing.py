@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""From the student's batch to what a teacher expects."""
+"""Conversion of the student's batch to the preprocessing of a teacher."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from mtkdrl_mm.utils import InputError
@@ -14,16 +15,15 @@ from mtkdrl_mm.utils import InputError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Normalisation that turns raw BGR pixels in [0, 255] into a network's input.
+    """Preprocessing of a network: normalisation of BGR pixels in [0, 255], and input size.
 
     Attributes:
-        mean (tuple[float, ...]): Per channel, in the network's own order.
-        std (tuple[float, ...]): Per channel, in the network's own order.
-        to_rgb (bool): Whether the network wants RGB instead of BGR.
-        input_size (tuple[int, int], optional): Height and width that the
-            network wants; None takes the student's.
-
-    The network takes as many channels as there are numbers in ``mean``.
+        mean (tuple[float, ...]): Mean per channel, in the network's channel order.
+            Its length is the number of input channels.
+        std (tuple[float, ...]): Standard deviation per channel.
+        to_rgb (bool): Whether the channel order is RGB instead of BGR.
+        input_size (tuple[int, int], optional): Height and width of the inputs;
+            None keeps those of the student's.
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -35,14 +35,14 @@ class Preprocessing:
     def from_config(
         cls, cfg: dict[str, Any], role: str, input_size: Any = None, channels: int = 3
     ) -> 'Preprocessing':
-        """Read an mmpretrain ``data_preprocessor`` config.
+        """Build from an mmpretrain ``data_preprocessor`` config.
 
         Args:
             cfg (dict): With the keys ``mean``, ``std`` and ``to_rgb`` (all optional,
                 as in ``ClsDataPreprocessor``).
-            role (str): Whose it is, for messages.
+            role (str): "student" or the teacher's name, for messages.
             input_size (int | tuple, optional): Side, or height and width.
-            channels (int): Channels that the network takes. Defaults to 3.
+            channels (int): Number of input channels. Defaults to 3.
 
         Raises:
             InputError: If mean and std do not fit, a std is not positive, or
@@ -70,30 +70,31 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Channels that the network takes."""
+        """Number of input channels."""
         return len(self.mean)
 
     def convert(self, inputs: Tensor, source: 'Preprocessing') -> Tensor:
-        """Turn a batch prepared for ``source`` into one prepared for this.
+        """Convert a batch from another preprocessing to this one.
 
-        Both normalisations are affine in each channel, so the way back to raw
-        pixels and on to this network's input is one scale and one shift, also
-        for images that mixup or cutmix has blended.
+        Both normalisations are affine in each channel, so the conversion is one
+        scale and one shift per channel, also for images that were blended by
+        mixup or cutmix.
 
-        A grey image is given to a network of colour images three times, and a
-        colour image to one of grey images by its luminance (ITU-R BT.601, as in
+        A grey image becomes a colour image by repeating its channel, and a
+        colour image becomes a grey one by its luminance (ITU-R BT.601, as in
         OpenCV).
 
         Args:
-            inputs (Tensor): Shape (B, c, H, W), as ``source`` normalised it.
-            source (Preprocessing): How it was normalised.
+            inputs (Tensor): The batch as normalised by ``source``, shape
+                (B, c, H, W).
+            source (Preprocessing): Its preprocessing.
 
         Returns:
-            Tensor: Shape (B, channels, *input_size); ``inputs`` itself where
+            Tensor: Shape (B, channels, *input_size); ``inputs`` itself if
             nothing differs.
 
         Raises:
-            InputError: If the numbers of channels differ otherwise.
+            InputError: If the numbers of channels differ and are not 1 and 3.
         """
         if self.channels != source.channels:
             inputs, source = self._convert_channels(inputs, source)
@@ -115,7 +116,7 @@ class Preprocessing:
     def _convert_channels(
         self, inputs: Tensor, source: 'Preprocessing'
     ) -> tuple[Tensor, 'Preprocessing']:
-        """The images with this network's channels, and how they are then normalised."""
+        """Convert grey to colour or back; return the images and their preprocessing."""
         if (source.channels, self.channels) == (1, 3):
             wide = replace(source, mean=source.mean * 3, std=source.std * 3, to_rgb=self.to_rgb)
             return inputs.expand(-1, 3, -1, -1), wide
@@ -132,21 +133,21 @@ class Preprocessing:
 
 
 def check_input_size(value: Any, role: str) -> tuple[int, int] | None:
-    """Read an ``input_size``: a side, or height and width.
+    """Check an ``input_size`` and convert it to (height, width).
 
     Args:
-        value (int | Sequence[int] | None): As given in a config.
-        role (str): Whose it is, for the message.
+        value (int | Sequence[int] | None): Side, or height and width.
+        role (str): "student" or the teacher's name, for the message.
 
     Returns:
         tuple[int, int] | None: Height and width; None if there is none.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If the value is none of these.
     """
     if value is None:
         return None
-    sides = (value, value) if isinstance(value, int) else value
+    sides = to_2tuple(value)
     if (
         not isinstance(sides, (tuple, list))
         or len(sides) != 2
@@ -161,5 +162,5 @@ def check_input_size(value: Any, role: str) -> tuple[int, int] | None:
 
 @cache
 def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Cached, so that no step waits for a copy from the host.
+    # Cached: a new tensor in each step would wait for a copy from the host.
     return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """One frozen teacher."""
 
+from dataclasses import replace
+
 import torch
 from mmengine.logging import print_log
 from mmpretrain.models import BaseClassifier
@@ -117,11 +119,13 @@ class Teacher(nn.Module):
         # no_grad and not inference_mode: the outputs enter the student's loss,
         # and autograd refuses to save inference tensors for backward.
         output = run_classifier(self.network, inputs, self.token_maps, role=self.role)
-        if self.zero_shot is not None:  # whose rows are the student's classes already
-            output.embedding = output.logits
-            output.logits = self.zero_shot(output.embedding)
-        elif self.class_map is not None:
-            output.logits = self.class_map(output.logits)
+        if self.zero_shot is not None:
+            # An image encoder: what its head returns is the embedding that the class texts
+            # are compared with. The texts are those of the student's classes already.
+            embedding = output.logits
+            return replace(output, embedding=embedding, logits=self.zero_shot(embedding))
+        if self.class_map is not None:
+            return replace(output, logits=self.class_map(output.logits))
         return output
 
     def infer_output(self) -> NetworkOutput:

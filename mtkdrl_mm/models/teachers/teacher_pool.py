@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The frozen teachers of a run."""
+"""The pool of frozen teachers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .teacher import Teacher
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """What the rest of the code needs to know of a pool of M teachers.
+    """Names and sizes of a pool of M teachers.
 
     Attributes:
         names (tuple[str, ...]): The teachers' names, unique.
@@ -41,31 +41,58 @@ class PoolSpec:
         """Number of teachers M."""
         return len(self.names)
 
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The teachers' names as names of modules, which must have no dots."""
+        return tuple(map(module_name, self.names))
+
+
+def module_name(name: str) -> str:
+    """A teacher's name as the name of a module in checkpoints.
+
+    Args:
+        name (str): For example "resnet50.a1_in1k".
+
+    Returns:
+        str: For example "resnet50_a1_in1k".
+
+    Raises:
+        InputError: If modules cannot have this name.
+    """
+    result = name.replace('.', '_')
+    if not result or hasattr(nn.ModuleDict, result):
+        raise InputError(f'A teacher cannot be named "{name}": give it another `name`.')
+    return result
+
 
 class TeacherPool(nn.ModuleList):
-    """The frozen teachers, M of them, which run on the student's batches.
+    """A pool of M frozen teachers, which run on the student's batches.
 
     Args:
         teachers (Sequence[Teacher]): The teachers, with different names.
-        student_preprocessing (Preprocessing): How the student's batches are
-            normalised.
+        student_preprocessing (Preprocessing): Preprocessing of the student's
+            batches.
         num_classes (int, optional): Number of classes C that every teacher must
-            have, where it is known. Defaults to None.
+            have. Defaults to None: that of the first teacher.
 
     Raises:
         InputError: If there is no teacher, two have one name, or they disagree
             on the number of classes.
 
     Attributes:
-        spec (PoolSpec): Names and sizes of outputs.
+        spec (PoolSpec): Names and sizes of the teachers' outputs.
 
-    Examples:
-        >>> source = Preprocessing(mean=(127.5,) * 3, std=(127.5,) * 3)
-        >>> pool = build_pool([dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')], source)
-        >>> pool.spec.embedding_sizes
-        (512,)
-        >>> pool(torch.zeros(2, 3, 64, 64))[0].logits.shape
-        torch.Size([2, 1000])
+    Example:
+        >>> import torch
+        >>> from mtkdrl_mm.models import Preprocessing, build_pool
+        >>> normalisation = Preprocessing(mean=(127.5,) * 3, std=(127.5,) * 3)
+        >>> teacher = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py', name='resnet18')
+        >>> pool = build_pool([teacher], normalisation)
+        >>> pool.spec.names, pool.spec.num_classes, pool.spec.embedding_sizes
+        (('resnet18',), 1000, (512,))
+        >>> (output,) = pool(torch.zeros(2, 3, 64, 64))
+        >>> tuple(output.logits.shape), tuple(output.feature_map.shape)
+        ((2, 1000), (2, 512, 2, 2))
     """
 
     def __init__(
@@ -77,10 +104,12 @@ class TeacherPool(nn.ModuleList):
         if len(teachers) == 0:
             raise InputError('The pool needs at least one teacher.')
         names = [teacher.name for teacher in teachers]
-        for index, name in enumerate(names):
-            if name in names[:index]:
+        modules = list(map(module_name, names))
+        for index, module in enumerate(modules):
+            first = modules.index(module)
+            if first < index:
                 raise InputError(
-                    f'Two teachers are named "{name}" (numbers {names.index(name)} and {index}). '
+                    f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
                     'Give one of them another `name`.'
                 )
         super().__init__(teachers)
@@ -111,22 +140,23 @@ class TeacherPool(nn.ModuleList):
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W).
             data_samples (Sequence[DataSample], optional): Reserved for teachers
-                with stored outputs, which find them by it. Defaults to None.
+                with stored outputs, which are looked up by sample. Defaults to
+                None.
 
         Returns:
-            list[NetworkOutput]: One per teacher, without gradient.
+            list[NetworkOutput]: The outputs of every teacher, without gradient.
         """
         converted: dict[Preprocessing, Tensor] = {}
         outputs = []
         for teacher in self:
-            own = teacher.preprocessing
-            if own not in converted:
-                converted[own] = own.convert(inputs, self.student_preprocessing)
-            outputs.append(teacher(converted[own]))
+            wanted = teacher.preprocessing
+            if wanted not in converted:
+                converted[wanted] = wanted.convert(inputs, self.student_preprocessing)
+            outputs.append(teacher(converted[wanted]))
         return outputs
 
     def _infer_spec(self, num_classes: int | None) -> PoolSpec:
-        """Find the sizes of every teacher's outputs from dummy images."""
+        """Infer the sizes of every teacher's outputs from dummy images."""
         outputs = [teacher.infer_output() for teacher in self]
         num_classes = self._check_classes(outputs, num_classes)
         return PoolSpec(
@@ -141,12 +171,12 @@ class TeacherPool(nn.ModuleList):
         )
 
     def _check_classes(self, outputs: Sequence[NetworkOutput], num_classes: int | None) -> int:
-        """Make sure that every teacher has the same C classes; return C."""
+        """Check that all teachers have the same number of classes C; return C."""
         counts: dict[str, int] = {}
         for teacher, output in zip(self, outputs):
             if teacher.class_map is not None:
-                own = None if teacher.zero_shot is not None else output.logits.shape[1]
-                teacher.class_map.check(own, num_classes)
+                num_outputs = None if teacher.zero_shot is not None else output.logits.shape[1]
+                teacher.class_map.check(num_outputs, num_classes)
                 counts[teacher.name] = len(teacher.class_map)
             elif teacher.zero_shot is None:
                 counts[teacher.name] = output.logits.shape[1]
@@ -176,10 +206,10 @@ def build_pool(
     student_classes: int | None = None,
     token_maps: bool = False,
 ) -> TeacherPool:
-    """Build a pool from config.
+    """Build a pool from the configs of its teachers.
 
-    The architectures are built, and the weights read later, by
-    :meth:`TeacherPool.load_weights`: a model can be built and tested without
+    Only the architectures are built. The weights are read later by
+    :meth:`TeacherPool.load_weights`, so a model can be built and tested without
     the teachers' files.
 
     Args:
@@ -196,18 +226,18 @@ def build_pool(
               Defaults to the config file's, else timm's for a network of
               timm, else the student's.
             - ``input_size`` (int | tuple, optional): Its resolution. Defaults
-              to the student's, but for networks of timm that take one only.
+              to the student's, except for networks of timm with a fixed size.
             - ``class_map`` (Sequence[int], optional): For every student class,
-              the index of the teacher's class, where they differ.
+              the index of the teacher's class, if they differ.
             - ``zero_shot`` (dict, optional): ``text_embeddings`` and
               ``logit_scale``, for a network whose outputs are image
               embeddings; see :class:`ZeroShot`.
-        student_preprocessing (Preprocessing): How the student's batches are
-            normalised.
+        student_preprocessing (Preprocessing): Preprocessing of the student's
+            batches.
         num_classes (int, optional): Number of classes to set in every teacher
-            given by ``cfg_path``. Defaults to None.
+            with a ``cfg_path``. Defaults to None.
         student_classes (int, optional): Number of classes C that every teacher
-            must have, where it is known. Defaults to ``num_classes``.
+            must have. Defaults to ``num_classes``.
         token_maps (bool): Whether transformers' patch tokens count as maps.
             Defaults to False.
 
@@ -221,7 +251,7 @@ def build_pool(
     if not isinstance(teachers, (list, tuple)) or len(teachers) == 0:
         raise InputError(f'`teachers` must be a list of at least one teacher, but is {teachers!r}.')
     # Building a network draws random numbers; the student's initialisation must not depend on
-    # who its teachers are.
+    # its teachers.
     with torch.random.fork_rng(devices=[]):
         built = [
             build_teacher(cfg, index, student_preprocessing, num_classes, token_maps)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Agree-to-disagree weights."""
+"""Agree-to-disagree weights (AE-KD)."""
 
 import numpy as np
 import torch
@@ -7,9 +7,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl.distributed import all_reduce_mean
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.structures.step_terms import at_least_float32
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 from ..teachers import PoolSpec
 from .base import Weighting
@@ -17,7 +18,7 @@ from .base import Weighting
 
 @MODELS.register_module()
 class AEKD(Weighting):
-    r"""The combination of the teachers' gradients that has the least norm.
+    r"""Weights of the teachers' gradient combination that has the least norm.
 
     .. math::
         \min_w \tfrac{1}{2} \Big\| \sum_m w_m g^m \Big\|^2
@@ -25,10 +26,10 @@ class AEKD(Weighting):
 
     with g^m the batch mean of the gradient of teacher m's loss: for logits
     with respect to the student's logits, in closed form T (p^S - p^m); for
-    features with respect to the student's map, see
-    :attr:`StepTerms.feature_gradients`. One w for the whole batch, also over
-    several processes. Source: Du et al., "Agree to Disagree: Adaptive Ensemble
-    Knowledge Distillation in Gradient Space", NeurIPS 2020.
+    features with respect to the student's map, see :func:`feature_gradients`.
+    There is one w for the whole batch, also over several processes. Source: Du
+    et al., "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in
+    Gradient Space", NeurIPS 2020.
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
@@ -50,10 +51,10 @@ class AEKD(Weighting):
     def forward(self, terms: StepTerms) -> TeacherWeights:
         """One weight per teacher, the same for all images of the batch."""
         shape = terms.logit_loss.shape
-        logit = self.solve(self._logit_gradients(terms))
+        logit = self.solve(logit_gradients(terms))
         feature = logit
         if terms.projections is not None:
-            feature = self.solve(terms.feature_gradients)
+            feature = self.solve(feature_gradients(terms))
         return TeacherWeights(logit=logit.expand(shape), feature=feature.expand(shape))
 
     def solve(self, gradients: Tensor) -> Tensor:
@@ -70,12 +71,61 @@ class AEKD(Weighting):
         weights = min_norm_weights(gram, cap=1 / (self.nu * len(gradients)))
         return torch.from_numpy(weights).to(gradients.device, torch.float32)
 
-    @torch.no_grad()
-    def _logit_gradients(self, terms: StepTerms) -> Tensor:
-        temperature = terms.temperature
-        student = terms.student_log_probs(temperature).exp()[:, None]
-        teachers = terms.teacher_log_probs(temperature).exp()
-        return temperature * (student - teachers).mean(dim=0)
+
+@torch.no_grad()
+def logit_gradients(terms: StepTerms) -> Tensor:
+    """mean_i dKL_i^m/dz_i^S of every teacher in closed form, shape (M, C)."""
+    temperature = terms.temperature
+    student = terms.student_log_probs(temperature).exp()[:, None]
+    teachers = terms.teacher_log_probs(temperature).exp()
+    return temperature * (student - teachers).mean(dim=0)
+
+
+def feature_gradients(terms: StepTerms) -> Tensor:
+    """mean_i dD_i^m/dF_i of every teacher, detached, shape (M, K).
+
+    F are the student's features (its map, or its embedding if no connector
+    reads the map), with K entries per image. Where every connector starts with
+    a linear map, one backward pass for all teachers goes no further than these
+    maps, and only batch means go back through them. Otherwise every teacher
+    has a backward pass of its own through its connector.
+
+    Args:
+        terms (StepTerms): The step's terms, with projections.
+    """
+    gradients = _gradients_through_stems(terms)
+    return _gradients_by_backward(terms) if gradients is None else gradients
+
+
+def _gradients_through_stems(terms: StepTerms) -> Tensor | None:
+    stems = [p.stem for p in terms.projections or [] if p.stem is not None]
+    same_source = all(stem.source is stems[0].source for stem in stems)
+    if len(stems) < terms.num_teachers or not same_source:
+        return None
+    # As sums over the entries: their means are too small for half precision.
+    sizes = [stem.output[0].numel() for stem in stems]
+    total = (terms.feature_loss * terms.feature_loss.new_tensor(sizes)).sum()
+    gradients = torch.autograd.grad(
+        total, [stem.output for stem in stems], retain_graph=True, allow_unused=True
+    )
+    if any(gradient is None for gradient in gradients):  # the loss reads other tensors
+        return None
+    means = [at_least_float32(gradient).mean(dim=0) for gradient in gradients]
+    return torch.stack(
+        [stem.mean_vjp(mean).flatten().div(size) for stem, mean, size in zip(stems, means, sizes)]
+    )
+
+
+def _gradients_by_backward(terms: StepTerms) -> Tensor:
+    source: Tensor | None = terms.student.embedding
+    if any(projection.features.ndim == 4 for projection in terms.projections or []):
+        source = terms.student.feature_map
+    assert source is not None
+    gradients = []
+    for loss in terms.feature_loss.sum(dim=0):
+        (gradient,) = torch.autograd.grad(loss, source, retain_graph=True)
+        gradients.append(at_least_float32(gradient).mean(dim=0).flatten())
+    return torch.stack(gradients)
 
 
 def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:

@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Base class of the weighting strategies."""
 
-import re
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
@@ -13,21 +12,23 @@ from ..teachers import PoolSpec
 
 
 class Weighting(BaseModule, metaclass=ABCMeta):
-    """Decides how much each teacher counts, image by image.
+    """Strategy that weighs the teachers, image by image.
 
-    Subclasses implement :meth:`forward`. A strategy reads the step's record and
+    Subclasses implement :meth:`forward`. A strategy reads the step's terms and
     knows neither runner nor optimiser.
 
     Args:
         pool (PoolSpec): The pool of M teachers; supplied by the distiller.
 
     Attributes:
-        required_hook (str | None): Name of the hook that trains the strategy,
-            or None. Without it the distiller refuses to train.
+        trainer_config (str | None): What a config must have in `default_hooks`
+            for the strategy to be trained, for example
+            ``agent=dict(type='mtkdrl_mm.AgentHook')``; None for strategies
+            without parameters. Without it the distiller refuses to train.
         has_trainer (bool): Whether :meth:`attach_trainer` was called.
     """
 
-    required_hook: 'str | None' = None
+    trainer_config: 'str | None' = None
 
     def __init__(self, pool: PoolSpec) -> None:
         super().__init__()
@@ -45,14 +46,11 @@ class Weighting(BaseModule, metaclass=ABCMeta):
             InputError: If it needs a hook, and none has attached itself: the
                 strategy would keep its first weights for ever.
         """
-        hook = self.required_hook
-        if hook is None or self.has_trainer:
-            return
-        key = re.sub(r'(?<!^)(?=[A-Z])', '_', hook.removesuffix('Hook')).lower()
-        raise InputError(
-            f'The weighting {type(self).__name__} needs {hook}: add '
-            f"{key}=dict(type='mtkdrl_mm.{hook}') to `default_hooks`."
-        )
+        if self.trainer_config is not None and not self.has_trainer:
+            raise InputError(
+                f'Nothing trains the weighting {type(self).__name__}: add {self.trainer_config} '
+                'to `default_hooks`.'
+            )
 
     @abstractmethod
     def forward(self, terms: StepTerms) -> TeacherWeights:

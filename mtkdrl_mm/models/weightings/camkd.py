@@ -2,8 +2,8 @@
 """Confidence-aware weights."""
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl.action_parts import confidence
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.structures.weight_functions import confidence
 
 from .base import Weighting
 
@@ -19,5 +19,5 @@ class CAMKD(Weighting):
 
     def forward(self, terms: StepTerms) -> TeacherWeights:
         """The confidence, for logits and features."""
-        weights = confidence(terms)
+        weights = confidence(terms.teacher_ce)
         return TeacherWeights(logit=weights, feature=weights)

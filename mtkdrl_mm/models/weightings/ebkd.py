@@ -4,8 +4,8 @@
 import torch
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl.algorithms.base import entropy
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.structures.weight_functions import entropy
 
 from .base import Weighting
 

@@ -31,7 +31,7 @@ class MetaNetwork(nn.Sequential):
 
 @MODELS.register_module()
 class MMKD(Weighting):
-    r"""Two meta networks, taught by what helps the student on hard images.
+    r"""Two meta networks, trained on the student's loss on hard images.
 
     .. math::
         w_l = \mathrm{softmax}\, h_l([z^1 | \dots | z^M | z^S]), \qquad
@@ -62,7 +62,7 @@ class MMKD(Weighting):
         InputError: If a number is out of range.
     """
 
-    required_hook = 'MetaLearningHook'
+    trainer_config = "meta_learning=dict(type='mtkdrl_mm.MetaLearningHook')"
 
     def __init__(
         self, pool: PoolSpec, bins: int = 16, normalize: bool = True, hidden: int | None = None
@@ -128,11 +128,11 @@ class MMKD(Weighting):
 
 def meta_loss(
     weights: tuple[Tensor, Tensor],
-    directional_derivatives: Sequence[Tensor],
+    derivatives: Sequence[Tensor],
     terms: StepTerms,
     rate: float,
 ) -> Tensor:
-    r"""What the look-ahead step does to the cross entropy on hard images.
+    r"""First-order change of the hard images' cross entropy by the look-ahead step.
 
     .. math::
         L = -\frac{\eta}{B} \sum_i \sum_m \big(
@@ -145,14 +145,15 @@ def meta_loss(
 
     Args:
         weights (tuple[Tensor, Tensor]): w_l and w_f of shape (B, M).
-        directional_derivatives (Sequence[Tensor]): The two inner products, shape (B, M).
+        derivatives (Sequence[Tensor]): The two inner products, shape (B, M)
+            each, from :class:`mtkdrl_mm.engine.look_ahead.LookAhead`.
         terms (StepTerms): The step's record.
         rate (float): Learning rate eta of the look-ahead step.
 
     Returns:
         Tensor: A scalar.
     """
-    gain = (weights[0] * directional_derivatives[0]).mul(terms.alpha) + (
-        weights[1] * directional_derivatives[1]
-    ).mul(terms.beta)
+    gain = (weights[0] * derivatives[0]).mul(terms.logit_loss_weight) + (
+        weights[1] * derivatives[1]
+    ).mul(terms.feature_loss_weight)
     return gain.sum(dim=1).mean().mul(-rate)

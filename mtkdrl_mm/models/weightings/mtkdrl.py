@@ -1,20 +1,18 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Weights from a reinforcement-learning agent."""
+"""Weights from a reinforcement-learning agent (MTKD-RL)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.rl import TeacherState
-from mtkdrl_mm.rl.action_parts import confidence, divergence
-from mtkdrl_mm.rl.algorithms.base import entropy
-from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.rl import StateLayout, TeacherState
+from mtkdrl_mm.structures import AgentAction, StepTerms
+from mtkdrl_mm.structures.weight_functions import confidence, divergence
 from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 
-from ..agents import Agent, MixingAgent, ProjectingAgent
+from ..agents import Agent, FusedPolicy, Policy, ProjectingAgent
 from ..teachers import PoolSpec
 from .base import Weighting
 
@@ -23,53 +21,80 @@ PARTS = ('agent', 'confidence', 'divergence')
 
 @MODELS.register_module()
 class MTKDRL(Weighting):
-    r"""The agent's action, alone or fused with strategies that need no agent.
+    r"""The published method: an agent's policy, fused with confidence and divergence.
 
     .. math::
         w_l = \mathrm{mean}(\pi_l, c, g_l), \qquad w_f = \mathrm{mean}(\pi_f, c, g_f)
 
     over the chosen parts: the policy pi, the confidence c and the divergence
-    g, each summing to 1 over the teachers. The paper fuses all three. The
-    default is the agent alone: the divergence favours the teacher who is
-    farthest from the student, which is often the worst one, whatever the agent
-    has learnt (see ``docs/reward.md``). No gradient flows from here into the student; the
-    agent is trained by ``AgentHook``, without which this strategy stays in its
-    warm-up. Source: arXiv:2502.18510, section "Action".
+    g, each summing to 1 over the teachers. No gradient flows from here into
+    the student; the agent is trained by ``AgentHook``, without which this
+    strategy stays in its warm-up. Source: arXiv:2502.18510, section "Action".
+
+    With its defaults and those of ``AgentHook`` this is MTKD-RL as published.
+    ``configs/_base_/methods`` has two variants: ``mtkdrl_improvement`` (this
+    project's: the action is the policy of a joint agent alone, with another
+    reward) and ``mtkdrl_as_released`` (what the authors' released code does).
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
-        agent (dict): The policy. Defaults to ``dict(type='JointAgent')``, which
-            judges every teacher in view of the others; the paper's is
-            ``PerTeacherAgent``.
-        parts (Sequence[str], optional): Which parts are fused, of 'agent',
-            'confidence' and 'divergence'. Defaults to None: the agent alone,
-            or all three where they are mixed dynamically.
+        agent (dict): The agent. Defaults to ``dict(type='PerTeacherAgent')``.
+        parts (Sequence[str]): Which parts are fused. Defaults to all three,
+            'agent', 'confidence' and 'divergence'.
         mixing (str): 'fixed': the mean of the parts, as above; or 'dynamic':
-            the factors are learned with the agent, see :class:`MixingAgent`.
+            the factors are learned with the agent, see :class:`FusedPolicy`.
             Defaults to 'fixed'.
+        policy (str): What the RL algorithm trains: the 'agent' before the
+            fusion, as published, or the 'fused' weights, with the gradient
+            through the fusion. Defaults to 'agent'; 'dynamic' mixing always
+            trains the fused weights.
         state (dict, optional): Arguments of :class:`TeacherState`
             (``performance``, ``gap``, and ``projection_size`` for a fixed random
             projection of embeddings and logits). With
             ``learned_projection_size`` instead, the agent learns the
             projection; see :class:`ProjectingAgent`. Defaults to None.
 
+    Raises:
+        InputError: If an argument is unknown, or the arguments exclude each
+            other.
+
     Attributes:
+        agent (Policy): What the RL algorithm trains.
         warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
+
+    Example:
+        >>> import torch
+        >>> from mmpretrain.structures import DataSample
+        >>> from mtkdrl_mm.models import MultiTeacherDistiller
+        >>> resnet18 = dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py')
+        >>> distiller = MultiTeacherDistiller(
+        ...     student=resnet18,
+        ...     teachers=[dict(resnet18, name='a'), dict(resnet18, name='b')],
+        ...     weighting=dict(type='MTKDRL'),
+        ...     num_classes=10,
+        ... ).eval()  # training needs AgentHook
+        >>> steps = []
+        >>> handle = distiller.register_step_hook(lambda terms, weights: steps.append(weights))
+        >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+        >>> _ = distiller(torch.rand(2, 3, 64, 64), samples, mode='loss')
+        >>> steps[0].logit.shape, steps[0].logit.sum(dim=1)
+        (torch.Size([2, 2]), tensor([1., 1.]))
     """
 
-    required_hook = 'AgentHook'
+    trainer_config = "agent=dict(type='mtkdrl_mm.AgentHook')"
 
     def __init__(
         self,
         pool: PoolSpec,
-        agent: dict[str, Any] | None = None,
-        parts: Sequence[str] | None = None,
+        agent: dict[str, Any] | str = 'PerTeacherAgent',
+        parts: Sequence[str] = PARTS,
         mixing: str = 'fixed',
+        policy: str = 'agent',
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(pool)
-        if parts is None:
-            parts = PARTS if mixing == 'dynamic' else ('agent',)
+        _check_choice('mixing', mixing, ('fixed', 'dynamic'))
+        _check_choice('policy', policy, ('agent', 'fused'))
         for part in parts:
             if part not in PARTS:
                 raise InputError(f'Unknown part "{part}" in `parts`. {near_matches(part, PARTS)}')
@@ -87,87 +112,77 @@ class MTKDRL(Weighting):
             self.state = TeacherState(**state)
         except (TypeError, ValueError) as error:
             raise InputError(f'`state` of the weighting: {error}') from error
-        self.agent: Agent = self._build_agent(agent or 'JointAgent', learned_size)
-        self.mixing = mixing
-        if mixing == 'dynamic':
-            self._check_dynamic()
-            self.agent = MixingAgent(self.agent, self.parts)
-        elif mixing != 'fixed':
-            raise InputError(f"`mixing` must be 'fixed' or 'dynamic', but is {mixing!r}.")
+        self.state_layout = self.state.layout(pool.embedding_sizes, pool.num_classes)
+        self.agent: Policy = self._build_agent(agent, learned_size)
+        if mixing == 'dynamic' or policy == 'fused':
+            self._check_fused("`mixing='dynamic'`" if mixing == 'dynamic' else "`policy='fused'`")
+            self.agent = FusedPolicy(
+                self.agent, self.parts, self.state_layout, learned=mixing == 'dynamic'
+            )
         # Outside of the agent's own updates nothing else, DDP's reducer
         # included, is to expect gradients here.
         self.agent.requires_grad_(False)
         self.warming_up = True
 
     def _build_agent(self, cfg: dict[str, Any] | str, learned_size: int | None) -> Agent:
-        pool, sizes = self.pool, self.state_sizes
-        parts = [self.state.part_sizes(size, pool.num_classes) for size in pool.embedding_sizes]
-
-        def build(state_sizes: Sequence[int], tail_size: int) -> Agent:
-            return build_component(
-                MODELS, cfg, Agent, 'agent', state_sizes=state_sizes, tail_size=tail_size
-            )
-
         if learned_size is None:
-            return build(sizes, sizes[0] - parts[0][0])
+            return self._build_plain_agent(cfg, self.state_layout)
         size = int(check_number('learned_projection_size', learned_size, minimum=1))
-        return ProjectingAgent(build, sizes, parts, size)
+        cfg = dict(type=cfg) if isinstance(cfg, str) else dict(cfg)
+        # The statistics are those of the states, not of what is learned from them.
+        standardize = cfg.pop('standardize', True)
+        return ProjectingAgent(
+            self.state_layout,
+            size,
+            lambda layout: self._build_plain_agent(dict(cfg, standardize=False), layout),
+            standardize,
+        )
 
-    def _check_dynamic(self) -> None:
+    def _build_plain_agent(self, cfg: dict[str, Any] | str, layout: StateLayout) -> Agent:
+        return build_component(
+            MODELS,
+            cfg,
+            Agent,
+            'agent',
+            state_sizes=layout.sizes,
+            layout=layout,
+            names=self.pool.module_names,
+        )
+
+    def _check_fused(self, what: str) -> None:
         if 'agent' not in self.parts or len(self.parts) < 2:
             raise InputError(
-                f"`mixing='dynamic'` needs 'agent' and another of {PARTS} in `parts`, but they are "
+                f"{what} needs 'agent' and another of {PARTS} in `parts`, but they are "
                 f'{self.parts}.'
             )
         if not (self.state.performance and self.state.gap):
             raise InputError(
-                "`mixing='dynamic'` reads confidence and divergence from the state: leave "
-                '`performance` and `gap` of `state` True.'
+                f'{what} reads confidence and divergence from the state: leave `performance` and '
+                '`gap` of `state` True.'
             )
 
-    @property
-    def state_sizes(self) -> list[int]:
-        """Lengths of the M teachers' states."""
-        return self.state.sizes(self.pool.embedding_sizes, self.pool.num_classes)
-
     @torch.no_grad()
-    def forward(self, terms: StepTerms) -> TeacherWeights:
+    def forward(self, terms: StepTerms) -> AgentAction:
         """The fused action; 1/M while warming up."""
         states = self.state(terms)
         log_probs = self.agent(states)
-        policy_entropy = (entropy(log_probs[0]) + entropy(log_probs[1])) / 2
+        logit, feature = log_probs[0].exp(), log_probs[1].exp()
         if self.warming_up:
-            logit = feature = torch.full_like(log_probs[0], 1 / terms.num_teachers)
-        elif self.mixing == 'dynamic':
-            logit, feature = log_probs[0].exp(), log_probs[1].exp()
-        else:
-            logit, feature = self.fuse(terms, log_probs[0].exp(), log_probs[1].exp())
-        return TeacherWeights(
-            logit=logit, feature=feature, states=states, policy_entropy=policy_entropy
-        )
+            logit = feature = torch.full_like(logit, 1 / terms.num_teachers)
+        elif not isinstance(self.agent, FusedPolicy):
+            logit_parts = dict(agent=logit)
+            feature_parts = dict(agent=feature)
+            if 'confidence' in self.parts:
+                shared = confidence(terms.teacher_ce)
+                logit_parts['confidence'] = feature_parts['confidence'] = shared
+            if 'divergence' in self.parts:
+                logit_parts['divergence'] = divergence(terms.logit_loss)
+                feature_parts['divergence'] = divergence(terms.feature_cosine)
+            logit = torch.stack([logit_parts[part] for part in self.parts]).mean(dim=0)
+            feature = torch.stack([feature_parts[part] for part in self.parts]).mean(dim=0)
+        return AgentAction(logit=logit, feature=feature, states=states, log_probs=log_probs)
 
-    def fuse(
-        self, terms: StepTerms, logit_policy: Tensor, feature_policy: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Average the chosen parts.
 
-        Args:
-            terms (StepTerms): The step's record.
-            logit_policy (Tensor): pi_l of shape (B, M).
-            feature_policy (Tensor): pi_f of shape (B, M).
-
-        Returns:
-            tuple[Tensor, Tensor]: w_l and w_f of shape (B, M).
-        """
-        logit_parts, feature_parts = [], []
-        if 'agent' in self.parts:
-            logit_parts.append(logit_policy)
-            feature_parts.append(feature_policy)
-        if 'confidence' in self.parts:
-            shared = confidence(terms)
-            logit_parts.append(shared)
-            feature_parts.append(shared)
-        if 'divergence' in self.parts:
-            logit_parts.append(divergence(terms.logit_loss))
-            feature_parts.append(divergence(terms.feature_cosine))
-        return torch.stack(logit_parts).mean(dim=0), torch.stack(feature_parts).mean(dim=0)
+def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
+    if value not in choices:
+        raise InputError(f'`{name}` must be {choices[0]!r} or {choices[1]!r}, but is {value!r}.')

@@ -7,106 +7,107 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtkdrl_mm.registry import TASK_UTILS
+from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils.distributed import check_equal_over_ranks, local_shard, world_size
+from mtkdrl_mm.utils.seeding import derive_seed
+
 from ..critic import Critic
-from ..distributed import check_equal_over_ranks, local_shard, world_size
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm, entropy
+from .base import Algorithm, build_optimizer, descend
 
 
+@TASK_UTILS.register_module()
 class DPG(Algorithm):
-    r"""A critic learns what weights are worth; the agent ascends the critic.
+    r"""Actor-critic: a critic learns the value of weights, the agent ascends it.
 
-    The action a is the vector of both heads' weights. What it achieves is the
+    The action a is the vector of both heads' weights. Its value is the
     advantage that it collects,
 
     .. math::
         r(a) = \tfrac{1}{2} \sum_m A^m (a_l^m + a_f^m)
 
-    The critic Q(s, a) is regressed on r(a) of the agent's own actions; the
-    agent ascends Q(s, pi(s)) plus the entropy bonus. Episodes have one step,
-    so nothing is bootstrapped. Source: Silver et al., "Deterministic Policy
-    Gradient Algorithms", ICML 2014.
+    The critic Q(s, a) is regressed on r(a) of the agent's own actions with
+    exploration noise; the agent ascends Q(s, pi(s)) plus the entropy bonus.
+    Episodes have one step, so nothing is bootstrapped. Source: Silver et al.,
+    "Deterministic Policy Gradient Algorithms", ICML 2014.
 
     Args:
-        critic_optimizer (dict, optional): ``type`` of torch.optim and its
-            arguments. Defaults to Adam with learning rate 1e-3.
+        agent (nn.Module): As in :class:`Algorithm`; it also has ``normalize``
+            and ``normalized_sizes``, as :class:`mtkdrl_mm.models.Policy`.
+        critic_optimizer (dict, optional): Config of the critic's optimiser.
+            Defaults to Adam with learning rate 1e-3.
         critic_hidden (int): Width of the critic. Defaults to 128.
         critic_steps (int): Steps of the critic per step of the agent. Defaults
             to 4.
         noise (float): Standard deviation of the exploration noise on the log
             probabilities of the critic's actions. Defaults to 0.5: the critic
             can tell directions only from actions that differ.
-        **kwargs: As :class:`Algorithm`.
+        **kwargs: Further arguments of :class:`Algorithm`.
+
+    Raises:
+        InputError: If a number is out of range.
     """
 
     def __init__(
         self,
+        agent: nn.Module,
         critic_optimizer: dict[str, Any] | None = None,
         critic_hidden: int = 128,
         critic_steps: int = 4,
         noise: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if critic_steps < 1 or noise < 0:
-            raise ValueError(
-                f'`critic_steps` must be at least 1 and `noise` at least 0, but they are '
-                f'{critic_steps!r} and {noise!r}.'
-            )
-        self.critic_optimizer_cfg = dict(critic_optimizer or dict(type='Adam', lr=1e-3))
-        self.critic_hidden = critic_hidden
-        self.critic_steps = critic_steps
-        self.noise = noise
-        self.critic: Critic
-        self.critic_optimizer: torch.optim.Optimizer
-        self._generator = torch.Generator()
-
-    def setup(self, agent: nn.Module, seed: int | None = None) -> None:
-        """Take charge of an agent and make its critic, the same on all processes."""
-        super().setup(agent, seed)
-        device = next(agent.parameters()).device
+        super().__init__(agent, **kwargs)
+        self.critic_steps = int(check_number('critic_steps', critic_steps, minimum=1))
+        self.noise = check_number('noise', noise)
+        # The same on all processes, and of the run's seed alone.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.critic = Critic(agent.normalized_sizes, self.critic_hidden)
-        self.critic.to(device)
-        self.critic_optimizer = self.build_optimizer(
-            self.critic_optimizer_cfg, list(self.critic.parameters())
+            torch.manual_seed(derive_seed(self.seed, 'critic'))
+            self.critic = Critic(agent.normalized_sizes, critic_hidden).to(self.device)
+        self.critic_parameters = list(self.critic.parameters())
+        self.critic_optimizer = build_optimizer(
+            critic_optimizer or dict(type='Adam', lr=1e-3), self.critic_parameters
         )
 
-    def begin_update(self, history: RolloutBuffer, device: torch.device) -> None:
-        """Start the exploration noise of this update."""
-        self._generator.manual_seed(self.seed + 10_007 * (self.updates + 1))
+    def update(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """Per rollout step: ``critic_steps`` of the critic, then one of the agent."""
+        losses, critic_losses = [], []
+        noise = self.noise_generator()
+        with self.updating(buffer):
+            for step in self.minibatch_order(buffer):
+                states, rewards = buffer.get(step, self.device)
+                critic_losses.append(self.train_critic(states, rewards, self.critic_steps, noise))
+                losses.append(self.descend(self.loss(states, self.critic)))
+        check_equal_over_ranks(self.critic, 'critic')
+        return dict(
+            agent_loss=float(torch.stack(losses).mean()),
+            critic_loss=float(torch.stack(critic_losses).mean()),
+        )
 
-    def action_value(self, rewards: Tensor, action: Tensor) -> Tensor:
-        """r(a) of shape (B,) for actions of shape (B, 2M)."""
-        advantages = self.advantage(rewards)
-        return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
-
-    def explore(self, log_probs: Sequence[Tensor], total: int) -> Tensor:
-        """An action with noise, near the agent's.
-
-        Every image has the noise that it would have in a single process.
+    def loss(self, states: Sequence[Tensor], critic: nn.Module) -> Tensor:
+        """Minus the critic's value of the agent's action, minus the entropy bonus.
 
         Args:
-            log_probs (Sequence[Tensor]): What the agent proposes, detached, two
-                heads of shape (B, M).
-            total (int): Images of the mini batch on all processes.
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            critic (nn.Module): The critic that the agent ascends.
 
         Returns:
-            Tensor: Shape (B, 2M).
+            Tensor: A scalar.
         """
-        heads = []
-        for head in log_probs:
-            noise = torch.randn(total, head.shape[1], generator=self._generator)
-            own = noise[local_shard()].to(head)
-            heads.append((head + self.noise * own).softmax(dim=1))
-        return torch.cat(heads, dim=1)
+        log_probs = self.agent(states)
+        action = torch.cat([head.exp() for head in log_probs], dim=1)
+        value = critic(self.agent.normalize(states), action)
+        bonus = sum(entropy(head).mean() for head in log_probs)
+        return -value.mean() - self.entropy_weight * bonus
 
     def train_critic(
         self,
         states: Sequence[Tensor],
         rewards: Tensor,
         steps: int,
+        noise: torch.Generator,
         total: int | None = None,
     ) -> Tensor:
         """Steps of the critic on one mini batch.
@@ -115,54 +116,57 @@ class DPG(Algorithm):
             states (Sequence[Tensor]): M tensors of shape (B, s_m).
             rewards (Tensor): Shape (B, M).
             steps (int): Number of steps.
+            noise (torch.Generator): Of the exploration noise.
             total (int, optional): Images of the mini batch on all processes.
                 Defaults to None: all have as many.
 
         Returns:
-            Tensor: The last squared error, a scalar.
+            Tensor: The last mean squared error, a scalar.
         """
         total = len(rewards) * world_size() if total is None else total
         with torch.no_grad():
             # Once: the agent does not move while the critic learns.
             log_probs = list(self.agent(states))
-            seen = self.agent.normalize(states)
-        parameters = list(self.critic.parameters())
+            observed = self.agent.normalize(states)
         for _ in range(steps):
-            action = self.explore(log_probs, total)
-            error = self.critic(seen, action) - self.action_value(rewards, action)
+            action = self.explore(log_probs, total, noise)
+            error = self.critic(observed, action) - self.action_value(rewards, action)
             # Its average over the processes is the mean over all images.
             loss = error.square().sum() * (world_size() / total)
-            self._descend(loss, self.critic_optimizer, parameters)
-        return loss.detach()
+            loss = descend(loss, self.critic_optimizer, self.critic_parameters, self.max_grad_norm)
+        return loss
 
-    def target_critic(self) -> nn.Module:
-        """The critic that the agent ascends."""
-        return self.critic
+    def action_value(self, rewards: Tensor, action: Tensor) -> Tensor:
+        """r(a) of shape (B,) for actions of shape (B, 2M)."""
+        advantages = self.advantage(rewards)
+        return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
 
-    def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:
-        """Minus the critic's value of the agent's action, minus the entropy bonus."""
-        log_probs = self.agent(states)
-        action = torch.cat([head.exp() for head in log_probs], dim=1)
-        value = self.target_critic()(self.agent.normalize(states), action)
-        bonus = sum(entropy(head).mean() for head in log_probs)
-        return -value.mean() - self.entropy_weight * bonus
+    def explore(self, log_probs: Sequence[Tensor], total: int, noise: torch.Generator) -> Tensor:
+        """The agent's action with exploration noise.
 
-    def prepare_critic(self, states: Sequence[Tensor], rewards: Tensor) -> None:
-        """Let the critic learn from a mini batch before the agent does."""
-        self.train_critic(states, rewards, self.critic_steps)
+        Every image has the noise that it would have in a single process.
 
-    def _step(self, states: Sequence[Tensor], rewards: Tensor, block: int) -> Tensor:
-        self.prepare_critic(states, rewards)
-        return super()._step(states, rewards, block)
+        Args:
+            log_probs (Sequence[Tensor]): Two heads of shape (B, M), detached.
+            total (int): Images of the mini batch on all processes.
+            noise (torch.Generator): See :meth:`noise_generator`.
 
-    def update(self, history: RolloutBuffer) -> dict[str, float]:
-        """Learn from a history; see :meth:`Algorithm.update`."""
-        results = super().update(history)
-        check_equal_over_ranks(self.critic, 'critic')
-        return results
+        Returns:
+            Tensor: Shape (B, 2M).
+        """
+        heads = []
+        for head in log_probs:
+            drawn = torch.randn(total, head.shape[1], generator=noise)
+            heads.append((head + self.noise * drawn[local_shard()].to(head)).softmax(dim=1))
+        return torch.cat(heads, dim=1)
+
+    def noise_generator(self) -> torch.Generator:
+        """Generator of this update's exploration noise, the same on all processes."""
+        seed = derive_seed(self.seed, 'exploration', self.updates)
+        return torch.Generator().manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved to go on exactly."""
+        """State to be saved for exact resuming."""
         return dict(
             super().state_dict(),
             critic=self.critic.state_dict(),
@@ -170,7 +174,7 @@ class DPG(Algorithm):
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self.critic.load_state_dict(state['critic'])
         self.critic_optimizer.load_state_dict(state['critic_optimizer'])

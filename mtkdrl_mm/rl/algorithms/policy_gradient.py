@@ -3,26 +3,52 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from .base import Algorithm, entropy
+from mtkdrl_mm.registry import TASK_UTILS
+from mtkdrl_mm.structures.weight_functions import entropy
+
+from ..rollout_buffer import RolloutBuffer
+from .base import Algorithm
 
 
+@TASK_UTILS.register_module()
 class PolicyGradient(Algorithm):
-    r"""Ascends the expected advantage of the policy.
+    r"""Gradient ascent on the expected advantage of the policy.
 
     .. math::
         J = \mathrm{mean}_i \sum_m A_i^m (\pi_l^m + \pi_f^m)(s_i)
             + \lambda (H(\pi_l) + H(\pi_f))
 
-    Since the policy is a softmax over the teachers and all their rewards are
-    known, this is the exact policy gradient of a contextual bandit: no action
-    is sampled, and there is no sampling noise. (The paper, arXiv:2502.18510,
-    prints a descent; taken literally that lowers good teachers.)
+    The policy is a softmax over the teachers and the rewards of all of them
+    are known, so this is the exact policy gradient of a contextual bandit: no
+    action is sampled, and there is no sampling noise. The paper,
+    arXiv:2502.18510, prints a descent on J; taken literally, that would lower
+    the weights of good teachers.
+
+    Arguments are those of :class:`Algorithm`.
     """
 
-    def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:
-        """Minus J on one mini batch."""
+    def update(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """One step of the optimiser per rollout step."""
+        losses = []
+        with self.updating(buffer):
+            for step in self.minibatch_order(buffer):
+                states, rewards = buffer.get(step, self.device)
+                losses.append(self.descend(self.loss(states, rewards)))
+        return dict(agent_loss=float(torch.stack(losses).mean()))
+
+    def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
+        """Minus J on a mini batch.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            rewards (Tensor): Shape (B, M).
+
+        Returns:
+            Tensor: A scalar.
+        """
         advantages = self.advantage(rewards)
         loss = rewards.new_zeros(())
         for log_probs in self.agent(states):

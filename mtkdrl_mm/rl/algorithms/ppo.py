@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mtkdrl_mm.registry import TASK_UTILS
+from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.utils import check_number
 
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm, entropy
+from .base import Algorithm, LogProbs
 
 
+@TASK_UTILS.register_module()
 class PPO(Algorithm):
-    r"""Several passes over the history, each near the policy that made it.
+    r"""Several passes over the buffer, each near the policy that filled it.
 
     .. math::
         J = \mathrm{mean}_i \sum_m \pi_{old}^m \min\big(\rho^m A^m,
@@ -25,35 +30,47 @@ class PPO(Algorithm):
     arXiv:1707.06347.
 
     Args:
+        agent (nn.Module): As in :class:`Algorithm`.
         clip (float): epsilon > 0. Defaults to 0.2.
-        epochs (int): Passes over the history per update. Defaults to 4.
-        **kwargs: As :class:`Algorithm`.
+        epochs (int): Passes over the buffer per update. Defaults to 4.
+        **kwargs: Further arguments of :class:`Algorithm`.
 
     Raises:
-        ValueError: If a number is out of range.
+        InputError: If a number is out of range.
     """
 
-    def __init__(self, clip: float = 0.2, epochs: int = 4, **kwargs: Any) -> None:
-        super().__init__(epochs=epochs, **kwargs)
-        if not clip > 0:
-            raise ValueError(f'`clip` must be greater than 0, but is {clip!r}.')
-        self.clip = clip
-        self._old: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, agent: nn.Module, clip: float = 0.2, epochs: int = 4, **kwargs: Any) -> None:
+        super().__init__(agent, epochs=epochs, **kwargs)
+        self.clip = check_number('clip', clip, exclusive=True)
 
-    @torch.no_grad()
-    def begin_update(self, history: RolloutBuffer, device: torch.device) -> None:
-        """Keep the old policy's log probabilities of every mini batch."""
-        blocks = history.blocks(device, range(history.num_steps))
-        self._old = [self.agent(states) for states, _ in blocks]
+    def update(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """One step of the optimiser per rollout step and epoch."""
+        losses = []
+        with self.updating(buffer):
+            with torch.no_grad():
+                old = [self.agent(states) for states, _ in buffer.iterate(self.device)]
+            for step in self.minibatch_order(buffer):
+                states, rewards = buffer.get(step, self.device)
+                losses.append(self.descend(self.loss(states, rewards, old[step])))
+        return dict(agent_loss=float(torch.stack(losses).mean()))
 
-    def loss(self, states: Sequence[Tensor], rewards: Tensor, block: int = 0) -> Tensor:
-        """Minus J on one mini batch."""
+    def loss(self, states: Sequence[Tensor], rewards: Tensor, old: LogProbs) -> Tensor:
+        """Minus J on a mini batch.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            rewards (Tensor): Shape (B, M).
+            old (LogProbs): Log probabilities of the policy before the update.
+
+        Returns:
+            Tensor: A scalar.
+        """
         advantages = self.advantage(rewards)
         loss = rewards.new_zeros(())
-        for log_probs, old in zip(self.agent(states), self._old[block]):
-            ratio = (log_probs - old).exp()
+        for log_probs, old_log_probs in zip(self.agent(states), old):
+            ratio = (log_probs - old_log_probs).exp()
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
             gain = torch.minimum(ratio * advantages, clipped * advantages)
-            loss = loss - (old.exp() * gain).sum(dim=1).mean()
+            loss = loss - (old_log_probs.exp() * gain).sum(dim=1).mean()
             loss = loss - self.entropy_weight * entropy(log_probs).mean()
         return loss

@@ -77,7 +77,7 @@ def test_images_do_not_influence_each_other(kind):
 def test_per_teacher_agent_is_a_small_network_per_teacher():
     agent, states = PerTeacherAgent(SIZES, hidden=16, standardize=False), random_states()
     scores = []
-    for network, state in zip(agent.networks, states):
+    for network, state in zip(agent.networks.values(), states):
         first, second = network[0], network[2]
         hidden = (state @ first.weight.T + first.bias).clamp(min=0)
         scores.append(hidden @ second.weight.T + second.bias)
@@ -104,9 +104,9 @@ def test_standardisation_is_undone_by_scaling_the_states():
     agents = [PerTeacherAgent(SIZES), PerTeacherAgent(SIZES)]
     agents[1].load_state_dict(agents[0].state_dict())
     for agent, seen in zip(agents, (states, scaled)):
-        history = RolloutBuffer(SIZES, 1)
-        history.add(seen, torch.zeros(64, 3), torch.Generator())
-        agent.update_state_stats(history)
+        buffer = RolloutBuffer(SIZES, 1)
+        buffer.add(seen, torch.zeros(64, 3), torch.Generator())
+        agent.update_state_stats(buffer)
     for a, b in zip(agents[0](states), agents[1](scaled)):
         torch.testing.assert_close(a, b, rtol=0, atol=0.01)
     fresh = PerTeacherAgent(SIZES)
@@ -135,4 +135,4 @@ def test_a_new_agent_is_one_file_and_one_line(peers_terms, make_spec):
     expected = torch.eye(4)[[0]].expand(6, 4)
     torch.testing.assert_close(weights.logit, expected)
     torch.testing.assert_close(weights.feature, expected.flip(1))
-    assert weighting.agent.state_sizes == TeacherState().sizes([12, 16, 10, 14], 10)
+    assert weighting.agent.state_sizes == TeacherState().layout([12, 16, 10, 14], 10).sizes

@@ -37,27 +37,28 @@ def test_map_of_the_right_size_is_not_touched():
 def test_map_connector_is_resize_convolution_norm_relu():
     connector = MapConnector(3, 7).train()
     student, teacher = output(3, 4, 4), output(7, 2, 2)
-    projected, target = connector(student, teacher)
-    assert target is teacher.feature_map and projected.shape == target.shape
+    projection = connector(student, teacher)
+    assert projection.target is teacher.feature_map
+    assert projection.features.shape == projection.target.shape
     weight = connector.projection.conv.weight
     mixed = torch.einsum('oc,bchw->bohw', weight[..., 0, 0], F.avg_pool2d(student.feature_map, 2))
     mean = mixed.mean(dim=(0, 2, 3), keepdim=True)
     variance = mixed.var(dim=(0, 2, 3), keepdim=True, unbiased=False)
     expected = ((mixed - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
-    torch.testing.assert_close(projected, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(projection.features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_connector_serves_every_resolution():
     connector = MapConnector(3, 7).eval()
     for size in ((1, 1), (2, 3), (9, 9)):
-        projected, target = connector(output(3, 4, 4), output(7, *size))
-        assert projected.shape == target.shape == (4, 7, *size)
+        projection = connector(output(3, 4, 4), output(7, *size))
+        assert projection.features.shape == projection.target.shape == (4, 7, *size)
 
 
 def test_embedding_connector_is_linear():
     connector = EmbeddingConnector(3, 7)
     student, teacher = output(3, 2, 2), output(7, 2, 2)
-    projected, target = connector(student, teacher)
-    assert target is teacher.embedding
+    projection = connector(student, teacher)
+    assert projection.target is teacher.embedding
     layer = connector.projection
-    torch.testing.assert_close(projected, student.embedding @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(projection.features, student.embedding @ layer.weight.T + layer.bias)

@@ -106,12 +106,12 @@ def test_connector_arguments_reach_every_connector(make_distiller, make_batch):
     distiller = make_distiller(connector=dict(norm_cfg=None, act_cfg=None)).eval()
     inputs, _ = make_batch(2)
     own = distiller.student.backbone(inputs)[-1]
-    for connector, channels in zip(distiller.connectors, (32, 48)):
+    for connector, channels in zip(distiller.connectors.values(), (32, 48)):
         conv = connector.projection.conv
         assert conv.weight.shape == (channels, 32, 1, 1)
         torch.testing.assert_close(connector.projection(own), conv(own))
     embeddings = make_distiller(connector=dict(type='EmbeddingConnector'))
-    assert [c.projection.out_features for c in embeddings.connectors] == [32, 48]
+    assert [c.projection.out_features for c in embeddings.connectors.values()] == [32, 48]
 
 
 def test_num_classes_sets_student_and_teachers_given_by_path(make_batch):

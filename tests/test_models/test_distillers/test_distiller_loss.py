@@ -47,7 +47,7 @@ def by_hand(distiller, inputs, labels, wl, wf, alpha=1.0, beta=5.0, temperature=
         ).sum(1)
         total = total + alpha * wl[:, m] * temperature**2 * kl
         if beta > 0:
-            projected = deepcopy(distiller.connectors[m]).projection(feature_map)
+            projected = deepcopy(list(distiller.connectors.values())[m]).projection(feature_map)
             distance = ((projected - teacher_map) ** 2).mean(dim=(1, 2, 3))
             total = total + beta * wf[:, m] * distance
     return total.mean(), student
@@ -82,7 +82,11 @@ def test_loss_is_the_formula(make_distiller, make_batch, record_steps, alpha, be
     losses = distiller(inputs, samples, mode='loss')
     # the reward and the state read these from the record
     terms, _ = steps[0]
-    assert (terms.alpha, terms.beta, terms.temperature) == (alpha, beta, temperature)
+    assert (terms.logit_loss_weight, terms.feature_loss_weight, terms.temperature) == (
+        alpha,
+        beta,
+        temperature,
+    )
     assert set(losses) == {'loss_ce', 'loss_logit'} | ({'loss_feature'} if beta > 0 else set())
     total, _ = distiller.parse_losses(losses)
     torch.testing.assert_close(total, expected)
@@ -142,9 +146,12 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
         for m in (1, 2):
             first = distiller.teachers[0].network.state_dict()
             distiller.teachers[m].network.load_state_dict(first)
-            distiller.connectors[m].load_state_dict(distiller.connectors[0].state_dict())
-    for network in fused.weighting.agent.networks[1:]:
-        network.load_state_dict(fused.weighting.agent.networks[0].state_dict())
+            list(distiller.connectors.values())[m].load_state_dict(
+                next(iter(distiller.connectors.values())).state_dict()
+            )
+    first, *others = fused.weighting.agent.networks.values()
+    for network in others:
+        network.load_state_dict(first.state_dict())
     batch = make_batch(6)
     expected = aver(*batch, mode='loss')
     for name, value in fused(*batch, mode='loss').items():
@@ -264,7 +271,7 @@ def test_embeddings_are_compared_where_one_side_has_no_map(
     student = make_vit(16) if student_kind == 'vit' else make_resnet(4)
     teachers = [dict(make_vit(24), name='vit'), dict(make_resnet(6), name='resnet')]
     distiller = make_distiller(teachers, student=student).eval()
-    kinds = [type(connector).__name__ for connector in distiller.connectors]
+    kinds = [type(connector).__name__ for connector in distiller.connectors.values()]
     mixed = 'MapConnector' if student_kind == 'resnet' else 'EmbeddingConnector'
     assert kinds == ['EmbeddingConnector', mixed]
     assert distiller.teachers.spec.map_channels == (None, 48)
@@ -276,7 +283,7 @@ def test_embeddings_are_compared_where_one_side_has_no_map(
     # The embedding is what the last linear layer sees.
     last = distiller.teachers[0].network.head.layers.head
     torch.testing.assert_close(last(terms.teachers[0].embedding), terms.teachers[0].logits)
-    projected = distiller.connectors[0].projection(terms.student.embedding)
+    projected = next(iter(distiller.connectors.values())).projection(terms.student.embedding)
     expected = (projected - terms.teachers[0].embedding).square().mean(dim=1)
     torch.testing.assert_close(terms.feature_loss[:, 0], expected)
     cosine = F.cosine_similarity(projected, terms.teachers[0].embedding)
@@ -325,17 +332,24 @@ def test_every_teacher_gets_the_students_own_map(
     second = make_distiller([teachers[m] for m in order], seed=1).eval()
     second.student.load_state_dict(first.student.state_dict())
     for here, there in enumerate(order):
-        second.connectors[here].load_state_dict(first.connectors[there].state_dict())
+        list(second.connectors.values())[here].load_state_dict(
+            list(first.connectors.values())[there].state_dict()
+        )
         second.teachers[here].network.load_state_dict(first.teachers[there].network.state_dict())
     records = []
     for distiller in (first, second):
         steps = record_steps(distiller)
         distiller(*batch, mode='loss')
         records.append(steps[0][0])
-    assert [tuple(p.shape[-2:]) for p in records[0].projections] == [(1, 1), (2, 2), (3, 3)]
+    assert [tuple(p.features.shape[-2:]) for p in records[0].projections] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ]
     for here, there in enumerate(order):
-        assert torch.equal(records[1].projections[here], records[0].projections[there])
-        assert torch.equal(records[1].targets[here], records[0].targets[there])
+        ours, theirs = records[1].projections[here], records[0].projections[there]
+        assert torch.equal(ours.features, theirs.features)
+        assert torch.equal(ours.target, theirs.target)
     own_map = records[0].student.feature_map
     for m, resized in enumerate(
         [
@@ -344,8 +358,8 @@ def test_every_teacher_gets_the_students_own_map(
             F.interpolate(own_map, size=(3, 3), mode='bilinear', align_corners=False),
         ]
     ):
-        expected = first.connectors[m].projection(resized)
-        torch.testing.assert_close(records[0].projections[m], expected)
+        expected = list(first.connectors.values())[m].projection(resized)
+        torch.testing.assert_close(records[0].projections[m].features, expected)
 
 
 def test_predict_and_tensor_modes_are_the_students(make_distiller, make_batch, monkeypatch):

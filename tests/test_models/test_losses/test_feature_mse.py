@@ -4,6 +4,7 @@
 import torch
 
 from mtkdrl_mm.models import FeatureMSE
+from mtkdrl_mm.structures import Projection
 
 
 def test_original_code(peers, peers_terms):
@@ -16,31 +17,33 @@ def test_every_image_and_teacher_has_its_own_mean(make_terms):
     assert values.shape == (6, 3)
     for i in range(6):
         for m in range(3):
-            expected = ((terms.projections[m][i] - terms.targets[m][i]) ** 2).mean()
+            expected = (
+                (terms.projections[m].features[i] - terms.projections[m].target[i]) ** 2
+            ).mean()
             torch.testing.assert_close(values[i, m], expected)
 
 
 def test_embeddings(make_terms):
     terms = make_terms()
-    terms.projections = [torch.tensor([[1.0, 2.0, 3.0]])]
-    terms.targets = [torch.tensor([[1.0, 0.0, 0.0]])]
+    projection = Projection(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    terms.projections = [projection]
     torch.testing.assert_close(FeatureMSE()(terms), torch.tensor([[13.0 / 3]]))
 
 
 def test_gradient_goes_to_the_student_only(make_terms):
     terms = make_terms()
     FeatureMSE()(terms).sum().backward()
-    for m in range(3):
-        size = terms.targets[m][0].numel()
-        expected = 2 * (terms.projections[m] - terms.targets[m]) / size
-        torch.testing.assert_close(terms.projections[m].grad, expected.detach())
-        assert not terms.targets[m].requires_grad
+    for projection in terms.projections:
+        size = projection.target[0].numel()
+        expected = 2 * (projection.features - projection.target) / size
+        torch.testing.assert_close(projection.features.grad, expected.detach())
+        assert not projection.target.requires_grad
 
 
 def test_half_precision_is_squared_in_float32(make_terms):
     terms = make_terms()
-    terms.projections = [torch.full((1, 2, 1, 1), 400.0, dtype=torch.float16)]
-    terms.targets = [torch.full((1, 2, 1, 1), -400.0, dtype=torch.float16)]
+    features = torch.full((1, 2, 1, 1), 400.0, dtype=torch.float16)
+    terms.projections = [Projection(features, -features)]
     # 800 squared is beyond the range of float16
     assert torch.equal(FeatureMSE()(terms), torch.tensor([[640000.0]]))
 
@@ -49,10 +52,9 @@ def test_relative_distances_do_not_know_the_teachers_scale(make_terms):
     """(r - F)^2 / F^2, image by image: both scaled by a factor give the same."""
     terms = make_terms()
     plain, relative = FeatureMSE()(terms), FeatureMSE(relative=True)(terms)
-    squares = [target.square().mean(dim=(1, 2, 3)) for target in terms.targets]
+    squares = [p.target.square().mean(dim=(1, 2, 3)) for p in terms.projections]
     torch.testing.assert_close(relative * torch.stack(squares, dim=1), plain)
-    terms.projections = [projection * 7 for projection in terms.projections]
-    terms.targets = [target * 7 for target in terms.targets]
+    terms.projections = [Projection(p.features * 7, p.target * 7) for p in terms.projections]
     torch.testing.assert_close(FeatureMSE(relative=True)(terms), relative)
-    terms.targets = [torch.zeros_like(target) for target in terms.targets]
+    terms.projections = [Projection(p.features, p.target * 0) for p in terms.projections]
     assert torch.isfinite(FeatureMSE(relative=True)(terms)).all()

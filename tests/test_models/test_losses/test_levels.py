@@ -8,7 +8,7 @@ import torch
 
 from mtkdrl_mm.models import DistillationLoss, Weighting
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.structures import NetworkOutput, TeacherWeights
+from mtkdrl_mm.structures import NetworkOutput, Projection, TeacherWeights
 from mtkdrl_mm.utils import InputError
 
 LEVELS = dict(
@@ -67,7 +67,7 @@ def test_level_is_what_a_loss_reads(make_distiller, make_batch, record_steps, ma
     loss = distiller.extra_losses[name.lower()]
     before = loss(terms)
     terms.projections = [
-        projection + torch.rand_like(projection) for projection in terms.projections
+        Projection(p.features + torch.rand_like(p.features), p.target) for p in terms.projections
     ]
     reads_features = not torch.allclose(loss(terms), before)
     assert reads_features == (LEVELS[name] == 'feature')
@@ -76,7 +76,6 @@ def test_level_is_what_a_loss_reads(make_distiller, make_batch, record_steps, ma
         terms.teachers,
         terms.labels,
         terms.projections,
-        terms.targets,
     )
     assert torch.allclose(loss(other), loss(terms)) == reads_features
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import DIST, FeatureKL, KLDivergence, NormDirection, StandardizedKL
-from mtkdrl_mm.structures import NetworkOutput, StepTerms
+from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 from mtkdrl_mm.utils import InputError
 
 
@@ -46,8 +46,7 @@ def nd_terms(peers) -> StepTerms:
         NetworkOutput(peers['student_logits'], student),
         [NetworkOutput(peers['teacher_logits'][:, 0], teacher)],
         peers['labels'],
-        [student],
-        [teacher],
+        [Projection(student, teacher)],
     )
 
 

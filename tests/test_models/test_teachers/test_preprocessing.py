@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""From the student's batch to what a teacher expects."""
+"""Conversion of the student's batch to the preprocessing of a teacher."""
 
 import numpy as np
 import pytest

@@ -77,7 +77,8 @@ def test_scale_of_the_features_does_not_matter(make_terms, make_spec):
 def test_networks_are_no_parameters_that_the_student_waits_for(make_terms, make_spec):
     weighting = MMKD(make_spec(make_terms()))
     assert not any(p.requires_grad for p in weighting.parameters())
-    assert MMKD.required_hook == 'MetaLearningHook'
+    with pytest.raises(InputError, match=r"add meta_learning=dict\(type='mtkdrl_mm.Meta"):
+        weighting.check_trainer()
 
 
 def test_width(make_terms, make_spec):

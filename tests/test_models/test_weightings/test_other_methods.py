@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import AEKD, CAMKD, EBKD, PoolSpec
-from mtkdrl_mm.models.weightings.aekd import min_norm_weights
-from mtkdrl_mm.structures import NetworkOutput, StepTerms
+from mtkdrl_mm.models.weightings.aekd import logit_gradients, min_norm_weights
+from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 from mtkdrl_mm.utils import InputError
 
 
@@ -45,7 +45,7 @@ def test_aekd_logit_gradients_are_autograds(peers_terms):
         p = F.log_softmax(teacher.logits / 4, dim=1)
         kl = 16 * (p.exp() * (p - F.log_softmax(logits / 4, dim=1))).sum()
         expected.append(torch.autograd.grad(kl, logits)[0].mean(dim=0))
-    gradients = AEKD(pool_of(4))._logit_gradients(peers_terms)
+    gradients = logit_gradients(peers_terms)
     torch.testing.assert_close(gradients, torch.stack(expected))
 
 
@@ -58,12 +58,11 @@ def test_aekd_feature_gradients_go_to_the_students_map():
         NetworkOutput(logits, feature_map.mean((2, 3)), feature_map),
         [NetworkOutput(torch.randn(3, 10), torch.randn(3, 2), t) for t in targets],
         torch.zeros(3, dtype=torch.long),
-        [feature_map * 1.0, feature_map * 1.0],
-        targets,
+        [Projection(feature_map * 1.0, target) for target in targets],
     )
     terms.logit_loss = torch.zeros(3, 2)
     terms.feature_loss = torch.stack(
-        [(p - t).square().mean((1, 2, 3)) for p, t in zip(terms.projections, targets)], dim=1
+        [(p.features - p.target).square().mean((1, 2, 3)) for p in terms.projections], dim=1
     )
     weights = AEKD(pool_of(2))(terms)
     # g = -2 * 1 and +2 * 3 per entry: 3/4 of the first and 1/4 of the second.

@@ -6,8 +6,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from mtkdrl_mm.models import AVER, MTKDRL
-from mtkdrl_mm.rl.action_parts import confidence
+from mtkdrl_mm.models import AVER, MTKDRL, PerTeacherAgent
+from mtkdrl_mm.structures import AgentAction
+from mtkdrl_mm.structures.weight_functions import confidence
 from mtkdrl_mm.utils import InputError
 
 SUBSETS = [
@@ -22,7 +23,7 @@ def test_aver(make_terms, make_spec):
     weights = AVER(make_spec(terms))(terms)
     expected = torch.full((6, 4), 0.25, dtype=torch.float64)
     assert torch.equal(weights.logit, expected) and torch.equal(weights.feature, expected)
-    assert weights.states is None and AVER.required_hook is None
+    assert not isinstance(weights, AgentAction) and AVER.trainer_config is None
 
 
 @pytest.mark.parametrize('parts', SUBSETS)
@@ -37,7 +38,9 @@ def test_fused_action_is_the_mean_of_the_chosen_parts(make_terms, make_spec, par
         (weights.feature, policies[1], terms.feature_cosine),
     ):
         values = dict(
-            agent=policy, confidence=confidence(terms), divergence=distances.softmax(dim=1)
+            agent=policy,
+            confidence=confidence(terms.teacher_ce),
+            divergence=distances.softmax(dim=1),
         )
         expected = sum(values[part] for part in parts) / len(parts)
         torch.testing.assert_close(ours, expected.detach())
@@ -45,10 +48,22 @@ def test_fused_action_is_the_mean_of_the_chosen_parts(make_terms, make_spec, par
         assert not ours.requires_grad
 
 
-def test_default_is_the_agent_alone(make_terms, make_spec):
-    spec = make_spec(make_terms())
-    assert MTKDRL(spec).parts == ('agent',)
-    assert MTKDRL(spec, mixing='dynamic').parts == ('agent', 'confidence', 'divergence')
+def test_default_is_the_published_method(make_terms, make_spec):
+    """Per-teacher agents on the five-part state; the mean of all three parts."""
+    terms = make_terms()
+    weighting = MTKDRL(make_spec(terms)).double()
+    weighting.warming_up = False
+    assert isinstance(weighting.agent, PerTeacherAgent)
+    assert weighting.agent.state_sizes == [m + 3 + 5 + 3 for m in range(3)]
+    policies = weighting.agent(weighting.state(terms))
+    weights = weighting(terms)
+    shared = confidence(terms.teacher_ce)
+    for ours, policy, gap in (
+        (weights.logit, policies[0], terms.logit_loss),
+        (weights.feature, policies[1], terms.feature_cosine),
+    ):
+        expected = (policy.exp() + shared + gap.softmax(dim=1)) / 3
+        torch.testing.assert_close(ours, expected.detach())
 
 
 def test_warm_up_gives_equal_weights_but_shows_the_agents_view(make_terms, make_spec):
@@ -91,8 +106,7 @@ def test_state_switches_set_the_agents_input(make_terms, make_spec):
 
 def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
     weighting = MTKDRL(make_spec(make_terms()))
-    assert weighting.required_hook == 'AgentHook'
-    with pytest.raises(InputError, match='The weighting MTKDRL needs AgentHook'):
+    with pytest.raises(InputError, match=r"add agent=dict\(type='mtkdrl_mm.AgentHook'\) to"):
         weighting.check_trainer()
     weighting.attach_trainer()
     weighting.check_trainer()
@@ -111,6 +125,8 @@ def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
         (dict(state=dict(gaps=True)), '`state` of the weighting.*gaps'),
         (dict(agent=dict(type='PerTeacherAgnet')), 'agent "PerTeacherAgnet".*"PerTeacherAgent"'),
         (dict(agent=dict(type='JointAgent', hiden=3)), 'no argument "hiden".*"hidden"'),
+        (dict(policy='whole'), "`policy` must be 'agent' or 'fused', but is 'whole'"),
+        (dict(mixing='free'), "`mixing` must be 'fixed' or 'dynamic', but is 'free'"),
         (dict(agent=dict(type='AVER')), 'Unknown agent "AVER".*"JointAgent"'),
     ],
 )

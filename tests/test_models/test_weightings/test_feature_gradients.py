@@ -1,11 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Gradients at the student's features, by the short way and by autograd's."""
+"""Batch means of gradients at the student's features, through stems and by autograd."""
 
 import pytest
 import torch
 
 from mtkdrl_mm.models import EmbeddingConnector, FeatureKL, FeatureMSE, MapConnector
 from mtkdrl_mm.models.connectors import Connector
+from mtkdrl_mm.models.weightings.aekd import feature_gradients
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 
 IMAGES, CHANNELS, SIDE = 5, 6, 4
@@ -23,13 +24,13 @@ LOSSES = [FeatureMSE(), FeatureKL(temperature=2.0)]
 
 
 class ThroughTheNetwork(Connector):
-    """A connector that knows no short way."""
+    """A connector that does not start with a linear map."""
 
     def __init__(self):
         super().__init__()
         self.layers = torch.nn.Sequential(torch.nn.Conv2d(CHANNELS, 8, 3, padding=1))
 
-    def project(self, student, teacher):
+    def forward(self, student, teacher):
         return Projection(self.layers(student.feature_map).tanh(), teacher.feature_map)
 
 
@@ -43,18 +44,9 @@ def make_terms(connectors, sizes, loss):
     for m, size in enumerate(sizes):
         target = torch.randn(IMAGES, 8 + 2 * m, *size).double()
         teachers.append(NetworkOutput(torch.randn(IMAGES, 3), target.mean(dim=(2, 3)), target))
-    ways = [connector.double().project(student, t) for connector, t in zip(connectors, teachers)]
+    projections = [connector.double()(student, t) for connector, t in zip(connectors, teachers)]
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    terms = StepTerms(
-        student,
-        teachers,
-        labels,
-        [way.features for way in ways],
-        [way.target for way in ways],
-        vjps=[way.vjp for way in ways],
-    )
-    terms.feature_loss = loss(terms)
-    return terms
+    return StepTerms(student, teachers, labels, projections, feature_loss_fn=loss)
 
 
 def autograds(terms, source):
@@ -75,41 +67,41 @@ def assert_close(ours, expected):
 
 
 @pytest.fixture
-def no_detour(monkeypatch):
-    """Automatic differentiation is no way out."""
-    monkeypatch.setattr(StepTerms, '_differentiated_gradients', None)
+def no_backward(monkeypatch):
+    """No backward pass per teacher in place of the one through the stems."""
+    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd._gradients_by_backward', None)
 
 
 @pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
 @pytest.mark.parametrize('layers', LAYERS)
 @pytest.mark.parametrize('training', [True, False])
-def test_map_connector(no_detour, loss, layers, training):
+def test_map_connector(no_backward, loss, layers, training):
     connectors = [MapConnector(CHANNELS, 8 + 2 * m, **layers) for m in range(len(SIZES))]
     for connector in connectors:
         connector.train(training)
         for parameter in connector.parameters():
             torch.nn.init.normal_(parameter)
     terms = make_terms(connectors, SIZES, loss)
-    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
 
 
 @pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
-def test_embedding_connector(no_detour, loss):
+def test_embedding_connector(no_backward, loss):
     connectors = [EmbeddingConnector(CHANNELS, 8 + 2 * m) for m in range(3)]
     terms = make_terms(connectors, SIZES[:3], loss)
-    assert_close(terms.feature_gradients, autograds(terms, terms.student.embedding))
+    assert_close(feature_gradients(terms), autograds(terms, terms.student.embedding))
 
 
 @pytest.mark.parametrize('first', [MapConnector, EmbeddingConnector])
 def test_maps_and_embeddings_in_one_pool_meet_at_the_map(first):
     (second,) = {MapConnector, EmbeddingConnector} - {first}
     terms = make_terms([first(CHANNELS, 8), second(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
-    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
 
 
-def test_a_connector_without_a_short_way():
+def test_a_connector_without_a_stem():
     terms = make_terms([ThroughTheNetwork(), MapConnector(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
-    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
 
 
 def test_a_loss_that_does_not_read_the_projections():
@@ -118,12 +110,13 @@ def test_a_loss_that_does_not_read_the_projections():
         return torch.stack([strength, 3 * strength], dim=1)
 
     terms = make_terms([MapConnector(CHANNELS, 8), MapConnector(CHANNELS, 10)], SIZES[:2], loss)
-    assert_close(terms.feature_gradients, autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
 
 
 def test_the_graph_is_left_for_the_students_own_backward():
     terms = make_terms([MapConnector(CHANNELS, 8)], SIZES[:1], FeatureMSE())
-    assert terms.feature_gradients is terms.feature_gradients, 'computed once'
+    first = feature_gradients(terms)
+    assert torch.equal(feature_gradients(terms), first)
     terms.feature_loss.mean().backward()
 
 
@@ -134,19 +127,17 @@ def test_under_mixed_precision():
     gradients = []
     for half in (False, True):
         with torch.autocast('cpu', torch.bfloat16, enabled=half):
-            way = connector.project(
+            projection = connector(
                 NetworkOutput(None, None, source), NetworkOutput(None, None, target)
             )
-        assert (way.features.dtype == torch.bfloat16) == half
+        assert (projection.features.dtype == torch.bfloat16) == half
         terms = StepTerms(
             NetworkOutput(None, None, source),
             [NetworkOutput(None, None, target)],
-            None,
-            [way.features],
-            [way.target],
-            vjps=[way.vjp],
+            torch.zeros(4, dtype=torch.long),
+            [projection],
+            feature_loss_fn=FeatureMSE(),
         )
-        terms.feature_loss = FeatureMSE()(terms)
-        gradients.append(terms.feature_gradients)
+        gradients.append(feature_gradients(terms))
     assert gradients[1].dtype == torch.float32
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()

@@ -1,21 +1,23 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The parts of the action that need no agent."""
+"""Distributions over the teachers that need no training."""
 
 import pytest
 import torch
 
-from mtkdrl_mm.rl.action_parts import confidence, divergence
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
+from mtkdrl_mm.structures.weight_functions import confidence, divergence, entropy
 
 
 def test_confidence_of_the_original_code(peers, peers_terms):
-    torch.testing.assert_close(confidence(peers_terms), peers['camkd_weights'], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        confidence(peers_terms.teacher_ce), peers['camkd_weights'], rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('teachers', [2, 3, 5])
 def test_confidence_sums_to_one_and_prefers_the_right(make_terms, teachers):
     terms = make_terms(teachers=teachers)
-    weights = confidence(terms)
+    weights = confidence(terms.teacher_ce)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(6, dtype=torch.float64))
     assert torch.equal(weights.argsort(dim=1), (-terms.teacher_ce).argsort(dim=1))
     assert weights.max() < 1 / (teachers - 1)
@@ -29,11 +31,13 @@ def test_confidence_closed_form():
         [NetworkOutput(row[None], None) for row in logits],
         torch.tensor([0]),
     )
-    torch.testing.assert_close(confidence(terms), torch.tensor([[2 / 3, 1 / 3]]))
+    torch.testing.assert_close(confidence(terms.teacher_ce), torch.tensor([[2 / 3, 1 / 3]]))
 
 
 def test_confidence_of_a_single_teacher_is_one(make_terms):
-    assert torch.equal(confidence(make_terms(teachers=1)), torch.ones(6, 1, dtype=torch.float64))
+    assert torch.equal(
+        confidence(make_terms(teachers=1).teacher_ce), torch.ones(6, 1, dtype=torch.float64)
+    )
 
 
 def test_divergence_is_a_softmax_without_gradient():
@@ -41,3 +45,8 @@ def test_divergence_is_a_softmax_without_gradient():
     weights = divergence(distances)
     torch.testing.assert_close(weights, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
     assert not weights.requires_grad
+
+
+def test_entropy_closed_form():
+    log_probs = torch.tensor([[0.5, 0.5, 1e-30], [0.25, 0.25, 0.5]]).log()
+    torch.testing.assert_close(entropy(log_probs), torch.tensor([2.0, 2**1.5]).log())

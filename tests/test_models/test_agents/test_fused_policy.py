@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Learned mixing of the parts of the action."""
+"""Policies that fuse an agent with confidence and divergence."""
 
 import pytest
 import torch
@@ -45,17 +45,16 @@ def test_factors_learn_who_is_right(make_terms, make_spec):
     terms = make_terms(teachers=3)
     dynamic = MTKDRL(make_spec(terms), mixing='dynamic').float()
     states = [s.float() for s in dynamic.state(terms)]
-    history = RolloutBuffer(dynamic.state_sizes, budget_mib=1)
+    buffer = RolloutBuffer(dynamic.agent.state_sizes, budget_mib=1)
     rewards = -terms.teacher_ce.float()
     for _ in range(4):
-        history.add(states, rewards, torch.Generator())
+        buffer.add(states, rewards, torch.Generator())
     # The agent itself cannot learn, so that the factors have to.
-    algorithm = PolicyGradient(dict(type='SGD', lr=1.0), entropy_weight=0)
-    algorithm.setup(dynamic.agent)
-    algorithm.parameters = lambda: [dynamic.agent.mixing]
-    algorithm.optimizer = algorithm.build_optimizer(algorithm.optimizer_cfg, algorithm.parameters())
+    algorithm = PolicyGradient(dynamic.agent)
+    algorithm.parameters = [dynamic.agent.mixing]
+    algorithm.optimizer = torch.optim.SGD(algorithm.parameters, lr=1.0)
     for _ in range(50):
-        algorithm.update(history)
+        algorithm.update(buffer)
     factors = dict(zip(dynamic.agent.parts, dynamic.agent.factors.tolist()))
     assert factors['confidence'] == max(factors.values())
     assert factors['confidence'] > 0.5
@@ -88,3 +87,20 @@ def test_a_teacher_with_no_confidence_at_all(make_terms, make_spec):
 def test_bad_arguments(make_terms, make_spec, kwargs, message):
     with pytest.raises(InputError, match=message):
         MTKDRL(make_spec(make_terms()), **kwargs)
+
+
+def test_equal_factors_stay_equal_where_they_are_not_learned(make_terms, make_spec):
+    terms = make_terms()
+    outside = make_weighting(make_spec, terms, parts=PARTS)
+    through = make_weighting(make_spec, terms, parts=PARTS, policy='fused')
+    through.agent.agent.load_state_dict(outside.agent.state_dict())
+    torch.testing.assert_close(through(terms).logit, outside(terms).logit)
+    torch.testing.assert_close(through(terms).feature, outside(terms).feature)
+    assert {name.split('.')[0] for name, _ in through.agent.named_parameters()} == {'agent'}
+    assert 'mixing' not in through.agent.state_dict()
+
+
+@pytest.mark.parametrize('chosen', [dict(parts=('agent',)), dict(state=dict(gap=False))])
+def test_training_through_the_fusion_needs_the_parts(make_terms, make_spec, chosen):
+    with pytest.raises(InputError, match="`policy='fused'`"):
+        MTKDRL(make_spec(make_terms()), policy='fused', **chosen)

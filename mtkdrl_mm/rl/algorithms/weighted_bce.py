@@ -1,0 +1,62 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The policy loss of the authors' released code."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtkdrl_mm.registry import TASK_UTILS
+
+from ..rollout_buffer import RolloutBuffer
+from .base import Algorithm
+
+
+@TASK_UTILS.register_module()
+class WeightedBCE(Algorithm):
+    r"""Binary cross entropy of every weight towards 1, weighted by the advantage.
+
+    .. math::
+        L = \mathrm{mean}_i \sum_m A_i^m \big(
+            \mathrm{BCE}(w_l^m, 1) + \mathrm{BCE}(w_f^m, 1) \big)
+          = -\mathrm{mean}_i \sum_m A_i^m (\log w_l^m + \log w_f^m)
+
+    This is what the released code of MTKD-RL minimises, with one reward per
+    image (:class:`StudentLossReward`), normalised by
+    :class:`BatchZScoreAdvantage`, and with the gradient through the fused
+    weights w (``policy='fused'`` of the weighting). An image with the same
+    advantage for all teachers pulls its weights towards equality: nothing here
+    teaches a preference between teachers.
+
+    Arguments are those of :class:`Algorithm`.
+    """
+
+    def update(self, buffer: RolloutBuffer) -> dict[str, float]:
+        """One step of the optimiser per rollout step."""
+        losses = []
+        with self.updating(buffer):
+            for step in self.minibatch_order(buffer):
+                states, rewards = buffer.get(step, self.device)
+                losses.append(self.descend(self.loss(states, rewards)))
+        return dict(agent_loss=float(torch.stack(losses).mean()))
+
+    def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
+        """L on a mini batch.
+
+        Args:
+            states (Sequence[Tensor]): M tensors of shape (B, s_m).
+            rewards (Tensor): Shape (B, M).
+
+        Returns:
+            Tensor: A scalar.
+        """
+        advantages = self.advantage(rewards)
+        ones = torch.ones_like(advantages)
+        loss = rewards.new_zeros(())
+        for log_weights in self.agent(states):
+            # A softmax may round to just above 1.
+            weights = log_weights.exp().clamp(max=1)
+            bce = F.binary_cross_entropy(weights, ones, weight=advantages, reduction='none')
+            loss = loss + bce.sum(dim=1).mean()
+        return loss

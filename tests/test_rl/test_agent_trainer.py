@@ -1,0 +1,76 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Training of the agent without a runner."""
+
+import pytest
+import torch
+
+from mtkdrl_mm.models import MTKDRL
+from mtkdrl_mm.rl import AgentTrainer, ImprovementReward, PolicyGradient, RolloutBuffer
+
+
+@pytest.fixture
+def make_trainer(make_terms, make_spec):
+    def make(seed=0, images=1000):
+        torch.manual_seed(0)
+        weighting = MTKDRL(make_spec(make_terms()), agent='JointAgent')
+        sizes = weighting.agent.state_sizes
+        buffer = RolloutBuffer(sizes, images * (2 * sum(sizes) + 4 * 3) / 2**20)
+        algorithm = PolicyGradient(weighting.agent, seed=seed)
+        return weighting, AgentTrainer(algorithm, ImprovementReward(), buffer, seed)
+
+    return make
+
+
+def observe(make_terms, weighting, trainer, steps):
+    for step in steps:
+        terms = make_terms(seed=step, dtype=torch.float32)
+        trainer.observe(terms, weighting(terms), step)
+
+
+def test_rewards_are_returned_and_kept(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    terms = make_terms(dtype=torch.float32)
+    action = weighting(terms)
+    rewards = trainer.observe(terms, action, 0)
+    assert torch.equal(rewards, ImprovementReward()(terms, action))
+    states, kept = trainer.buffer.get(0, torch.device('cpu'))
+    assert torch.equal(kept, rewards)
+    for ours, state in zip(states, action.states):
+        torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
+
+
+def test_update_learns_and_clears(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    before = weighting.agent.stem[0].weight.clone()
+    assert trainer.update() == {}
+    observe(make_terms, weighting, trainer, range(3))
+    assert set(trainer.update()) == {'agent_loss'}
+    assert len(trainer.buffer) == 0 and trainer.algorithm.updates == 1
+    assert not torch.equal(weighting.agent.stem[0].weight, before)
+
+
+@pytest.mark.parametrize('stop', [1, 3])
+def test_resumes_exactly_with_a_full_buffer(make_trainer, make_terms, stop):
+    weighting, whole = make_trainer(images=20)
+    observe(make_terms, weighting, whole, range(6))
+    whole.update()
+
+    first_weighting, first = make_trainer(images=20)
+    observe(make_terms, first_weighting, first, range(stop))
+    second_weighting, second = make_trainer(images=20)
+    second_weighting.load_state_dict(first_weighting.state_dict())
+    second.load_state_dict(first.state_dict())
+    observe(make_terms, second_weighting, second, range(stop, 6))
+    assert second.buffer.seen == 36 > second.buffer.capacity == 20
+    second.update()
+    for ours, expected in zip(second_weighting.parameters(), weighting.parameters()):
+        assert torch.equal(ours, expected)
+
+
+def test_what_a_full_buffer_keeps_depends_on_the_seed(make_trainer, make_terms):
+    kept = []
+    for seed in (0, 1, 0):
+        weighting, trainer = make_trainer(seed, images=8)
+        observe(make_terms, weighting, trainer, range(6))
+        kept.append(trainer.buffer.rewards.clone())
+    assert torch.equal(kept[0], kept[2]) and not torch.equal(kept[0], kept[1])
