@@ -104,8 +104,10 @@ def test_learned_mixing_is_an_option_of_the_published_method():
     cfg.merge_from_dict({'model.weighting.mixing': 'dynamic'})
     pool = PoolSpec(names=('a', 'b'), num_classes=100, embedding_sizes=(4, 6), map_channels=(4, 6))
     weighting = build_component(OWN_MODELS, cfg.model.weighting, Weighting, 'weighting', pool=pool)
-    assert weighting.mixing == 'dynamic' and len(weighting.parts) == 3
     assert type(weighting.agent).__name__ == 'FusedPolicy'
+    assert weighting.agent.parts == ('agent', 'confidence', 'divergence')
+    assert weighting.agent.mixing.tolist() == [0, 0, 0]  # parameters, equal at the start
+    assert 'mixing' in dict(weighting.agent.named_parameters())
 
 
 def test_pool_as_published(build):

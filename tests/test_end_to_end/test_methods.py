@@ -12,8 +12,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtkdrl_mm.registry import TASK_UTILS
-
 from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
 pytestmark = pytest.mark.slow
@@ -23,7 +21,6 @@ METHODS = sorted(
     osp.basename(path)[len('student_') : -len('.py')]
     for path in glob.glob(str(DEMO / 'student_*.py'))
     if 'baseline' not in path
-    and not ('as_released' in path and TASK_UTILS.get('StudentLossReward') is None)
 )
 EPOCHS = 3
 # How far two processes may be from one. Sums in another order differ in the last bits (1e-7 of a

@@ -9,7 +9,7 @@ weighting = dict(
 weighting_hooks = dict(
     agent=dict(
         type='mtkdrl_mm.AgentHook',
-        algorithm=dict(type='PolicyGradient'),
+        algorithm=dict(type='PolicyGradient', entropy_weight=0.0),
         reward=dict(type='ClosenessReward'),
         advantage=dict(type='MinMaxAdvantage'),
     )
