@@ -94,7 +94,9 @@ class ResumableRunner(Runner):
         ...     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         ...     log_level='ERROR',
         ... )
-        >>> runner = ResumableRunner(Model(), train_cfg=dict(by_epoch=True, max_epochs=1), **settings)
+        >>> runner = ResumableRunner(
+        ...     Model(), train_cfg=dict(by_epoch=True, max_epochs=1), **settings
+        ... )
         >>> runner.train().weight.item() < 0.5
         True
         >>> runner = ResumableRunner(
