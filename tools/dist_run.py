@@ -197,7 +197,7 @@ def _report(error: ChildFailedError) -> int:
             'SIGKILL': ' Out of memory, probably: see the log of the machine.',
             'SIGABRT': ' If torch speaks of a timeout of a collective operation above, another '
             'process was lost: look for an error in its log, check the network and '
-            'NCCL_SOCKET_IFNAME, or set DIST_TIMEOUT (seconds) higher.',
+            'NCCL_SOCKET_IFNAME, or increase DIST_TIMEOUT (seconds).',
         }.get(name, '')
         print(
             f'\nError: {name} ended process {failure.local_rank} of this machine (counted from '

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A checkpoint's weights in a teacher: all of them or none."""
+"""Loading a teacher's weights completely, or raising an error."""
 
 import pytest
 import torch
