@@ -100,8 +100,8 @@ class SeededBatchSampler(BatchSampler):
             raise InputError(
                 f'{images_done} images of epoch {epoch + 1} have been used, which is no multiple '
                 f'of {self.images_per_step} images per step, and {name} can only start at a '
-                'multiple. Resume with the same batch size and number of processes, or from the checkpoint '
-                'at the end of an epoch.'
+                'multiple. Resume with the same batch size and number of processes, or from the '
+                'checkpoint at the end of an epoch.'
             )
         self.seed, self.images_done = seed, images_done
         # A resumed run without a fixed seed has that of its first run, which is known only after
