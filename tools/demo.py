@@ -56,10 +56,12 @@ TASKS = {'detector': ('coco/bbox_mAP', 100.0), 'segmentor': ('mIoU', 1.0)}
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        '--epochs', type=int, default=30, help='of classifiers; fewer for a quick look'
+        '--epochs', type=int, default=30, help='epochs of the classifiers; fewer for a quick test'
     )
-    parser.add_argument('--task-epochs', type=int, help='of detectors and segmentors')
-    parser.add_argument('--seed', type=int, default=0, help='of all trainings but the teachers')
+    parser.add_argument('--task-epochs', type=int, help='epochs of the detectors and segmentors')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of all trainings except the teachers'
+    )
     parser.add_argument('--work-dir', default=WORK, help='folder for logs and checkpoints')
     args = parser.parse_args()
     check_number('--epochs', args.epochs, minimum=1)
@@ -131,7 +133,7 @@ def train(name: str, args: argparse.Namespace) -> float:
         command.append('--resume')
     os.makedirs(work_dir, exist_ok=True)
     log = osp.join(work_dir, 'output.txt')
-    # Several trainings run side by side, one core each.
+    # Several trainings run in parallel, with one core each.
     environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
     start = time.time()
     with open(log, 'w') as file:
@@ -150,7 +152,7 @@ def train(name: str, args: argparse.Namespace) -> float:
 
 
 def train_all(names: list[str], args: argparse.Namespace) -> dict[str, float]:
-    """Run trainings side by side, as many as there are cores."""
+    """Run trainings in parallel, as many as there are cores, and at most four."""
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
         futures = {name: pool.submit(train, name, args) for name in names}
         try:
@@ -162,7 +164,7 @@ def train_all(names: list[str], args: argparse.Namespace) -> dict[str, float]:
 
 
 def read_scalars(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All log records of a training's latest run."""
+    """Read the log records of a training's latest run."""
     pattern = osp.join(ROOT, folder_of(name, args), '*', 'vis_data', 'scalars.json')
     files = sorted(glob.glob(pattern))
     with open(files[-1]) as file:

@@ -1,12 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""torchrun for the tools of this project, with their own exit code.
+"""torchrun for the tools of this project, with the exit code of the tool.
 
     python tools/dist_run.py PROCESSES TOOL [arguments of the tool]
 
 Variables: NNODES, NODE_RANK, MASTER_ADDR and PORT for several machines; DIST_TIMEOUT (seconds that
 processes and machines wait for each other); SAVE_TIMEOUT (seconds that the processes have to save a
 checkpoint after SIGTERM or SIGINT, 600). torchrun itself exits with 1 whatever happens, and kills
-30 seconds after a signal. This one exits with
+30 seconds after a signal. This program exits with
 
 - the code of the first process that failed, which is 128 plus the signal's number where the tool
   has saved its checkpoint after a signal;
@@ -23,14 +23,14 @@ from torch.distributed.elastic.multiprocessing import PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-# What happens when a process ends is said here, in a line.
+# The end of a process is reported here in one line instead.
 logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
 for _name in ('torch.distributed.elastic.agent.server.api', 'torch.distributed.run'):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 LOOPBACK = '127.0.0.1'
 DEFAULT_PORT = '29500'
-# Seconds. The commands of several machines are started by hand, one after the other.
+# Seconds. The commands on several machines are started by hand, one after the other.
 DEFAULT_TIMEOUT = '600'
 
 # Exit codes of the processes once torchrun has stopped them.
@@ -38,7 +38,7 @@ _stopped: list[int] = []
 
 
 class UsageError(ValueError):
-    """A variable or argument that makes no sense."""
+    """Raised for an invalid variable or argument."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def torchrun_arguments(processes: str, environ: Any) -> list[str]:
-    """Make torchrun's arguments from this project's variables.
+    """Convert this project's variables to torchrun's arguments.
 
     Args:
         processes (str): Number of processes on this machine.
@@ -104,7 +104,7 @@ def torchrun_arguments(processes: str, environ: Any) -> list[str]:
         list[str]: On one machine without PORT, torchrun finds a free port.
 
     Raises:
-        UsageError: If a number is none, or MASTER_ADDR is missing.
+        UsageError: If a number is invalid, or MASTER_ADDR is missing.
     """
     if not processes.isdecimal() or int(processes) < 1:
         raise UsageError(f'The number of processes must be 1 or more, but is {processes!r}.')
@@ -117,7 +117,7 @@ def torchrun_arguments(processes: str, environ: Any) -> list[str]:
     if machines > 1 and not address:
         raise UsageError(
             f'NNODES={machines} needs MASTER_ADDR, an address of the first machine that all '
-            'machines see.'
+            'machines can reach.'
         )
     rank = _number(environ, 'NODE_RANK', '0', minimum=0)
     if rank >= machines:
@@ -140,15 +140,15 @@ def _number(environ: Any, name: str, default: str, minimum: int = 1) -> int:
 
 
 def code_after_signal(number: int, codes: list[int]) -> int:
-    """The exit code after torchrun has passed a signal on.
+    """The exit code after torchrun has forwarded a signal.
 
     Args:
         number (int): The signal.
-        codes (list[int]): What the processes then exited with; negative for a signal.
+        codes (list[int]): Exit codes of the processes; negative for a signal.
 
     Returns:
-        int: 128 plus the signal where all did what it asked for; else that of the first that
-        failed in another way; 0 where the tool had just come to its end.
+        int: 128 plus the signal if it ended all processes; else the code of the first process
+        that failed in another way; 0 if the tool had just finished.
     """
     expected = (128 + number, -number)
     for code in codes:
@@ -158,15 +158,15 @@ def code_after_signal(number: int, codes: list[int]) -> int:
 
 
 def shell_code(code: int) -> int:
-    """A process's exit code as a shell gives it: 128 + N instead of -N after signal N."""
+    """Convert a process's exit code to that of a shell: 128 + N instead of -N after signal N."""
     return code if code >= 0 else 128 - code
 
 
 def _wait_for_checkpoints(seconds: int) -> None:
-    """Give the processes longer than torchrun's 30 seconds after it has received a signal.
+    """Extend the 30 seconds that torchrun waits for the processes after a signal.
 
-    Up to torch 2.11 neither a flag nor a variable sets this, only the argument of this method.
-    When one process has failed, the others have nothing to save and the 30 seconds remain.
+    Up to torch 2.11 no flag or variable sets this time, only the argument of this method. After
+    the failure of a process, the others save nothing, and the 30 seconds stay.
     """
     close = PContext.close
 
@@ -175,7 +175,7 @@ def _wait_for_checkpoints(seconds: int) -> None:
     ) -> None:
         if isinstance(sys.exc_info()[1], SignalException):
             timeout = seconds
-            # Whoever sends SIGTERM twice gets the checkpoint all the same.
+            # A second SIGTERM must not prevent the checkpoint.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         close(self, death_sig, timeout)
         handlers = getattr(self, 'subprocess_handlers', {})
@@ -185,7 +185,7 @@ def _wait_for_checkpoints(seconds: int) -> None:
 
 
 def _report(error: ChildFailedError) -> int:
-    """Say what the processes cannot have said themselves: that a signal ended one."""
+    """Report that a signal ended a process, which the process itself could not report."""
     _, failure = error.get_first_failure()
     if failure.exitcode < 0:
         number = -failure.exitcode
@@ -194,10 +194,10 @@ def _report(error: ChildFailedError) -> int:
         except ValueError:
             name = f'signal {number}'
         advice = {
-            'SIGKILL': ' Out of memory, probably: see the log of the machine.',
-            'SIGABRT': ' If torch speaks of a timeout of a collective operation above, another '
+            'SIGKILL': ' Probably it ran out of memory: see the log of the machine.',
+            'SIGABRT': ' If torch reports a timeout of a collective operation above, another '
             'process was lost: look for an error in its log, check the network and '
-            'NCCL_SOCKET_IFNAME, or set DIST_TIMEOUT (seconds) higher.',
+            'NCCL_SOCKET_IFNAME, or increase DIST_TIMEOUT (seconds).',
         }.get(name, '')
         print(
             f'\nError: {name} ended process {failure.local_rank} of this machine (counted from '

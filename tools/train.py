@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         type=str,
         const='auto',
-        help='resume from the given checkpoint, or without one from the latest in the work dir',
+        help='resume from the given checkpoint, by default the latest one in the work dir',
     )
     parser.add_argument(
         '--amp', action='store_true', help='enable automatic-mixed-precision training'
@@ -34,17 +34,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-validate',
         action='store_true',
-        help='whether not to evaluate the checkpoint during training',
+        help='disable the validation during training',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='whether to scale the learning rate from the original batch size to the actual one',
+        help='scale the learning rate from the base batch size to the actual one',
     )
     parser.add_argument(
         '--no-persistent-workers',
         action='store_true',
-        help='whether to disable the persistent_workers option in dataloaders',
+        help='disable the persistent_workers option in dataloaders',
     )
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""COCO annotations whose labels follow the names of the classes.
+"""COCO data sets with labels by category name.
 
-Imported only where it is used: it needs mmdet.
+This module needs mmdet, and is imported only when it is used.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from mtkdrl_mm.registry import DATASETS
 
 
 class _CocoInOrder(COCO):
-    """COCO's API, with ids of categories in the order of the names."""
+    """COCO's API; category ids are in the order of the names."""
 
     def get_cat_ids(self, cat_names: Any = (), sup_names: Any = (), cat_ids: Any = ()) -> list[int]:
-        """Ids of the named categories; a negative one for a category that the file lacks."""
+        """Ids of the named categories; negative ids for categories that the file lacks."""
         if sup_names or cat_ids or not cat_names:
             return super().get_cat_ids(cat_names, sup_names, cat_ids)
         ids = {category['name']: category['id'] for category in self.dataset['categories']}
@@ -25,17 +25,17 @@ class _CocoInOrder(COCO):
 
 @DATASETS.register_module()
 class CocoByNames(CocoDataset):
-    """mmdet's ``CocoDataset``, with labels by the names of the categories.
+    """mmdet's ``CocoDataset``, with labels by category name.
 
-    mmdet numbers the categories in the order of the annotation file. Where
-    the file of another split has another order, or lacks a category, all
-    labels shift. Here the label is the place of the name in
-    ``metainfo.classes``, whatever the file's order is.
+    mmdet numbers the categories in the order of the annotation file. If the
+    file of another split has another order, or lacks a category, all labels
+    shift. Here the label is the index of the name in ``metainfo.classes``,
+    independent of the order in the file.
     """
 
     COCOAPI = _CocoInOrder
 
     @property
     def category_ids(self) -> dict[str, int]:
-        """Id of every class in the file, in the order of the labels; negative without one."""
+        """Category ids of the classes, in the order of the labels; negative if missing."""
         return dict(zip(self.metainfo['classes'], self.cat_ids))

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Damaged images: named where they are read, or left out of a data set."""
+"""Damaged images: errors that name them, and data sets without them."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from torch.utils.data import Dataset
 from mtkdrl_mm.registry import DATASETS
 from mtkdrl_mm.utils.errors import InputError
 
-# Where the data sets of mmpretrain, mmdet and mmseg keep the files of a sample.
+# Keys of a sample's files in the data sets of mmpretrain, mmdet and mmseg.
 FILE_KEYS = ('img_path', 'seg_map_path')
 MISSING = 'it does not exist'
 
 
 def image_fault(path: str) -> str | None:
-    """What is wrong with an image file.
+    """Check that an image file can be decoded.
 
     Args:
-        path (str): Path, or address that mmengine's file backends read.
+        path (str): Path, or URL of one of mmengine's file backends.
 
     Returns:
-        str | None: Half a sentence, or None if the image can be decoded.
+        str | None: A phrase for messages, or None if the image can be decoded.
     """
     try:
         content = fileio.get(path)
@@ -47,17 +47,17 @@ def image_fault(path: str) -> str | None:
 
 
 class NamedErrors(BaseTransform):
-    """A transform that reads files, with errors that name a damaged file.
+    """Wrapper of a loading transform, whose errors name the damaged file.
 
     Args:
-        transform (BaseTransform): Such as ``LoadImageFromFile``.
+        transform (BaseTransform): For example ``LoadImageFromFile``.
     """
 
     def __init__(self, transform: BaseTransform) -> None:
         self.inner = transform
 
     def transform(self, results: dict[str, Any]) -> Any:
-        """Load.
+        """Load the files of a sample.
 
         Raises:
             InputError: If an image or label map of the sample cannot be read.
@@ -78,7 +78,7 @@ class NamedErrors(BaseTransform):
                 if fault:
                     raise InputError(
                         f'The image "{path}" cannot be read: {fault}. Replace it, or leave out '
-                        'images like it: --cfg-options skip_damaged_images=True'
+                        'all damaged images: --cfg-options skip_damaged_images=True'
                     ) from error
             raise
 
@@ -87,17 +87,17 @@ class NamedErrors(BaseTransform):
 
 
 def built_datasets(dataset: Any) -> Iterator[Any]:
-    """Data sets that read files, inside of built wrappers.
+    """Iterate over the data sets inside built wrappers.
 
     Args:
         dataset (Dataset): A data set or a wrapper such as ``RepeatDataset``,
             ``ConcatDataset`` or ``KFoldDataset``.
 
     Yields:
-        Dataset: Every innermost one.
+        Dataset: Every data set that reads files.
     """
     inner = list(getattr(dataset, 'datasets', None) or [])
-    # The last of them is mmengine's, for a part of an epoch.
+    # `_dataset` is that of mmengine's wrapper for a part of an epoch.
     for name in ('dataset', '_dataset'):
         if getattr(dataset, name, None) is not None:
             inner.append(getattr(dataset, name))
@@ -108,7 +108,7 @@ def built_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def name_damaged_images(dataset: Any) -> None:
-    """Let the pipelines of a built data set name the files that they cannot read.
+    """Wrap the loading transforms of a built data set by :class:`NamedErrors`.
 
     Args:
         dataset (Dataset): A data set or a wrapper; changed in place.
@@ -122,11 +122,11 @@ def name_damaged_images(dataset: Any) -> None:
 
 @DATASETS.register_module(name='IntactImages')
 def intact_images(dataset: dict[str, Any]) -> Dataset:
-    """Build a data set without the images, or label maps, that cannot be decoded.
+    """Build a data set without the images and label maps that cannot be decoded.
 
-    Every file is decoded once, by as many threads as there are CPU cores, and
-    each process takes its share. What was left out is in the data set's
-    attribute ``left_out``, a list of paths.
+    Every file is decoded once, in one thread per CPU core, and the files are
+    divided among the processes. The paths that were left out are in the data
+    set's attribute ``left_out``.
 
     Args:
         dataset (dict): Config of a data set of mmpretrain, mmdet or mmseg.

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What every loader goes through after it is built."""
+"""Check of data loaders after they are built."""
 
 import logging
 from typing import Any
@@ -18,43 +18,44 @@ from .seeded_batch_sampler import SeededBatchSampler
 
 
 def check_dataloader(loader: DataLoader, model: nn.Module | None = None) -> None:
-    """Look at a loader after it is built, before its length is used.
+    """Check a data loader after it is built, before its length is used.
 
-    - Images that cannot be read are named, see :func:`name_damaged_images`.
+    - Errors of images that cannot be read name the file, see
+      :func:`name_damaged_images`.
     - A training loader must have at least one batch.
-    - If the last batch of an epoch would hold one image per process, and the
-      model has BatchNorm, which cannot be trained on one value, that batch is
-      left out, with a notice.
+    - If the last batch of an epoch has one image per process, and the model has
+      BatchNorm, which cannot be trained on one value, the batch is left out,
+      with a warning.
 
     Args:
-        loader (DataLoader): A loader; changed in place.
-        model (nn.Module, optional): What it feeds. Defaults to None: batches
-            are not looked at.
+        loader (DataLoader): The loader; changed in place.
+        model (nn.Module, optional): The model that uses it. Defaults to None:
+            batches are not checked.
 
     Raises:
-        InputError: If training would make no step.
+        InputError: If an epoch would have no step.
     """
     name_damaged_images(loader.dataset)
     batches = _batch_sampler(loader)
     if model is None or batches is None or not getattr(batches.sampler, 'shuffle', False):
         return
     if isinstance(batches.sampler, InfiniteSampler):
-        return  # it goes round and round, without a last batch
+        return  # it has no last batch
     size, world_size = batches.batch_size, get_world_size()
     per_process = len(batches.sampler)  # type: ignore[arg-type]
     processes = f' x {world_size} processes' if world_size > 1 else ''
     if len(batches) == 0:
         total = len(loader.dataset)  # type: ignore[arg-type]
         raise InputError(
-            f'Training would make no step: the training set has {total} images, fewer than a '
-            f'batch of {size}{processes}, and `drop_last` leaves out what is no whole batch. Set '
+            f'An epoch would have no step: the training set has {total} images, fewer than a '
+            f'batch of {size}{processes}, and `drop_last` leaves out incomplete batches. Set '
             f'train_dataloader.batch_size to {max(total // world_size, 1)} or less, or '
             'train_dataloader.drop_last to False.'
         )
     if size == 1 or batches.drop_last or not _has_batch_norm(model, world_size):
         return
     if isinstance(batches, SeededBatchSampler):
-        # Also where an epoch goes on with another batch size, and ends in a single image.
+        # Also for an epoch that is resumed with another batch size and ends in a single image.
         batches.skip_single = True
     if per_process % size != 1:
         return
@@ -64,7 +65,7 @@ def check_dataloader(loader: DataLoader, model: nn.Module | None = None) -> None
             'batches of one image. Add images, or use fewer processes.'
         )
     print_log(
-        f'The last of {len(batches)} batches would hold one image per process, on which BatchNorm '
+        f'The last of {len(batches)} batches would have one image per process, on which BatchNorm '
         f'cannot be trained: it is left out, and an epoch has {per_process - 1} images '
         f'{"per process " if world_size > 1 else ""}in batches of {size}. Another '
         'train_dataloader.batch_size would use them all.',
@@ -76,11 +77,11 @@ def check_dataloader(loader: DataLoader, model: nn.Module | None = None) -> None
 
 
 def _batch_sampler(loader: DataLoader) -> BatchSampler | None:
-    """The sampler that cuts a loader's indices into batches; None for one of another kind."""
+    """The loader's batch sampler if it forms consecutive batches; None for other kinds."""
     sampler: Any = loader.batch_sampler
     if isinstance(sampler, SeededBatchSampler):
         return sampler if sampler.base_sampler is None else None
-    # A subclass may group images by their shape, and knows itself what is left over.
+    # A subclass may group images by shape, and handles the last batch itself.
     return sampler if type(sampler) is BatchSampler else None
 
 

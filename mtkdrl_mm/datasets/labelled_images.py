@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Images whose labels are given by the names of classes."""
+"""Image data set with labels by class name."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,23 +15,23 @@ from mtkdrl_mm.utils.errors import InputError
 
 @DATASETS.register_module()
 class LabelledImageDataset(CustomDataset):
-    """mmpretrain's ``CustomDataset``, with labels by name and lists in any common form.
+    """mmpretrain's ``CustomDataset``, with labels by class name.
 
-    ``CustomDataset`` numbers the folders that it finds: a missing, additional
-    or hidden folder shifts all labels after it. Here a folder's label is its
-    place in ``class_folders``. A list file may separate names and labels by
-    blanks, tabs, commas or semicolons, give labels as numbers or names of
-    classes, and begin with a byte order mark.
+    ``CustomDataset`` numbers the existing folders: a missing, additional or
+    hidden folder shifts all labels after it. Here a folder's label is its index
+    in ``class_folders``. A list file may separate names and labels by blanks,
+    tabs, commas or semicolons, contain labels as numbers or class names, and
+    begin with a byte order mark.
 
     Args:
-        *args: As ``CustomDataset``.
-        class_folders (Sequence[str], optional): Name of the folder of every
-            label. Defaults to None: ``metainfo.classes``, or without them the
-            folders that are there, sorted.
-        **kwargs: As ``CustomDataset``.
+        *args: Arguments of ``CustomDataset``.
+        class_folders (Sequence[str], optional): The folder of every label.
+            Defaults to None: ``metainfo.classes``, or without them the existing
+            folders, sorted.
+        **kwargs: Keyword arguments of ``CustomDataset``.
 
     Raises:
-        InputError: If a folder is none of ``class_folders``, or a line of the
+        InputError: If a folder is not in ``class_folders``, or a line of the
             list cannot be read.
     """
 
@@ -94,7 +94,7 @@ class LabelledImageDataset(CustomDataset):
     def _parse(self, line: str, number: int, classes: list[str]) -> tuple[str, int]:
         endings = '|'.join(re.escape(ending) for ending in self.extensions)
         match = re.fullmatch(rf'(.+(?:{endings}))["\']?[\s,;]+(.+)', line, re.IGNORECASE)
-        # Names without an ending are read as by mmpretrain.
+        # Names without an extension are read as by mmpretrain.
         match = match or re.fullmatch(r'(.*\S)\s+(-?\d+)', line)
         if match:
             name, label = match[1].strip('"\''), match[2].strip(' "\'')
@@ -111,7 +111,7 @@ class LabelledImageDataset(CustomDataset):
 
 
 def unknown_folders(path: str, unknown: Sequence[str], classes: Sequence[str]) -> str:
-    """Sentence about folders that are no class of the training data."""
+    """Message about folders that are no class of the training data."""
     return (
         f'"{path}" holds the folders {shorten(unknown)}, which are none of the {len(classes)} '
         f'classes of the training data: {shorten(classes)}. Rename them, move them away, or add '
@@ -120,10 +120,10 @@ def unknown_folders(path: str, unknown: Sequence[str], classes: Sequence[str]) -
 
 
 def read_lines(path: str) -> list[str]:
-    """Lines of a list of images, stripped, without byte order mark.
+    """Read the lines of a list of images, stripped and without byte order mark.
 
     Raises:
-        InputError: If it is no text.
+        InputError: If it is no text in UTF-8.
     """
     try:
         return [line.strip() for line in get_text(path, encoding='utf-8-sig').splitlines()]
@@ -135,7 +135,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def is_plain_list(path: str) -> bool:
-    """Whether mmpretrain reads a list correctly: ``NAME LABEL``, with one blank."""
+    """Whether mmpretrain reads a list correctly: lines ``NAME LABEL`` with one blank."""
     with open(path, 'rb') as file:
         content = file.read()
     if content.startswith(b'\xef\xbb\xbf'):

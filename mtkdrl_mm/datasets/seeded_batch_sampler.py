@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Batches that know their views, and can start in the middle of an epoch."""
+"""Batch sampler with seeded indices, which can start in the middle of an epoch."""
 
 import copy
 import itertools
@@ -18,21 +18,29 @@ from .seeded_dataset import SeededIndex
 
 @DATA_SAMPLERS.register_module()
 class SeededBatchSampler(BatchSampler):
-    """Gives every index the seed of its augmentation, and can start in mid-epoch.
+    """Yields indices with the seed of their augmentation, from any position of an epoch.
 
     The view of a sample is the number of the epoch, or of the pass through the
-    data where a sampler never ends. For :class:`SeededDataset`.
+    data if a sampler is infinite. :class:`SeededDataset` reads it.
 
     Args:
-        sampler (Sampler): Yields this process's indices.
+        sampler (Sampler): Sampler of this process's indices.
         batch_size (int): Images per batch and process.
         drop_last (bool): Whether a smaller last batch is left out. Defaults
             to False.
-        base_sampler (dict, optional): Config of another batch sampler whose
-            batches are used, such as mmdet's ``AspectRatioBatchSampler``.
-            Defaults to None: consecutive indices.
+        base_sampler (dict, optional): Config of another batch sampler that forms
+            the batches, such as mmdet's ``AspectRatioBatchSampler``. Defaults
+            to None: batches of consecutive indices.
         skip_single (bool): Whether a last batch of one image is left out, on
             which BatchNorm cannot be trained. Defaults to False.
+
+    Attributes:
+        seed (int): The run's seed. Set by :meth:`set_position`; read by
+            iterating.
+        images_done (int): Position of the next pass. Set by
+            :meth:`set_position`; read, and reset to 0, by iterating.
+        skip_single (bool): May be changed after building, by
+            :func:`check_dataloader`, which knows the model.
     """
 
     def __init__(
@@ -55,73 +63,76 @@ class SeededBatchSampler(BatchSampler):
 
     @property
     def world_size(self) -> int:
-        """Number of processes among which the images are dealt out."""
+        """Number of processes that share the images."""
         return getattr(self.sampler, 'world_size', 1)
 
     @property
     def images_per_step(self) -> int:
-        """Images that all processes together go through in a step."""
+        """Number of images per step of all processes together."""
         return self.batch_size * self.world_size
 
     @property
-    def deals_in_turn(self) -> bool:
-        """Whether the next images of an epoch can go to any number of processes."""
-        # A subclass with an order of its own is another matter.
+    def is_round_robin(self) -> bool:
+        """Whether images are assigned to the processes round-robin.
+
+        The rest of an epoch can then be divided among any number of processes.
+        """
+        # Subclasses may have another order.
         iterate = type(self.sampler).__iter__
         known = iterate in (DefaultSampler.__iter__, InfiniteSampler.__iter__)
         return self.base_sampler is None and known
 
     def set_position(self, seed: int, epoch: int, images_done: int = 0) -> None:
-        """Say where the next pass through the loader starts; the one after it starts at 0.
+        """Set the position at which the next pass starts; later passes start at 0.
 
         Args:
             seed (int): The run's seed, the same on all processes.
             epoch (int): Number of the epoch.
-            images_done (int): Images of this epoch (of the whole training,
-                where a sampler never ends) that all processes together have
-                gone through. Defaults to 0.
+            images_done (int): Images of this epoch (of the whole training, if
+                the sampler is infinite) that all processes together have used.
+                Defaults to 0.
 
         Raises:
             InputError: If the sampler cannot start there.
         """
-        if images_done % self.images_per_step and not self.deals_in_turn:
+        if images_done % self.images_per_step and not self.is_round_robin:
             name = type(self.base_sampler or self.sampler).__name__
             raise InputError(
-                f'{images_done} images of epoch {epoch + 1} have been seen, which is no whole '
-                f'number of steps of {self.images_per_step} images, and {name} can only start at '
-                'one. Resume with the batch size and number of processes of before, or from the '
-                "checkpoint of an epoch's end."
+                f'{images_done} images of epoch {epoch + 1} have been used, which is no multiple '
+                f'of {self.images_per_step} images per step, and {name} can only start at a '
+                'multiple. Resume with the same batch size and number of processes, or from the '
+                'checkpoint at the end of an epoch.'
             )
         self.seed, self.images_done = seed, images_done
-        # A run without a fixed seed takes over its first part's on resuming, after the
-        # sampler was built.
+        # A resumed run without a fixed seed has that of its first run, which is known only after
+        # the sampler was built.
         if hasattr(self.sampler, 'seed'):
             self.sampler.seed = seed
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
 
     def steps_left(self, images_done: int) -> int:
-        """Steps that remain of an epoch.
+        """Number of steps in the rest of an epoch.
 
         Args:
-            images_done (int): Images of it that all processes have gone through.
+            images_done (int): Images of it that all processes have used.
 
         Returns:
-            int: As many as :meth:`__len__` where nothing was done.
+            int: The number of steps; that of :meth:`__len__` for 0 images.
         """
-        if not self.deals_in_turn:
+        if not self.is_round_robin:
             return len(self) - images_done // self.images_per_step
         left = max(0, len(self.sampler.dataset) - images_done)  # type: ignore[union-attr]
         return self._count(-(-left // self.world_size))
 
     def _count(self, images: int) -> int:
-        """Batches of this process's next images."""
+        """Number of batches of this process for a number of images."""
         whole, rest = divmod(images, self.batch_size)
         single = rest == 1 and self.skip_single and self.batch_size > 1
         return whole + int(rest > 0 and not self.drop_last and not single)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches from the position on."""
+        """Yield the batches from the position to the end of the epoch."""
         images_done, self.images_done = self.images_done, 0
         for batch in self._batches(images_done):
             yield [SeededIndex(index, self.seed, view) for index, view in batch]
@@ -133,7 +144,7 @@ class SeededBatchSampler(BatchSampler):
         return self._count(len(self.sampler))  # type: ignore[arg-type]
 
     def _batches(self, images_done: int) -> Iterator[list[tuple[int, int]]]:
-        if self.deals_in_turn:
+        if self.is_round_robin:
             indices: Iterable = (
                 self._infinite(images_done)
                 if isinstance(self.sampler, InfiniteSampler)
@@ -148,13 +159,13 @@ class SeededBatchSampler(BatchSampler):
             yield [(index, view) for index in batch]
 
     def _cut(self, indices: Iterable) -> Iterator[list]:
-        """Cut indices into batches."""
+        """Group indices into batches."""
         for batch in BatchSampler(indices, self.batch_size, self.drop_last):  # type: ignore
             if len(batch) > 1 or self.batch_size == 1 or not self.skip_single:
                 yield batch
 
     def _rest_of_epoch(self, images_done: int) -> Iterator[tuple[int, int]]:
-        """This process's share of the images that are left, as DefaultSampler deals them out."""
+        """Yield this process's share of the remaining images, divided as by DefaultSampler."""
         sampler = self.sampler
         assert isinstance(sampler, DefaultSampler)
         whole = copy.copy(sampler)
@@ -163,14 +174,14 @@ class SeededBatchSampler(BatchSampler):
         order = list(whole)
         left = order[images_done:]
         if sampler.round_up and left:
-            # Every process gets the same number: a few images of the epoch come twice.
+            # All processes get the same number of images, and a few images are repeated.
             missing = -len(left) % sampler.world_size
             left += list(itertools.islice(itertools.cycle(order), missing))
         for index in left[sampler.rank :: sampler.world_size]:
             yield index, sampler.epoch
 
     def _infinite(self, images_done: int) -> Iterator[tuple[int, int]]:
-        """This process's share of a stream without an end, as InfiniteSampler deals it out."""
+        """Yield this process's share of the infinite stream, divided as by InfiniteSampler."""
         sampler = self.sampler
         assert isinstance(sampler, InfiniteSampler)
         stream = enumerate(sampler._infinite_indices())

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Students and teachers from config files or inline dicts."""
+"""Building of students and teachers from config files or inline dicts."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
         cfg (dict): Either ``cfg_path`` (a file, or ``mmpretrain::...`` for a
             config of an installed package) with optional ``cfg_options``
             merged over it, or the model's own dict with a ``type``. An
-            ``input_size`` beside them is not the config's.
+            ``input_size`` beside them is ignored.
         role (str): "student" or the teacher's name, for messages.
 
     Returns:
@@ -77,19 +77,18 @@ def build_classifier(
 
     Args:
         model (ConfigDict): The model's config.
-        data_preprocessor (nn.Module, optional): Used instead of the model's
-            own.
+        data_preprocessor (nn.Module, optional): Replaces the model's.
         num_classes (int, optional): Number of classes to set, see
             :func:`set_num_classes`; None keeps the config's.
         role (str): "student" or the teacher's name, for messages.
 
     Returns:
-        BaseClassifier: With its parameters as initialised by torch; weights
-        are neither loaded nor initialised by ``init_cfg`` yet.
+        BaseClassifier: The classifier with random weights; neither
+        ``init_cfg`` nor a checkpoint has been applied.
 
     Raises:
-        InputError: If it is no classifier, or one without a separate backbone,
-            or a file that it needs is missing.
+        InputError: If it is no classifier, or has no separate backbone, or a
+            file that it needs is missing.
     """
     model = copy.deepcopy(ConfigDict(model))
     kind = MMPRETRAIN_MODELS.get(model.type) if isinstance(model.type, str) else model.type
@@ -108,7 +107,7 @@ def build_classifier(
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         try:
             return MMPRETRAIN_MODELS.build(model)
-        except (OSError, InputError) as error:  # a part that reads a file, as LoRAModel
+        except (OSError, InputError) as error:  # LoRAModel, for example, reads a file
             raise InputError(f'The {role} cannot be built: {error}') from error
 
 
@@ -117,13 +116,13 @@ def _is_classifier(kind: Any) -> bool:
 
 
 def _use_timm_features(kind: type, model: ConfigDict, role: str) -> str:
-    """What to give in place of a classifier that has no embedding and no map."""
-    # HuggingFace's names are not timm's.
+    """Message for classifiers without embedding and map, which names the replacement."""
+    # timm does not have HuggingFace's names.
     name = 'NAME' if issubclass(kind, HuggingFaceClassifier) else model.get('model_name', 'NAME')
     size = _embedding_size(name)
-    hint = '' if size else ', with D the length of its embedding (`num_features` in timm)'
+    hint = '' if size else ', with D the size of its embedding (`num_features` in timm)'
     return (
-        f'The {role} is a {kind.__name__}, which gives logits only. Give the network of timm as '
+        f'The {role} is a {kind.__name__}, which returns logits only. Use the network of timm as '
         "type='ImageClassifier', "
         f"backbone=dict(type='mtkdrl_mm.TimmFeatures', model_name='{name}'), "
         f"head=dict(type='VisionTransformerClsHead', num_classes={model.get('num_classes', 1000)}, "
@@ -132,7 +131,7 @@ def _use_timm_features(kind: type, model: ConfigDict, role: str) -> str:
 
 
 def _embedding_size(name: str) -> int | None:
-    """Length of the embedding of one of timm's networks, None if it cannot be built."""
+    """Embedding size of a network of timm; None if it cannot be built."""
     try:
         import timm
 

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One way to run any mmpretrain classifier, student or teacher."""
+"""Forward pass of any mmpretrain classifier, with embedding and feature map."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,34 +24,33 @@ def run_classifier(
     data_samples: Sequence[Any] | None = None,
     role: str = 'network',
 ) -> NetworkOutput:
-    """Run backbone, neck and head once and keep what distillation needs.
+    """Run backbone, neck and head once; return logits, embedding and feature map.
 
     Args:
         classifier (BaseClassifier): A classifier with a backbone and a head, as
             mmpretrain's ``ImageClassifier``.
-        inputs (Tensor): Preprocessed images, shape (B, 3, H, W), or with the
-            channels that the backbone takes.
+        inputs (Tensor): Preprocessed images, shape (B, c, H, W).
         token_maps (bool): Whether a transformer's patch tokens count as its
-            map. Defaults to False: it has an embedding only.
-        data_samples (Sequence[DataSample], optional): The images' labels, if
-            the loss of the network's own head is wanted. Defaults to None.
+            map. Defaults to False: transformers have an embedding only.
+        data_samples (Sequence[DataSample], optional): The images' labels, for
+            the loss of the head. Defaults to None: no loss is computed.
         role (str): "student" or the teacher's name, for messages.
 
     Returns:
         NetworkOutput: Logits (B, C), embedding (B, d), the backbone's last
-        map (B, c, h, w) or None where the backbone gives no map, and the
-        head's loss (B,) if there are labels.
+        map (B, c, h, w), None for backbones without a map, and the head's loss
+        (B,) if there are labels.
 
     Raises:
-        InputError: If the network does not run on images of this shape, or its
-            head's loss does not take the labels.
+        InputError: If the network does not run on images of this shape, or the
+            loss of the head does not accept the labels.
     """
     with _inner_outputs(classifier) as inner:
         features, feature_map = _run_body(classifier, inputs, token_maps, role)
     output = _run_head(classifier.head, features, data_samples)
     output.feature_map = feature_map
     if output.logits is output.embedding and inner is not None:
-        # The head only unpacks: the last layer is the backbone's.
+        # The head has no layer: the last layer is in the backbone.
         if inner.last_input is not None and inner.last_output is output.logits:
             output.embedding = inner.last_input
         if feature_map is None:
@@ -60,7 +59,7 @@ def run_classifier(
 
 
 def _inner_outputs(classifier: BaseClassifier) -> Any:
-    """Watch the backbone if the head has no layer of its own."""
+    """Record the layers of the backbone if the head has no layer."""
     if any(True for _ in classifier.head.parameters()):
         return nullcontext[InnerOutputs | None](None)
     return inner_outputs(classifier.backbone)
@@ -69,7 +68,7 @@ def _inner_outputs(classifier: BaseClassifier) -> Any:
 def _run_body(
     classifier: BaseClassifier, inputs: Tensor, token_maps: bool, role: str
 ) -> tuple[Any, Tensor | None]:
-    """Backbone and neck: what the head gets, and the map."""
+    """Run backbone and neck; return the input of the head, and the map."""
     backbone = classifier.backbone
     last: Any
     with _explained(classifier, inputs, role):
@@ -78,9 +77,9 @@ def _run_body(
         else:
             features = backbone(inputs)
             last = features[-1] if isinstance(features, (tuple, list)) else features
-            if isinstance(last, (tuple, list)):  # [map, embedding] of TimmFeatures
-                hidden = has_token_map(backbone) and not token_maps
-                last = None if hidden else last[0]
+            if isinstance(last, (tuple, list)):  # TimmFeatures returns [map, embedding]
+                ignore_map = has_token_map(backbone) and not token_maps
+                last = None if ignore_map else last[0]
         feature_map = last if isinstance(last, Tensor) and last.ndim == 4 else None
         if classifier.with_neck:
             features = classifier.neck(features)
@@ -89,10 +88,10 @@ def _run_body(
 
 @contextmanager
 def _explained(classifier: BaseClassifier, inputs: Tensor, role: str) -> Iterator[None]:
-    """Turn what a network raises on images of a new shape into one sentence."""
+    """Turn a network's errors on images of a new shape into one sentence."""
     shape = tuple(inputs.shape[1:])
-    known = classifier.__dict__.setdefault('_shapes_that_ran', set())
-    if shape in known:
+    tried = classifier.__dict__.setdefault('_working_shapes', set())
+    if shape in tried:
         yield
         return
     try:
@@ -102,19 +101,19 @@ def _explained(classifier: BaseClassifier, inputs: Tensor, role: str) -> Iterato
     except HEAD_ERRORS as error:
         channels, height, width = shape
         advice = (
-            'Resize the images in the data pipeline to a size that it was made for.'
+            'Resize the images in the data pipeline to a size that it was designed for.'
             if role == 'student'
-            else 'Give it the `input_size` that it was made for.'
+            else 'Set its `input_size` to the one that it was designed for.'
         )
         raise InputError(
             f'The {role} ({type(classifier.backbone).__name__}) does not run on images of '
             f'{height}x{width} pixels with {channels} channels: {first_line(error)} {advice}'
         ) from error
-    known.add(shape)
+    tried.add(shape)
 
 
 def _run_head(head: nn.Module, features: Any, data_samples: Sequence[Any] | None) -> NetworkOutput:
-    """Embedding, logits and, with labels, the loss, from one pass through the head."""
+    """Run the head once; return embedding, logits and, with labels, the loss."""
     raw: list[tuple[bool, Any]] = []
 
     def keep(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -132,7 +131,7 @@ def _run_head(head: nn.Module, features: Any, data_samples: Sequence[Any] | None
                 loss = module.total
                 logs = {key: value for key, value in losses.items() if 'loss' not in key}
                 if not raw or not raw[-1][0]:
-                    # ArcFace's training scores have a margin that depends on the label.
+                    # ArcFace's scores in training have a margin that depends on the label.
                     head(features)
     finally:
         handle.remove()
@@ -148,10 +147,10 @@ def _run_head(head: nn.Module, features: Any, data_samples: Sequence[Any] | None
 
 @contextmanager
 def _recorded_pre_logits(head: nn.Module) -> Iterator[list[Any]]:
-    """Keep what ``pre_logits`` returns while the head runs.
+    """Record the results of ``pre_logits`` while the head runs.
 
-    Calling it apart from the head would run hidden layers twice: with another
-    dropout mask, and moving BatchNorm's statistics again.
+    A separate call would run hidden layers twice, with another dropout mask and
+    a second update of BatchNorm's statistics.
     """
     original: Callable[..., Any] = head.pre_logits
     kept: list[Any] = []
@@ -168,31 +167,31 @@ def _recorded_pre_logits(head: nn.Module) -> Iterator[list[Any]]:
 
 
 def _join_scores(head: nn.Module, scores: Any) -> Tensor:
-    """The logits that the head predicts with."""
-    if isinstance(head, ConformerHead):  # it adds those of its two classifiers
+    """The logits of the head's prediction."""
+    if isinstance(head, ConformerHead):  # the sum of its two classifiers
         return scores[0] + scores[1]
     if not isinstance(scores, Tensor):
         raise InputError(
             f'The head {type(head).__name__} returns {type(scores).__name__} and not a tensor of '
-            'logits: such networks cannot be distilled. Use a head such as LinearClsHead.'
+            'logits, and cannot be distilled. Use a head such as LinearClsHead.'
         )
     return scores
 
 
 def _join_embedding(head: nn.Module, embedding: Any) -> Tensor:
-    """What the last linear layer sees, as one vector per image."""
+    """The input of the last linear layer, as one vector per image."""
     if isinstance(embedding, (tuple, list)):
-        if isinstance(head, ConformerHead):  # one vector for each of its two classifiers
+        if isinstance(head, ConformerHead):  # one vector per classifier
             return torch.cat(list(embedding), dim=1)
         embedding = embedding[0]  # DeiT's class and distillation tokens
     return embedding.flatten(2).mean(dim=2) if embedding.ndim > 2 else embedding
 
 
 def check_classifier(classifier: BaseClassifier, role: str) -> None:
-    """Refuse classifiers that :func:`run_classifier` cannot run.
+    """Raise an error for classifiers that :func:`run_classifier` cannot run.
 
     Args:
-        classifier (BaseClassifier): The built network.
+        classifier (BaseClassifier): The network.
         role (str): "student" or the teacher's name, for the message.
 
     Raises:
@@ -201,12 +200,12 @@ def check_classifier(classifier: BaseClassifier, role: str) -> None:
     kind = type(classifier).__name__
     if getattr(classifier, 'backbone', None) is None:
         raise InputError(
-            f'The {role} is a {kind}, which has no `backbone`. Give an mmpretrain classifier.'
+            f'The {role} is a {kind}, which has no `backbone`. Use an mmpretrain classifier.'
         )
     head = getattr(classifier, 'head', None)
     if not hasattr(head, 'pre_logits'):
         kind = '' if head is None else f' (its head is a {type(head).__name__})'
         raise InputError(
-            f'The {role} has no classification head with `pre_logits`{kind}. Give an mmpretrain '
+            f'The {role} has no classification head with `pre_logits`{kind}. Use an mmpretrain '
             'classifier with a head such as LinearClsHead.'
         )

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The loss of a classifier's own head, image by image."""
+"""Per-image loss of a classifier's head."""
 
 import copy
 import inspect
@@ -15,7 +15,7 @@ from torch.amp.autocast_mode import autocast
 from mtkdrl_mm.structures.step_terms import at_least_float32
 from mtkdrl_mm.utils import InputError
 
-# What mmpretrain's heads and losses raise when configs or labels do not fit.
+# Errors of mmpretrain's heads and losses if configs or labels do not fit.
 HEAD_ERRORS = (
     AssertionError,
     IndexError,
@@ -27,29 +27,31 @@ HEAD_ERRORS = (
 
 
 class PerImageLoss(nn.Module):
-    """Stands in for a head's ``loss_module`` and keeps the loss of every image.
+    """Wrapper of a head's ``loss_module`` that records the loss of every image.
 
-    mmpretrain divides the sum of all losses by the number of images, so that
-    losses over classes (binary cross entropy, focal) are summed over them.
-    Everything is computed in float32, also under automatic mixed precision.
+    Losses with one value per class (binary cross entropy, focal loss) are
+    summed over the classes, because mmpretrain divides their sum by the number
+    of images. The loss is computed in float32, also under automatic mixed
+    precision.
 
     Args:
-        loss_module (nn.Module): The head's own.
+        loss_module (nn.Module): The loss module of the head.
 
     Attributes:
-        total (Tensor, optional): The losses of the images, shape (B,).
+        total (Tensor, optional): The loss of every image, shape (B,). Set by
+            :meth:`forward`, read after ``head.loss``.
     """
 
     def __init__(self, loss_module: nn.Module) -> None:
         super().__init__()
-        self.__dict__['inner'] = loss_module  # it stays the head's
+        self.__dict__['inner'] = loss_module  # no submodule: it stays that of the head
         self.total: Tensor | None = None
 
     def forward(self, scores: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
-        """The mean of the images' losses, as the head's own module returns it.
+        """Record the loss of every image; return the mean, as the wrapped module does.
 
         Raises:
-            InputError: If the loss does not take such labels.
+            InputError: If the loss does not accept the labels.
         """
         kwargs.pop('avg_factor', None)
         with autocast(scores.device.type, enabled=False):
@@ -57,21 +59,21 @@ class PerImageLoss(nn.Module):
             try:
                 losses = self.inner(scores, target, reduction_override='none', **kwargs)
             except (AssertionError, IndexError, RuntimeError) as error:
-                if str(error).startswith('CUDA'):  # of memory, or of an earlier step
+                if str(error).startswith('CUDA'):  # out of memory, or an earlier step's error
                     raise
                 raise _label_error(self.inner, target, error) from error
             if losses.ndim > 1:
                 losses = losses.flatten(1)
                 averaged = self.inner.reduction == 'none'  # mmengine takes the mean of all
                 losses = losses.mean(dim=1) if averaged else losses.sum(dim=1)
-            # Heads with several classifiers add their losses up.
+            # Heads with several classifiers add their losses.
             self.total = losses if self.total is None else self.total + losses
             return losses.mean()
 
 
 @contextmanager
 def per_image_loss(head: nn.Module) -> Iterator[PerImageLoss]:
-    """Let a head compute its loss image by image.
+    """Record the per-image loss of a head.
 
     Args:
         head (nn.Module): A head with a ``loss_module``.
@@ -79,26 +81,26 @@ def per_image_loss(head: nn.Module) -> Iterator[PerImageLoss]:
     Yields:
         PerImageLoss: Its ``total`` is the loss, shape (B,), after ``head.loss``.
     """
-    own = head.loss_module
-    head.loss_module = PerImageLoss(own)
+    loss_module = head.loss_module
+    head.loss_module = PerImageLoss(loss_module)
     try:
         yield head.loss_module
     finally:
-        head.loss_module = own
+        head.loss_module = loss_module
 
 
 def check_head_loss(head: nn.Module, features: Any, with_scores: bool) -> None:
-    """Refuse a student's head whose loss is not to be had image by image.
+    """Raise an error if the loss of a student's head cannot be computed per image.
 
     Args:
         head (nn.Module): The student's head, with ``pre_logits``.
-        features (tuple): What backbone and neck gave for two images.
+        features (tuple): The outputs of backbone and neck for two images.
         with_scores (bool): Whether the labels are scores of all classes, as
-            batch augmentations need them.
+            after batch augmentations.
 
     Raises:
-        InputError: If the head cannot be trained, its loss cannot be per image,
-            or it adds to its loss module's.
+        InputError: If the head cannot be trained, its loss has no per-image
+            form, or it adds other terms to that of its loss module.
     """
     name = type(head).__name__
     loss = getattr(head, 'loss_module', None)
@@ -106,26 +108,26 @@ def check_head_loss(head: nn.Module, features: Any, with_scores: bool) -> None:
     if loss is None:
         raise InputError(
             f"The student's head {name} has no `loss_module`, which the cross-entropy term of the "
-            'distillation is made of. Give it a head such as LinearClsHead.'
+            'distillation needs. Use a head such as LinearClsHead.'
         )
     parameters = inspect.signature(loss.forward).parameters
     if 'reduction_override' not in parameters or not hasattr(loss, 'reduction'):
         raise InputError(
-            f"The student's loss {kind} cannot be computed image by image: it takes no "
+            f"The student's loss {kind} cannot be computed per image: it takes no "
             '`reduction_override`. Use CrossEntropyLoss, LabelSmoothLoss, FocalLoss, '
             'AsymmetricLoss or SeesawLoss of mmpretrain.'
         )
     if loss.reduction == 'sum':
         raise InputError(
-            f"The student's loss {kind} has reduction='sum', which mmpretrain's heads do not "
-            "train with: use 'mean'."
+            f"The student's loss {kind} has reduction='sum', with which mmpretrain's heads "
+            "cannot be trained: use 'mean'."
         )
-    # A copy, since losses may count labels, and BatchNorm of hidden layers moves.
+    # A copy, because losses may count labels, and BatchNorm updates its statistics.
     head = copy.deepcopy(head).train()
     error = _try_loss(head, features, with_scores)
     if error is None:
         return
-    # Data may bring scores of its own; if it does not, the first step says so.
+    # The data may contain scores; if it does not, the first step raises the error.
     if not with_scores and _try_loss(head, features, True) is None:
         return
     if isinstance(error, InputError):
@@ -133,7 +135,7 @@ def check_head_loss(head: nn.Module, features: Any, with_scores: bool) -> None:
     advice = ''
     if isinstance(error, NotImplementedError):
         advice = (
-            " Switch the classifier of its distillation token off: cfg_options={'model.head."
+            " Disable the classifier of its distillation token: cfg_options={'model.head."
             "distillation': False} of the student."
         )
     raise InputError(
@@ -142,7 +144,7 @@ def check_head_loss(head: nn.Module, features: Any, with_scores: bool) -> None:
 
 
 def _try_loss(head: nn.Module, features: Any, with_scores: bool) -> Exception | None:
-    """Compute the loss of two images; return what is wrong with it."""
+    """Compute the loss of two images; return an error, or None."""
     samples = [DataSample().set_gt_label(0) for _ in range(2)]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -160,14 +162,14 @@ def _try_loss(head: nn.Module, features: Any, with_scores: bool) -> Exception | 
     if loss.total is not None and torch.allclose(loss.total.mean(), total, equal_nan=True):
         return None
     return InputError(
-        f"What the student's head {type(head).__name__} trains with ({', '.join(parts)}) is not "
-        'the mean of its loss module over the images, and so cannot be the cross-entropy term of '
+        f"The loss of the student's head {type(head).__name__} ({', '.join(parts)}) is not "
+        'the mean of its loss module over the images, and cannot be the cross-entropy term of '
         'a distillation. Use a head such as LinearClsHead.'
     )
 
 
 def _label_error(loss: nn.Module, target: Tensor, error: Exception) -> InputError:
-    """The message for labels that a loss does not take."""
+    """The error for labels that a loss does not accept."""
     given = 'labels' if target.ndim == 1 else 'scores of all classes'
     over_classes = getattr(loss, 'use_sigmoid', False) or getattr(loss, 'use_soft', False)
     if isinstance(error, IndexError):
@@ -181,12 +183,12 @@ def _label_error(loss: nn.Module, target: Tensor, error: Exception) -> InputErro
     else:
         advice = 'Check its arguments, and that it works with mixup and cutmix.'
     return InputError(
-        f"The student's loss {type(loss).__name__} does not take the {given} of the data: "
+        f"The student's loss {type(loss).__name__} does not accept the {given} of the data: "
         f'{first_line(error)} {advice}'
     )
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line that ends with a full stop."""
+    """The first line of an exception's message, with a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__).rstrip('.') + '.'

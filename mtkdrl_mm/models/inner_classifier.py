@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Networks whose last layer is part of the backbone, as VGG's."""
+"""Recording of layers inside backbones that contain the classifier, such as VGG."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 @dataclass
 class InnerOutputs:
-    """What happened inside of a backbone.
+    """Recorded tensors of a backbone.
 
     Attributes:
-        last_input (Tensor, optional): Input of its last linear layer, (B, d).
-        last_output (Tensor, optional): The output of this layer, (B, C).
-        feature_map (Tensor, optional): Output of its last layer that gives a
+        last_input (Tensor, optional): Input of the last linear layer, (B, d).
+        last_output (Tensor, optional): Output of this layer, (B, C).
+        feature_map (Tensor, optional): Output of the last layer that returns a
             map of more than one position, (B, c, h, w).
     """
 
@@ -26,13 +26,14 @@ class InnerOutputs:
 
 @contextmanager
 def inner_outputs(backbone: nn.Module) -> Iterator[InnerOutputs]:
-    """Watch a backbone run.
+    """Record the last layers of a backbone while it runs.
 
     Args:
-        backbone (nn.Module): AlexNet, VGG, InceptionV3, ...
+        backbone (nn.Module): A backbone with a classifier: AlexNet, VGG,
+            InceptionV3, ...
 
     Yields:
-        InnerOutputs: Filled while the backbone runs.
+        InnerOutputs: The tensors, set when the backbone runs.
     """
     outputs = InnerOutputs()
 
@@ -43,7 +44,7 @@ def inner_outputs(backbone: nn.Module) -> Iterator[InnerOutputs]:
         if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
             outputs.feature_map = output
 
-    # VGG runs the layers of its sequence one by one.
+    # VGG calls the layers of its Sequential one by one.
     layers = list(backbone.children())
     layers += [layer for child in layers if isinstance(child, nn.Sequential) for layer in child]
     handles = [layer.register_forward_hook(keep_map) for layer in layers]

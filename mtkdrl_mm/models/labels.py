@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The labels of a batch."""
+"""Labels of a batch as tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mtkdrl_mm.utils import InputError
 
 
 def hard_labels(data_samples: Sequence[Any]) -> Tensor:
-    """The class of every image.
+    """Concatenate the hard labels of a batch.
 
     Args:
         data_samples (Sequence[DataSample]): B samples with ``gt_label``.
@@ -30,7 +30,7 @@ def hard_labels(data_samples: Sequence[Any]) -> Tensor:
 
 
 def target_labels(data_samples: Sequence[Any]) -> Tensor:
-    """What the images are trained with: scores where they have them, else labels.
+    """Collect the training targets of a batch: scores if there are any, else hard labels.
 
     Args:
         data_samples (Sequence[DataSample]): B samples with ``gt_label``, or
@@ -59,7 +59,7 @@ def _label(sample: Any) -> Tensor:
 def _not_one_class(sample: Any, found: str) -> InputError:
     path = sample.get('img_path') or 'of the data'
     return InputError(
-        f'The image {path} has {found}. Distillation compares probabilities of classes of which '
-        'every image has one (softmax): multi-label data is not supported. Give every image one '
-        'class, with a data set such as CustomDataset.'
+        f'The image {path} has {found}. Distillation compares softmax probabilities, with one '
+        'class per image: multi-label data is not supported. Use a data set with one label per '
+        'image, such as CustomDataset.'
     )

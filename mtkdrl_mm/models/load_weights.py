@@ -1,8 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A file's weights in a network: every tensor of the network, or one sentence.
+"""Loading of weights: every tensor of a network is loaded, or an error is raised.
 
-The one place that decides how the names in a file belong to a network's. Teachers, students,
-backbones, plain networks that are tested or trained further, and ``Pretrained`` use it.
+This module matches the names in a file with those of a network. It is used for teachers,
+students, backbones, plain networks that are tested or trained further, and ``Pretrained``.
 """
 
 import re
@@ -30,21 +30,21 @@ from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 Weights = dict[str, Tensor]
 
-# What torch.compile, FSDP and activation checkpointing put into names, wherever they were used.
+# Parts of names that torch.compile, FSDP and activation checkpointing insert.
 _WRAPPERS = re.compile(r'(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 
 @dataclass
 class Fit:
-    """A file's weights under a network's names.
+    """Weights of a file, renamed to the names of a network.
 
     Attributes:
-        weights (dict[str, Tensor]): What is for the network; not all of it need
-            fit.
-        covered (int): How many of the network's tensors are named in it.
-        left_out (list[str]): Names in the file of what is for other networks.
-        kind (str): 'averaged' or 'raw' where the names have both side by side,
-            else ''.
+        weights (dict[str, Tensor]): The weights of the network, which may
+            contain unexpected tensors.
+        covered (int): Number of the network's tensors that are among them.
+        left_out (list[str]): Names in the file of weights of other networks.
+        kind (str): 'averaged' or 'raw' if the file has both under different
+            prefixes, else ''.
     """
 
     weights: Weights
@@ -55,15 +55,15 @@ class Fit:
 
 @dataclass
 class Loaded:
-    """What was loaded.
+    """Result of loading weights, for the log.
 
     Attributes:
-        role (str): Whose weights they are.
-        location (str): Where they come from.
-        count (int): Number of tensors that were loaded.
+        role (str): Name of the network.
+        location (str): Path or URL of the file.
+        count (int): Number of loaded tensors.
         total (int): Number of tensors of the network.
-        kind (str): 'averaged' or 'raw' where the file has both, else ''.
-        left_out (list[str]): Names in the file of what is for other networks.
+        kind (str): 'averaged' or 'raw' if the file has both, else ''.
+        left_out (list[str]): Names in the file of weights of other networks.
     """
 
     role: str
@@ -85,54 +85,54 @@ class Loaded:
 
 def fit_state_dict(
     weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     children: Iterable[str] = (),
     location: str = 'the file',
     role: str = 'network',
     which: str | None = None,
 ) -> Fit:
-    """Give a file's weights a network's names.
+    """Rename a file's weights to the names of a network.
 
-    Which prefix the file's names have too much or too little (``module.``,
-    ``_orig_mod.``, ``student.``, ``model.``, ``net.``, ``backbone.``, or any
-    other) is found by what fits: that one is taken under which most of the
-    network's names are found.
+    The prefix to remove or to add (``module.``, ``_orig_mod.``, ``student.``,
+    ``model.``, ``net.``, ``backbone.``, or any other) is the one under which
+    most of the network's names are found.
 
     Args:
-        weights (Mapping[str, Tensor]): The file's.
-        own (Mapping[str, Tensor]): The network's ``state_dict``.
-        children (Iterable[str]): Names of the network's parts, besides those
-            in ``own``. What else is below them in the file belongs to another
-            architecture and is kept; what is beside them is left out.
-        location (str): Where the file is, for messages.
-        role (str): Whose weights they are, for messages.
-        which (str, optional): 'ema' or 'raw', where a file has both side by
-            side. Defaults to the averaged ones.
+        weights (Mapping[str, Tensor]): The file's weights.
+        expected (Mapping[str, Tensor]): The network's ``state_dict``.
+        children (Iterable[str]): Names of the network's children, besides those
+            in ``expected``. Unexpected tensors below a child indicate another
+            architecture and are kept; tensors beside the children are left
+            out. Defaults to ().
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages.
+        which (str, optional): 'ema' or 'raw', if the file has both under
+            different prefixes. Defaults to None: the averaged ones.
 
     Returns:
         Fit: The weights under the network's names.
 
     Raises:
-        InputError: If the file has the network several times.
+        InputError: If the file contains the network several times.
     """
     metadata = getattr(weights, '_metadata', None) or {}
     weights = {_WRAPPERS.sub('', key): value for key, value in weights.items()}
-    missing_prefixes = _prefixes(_common_prefix(own))
+    missing_prefixes = _prefixes(_common_prefix(expected))
     found: Counter[tuple[str, str]] = Counter()
     for key in weights:
         for strip in _prefixes(key):
             for add in missing_prefixes:
-                if add + key[len(strip) :] in own:
+                if add + key[len(strip) :] in expected:
                     found[strip, add] += 1
-    strip, add, kind = _choose(found, weights, own, location, role, which)
+    strip, add, kind = _choose(found, weights, expected, location, role, which)
     renamed = {
         add + key[len(strip) :]: value for key, value in weights.items() if key.startswith(strip)
     }
-    parts = {*children, *(key.split('.', 1)[0] for key in own)} - {'data_preprocessor'}
+    parts = {*children, *(key.split('.', 1)[0] for key in expected)} - {'data_preprocessor'}
     kept = OrderedDict(
-        (k, v) for k, v in renamed.items() if k in own or k.split('.', 1)[0] in parts
+        (k, v) for k, v in renamed.items() if k in expected or k.split('.', 1)[0] in parts
     )
-    # The versions of the modules, by which they know files of before.
+    # The versions of the modules, by which they convert older files.
     kept._metadata = {  # type: ignore[attr-defined]
         (add + name[len(strip) :]).removesuffix('.'): value
         for name, value in (
@@ -148,49 +148,49 @@ def fit_state_dict(
 def _choose(
     found: Counter[tuple[str, str]],
     weights: Weights,
-    own: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     location: str,
     role: str,
     which: str | None,
 ) -> tuple[str, str, str]:
-    """The prefix to take off, the one to put before, and of what kind the weights are."""
+    """Choose the prefix to remove and the prefix to add; return them and ``Fit.kind``."""
     if not found:
         return '', '', ''
     most = max(found.values())
     best = sorted((p for p, n in found.items() if n == most), key=lambda p: (len(p[0] + p[1]), p))
     if len(best) > 1:
-        fitting = {p: _same_shapes(weights, own, *p) for p in best}
+        fitting = {p: _same_shapes(weights, expected, *p) for p in best}
         best = [p for p in best if fitting[p] == max(fitting.values())]
     averaged = [p for p in best if AVERAGED_PREFIX.search(p[0])]
     raw = [p for p in best if p not in averaged]
     best = (raw or best) if which == 'raw' else (averaged or best)
     kind = '' if not (averaged and raw) else 'raw' if which == 'raw' else 'averaged'
-    # In a checkpoint of a distillation the student is what was trained.
+    # A checkpoint of a distillation contains the student.
     best = [p for p in best if p[0].endswith('student.')] or best
     if len({strip for strip, _ in best}) > 1 and most > 0:
         names = ' and '.join(f'"{strip}"' for strip, _ in best[:3])
         raise InputError(
-            f'{_sentence(role)}: "{location}" holds such a network {len(best)} times, with names '
-            f'that begin with {names}. Save the one that you mean in a file of its own.'
+            f'{_sentence(role)}: "{location}" contains this network {len(best)} times, with names '
+            f'that begin with {names}. Save the right one in a separate file.'
         )
     return (*best[0], kind)
 
 
-def _same_shapes(weights: Weights, own: Mapping[str, Tensor], strip: str, add: str) -> int:
+def _same_shapes(weights: Weights, expected: Mapping[str, Tensor], strip: str, add: str) -> int:
     return sum(
-        weights[key].shape == own[add + key[len(strip) :]].shape
+        weights[key].shape == expected[add + key[len(strip) :]].shape
         for key in weights
-        if key.startswith(strip) and add + key[len(strip) :] in own
+        if key.startswith(strip) and add + key[len(strip) :] in expected
     )
 
 
 def _prefixes(key: str) -> list[str]:
-    """All beginnings of a name that end with a dot, and the empty one."""
+    """All prefixes of a name that end with a dot, and the empty one."""
     return ['', *(key[: match.end()] for match in re.finditer(r'\.', key))]
 
 
 def _common_prefix(keys: Iterable[str]) -> str:
-    """The longest beginning, ending with a dot, of all names."""
+    """The longest common prefix of all names that ends with a dot."""
     keys = list(keys)
     if not keys:
         return ''
@@ -200,7 +200,7 @@ def _common_prefix(keys: Iterable[str]) -> str:
 
 
 def _parts(keys: list[str]) -> list[str]:
-    """The first parts of names, each once: what the names are of."""
+    """The first parts of names, without repetitions."""
     return list(dict.fromkeys(key.split('.', 1)[0] for key in keys))
 
 
@@ -215,13 +215,13 @@ def fit_network(
     role: str = 'network',
     which: str | None = None,
 ) -> Fit:
-    """Give a file's weights a network's names; torchvision's and timm's are known too.
+    """Rename a file's weights to the names of a network, also from torchvision and timm.
 
     Args:
         network (nn.Module): The network.
-        weights (dict[str, Tensor]): The file's.
-        location (str): Where the file is, for messages.
-        role (str): Whose weights they are, for messages.
+        weights (dict[str, Tensor]): The file's weights.
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages.
         which (str, optional): See :func:`fit_state_dict`.
 
     Returns:
@@ -229,10 +229,10 @@ def fit_network(
     """
     from .teachers.checkpoint_keys import adapt_keys
 
-    own = network.state_dict()
+    expected = network.state_dict()
     children = [name for name, _ in network.named_children()]
-    best = fit_state_dict(weights, own, children, location, role, which)
-    if not isinstance(network, BaseClassifier) or best.covered == len(own):
+    best = fit_state_dict(weights, expected, children, location, role, which)
+    if not isinstance(network, BaseClassifier) or best.covered == len(expected):
         return best
     clean = {_WRAPPERS.sub('', key): value for key, value in weights.items()}
     shares = Counter(prefix for key in clean for prefix in _prefixes(key))
@@ -243,7 +243,7 @@ def fit_network(
         adapted = adapt_keys(network, part)
         if adapted.keys() == part.keys():
             continue
-        fit = fit_state_dict(adapted, own, children, location, role, which)
+        fit = fit_state_dict(adapted, expected, children, location, role, which)
         if fit.covered > best.covered:
             fit.left_out += [key for key in clean if not key.startswith(prefix)]
             best = fit
@@ -257,24 +257,25 @@ def load_network_weights(
     role: str,
     which: str | None = None,
 ) -> str:
-    """Load every tensor of a network from a checkpoint, whichever tool wrote it.
+    """Load every tensor of a network from a checkpoint of any tool.
 
     Args:
-        network (nn.Module): The network. Of a distiller the student is the
-            target; model wrappers are looked through.
-        contents (dict): What :func:`~mtkdrl_mm.utils.checkpoint.read_checkpoint`
-            or mmengine's ``CheckpointLoader`` returned.
-        location (str): Where it came from, for messages.
-        role (str): Whose weights they are, for messages and the log.
-        which (str, optional): 'ema' or 'raw', where a file has both. Defaults
-            to the averaged ones.
+        network (nn.Module): The network, with or without wrappers. Of a
+            distiller the student is loaded.
+        contents (dict): Result of
+            :func:`~mtkdrl_mm.utils.checkpoint.read_checkpoint` or of mmengine's
+            ``CheckpointLoader``.
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages and the log.
+        which (str, optional): 'ema' or 'raw', if the file has both. Defaults to
+            None: the averaged ones.
 
     Returns:
         str: A line for the log: ``student: loaded 122/122 tensors of FILE``.
 
     Raises:
         InputError: If a tensor of the network is not in the file, or the file is
-            that of another architecture.
+            of another architecture.
     """
     network = unwrap_model(network)
     network = getattr(network, 'student', network)
@@ -287,47 +288,49 @@ def load_found_weights(
     found: FoundWeights,
     location: str,
     role: str,
-    advice: str = 'Give the config that the checkpoint was trained with.',
+    advice: str = 'Use the config that the checkpoint was trained with.',
     which: str | None = None,
     strict: bool = True,
 ) -> Loaded:
-    """Load weights that were found in a checkpoint.
+    """Load the weights of a checkpoint into a network.
 
     Args:
         network (nn.Module): The network.
         found (FoundWeights): The weights.
-        location (str): Where they came from, for messages.
-        role (str): Whose weights they are, for messages and the log.
-        advice (str): What to do where the architecture is another.
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages and the log.
+        advice (str): What to do if the file is of another architecture.
         which (str, optional): See :func:`fit_state_dict`.
-        strict (bool): Whether all must fit; else at least one tensor must.
-            Defaults to True.
+        strict (bool): Whether all tensors must match; else at least one tensor
+            must. Defaults to True.
 
     Returns:
-        Loaded: What was loaded.
+        Loaded: What was loaded, for the log.
 
     Raises:
-        InputError: If the weights do not fit.
+        InputError: If the weights do not match the network.
     """
     fit = fit_network(network, found.weights, location, role, which)
-    own = network.state_dict()
+    expected = network.state_dict()
     start = f'{_sentence(role)}: "{location}"'
     if not strict:
-        fit.weights = {k: v for k, v in fit.weights.items() if k in own and own[k].shape == v.shape}
-        if own and not fit.weights:
-            raise InputError(f'{start} has no tensor that fits. {_names(own, found.weights)}')
+        fit.weights = {
+            k: v for k, v in fit.weights.items() if k in expected and expected[k].shape == v.shape
+        }
+        if expected and not fit.weights:
+            raise InputError(f'{start} has no tensor that fits. {_names(expected, found.weights)}')
     else:
         _check_classes(network, fit.weights, location, role)
     try:
-        # The loading hooks of some backbones rename or resize weights, so the
-        # result is judged after them.
+        # The loading hooks of some backbones rename or resize weights. The result is therefore
+        # checked after them.
         outcome = network.load_state_dict(fit.weights, strict=False)
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).split('\n')[1:] if line.strip()]
         raise InputError(
             f'{start} is of another architecture, the shapes differ: {summarise(shapes, 2)}'
         ) from error
-    # Files of before PyTorch 0.4.1 do not count batches; nothing depends on it.
+    # Files from before PyTorch 0.4.1 have no count of batches, which nothing depends on.
     absent = list(outcome.missing_keys)
     missing = [key for key in absent if not key.endswith('num_batches_tracked')]
     unexpected = [key for key in outcome.unexpected_keys if not key.startswith('data_preproc')]
@@ -338,10 +341,10 @@ def load_found_weights(
             + _list_keys('Only in the file', unexpected)
             + _hint(network, found.weights, missing, advice)
         )
-    # Counters of batches that a file lacks are made up by BatchNorm itself.
-    count = min(len(own) - len(absent), len(fit.weights))
+    # BatchNorm adds counts of batches that are not in the file.
+    count = min(len(expected) - len(absent), len(fit.weights))
     kind = found.kind or fit.kind
-    return Loaded(role, location, count, len(own), kind, fit.left_out)
+    return Loaded(role, location, count, len(expected), kind, fit.left_out)
 
 
 def _check_classes(network: nn.Module, weights: Weights, location: str, role: str) -> None:
@@ -352,26 +355,28 @@ def _check_classes(network: nn.Module, weights: Weights, location: str, role: st
     key = classifier_key(network)
     if key is None or key not in weights:
         return
-    expected, found = network.state_dict()[key].shape[0], weights[key].shape[0]
-    if expected == found:
+    configured, found = network.state_dict()[key].shape[0], weights[key].shape[0]
+    if configured == found:
         return
-    start = f'{_sentence(role)}: "{location}" has {found} classes, but the config says {expected}. '
+    start = (
+        f'{_sentence(role)}: "{location}" has {found} classes, but the config has {configured}. '
+    )
     if role.startswith('teacher'):
         raise InputError(
-            start + 'Teachers, student and data must have the same classes; where the teacher '
-            "knows more, give its config the file's number, and the teacher a `class_map`."
+            start + 'Teachers, student and data must have the same classes. If the teacher has '
+            "more, set the file's number in its config, and a `class_map` for the teacher."
         )
     raise InputError(
         start + 'Set the number of classes to that of the file; or, to start from its backbone '
-        'alone with a new head, leave `load_from` out and give the backbone '
+        'with a new head, omit `load_from` and set for the backbone '
         f"`init_cfg=dict(type='mtkdrl_mm.DistilledBackbone', checkpoint='{location}')`."
     )
 
 
-def _names(own: Mapping[str, Tensor], weights: Weights) -> str:
+def _names(expected: Mapping[str, Tensor], weights: Weights) -> str:
     return (
-        f'Its names are like {summarise(list(weights), 2)}; the network has '
-        f'{summarise(list(own), 2)}.'
+        f'It has the names {summarise(list(weights), 2)}; the network has '
+        f'{summarise(list(expected), 2)}.'
     )
 
 
@@ -380,43 +385,42 @@ def _list_keys(label: str, keys: list[str]) -> str:
 
 
 def _hint(network: nn.Module, weights: Weights, missing: list[str], advice: str) -> str:
-    """What to do; where the file is a backbone's, to give it to the backbone."""
+    """The advice; another one if the file contains the backbone only."""
     backbone = getattr(network, 'backbone', None)
     if isinstance(backbone, nn.Module) and any(not k.startswith('backbone.') for k in missing):
-        own = backbone.state_dict()
+        expected = backbone.state_dict()
         try:
-            complete = fit_state_dict(weights, own).covered == len(own) > 0
+            complete = fit_state_dict(weights, expected).covered == len(expected) > 0
         except InputError:
             complete = False
         if complete:
             return (
-                'It has the whole backbone, but no head: give it to the backbone, as `init_cfg='
+                'It has the whole backbone, but no head: load it into the backbone, by `init_cfg='
                 "dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=FILE)`."
             )
     return advice
 
 
 class CompletePretrained(PretrainedInit):
-    """mmengine's ``Pretrained``, which loads all of a module's tensors, or says what is missing.
+    """mmengine's ``Pretrained``, but an error if not all tensors of a module are loaded.
 
-    mmengine's own only warns where names do not fit, and trains on from random
-    weights. The tools of this package put this one in its place
-    (:func:`use_complete_pretrained`), so that every ``init_cfg`` of every
-    config is meant.
+    mmengine only warns if names do not match, and training starts from random
+    weights. The tools of this package replace mmengine's class
+    (:func:`use_complete_pretrained`), for every ``init_cfg`` of every config.
 
     Args:
-        checkpoint (str): Path, URL, or a name that mmengine knows.
-        prefix (str, optional): Where the module is in the file, as
-            ``backbone.``. Found by what fits where no name begins with it.
-            Defaults to None.
-        map_location (str): Kept for mmengine's sake: files are read on the CPU.
+        checkpoint (str): Path, URL, or a name of mmengine's model zoos.
+        prefix (str, optional): Prefix of the module in the file, such as
+            ``backbone.``. If no name begins with it, the prefix is found by
+            matching. Defaults to None.
+        map_location (str): Not used: files are read on the CPU.
         strict (bool): Whether every tensor of the module must be in the file;
             with False at least one. Defaults to True.
-        weights (str, optional): 'ema' or 'raw', where a file has both. Defaults
-            to the averaged ones.
+        weights (str, optional): 'ema' or 'raw', if the file has both. Defaults
+            to None: the averaged ones.
 
     Raises:
-        InputError: When the module is initialised and the file does not fit.
+        InputError: When the module is initialised, if the file does not match.
     """
 
     def __init__(
@@ -447,8 +451,8 @@ class CompletePretrained(PretrainedInit):
             found,
             self.checkpoint,
             role,
-            'Give a file of this architecture; or, where the rest may stay as it is initialised, '
-            'add `strict=False` to this `init_cfg`.',
+            'Use a file of this architecture; or, if the other tensors may keep their '
+            'initialisation, add `strict=False` to this `init_cfg`.',
             self.weights,
             self.strict,
         )
@@ -458,5 +462,5 @@ class CompletePretrained(PretrainedInit):
 
 
 def use_complete_pretrained() -> None:
-    """Let every ``init_cfg=dict(type='Pretrained', ...)`` load completely or stop."""
+    """Replace mmengine's ``Pretrained`` by :class:`CompletePretrained` in its registry."""
     WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True, module=CompletePretrained)

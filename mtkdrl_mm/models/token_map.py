@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Transformers' patch tokens as a map."""
+"""Feature maps of transformers, made of their patch tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 
 def tokens_to_map(tokens: Tensor, image_size: Sequence[int], num_extra: int) -> Tensor:
-    """Lay patch tokens out as they lie in the image.
+    """Arrange patch tokens as a feature map.
 
     Args:
         tokens (Tensor): Shape (B, num_extra + h * w, c), patches row by row.
-        image_size (Sequence[int]): Height and width of the image, which give
-            the ratio of h and w.
-        num_extra (int): Tokens before the patches (class, distillation).
+        image_size (Sequence[int]): Height and width of the image, whose ratio is
+            that of h and w.
+        num_extra (int): Number of tokens before the patches (class token,
+            distillation token).
 
     Returns:
-        Tensor: Shape (B, c, h, w).
+        Tensor: The map, shape (B, c, h, w).
     """
     count = tokens.shape[1] - num_extra
     height = round((count * image_size[0] / image_size[1]) ** 0.5)
@@ -28,22 +29,22 @@ def tokens_to_map(tokens: Tensor, image_size: Sequence[int], num_extra: int) -> 
 
 
 def has_token_map(backbone: nn.Module) -> bool:
-    """Whether a backbone is a transformer whose patch tokens can be had as a map."""
+    """Whether a backbone is a transformer whose patch tokens can form a map."""
     return isinstance(backbone, VisionTransformer) or getattr(backbone, 'gives_tokens', False)
 
 
 def run_with_token_map(backbone: VisionTransformer, inputs: Tensor) -> tuple[Any, Tensor]:
-    """Run mmpretrain's ``VisionTransformer`` once for its output and its patch tokens.
+    """Run mmpretrain's ``VisionTransformer`` once; return its output and its patch tokens.
 
-    It gives one or the other, as its ``out_type`` says.
+    A plain call returns only one of them, depending on ``out_type``.
 
     Args:
-        backbone (VisionTransformer): The network, of any ``out_type``.
+        backbone (VisionTransformer): The network, with any ``out_type``.
         inputs (Tensor): Shape (B, 3, H, W).
 
     Returns:
-        tuple[tuple, Tensor]: What the backbone returns, and its last layer's
-        patch tokens, shape (B, c, h, w).
+        tuple[tuple, Tensor]: The output of a plain call, and the patch tokens
+        of the last layer as a map of shape (B, c, h, w).
     """
     out_type, backbone.out_type = backbone.out_type, 'raw'
     try:

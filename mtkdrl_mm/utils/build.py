@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Building components from config dicts, with errors a user can act on."""
+"""Building of components from config dicts, with errors that name the remedy."""
 
 import inspect
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def build_component(
     role: str,
     **shared: Any,
 ) -> T:
-    """Build a component and check that it is of the expected family.
+    """Build a component and check its base class.
 
     Unlike ``registry.build``, the type is looked up in ``registry`` (and its
     parents) whatever the config's default scope is, so that

@@ -1,9 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The one reader of files of weights, for this package and for mmengine.
+"""Reading of checkpoints as plain data, for this package and for mmengine.
 
-Files come from strangers. They are read as plain data: nothing in them is imported or
-called (:mod:`.plain_pickle`), what is unpacked is bounded by the file's size
-(:mod:`.torch_file`), and whatever is wrong with a file is said in one sentence that names it.
+Files may come from untrusted sources. Nothing in them is imported or called
+(:mod:`.plain_pickle`), and the unpacked size is bounded by the file's size
+(:mod:`.torch_file`). Errors are one sentence that names the file.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from .errors import InputError, near_matches
 from .plain_pickle import DamagedPickleError, UnsafePickleError
 from .torch_file import read_torch_file
 
-# Under which keys training scripts save a network's weights, and their running averages.
+# Keys under which training scripts save a network's weights, and their running averages.
 RAW_KEYS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'network', 'net', 'params')
 AVERAGED_KEYS = (
     'state_dict_ema',
@@ -44,7 +44,7 @@ AVERAGED_KEYS = (
     'ema',
     'params_ema',
 )
-# The same in the names of one state dict that has both side by side.
+# Prefix of averaged weights in a state dict that contains both.
 AVERAGED_PREFIX = re.compile(r'(?:^|[._])ema(?:[._]|$)')
 
 
@@ -52,10 +52,10 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
     """Read a checkpoint file without running any code from it.
 
     Args:
-        location (str): Local path, ``http(s)://`` URL, or a name that mmengine
-            knows (``torchvision://``, ``open-mmlab://``, ``mmcls://``); a file
-            of ``torch.save``, or ``.safetensors``.
-        role (str): Whose weights they are, for messages.
+        location (str): Local path, ``http(s)://`` URL, or a name of mmengine's
+            model zoos (``torchvision://``, ``open-mmlab://``, ``mmcls://``); a
+            file of ``torch.save``, or ``.safetensors``.
+        role (str): Name of the network, for messages.
 
     Returns:
         dict: The checkpoint's plain data, on the CPU. Objects of training
@@ -63,8 +63,8 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
         ``meta.config``, which mmengine would run as a config.
 
     Raises:
-        InputError: If the file is missing, cannot be fetched, is damaged, is no
-            checkpoint, or would run code.
+        InputError: If the file is missing, cannot be downloaded, is damaged, is
+            no checkpoint, or would run code.
     """
     contents = _read_plain_data(location, role)
     if not isinstance(contents, dict):
@@ -78,17 +78,18 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
 
 
 def read_tensor(location: str, role: str) -> Tensor:
-    """Read a file that holds one tensor, alone or in a dict, without running code from it.
+    """Read a file that contains one tensor, alone or in a dict, without running code from it.
 
     Args:
         location (str): As for :func:`read_checkpoint`; also ``.npy``.
-        role (str): What it is, for messages.
+        role (str): Name of the tensor, for messages.
 
     Returns:
         Tensor: The tensor, on the CPU.
 
     Raises:
-        InputError: If the file is unusable or does not hold exactly one tensor.
+        InputError: If the file is unusable or does not contain exactly one
+            tensor.
     """
     contents = _read_plain_data(location, role)
     if isinstance(contents, dict) and len(contents) == 1:
@@ -105,7 +106,7 @@ def _read_plain_data(location: str, role: str) -> Any:
         if path.endswith('.safetensors'):
             return load_file(path)
         if path.endswith('.npy'):
-            # Mapped first: whatever shape the header claims, the file must have it.
+            # Mapped first, because the file must be as large as its header claims.
             return torch.from_numpy(np.array(np.load(path, mmap_mode='r', allow_pickle=False)))
         with open(path, 'rb') as file:
             return _read_torch_file(file, location, role)
@@ -143,23 +144,24 @@ def _sentence(role: str) -> str:
 
 
 def fetch(location: str, role: str) -> str:
-    """Turn a location into a local path, downloading if need be.
+    """Convert a location to a local path, after a download if necessary.
 
-    URLs are kept in ``$TORCH_HOME/hub/checkpoints``, as torch does. Of all
-    processes that want the same file, one downloads it under a temporary name
-    and renames it; the others wait for its lock, in no collective, whose time
-    limit a slow connection would exceed. The lock ends with its process.
+    Downloads are kept in ``$TORCH_HOME/hub/checkpoints``, as by torch. One of
+    the processes that need a file downloads it under a temporary name and
+    renames it; the others wait for its lock. They do not wait in a collective
+    operation, because a slow download would exceed its time limit. The lock
+    ends with its process.
 
     Args:
-        location (str): Local path, URL, or a name that mmengine knows.
-        role (str): Whose weights they are, for messages.
+        location (str): Local path, URL, or a name of mmengine's model zoos.
+        role (str): Name of the network, for messages.
 
     Returns:
         str: Path of an existing file.
 
     Raises:
-        InputError: If there is no such file or it cannot be downloaded, by this
-            process or by the one that this process waited for.
+        InputError: If the file does not exist or cannot be downloaded, by this
+            process or by the one that it has waited for.
     """
     url = _resolve_name(location, role)
     if urlparse(url).scheme not in ('http', 'https'):
@@ -190,7 +192,7 @@ def _download_once(url: str, path: str, role: str) -> None:
             print_log(f'Another process is downloading {url}: waiting for it', 'current')
             lock.acquire(poll_interval=0.5)
     except NotImplementedError:
-        pass  # a file system without locks: every process downloads, and renames, its own file
+        pass  # a file system without locks: every process downloads and renames a file
     except OSError as error:
         raise InputError(_not_downloaded(url, path, role, error)) from error
     failure = mark + '.failed'
@@ -220,7 +222,7 @@ def _not_downloaded(url: str, path: str, role: str, error: Any) -> str:
 
 
 def _resolve_name(location: str, role: str) -> str:
-    """The URL or path behind a name such as ``torchvision://resnet50``."""
+    """Look up the URL or path of a name such as ``torchvision://resnet50``."""
     from mmengine.runner import checkpoint as mm
 
     scheme, separator, name = location.partition('://')
@@ -235,8 +237,8 @@ def _resolve_name(location: str, role: str) -> str:
         owner, known = 'mmengine', mm.get_mmcls_models()
     else:
         raise InputError(
-            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). Fetch '
-            'the file and give its path.'
+            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). '
+            'Download the file and set its path.'
         )
     if name not in known:
         raise InputError(
@@ -247,11 +249,10 @@ def _resolve_name(location: str, role: str) -> str:
 
 
 def register_reader() -> None:
-    """Make this the reader of mmengine too, for every kind of address.
+    """Let mmengine's ``CheckpointLoader`` read plain data only, for all kinds of locations.
 
-    ``load_from``, ``--resume``, ``Pretrained``, the inferencers, and what else
-    goes through mmengine's ``CheckpointLoader`` in mmpretrain, mmdet and mmseg
-    then reads plain data only.
+    It is used by ``load_from``, ``--resume``, ``Pretrained`` and the
+    inferencers of mmpretrain, mmdet and mmseg.
     """
     names = ['', 'http://', 'https://', 'pavi://', 'modelzoo://', 'torchvision://']
     names += ['open-mmlab://', 'openmmlab://']
@@ -262,7 +263,7 @@ def register_reader() -> None:
     )
 
 
-# mmengine logs the names of these functions from their eleventh letter on.
+# mmengine logs the names of these functions without their first ten letters.
 
 
 def _load_from_plain(filename: Any, map_location: Any = None) -> dict[str, Any]:
@@ -286,9 +287,9 @@ def _load_from_ceph(filename: Any, map_location: Any = None) -> dict[str, Any]:
 
 
 def _to_device(contents: Any, map_location: Any) -> Any:
-    """Move tensors as ``map_location`` says; without one, and by default, the CPU is right.
+    """Move tensors to ``map_location``; without one they stay on the CPU.
 
-    Functions and dicts, which only remap devices that were saved, leave all on the CPU.
+    Functions and dicts only remap saved devices, and leave all tensors on the CPU.
     """
     if (
         not isinstance(map_location, (str, torch.device))
@@ -307,11 +308,11 @@ def _to_device(contents: Any, map_location: Any) -> Any:
 
 @dataclass
 class FoundWeights:
-    """A network's weights in a checkpoint.
+    """Weights of a network in a checkpoint.
 
     Attributes:
-        weights (dict[str, Tensor]): Names to tensors, as they are in the file.
-        kind (str): 'averaged' or 'raw' where the file has both, else ''.
+        weights (dict[str, Tensor]): The tensors by their names in the file.
+        kind (str): 'averaged' or 'raw' if the file has both, else ''.
     """
 
     weights: dict[str, Tensor]
@@ -323,30 +324,31 @@ def find_weights(
 ) -> FoundWeights:
     """Find the weights in a checkpoint.
 
-    Understands plain state dicts, the usual wrappers (``state_dict``,
-    ``model``, ...), whole networks that were pickled, and the running averages
-    (EMA) of timm, DeiT, ultralytics and mmengine.
+    Supported are plain state dicts, the usual keys (``state_dict``, ``model``,
+    ...), pickled networks, and the running averages (EMA) of timm, DeiT,
+    ultralytics and mmengine.
 
     Args:
-        contents (dict): What :func:`read_checkpoint` returned.
-        location (str): Where it came from, for messages.
-        role (str): Whose weights they are, for messages.
-        which (str, optional): 'ema' or 'raw', where a file has both. Defaults
-            to the averaged ones, which timm, ultralytics and mmengine use as
+        contents (dict): Result of :func:`read_checkpoint`.
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages.
+        which (str, optional): 'ema' or 'raw', if the file has both. Defaults to
+            None: the averaged ones, which timm, ultralytics and mmengine use as
             well.
 
     Returns:
-        FoundWeights: The weights, and which they are.
+        FoundWeights: The weights and their kind.
 
     Raises:
-        InputError: If there are no tensors in it, or not those of ``which``.
+        InputError: If the checkpoint contains no tensors, or not those of
+            ``which``.
     """
     if which not in (None, 'ema', 'raw'):
         raise InputError(f'{_sentence(role)}: `weights` must be "ema" or "raw", but is {which!r}.')
     raw, averaged = _first(contents, RAW_KEYS), _first(contents, AVERAGED_KEYS)
     meta = contents.get('meta')
     if 'ema_state_dict' in contents and isinstance(meta, dict) and 'mmengine_version' in meta:
-        # mmengine's EMAHook exchanges the two, so that `state_dict` is what one tests.
+        # mmengine's EMAHook swaps the two: `state_dict` contains the averaged weights.
         raw, averaged = averaged, raw
     kind = '' if raw is None or averaged is None else 'raw' if which == 'raw' else 'averaged'
     beside = raw is not None and any(AVERAGED_PREFIX.search(key) for key in raw)
@@ -374,7 +376,7 @@ def find_weights(
 
 
 def _first(contents: dict[str, Any], keys: Iterable[str]) -> dict[str, Any] | None:
-    """The first entry that holds tensors, through up to two wrappers."""
+    """The first entry that contains tensors, directly or one level below."""
     for key in keys:
         value = contents.get(key)
         if not isinstance(value, dict):
@@ -402,23 +404,22 @@ def _shown(contents: dict[str, Any]) -> list[Any]:
 
 
 def extract_state_dict(contents: dict[str, Any], location: str, role: str) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint, without the prefixes that this package knows.
+    """Find the weights in a checkpoint, without the prefixes of this package and of DDP.
 
-    As :func:`find_weights`, and takes off the ``module.`` of data parallel
-    training. Of checkpoints of this package the student is taken. Where a
-    network is at hand, :func:`mtkdrl_mm.models.load_weights.fit_state_dict`
-    finds any prefix.
+    It removes the prefix ``module.`` from the result of :func:`find_weights`,
+    and selects the student in checkpoints of this package. For a given network,
+    :func:`mtkdrl_mm.models.load_weights.fit_state_dict` removes any prefix.
 
     Args:
-        contents (dict): What :func:`read_checkpoint` returned.
-        location (str): Where it came from, for messages.
-        role (str): Whose weights they are, for messages.
+        contents (dict): Result of :func:`read_checkpoint`.
+        location (str): Path or URL of the file, for messages.
+        role (str): Name of the network, for messages.
 
     Returns:
-        dict[str, Tensor]: Names to tensors.
+        dict[str, Tensor]: The tensors by name.
 
     Raises:
-        InputError: If there are no tensors in it.
+        InputError: If the checkpoint contains no tensors.
     """
     weights = find_weights(contents, location, role).weights
     for prefix in ('module.', 'student.'):
@@ -428,19 +429,19 @@ def extract_state_dict(contents: dict[str, Any], location: str, role: str) -> di
 
 
 def summarise(keys: list[str], most: int = 4) -> str:
-    """List the first keys and count the rest, for messages."""
+    """Join the first keys and count the rest, for messages: ``"a, b and 3 more"``."""
     shown = [key if key.isprintable() else repr(key) for key in keys[:most]]
     rest = len(keys) - most
     return ', '.join(shown) + (f' and {rest} more' if rest > 0 else '')
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read mmengine's checkpoints where it is strict.
+    """Let ``torch.load`` of torch 2.6 and later read mmengine's checkpoints.
 
-    Since torch 2.6, ``torch.load`` refuses what is not on its list, and
-    mmengine's checkpoints hold log histories, numpy values and counters.
-    Exactly those are added to the list; the protection stays on. Nothing in this
-    package needs it; scripts around it do.
+    It accepts only the types on its list, and mmengine's checkpoints contain log
+    histories, numpy values and counters. Exactly these types are added to the
+    list; the protection stays enabled. This package does not need it, but
+    scripts around it do.
     """
     add = getattr(torch.serialization, 'add_safe_globals', None)
     if add is None:
@@ -456,7 +457,7 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Callable:
-    """Stand in for the `getattr` with which log histories pickle their methods."""
+    """Replaces the ``getattr`` by which log histories pickle their methods."""
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
     raise ValueError(f'getattr({owner!r}, {name!r}) is not plain data')

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The flags that all tools share."""
+"""Command-line flags that the tools share."""
 
 import argparse
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-# Stands for a blank inside of a value while mmengine, which removes all blanks, reads it.
+# Replaces blanks inside a value while mmengine, which removes all blanks, parses it.
 _BLANK = '\0'
 
 
 class OptionsAction(DictAction):
-    """mmengine's ``--cfg-options``; blanks in paths and names survive.
+    """mmengine's ``--cfg-options``, which keeps blanks in paths and names.
 
-    Blanks around values and list entries mean nothing. A value that cannot be
-    read ends the tool with one sentence.
+    Blanks around values and list entries are removed. A value that cannot be
+    parsed ends the tool with one sentence.
     """
 
     def __call__(
@@ -30,15 +30,15 @@ class OptionsAction(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except (RecursionError, ValueError, AssertionError):
             parser.error(
-                f'argument --cfg-options: {" ".join(values)!r} cannot be read. Give key=value '
-                'pairs, with numbers, words, or lists and tuples of them as values; what needs a '
-                'dict(...) goes into a config file.'
+                f'argument --cfg-options: {" ".join(values)!r} cannot be parsed. Use key=value '
+                'pairs with numbers, words, or lists and tuples of them as values; a dict(...) '
+                'must be in a config file.'
             )
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:
-        """Read a value as mmengine does, but keep the blanks inside of words."""
-        # mmengine calls this for every entry of a list too.
+        """Parse a value as mmengine does, but keep blanks inside words."""
+        # mmengine also calls this for every entry of a list.
         val = re.sub(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda m: _BLANK * len(m[0]), val.strip())
         return _restore_blanks(DictAction._parse_iterable(val))
 
@@ -53,9 +53,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share in OpenMMLab projects.
 
     Args:
-        parser (argparse.ArgumentParser): Extended in place.
+        parser (argparse.ArgumentParser): The parser; changed in place.
     """
-    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -73,7 +73,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-pin-memory',
         action='store_true',
-        help='whether to disable the pin_memory option in dataloaders',
+        help='disable the pin_memory option in dataloaders',
     )
     # torch.distributed.launch passes it; torchrun sets the variable instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Sentences about what a config names and nothing takes."""
+"""Messages for unknown types and arguments in a config."""
 
 import inspect
 import re
@@ -16,13 +16,13 @@ from .errors import InputError, near_matches
 
 
 def config_error(error: Exception) -> str | None:
-    """Sentence about a type or argument in the config that does not exist, or is missing.
+    """Message for an unknown type, or an unknown or missing argument, in a config.
 
     Args:
-        error (Exception): What the construction from a config ended in.
+        error (Exception): The error of building from a config.
 
     Returns:
-        str | None: None if the config is not the reason.
+        str | None: The message; None if the config is not the cause.
     """
     message = str(error.args[0]) if error.args else ''
     if isinstance(error, KeyError):
@@ -48,14 +48,14 @@ def config_error(error: Exception) -> str | None:
         if unknown and unknown[2] in arguments:
             return _unknown_argument(name, unknown[2], _parameters(cls))
         if missing and missing[1] == f'{name}.__init__':
-            return f'{name} needs the argument {missing[2]}, and the config does not give it.'
+            return f'{name} needs the argument {missing[2]}, which the config does not contain.'
     last = _last_frame(error)
     if message == 'None is not a callable object':
         return _unknown_optimizer(error)
     if last is None or not last.f_globals.get('__name__', '').startswith('mmengine.'):
         return None
     if unknown:
-        # mmengine calls some things itself with what the config gives, such as DataLoader.
+        # mmengine calls some functions with arguments of the config, such as DataLoader.
         owner, _, method = unknown[1].rpartition('.')
         target = last.f_globals.get(owner) or getattr(torch.utils.data, owner, None)
         if target is not None and method != '__init__':
@@ -67,13 +67,13 @@ def config_error(error: Exception) -> str | None:
 
 
 def check_checkpoint_hooks(runner: Runner) -> None:
-    """Find misspelt settings, which mmengine would pass on to the first saving.
+    """Check the arguments of checkpoint hooks, which mmengine uses only when it saves.
 
     Args:
-        runner (Runner): With its hooks.
+        runner (Runner): The runner with its hooks.
 
     Raises:
-        InputError: If a checkpoint hook has a setting that nothing takes.
+        InputError: If a checkpoint hook has an unknown argument.
     """
     saving = _parameters(type(runner).save_checkpoint)
     for hook in runner.hooks:
@@ -89,7 +89,7 @@ def _unknown_argument(owner: str, name: str, known: set[str]) -> str:
 
 
 def _unknown_optimizer(error: BaseException) -> str | None:
-    """Sentence about a type that mmengine looks up without looking whether it has found one."""
+    """Message for an unknown optimiser, whose lookup mmengine does not check."""
     step = error.__traceback__
     while step is not None:
         cfg = getattr(step.tb_frame.f_locals.get('self'), 'optimizer_cfg', None)
@@ -108,7 +108,7 @@ def _last_frame(error: BaseException) -> FrameType | None:
 
 
 def _building_frame(error: BaseException) -> FrameType | None:
-    """The innermost construction from a config that an error passed through."""
+    """The innermost frame of mmengine's ``build_from_cfg`` in a traceback."""
     frame, step = None, error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_name == 'build_from_cfg':
@@ -126,7 +126,7 @@ def _registered(registry: Any) -> list[str]:
 
 
 def _parameters(cls: Any) -> set[str]:
-    """Names of a constructor's arguments, those that it passes on to its base class too."""
+    """Names of a constructor's arguments, with those that it passes on to its base class."""
     found: set[str] = set()
     for base in inspect.getmro(cls)[:-1] if inspect.isclass(cls) else [cls]:
         function = vars(base).get('__init__') if inspect.isclass(base) else base

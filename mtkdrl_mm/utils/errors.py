@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One kind of exception for everything the user can mend."""
+"""The exception for errors in a user's input, and checks that raise it."""
 
 import difflib
 import math
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user wrote or supplied is wrong.
+    """Error in a config, a command line, a file or data of the user.
 
-    The message names the file, key or number at fault and says what to do. The
-    command-line tools print it without a traceback.
+    The message names the file, key or number, and the remedy. The command-line
+    tools print it without a traceback.
     """
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """Phrase the known names for an error message, the likely ones first.
+    """Format the known names for an error message, with similar names first.
 
     Args:
-        name (str): The name that was not found.
-        known (Iterable[str]): All names that would have been right.
+        name (str): The unknown name.
+        known (Iterable[str]): All known names.
 
     Returns:
         str: For example ``Did you mean "AVER"? Known: "AVER", "MTKDRL".``
@@ -38,14 +38,15 @@ def check_number(
     exclusive: bool = False,
     maximum: float | None = None,
 ) -> float:
-    """Return ``value`` if it is a finite number in range, else say what is wrong.
+    """Return ``value`` if it is a finite number in range, else raise an error.
 
     Args:
         name (str): The config key, for the message.
         value (float): The number to check.
-        minimum (float): Least allowed value. Defaults to 0.
-        exclusive (bool): Whether ``minimum`` itself is refused. Defaults to False.
-        maximum (float, optional): Greatest allowed value. Defaults to None.
+        minimum (float): Smallest allowed value. Defaults to 0.
+        exclusive (bool): Whether ``minimum`` itself is not allowed. Defaults to
+            False.
+        maximum (float, optional): Largest allowed value. Defaults to None.
 
     Returns:
         float: ``value``, unchanged.

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Files that are written wholly or not at all."""
+"""Atomic writing of files."""
 
 import errno
 import json
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-#: Ending of a file that is still being written.
+#: Suffix of a file that is being written.
 PARTIAL_SUFFIX = '.tmp'
-#: Errors of the medium, not of the program: the same write may succeed later.
+#: Errors of the storage medium, not of the program: the same write may succeed later.
 MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder survive a power failure, where the file system can."""
+    """Flush the entries of a folder to the disk, if the file system supports it."""
     with suppress(OSError):
         handle = os.open(path or '.', os.O_RDONLY)
         try:
@@ -27,14 +27,14 @@ def sync_folder(path: str) -> None:
 
 
 def replace_file(partial: str, path: str) -> None:
-    """Give a finished file its name; a reader sees the old file or the new one.
+    """Rename a complete file atomically, replacing an existing one.
 
     Args:
-        partial (str): The file as written so far, in the same folder.
-        path (str): The name that it gets.
+        partial (str): Path of the complete file, in the same folder.
+        path (str): The new path.
 
     Raises:
-        OSError: If the medium refuses. ``path`` then still holds the old file.
+        OSError: If the file cannot be written. ``path`` is then unchanged.
     """
     handle = os.open(partial, os.O_RDONLY)
     try:
@@ -47,10 +47,10 @@ def replace_file(partial: str, path: str) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Iterator[IO]:
-    """Open a file for writing that appears under its name only when it is complete.
+    """Write a file atomically: it gets its name only when it is complete.
 
     Args:
-        path (str | PathLike): Where the file goes; an existing one is replaced.
+        path (str | PathLike): Path of the file; an existing one is replaced.
         mode (str): 'w' or 'wb'. Defaults to 'w'.
         **kwargs: Further arguments of ``open``.
 
@@ -58,9 +58,9 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Ite
         IO: The open file, under a temporary name in the same folder.
 
     Raises:
-        OSError: If the medium refuses. ``path`` then still holds the old file.
+        OSError: If the file cannot be written. ``path`` is then unchanged.
 
-    Examples:
+    Example:
         >>> with atomic_write('result.json') as file:
         ...     _ = file.write('{}')
     """
@@ -77,11 +77,11 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Ite
 
 
 def write_json(content: Any, path: str | os.PathLike, **kwargs: Any) -> None:
-    """Write a JSON file, wholly or not at all.
+    """Write a JSON file atomically.
 
     Args:
-        content (Any): What ``json.dump`` takes.
-        path (str | PathLike): Where the file goes.
+        content (Any): Data for ``json.dump``.
+        path (str | PathLike): Path of the file.
         **kwargs: Arguments of ``json.dump``.
     """
     with atomic_write(path) as file:
@@ -89,10 +89,10 @@ def write_json(content: Any, path: str | os.PathLike, **kwargs: Any) -> None:
 
 
 def describe_medium_error(error: OSError, path: str) -> str:
-    """Phrase why a file could not be written.
+    """Format the reason why a file could not be written.
 
     Args:
-        error (OSError): What the operating system reported.
+        error (OSError): The error of the operating system.
         path (str): The file or folder.
 
     Returns:

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Reading the JSON files that trainings leave, which may be damaged."""
+"""Reading of JSON files of trainings, which may be damaged."""
 
 import json
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from .errors import InputError
 
 
 def read_json_object(path: str, keys: Mapping[str, type | tuple[type, ...]] | None = None) -> dict:
-    """Read a JSON file that holds one object.
+    """Read a JSON file that contains one object.
 
     Args:
         path (str): The file.
-        keys (Mapping[str, type], optional): Keys that it must have, and the
-            types of their values. Defaults to none.
+        keys (Mapping[str, type], optional): Required keys, and the types of
+            their values. Defaults to None.
 
     Returns:
         dict: The object.
 
     Raises:
-        InputError: If the file cannot be read, or holds something else.
+        InputError: If the file cannot be read, or has other contents.
     """
     try:
         with open(path, encoding='utf-8') as file:
@@ -38,8 +38,7 @@ def read_json_object(path: str, keys: Mapping[str, type | tuple[type, ...]] | No
 def read_json_lines(path: str) -> list[dict[str, Any]]:
     """Read a log with one JSON object per line.
 
-    The last line may be cut off, as in the log of a training that was killed,
-    and is then left out.
+    An incomplete last line, as in the log of a killed training, is left out.
 
     Args:
         path (str): The file.

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What the command-line tools have in common."""
+"""Common steps of the command-line tools."""
 
 import argparse
 import os
@@ -40,15 +40,15 @@ __all__ = [
     'run_tool',
 ]
 
-# setuptools' own notice, four lines for every package that mmengine looks up.
+# setuptools' notice: four lines for every package that mmengine looks up.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def read_config_file(path: str) -> Config:
-    """Read a config file that the user names.
+    """Read a config file.
 
     Args:
-        path (str): The file.
+        path (str): Path of the file.
 
     Raises:
         InputError: If it does not exist or cannot be read.
@@ -100,14 +100,14 @@ def load_config(args: argparse.Namespace) -> Config:
 def check_data(
     cfg: Config, loaders: tuple[str, ...], trained_classes: Sequence[str] | None = None
 ) -> None:
-    """Look for the data before anything is built, and fit the config to it.
+    """Check that the data exists, and adapt the config to it, before anything is built.
 
     Args:
         cfg (Config): The merged config; changed in place, see
             :func:`~mtkdrl_mm.utils.adapt_config.adapt_classes`.
-        loaders (tuple[str, ...]): Names of the loaders that will be used.
+        loaders (tuple[str, ...]): Names of the loaders that are used.
         trained_classes (Sequence[str], optional): Class names of the
-            checkpoint to be tested. Defaults to None.
+            checkpoint to test. Defaults to None.
 
     Raises:
         InputError: If a data folder or annotation file does not exist, or a
@@ -120,7 +120,7 @@ def check_data(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config names.
+    """Build the runner of a config.
 
     Args:
         cfg (Config): The merged config.
@@ -140,7 +140,7 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-# Errors of the OpenMMLab packages and torch that are the user's to mend, with what to do.
+# Errors of the OpenMMLab packages and torch that the user can correct, with the remedy.
 _KNOWN_ERRORS = (
     (
         AssertionError,
@@ -164,16 +164,16 @@ _KNOWN_ERRORS = (
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool; say what is wrong in one sentence where the user can mend it.
+    """Run a tool; print errors that the user can correct as one sentence.
 
     Args:
-        main (Callable): The tool.
+        main (Callable): The tool's main function.
     """
     code: int | str | None = None
     try:
         main()
     except SystemExit as stop:
-        code = stop.code  # and its traceback, which holds the model, goes
+        code = stop.code  # without the traceback, which refers to the model
     except InputError as error:
         # torch puts the traceback of a data worker before its message.
         _exit(re.split(r'(?:^|\n)(?:[\w.]+\.)?InputError: ', str(error))[-1].strip())

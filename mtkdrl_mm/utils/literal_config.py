@@ -1,8 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Configs that are found inside of files: data, never code.
+"""Parsing of configs inside files as data, without running them.
 
-mmengine stores a training's config in its checkpoint as Python text, and reads it back by
-running it. Here it is parsed, and only what ``Config.pretty_text`` writes is understood.
+mmengine stores a training's config in its checkpoint as Python text, and reads it by running
+it. Here it is parsed, and only the output of ``Config.pretty_text`` is accepted.
 """
 
 import ast
@@ -17,23 +17,23 @@ from .errors import InputError
 _MAX_LENGTH = 4 * 2**20
 _NAMES = {'inf': math.inf, 'nan': math.nan}
 _SCOPES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'mtkdrl_mm')
-# Networks whose arguments make them read other files or the network when they are built.
+# Networks that may read other files or the network when they are built.
 _READING_TYPES = ('HuggingFaceClassifier', 'TimmClassifier', 'TIMMBackbone')
 
 
 def parse_literal_config(text: str, origin: str) -> dict[str, Any]:
-    """Read the text of a config without running it.
+    """Parse the text of a config without running it.
 
     Args:
-        text (str): What ``Config.pretty_text`` wrote: assignments of numbers,
-            text, lists, tuples, dicts and ``dict(...)``.
-        origin (str): Where it is from, for messages.
+        text (str): Output of ``Config.pretty_text``: assignments of numbers,
+            strings, lists, tuples, dicts and ``dict(...)``.
+        origin (str): Name of the file, for messages.
 
     Returns:
         dict[str, Any]: The config's keys and values.
 
     Raises:
-        InputError: If it holds anything else.
+        InputError: If it contains anything else.
     """
     if len(text) > _MAX_LENGTH:
         raise InputError(f'The config in {origin} is longer than {_MAX_LENGTH >> 20} MiB.')
@@ -76,7 +76,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _call(name: str, node: ast.Call) -> Any:
-    """``dict(a=1)``, ``dict({'a.b': 1})`` and ``set()``."""
+    """Evaluate ``dict(a=1)``, ``dict({'a.b': 1})`` and ``set()``."""
     if name == 'set' and not node.args and not node.keywords:
         return set()
     if name != 'dict' or len(node.args) > 1 or any(k.arg is None for k in node.keywords):
@@ -93,19 +93,18 @@ def _no_literal(node: ast.AST) -> ValueError:
 
 
 def check_types(config: Any, origin: str) -> None:
-    """Check that every ``type`` in a config of a file is a registered component.
+    """Check that every ``type`` in a config inside a file is a registered component.
 
-    Registries import whatever module a ``type`` names (``type='os.system'``), so
-    that building from a stranger's config would run code.
+    Registries import any module that is named by a ``type``, for example
+    ``'os.system'``. Building from an untrusted config would therefore run code.
 
     Args:
         config (Any): A config, or a part of one.
-        origin (str): Where it is from, for messages.
+        origin (str): Name of the file, for messages.
 
     Raises:
-        InputError: If a type is not that of a component of the installed
-            OpenMMLab packages or of this one, or is of those that read further
-            files.
+        InputError: If a type is no component of the installed OpenMMLab
+            packages or of this one, or if it may read further files.
     """
     known = _registered()
     pending = [config]
@@ -124,13 +123,13 @@ def _check_type(kind: Any, known: set[str], origin: str) -> None:
     if not isinstance(kind, str) or name not in known or scope not in ('', *_SCOPES):
         raise InputError(
             f'The config in {origin} names the type {kind!r}, which is no component of the '
-            'installed packages. If it is yours, give the config file that you trained with: '
+            'installed packages. If it is yours, pass the config file of the training: '
             '--config CONFIG.'
         )
     if name in _READING_TYPES:
         raise InputError(
             f'The config in {origin} names the type {kind!r}, which may read further files or the '
-            'network. If you trust it, give the config file that you trained with: --config CONFIG.'
+            'network. If you trust it, pass the config file of the training: --config CONFIG.'
         )
 
 
@@ -147,14 +146,14 @@ def _registered() -> set[str]:
 
 
 def plain_config(config: Any) -> Any:
-    """A config as plain dicts, lists, tuples, numbers and text.
+    """Convert a config to plain dicts, lists, tuples, numbers and strings.
 
     Args:
-        config (Any): A config or a part of one.
+        config (Any): A config, or a part of one.
 
     Returns:
-        Any: A copy that can be saved in a checkpoint and read back as data.
-            Classes and functions become their import path.
+        Any: A copy that can be saved in a checkpoint and read as plain data.
+        Classes and functions are replaced by their import paths.
     """
     if isinstance(config, Config):
         config = config.to_dict()

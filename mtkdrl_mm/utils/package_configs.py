@@ -1,9 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Configs of installed packages, by names such as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``.
+"""Lookup of package configs such as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``.
 
-mmengine's ``get_config`` runs ``pip install`` where it finds a package missing, and does not
-know the maintained forks, which have other names on PyPI. A package is found here by the name
-that it is imported by, and nothing is ever installed.
+mmengine's ``get_config`` runs ``pip install`` for missing packages, and does not find the
+maintained forks, which have other names on PyPI. Here a package is found by its import name,
+and nothing is installed.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-# The name that is imported, and those on PyPI.
+# Import names, and the names on PyPI.
 PACKAGES = {
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
@@ -27,7 +27,7 @@ def find_package_config(name: str, role: str) -> str:
     Args:
         name (str): ``package::path``, the path relative to the package's
             ``configs`` folder.
-        role (str): Whose config it is, for messages.
+        role (str): "student" or the teacher's name, for messages.
 
     Returns:
         str: Path of the file.
@@ -52,7 +52,7 @@ def find_package_config(name: str, role: str) -> str:
 
 
 def _configs_folder(package: str) -> str | None:
-    """The folder of a package's configs; beside the package where it is a source tree."""
+    """The folder of a package's configs; beside the package in a source tree."""
     spec = find_spec(package)
     for location in (spec.submodule_search_locations or ()) if spec else ():
         for folder in (osp.join(location, '.mim'), osp.dirname(location)):

@@ -1,8 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Reading pickles as data: the standard library's unpickler, with nothing to import or call.
+"""Reading of pickles as plain data, without importing or calling what they name.
 
-A pickle is a program that calls what it names. Here ``find_class`` imports nothing: whatever the
-name, it returns a class of :class:`_Record`, and no other class, nor anything else that can be
+A pickle is a program that calls functions by name. Here ``find_class`` imports nothing: for every
+name it returns a class of :class:`_Record`, and no other class, nor anything else that can be
 called, ever reaches the unpickler's stack. So what the opcodes call (REDUCE, NEWOBJ, NEWOBJ_EX, OBJ
 and INST a class, BUILD ``__setstate__``, APPENDS ``extend``, SETITEMS ``__setitem__``) are methods
 of records, or of built-in lists, dicts, sets and bytearrays. Records only keep what they are given;
@@ -47,11 +47,11 @@ _NOTHING = object()
 
 
 class UnsafePickleError(Exception):
-    """A pickle that would call a function if it were read carelessly."""
+    """Raised for a pickle that would call a function in a plain unpickler."""
 
 
 class DamagedPickleError(Exception):
-    """No pickle, a truncated one, or one that describes nothing sensible."""
+    """Raised for a file that is no pickle, or a truncated or invalid one."""
 
 
 class _Record:
@@ -94,16 +94,19 @@ class _Record:
 
 
 class Recording(pickle.Unpickler):
-    """One pickle, recorded. Nonsense raises errors of all kinds, as in :mod:`pickle`.
+    """Unpickler that records constructions instead of executing them.
+
+    Invalid pickles raise errors of various types, as in :mod:`pickle`.
 
     Args:
-        file (BinaryIO): At the pickle's first byte; left behind its last.
+        file (BinaryIO): File at the first byte of the pickle; its position is
+            then behind the last one.
 
     Attributes:
-        dtypes (dict[str, torch.dtype]): Of the storages that it refers to, by key.
+        dtypes (dict[str, torch.dtype]): Data types of the storages, by key.
 
     Raises:
-        UnsafePickleError: If reading it carelessly would call a function.
+        UnsafePickleError: If a plain unpickler would call a function.
         DamagedPickleError: If it would exhaust the memory or the stack.
     """
 
@@ -117,7 +120,7 @@ class Recording(pickle.Unpickler):
         self._root = self.load()
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name; it is never looked up."""
+        """Return the record class for a name, without importing it."""
         path = f'{_ALIASES.get(module, module)}.{name}'
         if path in _NAMES:
             return _NAMES[path]
@@ -145,22 +148,25 @@ class Recording(pickle.Unpickler):
         return _storage(key, kind.dtype, count)
 
     def contents(self, storages: dict[str, Tensor]) -> Any:
-        """Make data of what was recorded: numbers, text, tensors, arrays, and containers of them.
+        """Convert the records to numbers, strings, tensors, arrays, and containers of them.
 
         Args:
-            storages (dict[str, Tensor]): By key their bytes, uint8 tensors of
-                shape (number of bytes,).
+            storages (dict[str, Tensor]): Bytes of the storages by key, uint8
+                tensors of shape (number of bytes,).
+
+        Returns:
+            Any: The data.
 
         Raises:
-            DamagedPickleError: If it is nested too deeply, or what it describes,
-                repetitions counted, is far larger than the pickle.
+            DamagedPickleError: If it is nested too deeply, or the data, with
+                repetitions, is far larger than the pickle.
         """
         value = _Reader(2**20 + 4 * self._size, storages)(self._root)
         return None if value is _NOTHING else value
 
 
 def _scan(file: BinaryIO) -> None:
-    """Look in a pickle's opcodes, without running them, for what would exhaust the unpickler.
+    """Scan a pickle's opcodes for what would exhaust the unpickler, without running them.
 
     These are large memo indices, since the memo is an array, and nested tuples as keys: their hash
     takes a stack as deep as they are nested, and the time of all that they repeat. ``stack`` holds,
@@ -202,12 +208,11 @@ def _scan(file: BinaryIO) -> None:
 
 
 class _Reader:
-    """Makes data of what was unpickled.
+    """Converts records to plain data.
 
     Args:
-        budget (int): Number of items that the data may have; those that occur
-            repeatedly count each time.
-        storages (dict[str, Tensor]): By key their bytes.
+        budget (int): Largest number of items of the data, with repetitions.
+        storages (dict[str, Tensor]): Bytes of the storages by key.
     """
 
     def __init__(self, budget: int, storages: dict[str, Tensor]) -> None:
@@ -217,7 +222,7 @@ class _Reader:
         self.made: dict[int, tuple[Any, int]] = {}
 
     def __call__(self, item: Any) -> Any:
-        """Return the data of an item, or ``_NOTHING``; the same each time."""
+        """Return the data of an item, or ``_NOTHING``; one object for repeated items."""
         if id(item) not in self.made:
             before, self.depth = self.budget, self.depth + 1
             if self.depth > MAX_DEPTH:

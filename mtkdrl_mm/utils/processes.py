@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Groups of processes: how they find each other, and what is said when they lose each other."""
+"""Set-up of process groups, and messages for lost processes."""
 
 import gc
 import ipaddress
@@ -24,11 +24,11 @@ from .errors import InputError
 DEFAULT_TIMEOUTS = {'gloo': 120.0, 'nccl': 600.0}
 
 # Ports for Slurm's jobs: above the well-known ones, below those that Linux hands out to
-# clients (32768 on). A prime number, so that the 64 ports of a job wander over all of it.
+# clients (32768 on). The number is prime, so that consecutive jobs use all of the ports.
 _FIRST_PORT, _NUM_PORTS = 12000, 19997
 
-# What torch reports when a peer is lost or a time limit is over: gloo, the store where the
-# processes meet, NCCL.
+# Errors of torch for a lost peer or an exceeded time limit: of gloo, the store at the
+# rendezvous address, and NCCL.
 _LOST_PEER = re.compile(
     r'gloo/transport|Gloo connect|connectFullMesh|'
     r'Socket Timeout|[Cc]onnect\(\) timed out|client socket has|wait timeout|Wait timeout|'
@@ -43,10 +43,10 @@ _timeout: float | None = None
 
 
 def prepare_processes(cfg: Config) -> None:
-    """Set up what several processes need, with GPUs and without; nothing for a single process.
+    """Prepare the process group of a launcher; does nothing for a single process.
 
-    Sets torch's environment variables from the launcher's, the time limit, and gloo's network
-    interface. Without GPUs the process group is started here, because mmengine picks a GPU for
+    It sets torch's environment variables from the launcher's, the time limit, and gloo's network
+    interface. Without GPUs it also starts the process group, because mmengine assigns a GPU to
     every process; with GPUs the runner starts it later, from the same variables.
 
     Args:
@@ -54,8 +54,8 @@ def prepare_processes(cfg: Config) -> None:
             GPUs, the norm layers and the model's wrapper are changed in place.
 
     Raises:
-        InputError: If the launcher's variables are missing or make no sense, if the time limit
-            is no number, if ``MASTER_ADDR`` cannot be reached, or if there are fewer GPUs than
+        InputError: If the launcher's variables are missing or invalid, if the time limit is no
+            number, if ``MASTER_ADDR`` cannot be reached, or if there are fewer GPUs than
             processes.
     """
     global _timeout
@@ -76,8 +76,8 @@ def prepare_processes(cfg: Config) -> None:
         _check_gpus()
         return
     if revert_sync_norm(cfg.get('model')):
-        print_log('SyncBN needs GPUs: BN is used here, on each process alone.', 'current')
-    # mmengine would tell DDP of a GPU.
+        print_log('SyncBN needs GPUs: it is replaced by BN on each process.', 'current')
+    # mmengine would pass a GPU to DDP.
     cfg.setdefault(
         'model_wrapper_cfg',
         ConfigDict(
@@ -92,7 +92,7 @@ def prepare_processes(cfg: Config) -> None:
 
 
 def revert_sync_norm(node: Any) -> bool:
-    """Use BN where a config says SyncBN, in place; whether there was any."""
+    """Replace SyncBN by BN in a config, in place; return whether there was any."""
     found = False
     if isinstance(node, dict):
         if node.get('type') == 'SyncBN':
@@ -106,7 +106,7 @@ def revert_sync_norm(node: Any) -> bool:
 def set_process_variables(launcher: str) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from the launcher's variables.
 
-    ``MASTER_ADDR`` and ``MASTER_PORT`` are left as they are where they are set.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` are unchanged if they are set.
 
     Args:
         launcher (str): ``'pytorch'`` (torchrun has set them), ``'slurm'`` or ``'mpi'``.
@@ -132,9 +132,9 @@ def set_process_variables(launcher: str) -> None:
 
 
 def slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """What torch needs to know about a task of a Slurm job.
+    """Derive torch's environment variables from those of a Slurm task.
 
-    The port is a function of the job and its step, so that two jobs on a machine do not meet.
+    The port is a function of the job and its step, so that two jobs on a machine do not collide.
 
     Args:
         environ (Mapping[str, str]): The task's environment variables.
@@ -177,20 +177,20 @@ def slurm_port(job: int, step: int) -> int:
         step (int): The step's number within the job.
 
     Returns:
-        int: From 12000 to 31996. The same port comes again after 19,997 jobs.
+        int: The port, from 12000 to 31996. Ports repeat after 19,997 jobs.
     """
     return _FIRST_PORT + (64 * job + step) % _NUM_PORTS
 
 
 def slurm_hosts(nodes: str) -> list[str]:
-    """Unfold Slurm's short form of a list of hosts.
+    """Expand Slurm's compressed list of hosts.
 
     Args:
         nodes (str): For example ``node[01-04,07],login``.
 
     Returns:
-        list[str]: The hosts in order. Where ``scontrol`` is missing, as in many containers,
-        only the first.
+        list[str]: The hosts in order; only the first one if ``scontrol`` is missing, as in many
+        containers.
     """
     if shutil.which('scontrol'):
         result = subprocess.run(
@@ -217,15 +217,15 @@ def _mpi_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_timeout(dist_cfg: Mapping[str, Any], backend: str) -> float:
-    """How long a process waits for the others.
+    """Read the time limit for waiting for other processes.
 
     Args:
-        dist_cfg (Mapping): ``env_cfg.dist_cfg`` of the config; its ``timeout`` (seconds) counts
-            where the environment variable ``DIST_TIMEOUT`` is not set.
+        dist_cfg (Mapping): ``env_cfg.dist_cfg`` of the config; its ``timeout`` (seconds) is used
+            if the environment variable ``DIST_TIMEOUT`` is not set.
         backend (str): ``'gloo'``, ``'nccl'``, or another one of torch.
 
     Returns:
-        float: Seconds.
+        float: The time limit in seconds.
 
     Raises:
         InputError: If it is no positive number.
@@ -239,34 +239,35 @@ def read_timeout(dist_cfg: Mapping[str, Any], backend: str) -> float:
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = 0.0
-    # A year, because torch counts milliseconds.
+    # At most a year, because torch counts milliseconds.
     if not 0 < seconds <= 365 * 86400:
         raise InputError(f'{name} must be a number of seconds greater than 0, but is {value!r}.')
     return seconds
 
 
 def _check_gpus() -> None:
-    """The error of CUDA ("invalid device ordinal") says neither number."""
+    """Check the number of GPUs; CUDA's error ("invalid device ordinal") names no number."""
     local_rank, count = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
     if local_rank >= count:
         raise InputError(
-            f'Process {local_rank} of host {socket.gethostname()} (counted from 0) needs a GPU of '
-            f'its own and sees only {count}. Start at most {count} processes a machine; in Slurm, '
-            'let every task see all GPUs of the job (--gres=gpu:N, not --gpus-per-task).'
+            f'Process {local_rank} of host {socket.gethostname()} (counted from 0) needs a '
+            f'separate GPU, and only {count} are visible. Start at most {count} processes per '
+            'machine; in Slurm, make all GPUs of the job visible to every task (--gres=gpu:N, not '
+            '--gpus-per-task).'
         )
 
 
 def _choose_interface() -> None:
-    """Tell gloo which interface leads to the other machines.
+    """Set the network interface of gloo to the one that leads to the other machines.
 
-    Alone, it takes the one to which the host's name resolves. Often that is loopback, or a
-    network that the other machine does not see.
+    By default gloo takes the one to which the host's name resolves. Often this is loopback, or
+    a network that the other machine cannot reach.
     """
     if os.environ.get('GLOO_SOCKET_IFNAME') or int(os.environ['WORLD_SIZE']) == 1:
         return
     name = find_interface(os.environ['MASTER_ADDR'])
     if name is None:
-        # On the first machine its own name may stand for loopback: look for another host.
+        # On the first machine MASTER_ADDR may resolve to loopback: another host is tried.
         nodes = os.environ.get('SLURM_STEP_NODELIST') or os.environ.get('SLURM_NODELIST')
         own = os.environ.get('SLURMD_NODENAME') or socket.gethostname()
         others = [host for host in slurm_hosts(nodes) if host != own] if nodes else []
@@ -286,28 +287,27 @@ def _choose_interface() -> None:
 def find_interface(address: str) -> str | None:
     """Find the local network interface that leads to a host.
 
-    Nothing is sent.
+    No packet is sent.
 
     Args:
         address (str): Name or IP address of the host, which may be this one.
 
     Returns:
-        str | None: For example ``'eth0'``; None for loopback, and where the system does not
-        say (other than Linux).
+        str | None: For example ``'eth0'``; None for loopback, and on systems other than Linux.
 
     Raises:
         InputError: If the name has no address, or no interface leads there.
     """
     try:
         family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(target)
-            local = probe.getsockname()[0]
+        with socket.socket(family, kind) as connection:
+            connection.connect(target)
+            local = connection.getsockname()[0]
     except OSError as error:
         raise InputError(
             f'The address "{address}" (MASTER_ADDR) cannot be reached from host '
             f'{socket.gethostname()}: {error.strerror or error}. Set MASTER_ADDR to an address of '
-            'the first machine that all machines of the job see.'
+            'the first machine that all machines of the job can reach.'
         ) from error
     if ipaddress.ip_address(local.split('%')[0]).is_loopback:
         return None
@@ -318,7 +318,7 @@ def find_interface(address: str) -> str | None:
 
 
 def _addresses(interface: str) -> list[str]:
-    """IP addresses of an interface, on Linux: its first of IPv4, and all of IPv6."""
+    """IP addresses of an interface on Linux: the first of IPv4, and all of IPv6."""
     try:
         import fcntl
 
@@ -339,11 +339,11 @@ def _addresses(interface: str) -> list[str]:
 
 
 def leave_process_group() -> None:
-    """End the process group in good order, once the model is no longer needed.
+    """Destroy the process group before the interpreter exits.
 
-    Left to the interpreter's end, gloo's threads abort the process in some
-    versions of torch after all its work is done, and its exit code says that it
-    failed. What wraps the model holds on to the group, and is collected first.
+    In some versions of torch, gloo's threads otherwise abort the process after all its work is
+    done, with the exit code of a failure. Wrappers of the model refer to the group, and are
+    collected first.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
@@ -354,11 +354,11 @@ def leave_process_group() -> None:
 def describe_group_error(
     error: BaseException, process: str | None = None, timeout: float | None = None
 ) -> str | None:
-    """Put in a sentence that a peer was lost, or that a time limit was over.
+    """Format a message about a lost peer or an exceeded time limit.
 
     Args:
-        error (BaseException): What torch raised.
-        process (str, optional): What this is. Defaults to "Rank R of W".
+        error (BaseException): The error of torch.
+        process (str, optional): Name of this process. Defaults to "Rank R of W".
         timeout (float, optional): Its time limit in seconds. Defaults to that of this process's
             group.
 
@@ -367,7 +367,7 @@ def describe_group_error(
         to check; None for any other error, and for single processes.
     """
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-        return None  # torch raises no other; a closed pipe of the standard output is one
+        return None  # for example, the closed pipe of the standard output
     if process is None:
         if int(os.environ.get('WORLD_SIZE') or 1) == 1:
             return None
@@ -378,7 +378,7 @@ def describe_group_error(
     where = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
     if _PORT_IN_USE.search(str(error)):
         return (
-            f'The port of {where}, where the processes meet, is in use by another program on host '
+            f'The port of {where}, the rendezvous address, is in use by another program on host '
             f'{host}. Set another one (PORT for tools/dist_train.sh and tools/dist_test.sh, '
             'MASTER_PORT for Slurm), the same on all machines.'
         )
@@ -387,9 +387,9 @@ def describe_group_error(
     reason = str(error).strip().split('\n')[0][:200]
     return (
         f'{process} on host {host} has lost the other processes, or waited for them longer than '
-        f'the time limit of {timeout:g} s (they meet at {where}; torch: {reason}): look first for '
-        "an error in the other processes' and machines' logs, then check that the network between "
-        'the machines is up, that GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) names the '
-        'interface that joins them, and, where a step may take longer, set DIST_TIMEOUT (seconds) '
-        'higher.'
+        f'the time limit of {timeout:g} s (rendezvous address: {where}; torch: {reason}): look '
+        "first for an error in the other processes' and machines' logs, then check that the "
+        'network between the machines is up, that GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) '
+        'names the interface that connects them, and, if a step may take longer, increase '
+        'DIST_TIMEOUT (seconds).'
     )

@@ -1,10 +1,10 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The files that ``torch.save`` writes, read as data.
+"""Reading of files of ``torch.save`` as plain data.
 
-``torch.load`` is not used: it hands archives of TorchScript, which are programs, to
-``torch.jit.load``, it unpacks whatever a small archive says it holds, and its own
-``weights_only`` mode refuses what training scripts leave beside the weights. What is read
-here is bounded by the size of the file.
+``torch.load`` is not used: it passes archives of TorchScript, which are programs, to
+``torch.jit.load``, it unpacks archives of any expansion, and its ``weights_only`` mode fails
+for the objects that training scripts save beside the weights. Here, the size of the unpacked
+data is bounded by the size of the file.
 """
 
 import io
@@ -18,25 +18,25 @@ from torch import Tensor
 
 from .plain_pickle import DamagedPickleError, Recording, UnsafePickleError
 
-# torch.save does not compress; packed anew, weights shrink by a tenth, and texts by a factor
-# of 5. An archive that holds more than this many times its own size was made to fill memory.
+# torch.save does not compress. If a file is compressed afterwards, weights shrink by a tenth and
+# text by a factor of 5. An archive with a larger expansion was made to exhaust the memory.
 MAX_EXPANSION = 10
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 
 def read_torch_file(file: BinaryIO) -> Any:
-    """Read a file of ``torch.save``, of the zip form or the older one.
+    """Read a file of ``torch.save``, in the zip format or the older one.
 
     Args:
-        file (BinaryIO): The whole file; can be sought.
+        file (BinaryIO): The whole file; must be seekable.
 
     Returns:
-        Any: What was saved, as data, on the CPU.
+        Any: The contents as plain data, on the CPU.
 
     Raises:
-        UnsafePickleError: If it would run code when read carelessly.
-        DamagedPickleError: If it is damaged, truncated, of another kind, or
-            packed so that it would fill the memory.
+        UnsafePickleError: If a plain unpickler would run code.
+        DamagedPickleError: If the file is damaged, truncated, in another format,
+            or would exhaust the memory.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -91,7 +91,7 @@ def _bytes(data: bytes) -> Tensor:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    """Pickles one after the other: a number, a version, sizes, the contents; then raw bytes."""
+    """Read consecutive pickles (magic number, version, system, contents, keys) and raw bytes."""
 
     def read(count: int) -> bytes:
         if not 0 <= count <= size - file.tell():

@@ -47,7 +47,7 @@ def test_a_damaged_image_is_named(folder, damage, workers):
     with pytest.raises(InputError) as error:
         list(DataLoader(dataset, batch_size=None, num_workers=workers))
     assert (
-        f'The image "{path}" cannot be read: {fault}. Replace it, or leave out images like it: '
+        f'The image "{path}" cannot be read: {fault}. Replace it, or leave out all damaged images: '
         '--cfg-options skip_damaged_images=True'
     ) in str(error.value)
 

@@ -62,8 +62,8 @@ def test_an_epoch_without_a_step():
     with pytest.raises(InputError) as error:
         check_dataloader(loader(48, 64, drop_last=True), NORM)
     assert str(error.value) == (
-        'Training would make no step: the training set has 48 images, fewer than a batch of 64, '
-        'and `drop_last` leaves out what is no whole batch. Set train_dataloader.batch_size to 48 '
+        'An epoch would have no step: the training set has 48 images, fewer than a batch of 64, '
+        'and `drop_last` leaves out incomplete batches. Set train_dataloader.batch_size to 48 '
         'or less, or train_dataloader.drop_last to False.'
     )
 

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Batches know their views, and go on at any image with any number of processes."""
+"""Views of batches, and exact positions for any number of processes."""
 
 import itertools
 
@@ -123,15 +123,15 @@ def test_batches_of_another_batch_sampler():
     assert batches[0][0].seed_key == (3, 15, 0)
     assert epoch(sampler, done=10) == batches[2:]
     assert sampler.steps_left(10) == 2
-    with pytest.raises(InputError, match=r'12 images of epoch 1 .* steps of 5 images, and Back'):
+    with pytest.raises(InputError, match=r'12 images of epoch 1 .* of 5 images per step, and Back'):
         sampler.set_position(3, 0, 12)
 
 
 def test_a_sampler_with_an_order_of_its_own_starts_at_whole_steps_only():
     sampler = SeededBatchSampler(SequentialSampler(range(10)), 4)
-    assert not sampler.deals_in_turn
+    assert not sampler.is_round_robin
     assert epoch(sampler, done=4) == [[4, 5, 6, 7], [8, 9]]
-    with pytest.raises(InputError, match='Resume with the batch size and number of processes'):
+    with pytest.raises(InputError, match='Resume with the same batch size and number of processes'):
         sampler.set_position(0, 0, 3)
 
 

@@ -27,7 +27,7 @@ def test_damaged_image_in_a_data_worker_and_left_out(workshop: Workshop):
     sentence = last_sentence(workshop.train(config, *flags))
     assert sentence in {
         f'Error: The image "{path}" cannot be read: it is cut off, damaged, or no image. Replace '
-        'it, or leave out images like it: --cfg-options skip_damaged_images=True'
+        'it, or leave out all damaged images: --cfg-options skip_damaged_images=True'
         for path in damaged
     }
     done = workshop.train(config, *flags, 'skip_damaged_images=True')

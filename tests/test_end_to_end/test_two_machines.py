@@ -128,7 +128,7 @@ def test_a_cut_link_ends_both_with_a_sentence(machines: Machines, workshop: Work
     for rank in (0, 1):
         text = (workshop.folder / f'log{rank}').read_text()
         assert f'Rank {rank} of 2 on host ' in text
-        assert f'time limit of {LIMIT} s (they meet at {ADDRESSES[0]}:29500; torch: ' in text
+        assert f'time limit of {LIMIT} s (rendezvous address: {ADDRESSES[0]}:29500; torch: ' in text
         assert 'Traceback' not in text
 
 
@@ -142,5 +142,5 @@ def test_a_machine_that_does_not_come(machines: Machines, workshop: Workshop):
     assert process.wait(timeout=LIMIT + 60) == 1
     text = (workshop.folder / 'log1').read_text()
     assert 'Error: Machine 1 of 2 on host ' in text
-    assert f'the time limit of {LIMIT} s (they meet at {ADDRESSES[0]}:29500; torch: ' in text
+    assert f'the time limit of {LIMIT} s (rendezvous address: {ADDRESSES[0]}:29500; torch: ' in text
     assert 'Traceback' not in text

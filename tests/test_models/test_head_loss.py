@@ -115,7 +115,7 @@ def test_every_loss_of_mmpretrain_is_per_image_or_refused(make_distiller, make_r
     assert others >= {'CosineSimilarityLoss', 'CAELoss', 'SwAVLoss'}
     for name in others:
         loss = dict(type=name, **arguments.get(name, {}))
-        with pytest.raises(InputError, match=f"student's loss {name} cannot be computed image by"):
+        with pytest.raises(InputError, match=f"student's loss {name} cannot be computed per image"):
             make_distiller(student=make_resnet(4, **loss))
 
 
@@ -256,7 +256,7 @@ def test_losses_that_do_not_fit_the_student(make_distiller, make_resnet):
     message = refused(
         make_distiller, make_resnet(4, type='CrossEntropyLoss', class_weight=[1.0, 2.0])
     )
-    assert 'CrossEntropyLoss does not take the labels of the data: weight tensor' in message
+    assert 'CrossEntropyLoss does not accept the labels of the data: weight tensor' in message
     # The zoo's number, in a config that is given inline.
     loss = dict(LOSSES['seesaw'][0], num_classes=1000)
     message = refused(make_distiller, student_with(make_resnet, loss))
@@ -271,7 +271,7 @@ def test_losses_that_do_not_fit_the_student(make_distiller, make_resnet):
         data_preprocessor=mixup,
         num_classes=None,
     )
-    assert 'SeesawLoss does not take the scores of all classes' in message
+    assert 'SeesawLoss does not accept the scores of all classes' in message
     make_distiller(
         student=make_resnet(4, type='FocalLoss'), data_preprocessor=dict(mixup, num_classes=5)
     )
@@ -298,7 +298,7 @@ def test_head_that_adds_to_its_loss(make_distiller, make_resnet):
     student = make_resnet(4)
     student['head']['type'] = HeadWithMore
     message = refused(make_distiller, student)
-    assert 'HeadWithMore trains with (loss, loss_norm) is not the mean' in message
+    assert 'HeadWithMore (loss, loss_norm) is not the mean' in message
 
 
 class HeadWithoutALoss(MODELS.get('LinearClsHead')):
@@ -323,11 +323,13 @@ def test_head_of_several_tasks(make_distiller, make_resnet):
 def test_labels_that_a_loss_does_not_take(make_distiller, make_resnet, make_batch):
     student = make_resnet(4, type='CrossEntropyLoss', use_sigmoid=True)
     distiller = make_distiller(student=student).train()
-    with pytest.raises(InputError, match=r'CrossEntropyLoss does not take the labels.*to_onehot'):
+    with pytest.raises(InputError, match=r'CrossEntropyLoss does not accept the labels.*to_onehot'):
         distiller(*make_batch(4), mode='loss')
     inputs, _ = make_batch(4)
     samples = [DataSample().set_gt_label(7) for _ in range(4)]
-    with pytest.raises(InputError, match=r'does not take the labels.*Labels must be below the nu'):
+    with pytest.raises(
+        InputError, match=r'does not accept the labels.*Labels must be below the nu'
+    ):
         make_distiller().train()(inputs, samples, mode='loss')
 
 

@@ -51,7 +51,7 @@ def test_a_network_of_one_size_is_tried_at_its_own(make_classifier):
         'The student (MlpMixer) does not run on images of 32x32 pixels with 3 channels: '
     )
     assert message.endswith(
-        'Resize the images in the data pipeline to a size that it was made for.'
+        'Resize the images in the data pipeline to a size that it was designed for.'
     )
 
 
@@ -86,7 +86,7 @@ def test_images_of_another_size_than_a_network_takes(make_distiller, make_batch,
     with pytest.raises(InputError) as error:
         distiller(*make_batch(4, size=64), mode='loss')
     assert 'teacher "mixer" (MlpMixer) does not run on images of 64x64 pixels' in str(error.value)
-    assert 'Give it the `input_size` that it was made for.' in str(error.value)
+    assert 'Set its `input_size` to the one that it was designed for.' in str(error.value)
     distiller = make_distiller([dict(mixer(96), name='mixer', input_size=96)]).train()
     distiller(*make_batch(4, size=64), mode='loss')
 

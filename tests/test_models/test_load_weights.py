@@ -160,7 +160,7 @@ def test_the_network_twice(networks):
     trained, network = networks
     weights = {**prefixed(trained.state_dict(), 'a.'), **prefixed(trained.state_dict(), 'b.')}
     with pytest.raises(
-        InputError, match=r'^Student: "file\.pth" holds such a network 2 times.*"a\."'
+        InputError, match=r'^Student: "file\.pth" contains this network 2 times.*"a\."'
     ):
         load_network_weights(network, weights, FILE, 'student')
 
@@ -193,7 +193,9 @@ def test_a_deeper_network_is_another(networks, make_classifier, make_resnet):
 def test_a_backbone_is_no_network(networks):
     trained, network = networks
     for weights in (trained.backbone.state_dict(), prefixed(trained.backbone.state_dict(), 'm.')):
-        with pytest.raises(InputError, match='It has the whole backbone, but no head: give it to'):
+        with pytest.raises(
+            InputError, match='It has the whole backbone, but no head: load it into'
+        ):
             load_network_weights(network, weights, FILE, 'student')
 
 
@@ -201,7 +203,7 @@ def test_other_classes(networks, make_classifier, make_resnet):
     _, network = networks
     weights = make_classifier(make_resnet(4, num_classes=7)).state_dict()
     with pytest.raises(
-        InputError, match=r'^Student: "file\.pth" has 7 classes, but the config says 5\. Set the'
+        InputError, match=r'^Student: "file\.pth" has 7 classes, but the config has 5\. Set the'
     ) as error:
         load_network_weights(network, weights, FILE, 'student')
     assert "init_cfg=dict(type='mtkdrl_mm.DistilledBackbone'" in str(error.value)
@@ -220,7 +222,7 @@ def test_parts_of_a_tiny_network():
     layers = {
         f'layers.{i}.{k}': v for i in range(2) for k, v in nn.Linear(2, 3).state_dict().items()
     }
-    with pytest.raises(InputError, match='holds such a network 2 times'):
+    with pytest.raises(InputError, match='contains this network 2 times'):
         fit_state_dict(layers, own)
     # shapes decide where names do not
     layers['layers.1.weight'] = torch.ones(5, 2)

@@ -92,7 +92,7 @@ def test_classifiers_without_a_backbone(monkeypatch):
     with pytest.raises(InputError) as error:
         build_classifier(model, None, None, 'student')
     message = str(error.value)
-    assert message.startswith('The student is a TimmClassifier, which gives logits only.')
+    assert message.startswith('The student is a TimmClassifier, which returns logits only.')
     # What it advises works, and gives as many classes.
     start, end = message.index("type='ImageClassifier'"), message.rindex('.')
     cfg = eval(f'dict({message[start:end]})')

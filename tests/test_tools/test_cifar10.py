@@ -89,8 +89,11 @@ def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sampl
         (['--source', 'nowhere'], 'source "nowhere" does not exist'),
         (['--source', 'configs'], 'has no folder train/airplane'),
         (['--source', 'README.md'], 'is no tar archive'),
-        (['--source', '{source}', '--train', '31', '--student', '5'], '31 images were asked for'),
-        (['--source', '{source}', '--train', '5', '--student', '6'], 'the student draws from'),
+        (
+            ['--source', '{source}', '--train', '31', '--student', '5'],
+            'The sample needs 31 images of',
+        ),
+        (['--source', '{source}', '--train', '5', '--student', '6'], 'must not exceed --train (5)'),
         (['--source', '{source}', '--noise', '1.5'], '`--noise` must be at least 0 and at most 1'),
     ],
 )

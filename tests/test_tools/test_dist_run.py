@@ -77,7 +77,8 @@ def test_several_machines(dist_run):
         (
             '1',
             dict(NNODES='2'),
-            'NNODES=2 needs MASTER_ADDR, an address of the first machine that all machines see.',
+            'NNODES=2 needs MASTER_ADDR, an address of the first machine that all machines can '
+            'reach.',
         ),
         ('1', dict(NNODES='two'), "NNODES must be a whole number of at least 1, but is 'two'."),
         ('1', dict(PORT='x'), "PORT must be a whole number of at least 1, but is 'x'."),

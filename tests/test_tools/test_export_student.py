@@ -240,11 +240,11 @@ def test_a_file_that_a_checkpoint_names_is_not_read(tiny, tmp_path):
     path = changed(tiny[0], tmp_path / 'by_path.pth', cfg=cfg.pretty_text)
     one_sentence(
         export(path, tmp_path / 'out.pth'),
-        f'"{path}" says only where the config of its student was, not what it held. Give the '
-        'config that you trained with: --config CONFIG.',
+        f'"{path}" contains only the path of its student\'s config. Pass the config of the '
+        'training: --config CONFIG.',
     )
     assert not marker.exists()
-    # The user's own config is another matter.
+    # A config that the user passes is executed.
     cfg.dump(tmp_path / 'config.py')
     done = export(path, tmp_path / 'out.pth', '--config', tmp_path / 'config.py')
     assert done.returncode == 0, done.stderr

@@ -20,12 +20,18 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TOOL = 'tools/dataset_converters/make_scenes.py'
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location('tool', os.path.join(ROOT, path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules['tool'] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(monkeypatch):
+    """Function that imports a tool by its path."""
+
+    def load_tool(path):
+        spec = importlib.util.spec_from_file_location('tool', os.path.join(ROOT, path))
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, 'tool', module)  # dataclasses look it up
+        spec.loader.exec_module(module)
+        return module
+
+    return load_tool
 
 
 def run(*arguments):
@@ -67,7 +73,7 @@ def test_both_formats_say_the_same(scenes, split, count):
         assert coco.cats[annotation['category_id']]['name'] == str(annotation['category_id'] - 1)
 
 
-def test_test_scenes_hold_no_digit_of_training(tmp_path):
+def test_test_scenes_hold_no_digit_of_training(tmp_path, load):
     """The digits of digits.py's two folders, never mixed."""
     load('tools/dataset_converters/digits.py').write_digits(str(tmp_path / 'digits'))
     data, found = load_digits(), load(TOOL).digits()
@@ -128,7 +134,7 @@ def test_the_seed_decides(scenes, tmp_path):
     assert json.loads(texts[0])['annotations']
 
 
-def test_a_digit_in_front_hides_what_is_behind():
+def test_a_digit_in_front_hides_what_is_behind(load):
     tool = load(TOOL)
     args = SimpleNamespace(size=48, objects=(5, 5))
     full = tool.Objects(['7'], [np.ones((8, 8), dtype=np.float32)], np.array([7]))
@@ -140,7 +146,10 @@ def test_a_digit_in_front_hides_what_is_behind():
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--objects', '4', '2'], 'give the fewest, then the most'),
+        (
+            ['--objects', '4', '2'],
+            'must be the smallest number, which is at least 1, and then the largest',
+        ),
         (['--size', '8'], '`--size` must be at least 32'),
         (['--train', '0'], '`--train` must be at least 1'),
     ],

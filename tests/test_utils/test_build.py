@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Building components from configs."""
+"""Building of components from configs."""
 
 import pytest
 from mmengine.config import ConfigDict

@@ -26,7 +26,7 @@ def test_options_that_cannot_be_read(parse, capsys, option):
         parse(option)
     assert stop.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert option[:10] in message and 'cannot be read. Give key=value pairs' in message
+    assert option[:10] in message and 'cannot be parsed. Use key=value pairs' in message
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,11 @@ def error_of(registry, **cfg):
             dict(type='DefaultSampler', dataset=[], shufle=True),
             'DefaultSampler takes no argument "shufle". Did you mean "shuffle"',
         ),
-        (OWN, dict(type='Needy'), "Needy needs the argument 'path', and the config does not give"),
+        (
+            OWN,
+            dict(type='Needy'),
+            "Needy needs the argument 'path', which the config does not contain",
+        ),
         (
             MODELS,
             dict(type='LinearClsHed'),

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What the command-line tools have in common."""
+"""Common steps of the command-line tools."""
 
 import argparse
 from urllib.error import URLError

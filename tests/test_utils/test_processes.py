@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""How processes find each other, and what is said when they lose each other."""
+"""Set-up of process groups, and messages for lost processes."""
 
 import os
 import shutil
@@ -211,7 +211,9 @@ def test_more_processes_than_gpus(monkeypatch):
     with pytest.raises(InputError) as error:
         prepare_processes(Config(dict(launcher='pytorch')))
     assert str(error.value).startswith(f'Process 1 of host {socket.gethostname()}')
-    assert 'needs a GPU of its own and sees only 1. Start at most 1 processes' in str(error.value)
+    assert 'needs a separate GPU, and only 1 are visible. Start at most 1 processes' in str(
+        error.value
+    )
 
 
 def test_loopback_needs_no_interface():
@@ -267,7 +269,7 @@ def test_an_address_that_is_none():
     message = str(error.value)
     assert message.startswith('The address "no such host" (MASTER_ADDR) cannot be reached from')
     assert message.endswith(
-        'Set MASTER_ADDR to an address of the first machine that all machines of the job see.'
+        'Set MASTER_ADDR to an address of the first machine that all machines of the job can reach.'
     )
 
 
@@ -288,12 +290,12 @@ def test_a_lost_peer_is_one_sentence(text):
     os.environ.update(VARIABLES, DIST_TIMEOUT='15')
     assert describe_group_error(RuntimeError(text)) == (
         f'Rank 1 of 2 on host {socket.gethostname()} has lost the other processes, or waited for '
-        'them longer than the time limit of 15 s (they meet at 127.0.0.1:2950; torch: '
+        'them longer than the time limit of 15 s (rendezvous address: 127.0.0.1:2950; torch: '
         + text.split('\n')[0]
         + "): look first for an error in the other processes' and machines' logs, then check that "
         'the network between the machines is up, that GLOO_SOCKET_IFNAME (on GPUs '
-        'NCCL_SOCKET_IFNAME) names the interface that joins them, and, where a step may take '
-        'longer, set DIST_TIMEOUT (seconds) higher.'
+        'NCCL_SOCKET_IFNAME) names the interface that connects them, and, if a step may take '
+        'longer, increase DIST_TIMEOUT (seconds).'
     )
 
 
@@ -327,7 +329,7 @@ def test_a_port_in_use():
         RuntimeError('failed to bind (errno: 98 - Address already in use)')
     )
     assert sentence.startswith(
-        'The port of 127.0.0.1:2950, where the processes meet, is in use by another program on '
+        'The port of 127.0.0.1:2950, the rendezvous address, is in use by another program on '
     )
 
 

@@ -59,7 +59,7 @@ ALGORITHMS = dict(
     mtkdrl_ddpg='DDPG',
     mtkdrl_improvement='PolicyGradient',
 )
-# Variants of MTKD-RL that have configs of their own, in its folder.
+# Variants of MTKD-RL with separate configs in its folder.
 CONFIG_SUFFIXES = dict(mtkdrl_improvement='_improvement')
 # Largest acceptable time of a method's step, as a multiple of AVER's.
 LIMITS = dict(
@@ -186,7 +186,7 @@ def build_model(
 
 
 def optimizer_config(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
-    """The config's optimiser, with mixed precision if it is wanted."""
+    """The config of the optimiser, with mixed precision if ``--amp`` is set."""
     optim_cfg = cfg.optim_wrapper.to_dict()
     if args.amp:
         optim_cfg.update(type='AmpOptimWrapper', loss_scale='dynamic')
@@ -378,7 +378,7 @@ def peak_memory(args: argparse.Namespace) -> float:
 
 
 def measure_memory(args: argparse.Namespace, names: dict[str, str]) -> dict[str, float]:
-    """Measure the peak memory of every variant in a process of its own, in MiB."""
+    """Measure the peak memory of every variant in a separate process, in MiB."""
     memory = {}
     for name, target in names.items():
         command = [sys.executable, *sys.argv, '--memory-of', target]

@@ -32,6 +32,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
@@ -113,22 +114,29 @@ def parse_args() -> argparse.Namespace:
         metavar=('NAME CONFIG', 'KEY=VALUE'),
         help='one more row, a config with options and environment variables of its own',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='seeds of the runs')
     parser.add_argument('--work-dir', default='work_dirs/compare', help='logs and checkpoints')
     parser.add_argument('--out', help='folder for tables and plots; by default the work dir')
-    parser.add_argument('--reference', default='aver', help='method that others are compared with')
-    parser.add_argument('--metric', default='accuracy/top1')
     parser.add_argument(
-        '--jobs', type=int, default=1, help='trainings side by side, one GPU each where there are'
+        '--reference', default='aver', help='method that the others are compared with'
+    )
+    parser.add_argument('--metric', default='accuracy/top1', help='metric in the logs')
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='number of parallel trainings, with one GPU each if available',
     )
     parser.add_argument('--launch', default='', help='for example "torchrun --nproc_per_node=8"')
-    parser.add_argument('--report-only', action='store_true', help='train nothing')
+    parser.add_argument(
+        '--report-only', action='store_true', help='write the report without training'
+    )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     return parser.parse_args()
 
 
 def method_name(config: str) -> str:
-    """File name of a config without ending and ``student_``."""
+    """File name of a config, without its suffix and the prefix ``student_``."""
     stem = osp.splitext(osp.basename(config))[0]
     return stem[len('student_') :] if stem.startswith('student_') else stem
 
@@ -203,7 +211,7 @@ def check_curves(result: dict[str, Any], path: str) -> None:
 
 
 def gpus_of_jobs(args: argparse.Namespace) -> 'Queue[str | None]':
-    """One entry per job: the GPU it trains on, or None if all see what this process sees."""
+    """One entry per job: its GPU, or None if all jobs use the GPUs of this process."""
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     gpus: list[Any] = visible.split(',') if visible else list(range(torch.cuda.device_count()))
     if args.jobs == 1 or args.launch or not gpus:
@@ -302,7 +310,7 @@ def read_result(work_dir: str, metric: str) -> dict[str, Any]:
 
 
 def mean_weights(runs: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """Each teacher's weight, averaged over the training after its first tenth, and seeds."""
+    """Each teacher's mean weight over seeds and iterations, without the first tenth."""
     teachers: dict[str, list[float]] = {}
     for run in runs:
         for key, points in run['curves'].items():
@@ -314,7 +322,7 @@ def mean_weights(runs: list[dict[str, Any]], kind: str) -> dict[str, float]:
 
 
 def difference(runs: Runs, method: str, reference: str) -> tuple[float, float] | None:
-    """Mean of the paired differences, and half of its 95 % confidence interval."""
+    """Mean of the paired differences, and half the width of its 95 % confidence interval."""
     ours = {run['seed']: run['metric'] for run in runs[method]}
     theirs = {run['seed']: run['metric'] for run in runs.get(reference, [])}
     paired = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
@@ -329,7 +337,7 @@ def difference(runs: Runs, method: str, reference: str) -> tuple[float, float] |
 def write_tables(runs: Runs, args: argparse.Namespace) -> None:
     header = ['method', 'runs', args.metric, 'std', f'minus {args.reference}', '95 % CI +-']
     header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
-    # mAP is between 0 and 1, where two digits would say little.
+    # mAP is between 0 and 1 and needs more digits.
     largest = max(run['metric'] for results in runs.values() for run in results)
     digits = 4 if largest <= 1 else 2
     rows = []
@@ -383,58 +391,66 @@ def plot_accuracy(runs: Runs, args: argparse.Namespace) -> None:
     plt.close(figure)
 
 
+def panel_grid(names: Sequence[str], height: float) -> tuple[Any, np.ndarray]:
+    """A figure with one titled panel per method, in up to four columns.
+
+    Args:
+        names (Sequence[str]): The methods.
+        height (float): Height of a panel in inches.
+
+    Returns:
+        tuple[Figure, np.ndarray]: The figure, and its axes of shape (rows,
+        columns), of which those without a method are hidden.
+    """
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(3.2 * columns, height * rows),
+        squeeze=False,
+        sharey=True,
+        layout='constrained',
+    )
+    for axes, name in zip(grid.flat, names):
+        axes.set_title(name, fontsize=9)
+    for axes in grid.flat[len(names) :]:
+        axes.axis('off')
+    return figure, grid
+
+
 def plot_weights(runs: Runs, args: argparse.Namespace) -> None:
-    """Logit weights over training, mean over seeds, of methods that move them."""
+    """Plot the logit weights over the training, as means over the seeds."""
     moving = {m: r for m, r in runs.items() if r[0]['curves'] and m != args.reference}
     if not moving:
         return
-    columns = min(4, len(moving))
-    count = math.ceil(len(moving) / columns)
-    figure, grid = plt.subplots(
-        count, columns, figsize=(3.2 * columns, 2.5 * count), squeeze=False, sharey=True
-    )
-    for axes in grid.flat[len(moving) :]:
-        axes.axis('off')
-    for axes, (method, results) in zip(grid.flat, moving.items()):
+    figure, grid = panel_grid(list(moving), height=2.5)
+    for axes, results in zip(grid.flat, moving.values()):
         keys = [k for k in results[0]['curves'] if k.startswith('teacher_weight/logit/')]
         for key in keys:
             shortest = min(len(run['curves'][key]) for run in results)
             points = np.array([run['curves'][key][:shortest] for run in results])
             axes.plot(points[0, :, 0], points[:, :, 1].mean(axis=0), label=key.split('/', 2)[2])
-        axes.set_title(method, fontsize=9)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize=7)
     figure.supxlabel('iteration', fontsize=9)
     figure.supylabel('mean logit weight', fontsize=9)
-    figure.tight_layout()
     figure.savefig(osp.join(args.out, 'weights.png'), dpi=120)
     plt.close(figure)
 
 
 def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
-    """Logit weight of every teacher per class, mean over seeds."""
-    known = {m: r for m, r in runs.items() if r[0]['class_weights'] and m != args.reference}
-    if not known:
+    """Plot the logit weight of every teacher per class, as means over the seeds."""
+    recorded = {m: r for m, r in runs.items() if r[0]['class_weights'] and m != args.reference}
+    if not recorded:
         return
-    columns = min(4, len(known))
-    count = math.ceil(len(known) / columns)
-    figure, grid = plt.subplots(
-        count,
-        columns,
-        figsize=(3.2 * columns, 2.4 * count),
-        squeeze=False,
-        sharey=True,
-        layout='constrained',
-    )
-    for axes in grid.flat[len(known) :]:
-        axes.axis('off')
-    for axes, (method, results) in zip(grid.flat, known.items()):
+    figure, grid = panel_grid(list(recorded), height=2.4)
+    for axes, results in zip(grid.flat, recorded.values()):
         first = results[0]['class_weights']
         matrix = np.mean([run['class_weights']['logit'] for run in results], axis=0).T
         image = axes.imshow(matrix, vmin=0, vmax=1, aspect='auto', cmap='viridis')
         axes.set_yticks(range(len(first['teachers'])), first['teachers'], fontsize=7)
-        axes.set_title(method, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel('class', fontsize=8)
     figure.colorbar(image, ax=grid.ravel().tolist(), label='logit weight')
@@ -443,7 +459,7 @@ def plot_classes(runs: Runs, args: argparse.Namespace) -> None:
 
 
 def write_environment(runs: Runs, args: argparse.Namespace) -> None:
-    """What was run, and where."""
+    """Write command, commit, device and versions."""
     commits = {run.get('commit', 'unknown') for results in runs.values() for run in results}
     commit = ', '.join(sorted(commits))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Pictures of what several checkpoints of a detector or segmentor predict, side by side.
+"""Plot the predictions of several checkpoints of a detector or segmentor side by side.
 
 One row for each image of the test set: the labels, then each checkpoint's
 predictions. For example, the same detector from two backbones:
@@ -34,25 +34,34 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import mmcv
 
-# Looked for in this order; a data sample of the kind has both.
+# Tried in this order, because samples of panoptic data have both.
 LABELS = ('gt_sem_seg', 'gt_instances')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('config', help='of a detector or segmentor')
-    parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]FILE', help='to compare')
-    parser.add_argument('--out', default='predictions.png', help='picture to write')
-    parser.add_argument('--num-images', type=int, default=4, help='spread over the test set')
-    parser.add_argument('--indices', type=int, nargs='+', help='these images of the test set')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box')
-    parser.add_argument('--device', help='by default the GPU, where there is one')
+    parser.add_argument('config', help='config of a detector or segmentor')
+    parser.add_argument(
+        'checkpoints', nargs='+', metavar='[NAME=]FILE', help='checkpoints to compare'
+    )
+    parser.add_argument('--out', default='predictions.png', help='image file to write')
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=4,
+        help='number of images, spread evenly over the test set',
+    )
+    parser.add_argument(
+        '--indices', type=int, nargs='+', help='indices of the images in the test set'
+    )
+    parser.add_argument('--score-thr', type=float, default=0.3, help='minimum score of a box')
+    parser.add_argument('--device', help='device, by default the GPU if there is one')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def read_checkpoints(arguments: list[str]) -> dict[str, str]:
-    """Names and paths; without a name, the folder and file."""
+    """Parse names and paths; the default name is folder and file."""
     checkpoints = {}
     for argument in arguments:
         name, separator, path = argument.partition('=')
@@ -62,22 +71,22 @@ def read_checkpoints(arguments: list[str]) -> dict[str, str]:
         if '://' not in path and not osp.isfile(path):
             raise InputError(f'The checkpoint "{path}" does not exist.')
         if name in checkpoints:
-            raise InputError(f'Two checkpoints are named "{name}": give them as NAME=FILE.')
+            raise InputError(f'Two checkpoints are named "{name}": name them by NAME=FILE.')
         checkpoints[name] = path
     return checkpoints
 
 
 def predict(cfg: Config, checkpoint: str, samples: list[Any], device: str) -> list[Any]:
-    """Data samples with predictions.
+    """Predict samples with a checkpoint.
 
     Args:
-        cfg (Config): With ``model``.
-        checkpoint (str): Its weights.
-        samples (list): Of the test set.
-        device (str): Where to run.
+        cfg (Config): Config with ``model``.
+        checkpoint (str): Path of the weights.
+        samples (list): Samples of the test set.
+        device (str): Device of the model.
 
     Returns:
-        list[BaseDataElement]: One per sample, on the CPU.
+        list[BaseDataElement]: The samples with predictions, on the CPU.
     """
     model = MODELS.build(cfg.model)
     keys = load_checkpoint(model, checkpoint, map_location='cpu', strict=False)
@@ -85,8 +94,8 @@ def predict(cfg: Config, checkpoint: str, samples: list[Any], device: str) -> li
     missing = [key for key in model.state_dict() if key not in weights]
     if missing:
         raise InputError(
-            f'"{checkpoint}" has not all weights of the model in the config: {len(missing)} are '
-            f'missing, among them {missing[0]}. Give a checkpoint that this config has trained.'
+            f'"{checkpoint}" lacks weights of the model in the config: {len(missing)} are '
+            f'missing, among them {missing[0]}. Use a checkpoint of this config.'
         )
     model = model.to(device).eval()
     with torch.no_grad():

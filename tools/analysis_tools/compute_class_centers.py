@@ -1,8 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Run every teacher over the training data once and write its class centres.
+"""Compute the class centres of every teacher's features on the training data.
 
 The centre of a class is the mean of the teacher's features over the class's
-training images, without augmentation: the validation pipeline is used.
+training images, in the validation pipeline (without augmentation).
 ``NormDirection`` reads the file.
 
     python tools/analysis_tools/compute_class_centers.py CONFIG OUT.pth
@@ -41,14 +41,14 @@ def parse_args() -> argparse.Namespace:
 def compute_centers(
     model: MultiTeacherDistiller, dataloader: torch.utils.data.DataLoader
 ) -> dict[str, torch.Tensor]:
-    """Mean features per teacher and class.
+    """Compute the mean features per teacher and class.
 
     Args:
-        model (MultiTeacherDistiller): With loaded teachers.
+        model (MultiTeacherDistiller): The distiller, with loaded teachers.
         dataloader (DataLoader): The training images with hard labels.
 
     Returns:
-        dict[str, Tensor]: Teacher's name to centres of shape (C, d_m).
+        dict[str, Tensor]: Centres of shape (C, d_m) by the teacher's name.
 
     Raises:
         InputError: If a class has no image.
@@ -76,13 +76,15 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    # The loss that needs the centres cannot be built before there are any.
+    # The loss that reads the centres cannot be built before they exist.
     cfg.model.pop('extra_losses', None)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)
     if model.connectors is None:
-        raise InputError('`feature_loss_weight` is 0, so that there are no features to average.')
+        raise InputError(
+            '`feature_loss_weight` is 0: there are no connectors, which select the features.'
+        )
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = cfg.train_dataloader

@@ -3,10 +3,10 @@
 
     hours = images seen x 3 x 2 x multiply-adds of one forward pass / FLOP/s
 
-A training step is taken as three forward passes (one forward, two for the
-gradients), and a multiply-add as two FLOPs. What a GPU really sustains differs
-with the card, the precision and the input pipeline: ``--tflops`` is what to
-replace by your own measurement. No data is needed, nothing is trained.
+A training step counts as three forward passes (one forward, two for the
+gradients), and a multiply-add as two FLOPs. The sustained FLOP/s depend on the
+GPU, the precision and the input pipeline: set ``--tflops`` to a measured value.
+No data is needed, and nothing is trained.
 
     python tools/analysis_tools/estimate_gpu_hours.py configs/detection/*_coco.py
 """
@@ -32,7 +32,7 @@ COCO_IMAGES = 117266
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('configs', nargs='+', help='of detectors or segmentors')
+    parser.add_argument('configs', nargs='+', help='configs of detectors or segmentors')
     parser.add_argument(
         '--tflops', type=float, default=6.0, help='10^12 FLOP/s that the GPU sustains in training'
     )
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def input_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of the images that are trained on, a multiple of 32."""
+    """Height and width of the training images; the width is a multiple of 32."""
     scale = None
     for step in cfg.train_dataloader.dataset.pipeline:
         if step['type'].endswith('RandomCrop'):
@@ -56,17 +56,17 @@ def input_size(cfg: Config) -> tuple[int, int]:
             scale = step.get('scale')
     if scale is None:
         raise InputError(f'"{cfg.filename}" has no Resize or RandomCrop in its training pipeline.')
-    # A scale (1333, 800) is the largest a picture of 4:3 becomes 1067 x 800.
+    # With the scale (1333, 800), an image of 4:3 becomes 1067 x 800.
     short = min(scale)
     long = min(max(scale), round(short * 4 / 3))
     return short, -(-long // 32) * 32
 
 
 def multiply_adds(cfg: Config, size: tuple[int, int]) -> float:
-    """Of one forward pass of one image, with about as many regions as are trained on.
+    """Multiply-adds of a forward pass of one image, with the regions of a training step.
 
-    The box heads of two-stage detectors learn from 512 regions, the mask heads from 128 at most.
-    mmdet's forward pass takes 100 for the masks; in a cascade it takes all for boxes and masks.
+    The box heads of two-stage detectors are trained on 512 regions, the mask heads on at most 128.
+    mmdet's forward pass uses 100 for the masks; in a cascade it uses all for boxes and masks.
     """
     if 'roi_head' in cfg.model:
         cascade = 'Cascade' in cfg.model.roi_head.type
@@ -88,7 +88,7 @@ def multiply_adds(cfg: Config, size: tuple[int, int]) -> float:
 
 
 def images_seen(cfg: Config, args: argparse.Namespace) -> int:
-    """Over the whole schedule, on all GPUs."""
+    """Number of images in the whole schedule, on all GPUs."""
     train_cfg: dict[str, Any] = cfg.train_cfg
     if 'max_iters' not in train_cfg:
         return int(train_cfg['max_epochs']) * args.images
@@ -97,7 +97,7 @@ def images_seen(cfg: Config, args: argparse.Namespace) -> int:
     if gpus is None:
         named = [part for part in stem.replace('-', '_').split('_') if 'xb' in part]
         if not named:
-            raise InputError(f'"{stem}" does not say for how many GPUs it is: give --gpus.')
+            raise InputError(f'The name "{stem}" contains no number of GPUs: set --gpus.')
         gpus = int(named[0].split('xb')[0])
     return int(train_cfg['max_iters']) * gpus * int(cfg.train_dataloader.batch_size)
 

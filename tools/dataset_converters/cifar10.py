@@ -1,11 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Draw a sample of CIFAR-10 as image files, with lists of labels.
 
-From CIFAR-10 as class folders (``train/<class>/*`` and ``test/<class>/*``, or a
-tar archive of them), or, without a source, downloaded by torchvision. Writes
-the sample and three lists of training labels: ``train.txt`` for teachers,
-``train_noisy.txt``, of which 40 % are wrong, for a bad teacher, and the
-shorter ``student.txt``.
+The source is CIFAR-10 as class folders (``train/<class>/*`` and
+``test/<class>/*``, or a tar archive of them); without a source, it is downloaded
+by torchvision. The tool writes the sample and three lists of training labels:
+``train.txt`` for teachers, ``train_noisy.txt`` with 40 % wrong labels for a weak
+teacher, and the shorter ``student.txt``.
 
     python tools/dataset_converters/cifar10.py data/cifar10_sample --source cifar10.tar.xz
 """
@@ -44,15 +44,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', nargs='?', default='data/cifar10_sample', help='folder to write to')
     parser.add_argument('--source', help='folder or tar archive with train/ and test/ folders')
     parser.add_argument('--train', type=int, default=1200, help='images per class for teachers')
-    parser.add_argument('--student', type=int, default=600, help='of these, for the student')
+    parser.add_argument(
+        '--student', type=int, default=600, help='number of these images for the student'
+    )
     parser.add_argument('--val', type=int, default=500, help='test images per class')
     parser.add_argument('--noise', type=float, default=0.4, help='share of wrong labels')
-    parser.add_argument('--seed', type=int, default=0, help='decides which images are drawn')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the sample')
     return parser.parse_args()
 
 
 def find_class_folders(root: str) -> str:
-    """The folder that holds ``train/<class>`` and ``test/<class>``.
+    """Find the folder with ``train/<class>`` and ``test/<class>``.
 
     Raises:
         InputError: If a class folder is missing.
@@ -72,7 +74,7 @@ def find_class_folders(root: str) -> str:
 
 
 def download(root: str) -> str:
-    """Fetch CIFAR-10 with torchvision and write it as class folders."""
+    """Download CIFAR-10 with torchvision and write it as class folders."""
     from torchvision.datasets import CIFAR10
 
     for split, train in (('train', True), ('test', False)):
@@ -85,10 +87,12 @@ def download(root: str) -> str:
 
 
 def draw(folder: str, count: int, rng: np.random.Generator) -> list[str]:
-    """Names of ``count`` different images of a class folder, in random order."""
+    """Draw ``count`` different images of a class folder, in random order."""
     names = sorted(os.listdir(folder))
     if count > len(names):
-        raise InputError(f'{count} images were asked for, but "{folder}" holds {len(names)}.')
+        raise InputError(
+            f'The sample needs {count} images of "{folder}", which has only {len(names)}.'
+        )
     return [names[i] for i in rng.permutation(len(names))[:count]]
 
 
@@ -131,10 +135,10 @@ def main() -> None:
         check_number(f'--{option}', getattr(args, option), minimum=1)
     if args.student > args.train:
         raise InputError(
-            f'--student is {args.student}, but the student draws from the {args.train} of --train.'
+            f'--student is {args.student}, but must not exceed --train ({args.train}).'
         )
     if osp.exists(args.out):
-        raise InputError(f'"{args.out}" exists. Remove it, or name another folder.')
+        raise InputError(f'"{args.out}" exists. Remove it, or choose another folder.')
     if args.source is not None and not osp.exists(args.source):
         raise InputError(f'The source "{args.source}" does not exist.')
     with tempfile.TemporaryDirectory() as scratch:
@@ -149,7 +153,7 @@ def main() -> None:
             except tarfile.TarError as error:
                 raise InputError(f'"{args.source}" is no tar archive: {error}') from error
             source = find_class_folders(scratch)
-        # Only a complete sample gets the name that others look for.
+        # The folder gets its name only when the sample is complete.
         part = f'{args.out}.part'
         shutil.rmtree(part, ignore_errors=True)
         write_sample(source, part, args)

@@ -1,9 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Write scikit-learn's handwritten digits as image files in ImageNet's layout.
 
-1,797 real images of 8x8 pixels that come with scikit-learn; nothing is
-downloaded. A quarter of them becomes training data, the rest test data. A second list of
-training labels, of which 40 % are wrong, serves to make a bad teacher.
+The 1,797 images of 8x8 pixels are part of scikit-learn; nothing is downloaded.
+A quarter of them is the training set, the rest the test set. A second list of
+training labels, of which 40 % are wrong, is for a weak teacher.
 
     python tools/dataset_converters/digits.py data/digits
 """
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def write_digits(out: str) -> None:
-    """Write the data set; what is complete already is kept.
+    """Write the data set, unless it exists.
 
     Args:
         out (str): Folder that gets ``train/0..9``, ``val/0..9`` and
@@ -55,7 +55,7 @@ def write_digits(out: str) -> None:
             label = digits.target[index]
             given = (label + rng.integers(1, 10)) % 10 if rng.random() < NOISE else label
             file.write(f'{label}/{index:04d}.png {given}\n')
-    # Only a complete set gets the name that others look for.
+    # The folder gets its name only when the data set is complete.
     if osp.isdir(out):
         shutil.rmtree(out)
     os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)

@@ -1,13 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Compose scenes of handwritten digits or of photographs, for detection and segmentation.
 
-Several of scikit-learn's digits per scene, scaled, overlapping, in a colour of
-their own on a textured background. Scenes for training use the digits that
-``digits.py`` gives to training, scenes for testing the others. Or, with
-``--photographs``, several photographs of a sample of CIFAR-10 (``cifar10.py``):
-the student's for training, the test images for testing. The same scenes are
-written twice: as COCO detection with instance masks, and as Cityscapes-like
-semantic segmentation (background and the classes).
+A scene has several of scikit-learn's digits, scaled, overlapping, in random
+colours, on a textured background. Training scenes use the digits of the training
+set of ``digits.py``, test scenes those of its test set. With ``--photographs``,
+a scene has several photographs of a sample of CIFAR-10 (``cifar10.py``): the
+student's images in training scenes, the test images in test scenes. The same
+scenes are written twice: as COCO detection with instance masks, and as
+Cityscapes-like semantic segmentation (background and the classes).
 
     python tools/dataset_converters/make_scenes.py
     python tools/dataset_converters/make_scenes.py --photographs data/cifar10_sample
@@ -32,19 +32,21 @@ from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
-# Pixels of a digit brighter than this belong to it.
-INK = 0.35
+# Opacity above which a pixel is part of an object's mask.
+MASK_THRESHOLD = 0.35
+# Objects with fewer visible pixels cannot be recognised.
+MIN_VISIBLE_PIXELS = 20
 
 
 @dataclass
 class Objects:
-    """What scenes are composed of.
+    """Images of objects for scenes.
 
     Attributes:
-        names (list[str]): Of the classes.
-        images (list[np.ndarray]): Digits as ink in [0, 1], float, shape (8, 8);
-            or photographs as RGB in [0, 1], float, shape (H, W, 3).
-        labels (np.ndarray): What they are, shape (N,).
+        names (list[str]): Class names.
+        images (list[np.ndarray]): Digits as opacity in [0, 1], float, shape
+            (8, 8); or photographs as RGB in [0, 1], float, shape (H, W, 3).
+        labels (np.ndarray): Class labels, shape (N,).
     """
 
     names: list[str]
@@ -58,8 +60,8 @@ class Scene:
 
     Attributes:
         image (np.ndarray): RGB, uint8, shape (H, W, 3).
-        labels (list[int]): What they are, from back to front.
-        masks (list[np.ndarray]): Which pixels of each can be seen, bool, (H, W).
+        labels (list[int]): Class labels, from back to front.
+        masks (list[np.ndarray]): Visible pixels of every object, bool, (H, W).
     """
 
     image: np.ndarray
@@ -76,10 +78,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', type=int, default=200, help='scenes for testing')
     parser.add_argument('--size', type=int, default=96, help='height and width in pixels')
     parser.add_argument(
-        '--objects', type=int, nargs=2, default=(2, 5), help='fewest and most in a scene'
+        '--objects',
+        type=int,
+        nargs=2,
+        default=(2, 5),
+        help='smallest and largest number in a scene',
     )
-    parser.add_argument('--photographs', help='folder that cifar10.py wrote; digits without it')
-    parser.add_argument('--seed', type=int, default=0, help='decides all that is random')
+    parser.add_argument('--photographs', help='folder of cifar10.py; without it, digits are used')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the scenes')
     args = parser.parse_args()
     if args.out is None:
         args.out = osp.join('data', 'cifar10_scenes' if args.photographs else 'digit_scenes')
@@ -87,7 +93,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def texture(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A dark random background, float, shape (size, size, 3), in [0, 0.5]."""
+    """Draw a dark background, float, shape (size, size, 3), in [0, 0.5]."""
     result = np.zeros((size, size, 3), dtype=np.float32)
     for cells, strength in ((3, 0.35), (12, 0.2), (size // 2, 0.15)):
         noise = rng.random((cells, cells, 3)).astype(np.float32)
@@ -96,7 +102,7 @@ def texture(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def digits() -> dict[str, Objects]:
-    """scikit-learn's digits, in the same split as ``digits.py`` makes."""
+    """Load scikit-learn's digits, in the split of ``digits.py``."""
     data = load_digits()
     names = [str(digit) for digit in range(10)]
     train, val = train_test_split(
@@ -110,7 +116,7 @@ def digits() -> dict[str, Objects]:
 
 
 def photographs(folder: str) -> dict[str, Objects]:
-    """Photographs of a sample that ``cifar10.py`` has written.
+    """Load the photographs of a sample of ``cifar10.py``.
 
     Raises:
         InputError: If a list or an image is missing.
@@ -143,11 +149,11 @@ def photographs(folder: str) -> dict[str, Objects]:
 def cut_out(
     image: np.ndarray, side: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Colours, shape (side, side, 3) or (3,), and opacity, shape (side, side)."""
+    """Return colours, shape (side, side, 3) or (3,), and opacity, shape (side, side)."""
     resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     if image.ndim == 3:
         return resized, np.ones((side, side), dtype=np.float32)
-    # Bright ink of any colour, as the digits that the backbones have learnt.
+    # Bright digits of any colour, similar to the training images of the backbones.
     return rng.uniform(0.55, 1.0, 3).astype(np.float32), resized
 
 
@@ -155,12 +161,12 @@ def compose(objects: Objects, args: argparse.Namespace, rng: np.random.Generator
     """Compose one scene.
 
     Args:
-        objects (Objects): To draw from.
+        objects (Objects): Objects to draw from.
         args (argparse.Namespace): The command line.
-        rng (np.random.Generator): Decides everything.
+        rng (np.random.Generator): The random generator.
 
     Returns:
-        Scene: The scene; objects that cannot be seen are left out.
+        Scene: The scene, without hidden objects.
     """
     size = args.size
     canvas = texture(size, rng)
@@ -174,17 +180,16 @@ def compose(objects: Objects, args: argparse.Namespace, rng: np.random.Generator
         window = canvas[top : top + side, left : left + side]
         window += opacity[..., None] * (colours - window)
         drawn.append(int(objects.labels[index]))
-        owner[top : top + side, left : left + side][opacity > INK] = len(drawn)
+        owner[top : top + side, left : left + side][opacity > MASK_THRESHOLD] = len(drawn)
     noise = rng.normal(0, 0.02, canvas.shape)
     image = np.round((canvas + noise).clip(0, 1) * 255).astype(np.uint8)
     masks = [owner == number for number in range(1, len(drawn) + 1)]
-    # Fewer than 20 pixels show nobody what it is.
-    seen = [number for number, mask in enumerate(masks) if mask.sum() >= 20]
-    return Scene(image, [drawn[n] for n in seen], [masks[n] for n in seen])
+    visible = [n for n, mask in enumerate(masks) if mask.sum() >= MIN_VISIBLE_PIXELS]
+    return Scene(image, [drawn[n] for n in visible], [masks[n] for n in visible])
 
 
 def coco_annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict[str, Any]:
-    """A COCO annotation with box and run-length mask."""
+    """Make a COCO annotation with box and run-length mask."""
     run_length = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return dict(
         id=number,
@@ -198,7 +203,7 @@ def coco_annotation(mask: np.ndarray, label: int, image: int, number: int) -> di
 
 
 def semantic_map(scene: Scene) -> np.ndarray:
-    """Background 0, class c is c + 1; uint8, shape (H, W)."""
+    """Make the label map: background 0, class c is c + 1; uint8, shape (H, W)."""
     result = np.zeros(scene.image.shape[:2], dtype=np.uint8)
     for label, mask in zip(scene.labels, scene.masks):
         result[mask] = label + 1
@@ -213,8 +218,8 @@ def write_split(
     Args:
         split (str): 'train' or 'val'.
         count (int): Number of scenes.
-        objects (Objects): To draw from.
-        out (str): Gets ``coco/`` and ``cityscapes/``.
+        objects (Objects): Objects to draw from.
+        out (str): Folder for ``coco/`` and ``cityscapes/``.
         args (argparse.Namespace): The command line.
     """
     rng = np.random.default_rng([args.seed, split == 'val'])
@@ -254,7 +259,8 @@ def main() -> None:
         check_number(f'--{option}', getattr(args, option), minimum=least)
     if not 1 <= args.objects[0] <= args.objects[1]:
         raise InputError(
-            f'--objects {args.objects[0]} {args.objects[1]}: give the fewest, then the most.'
+            f'--objects is {args.objects[0]} {args.objects[1]}, but must be the smallest number, '
+            'which is at least 1, and then the largest.'
         )
     if osp.isdir(osp.join(args.out, 'coco', 'annotations')):
         print(f'The scenes are in {args.out}.')
@@ -264,7 +270,7 @@ def main() -> None:
     objects = photographs(args.photographs) if args.photographs else digits()
     write_split('train', args.train, objects['train'], part, args)
     write_split('val', args.val, objects['val'], part, args)
-    # Only a complete set gets the name that others look for.
+    # The folder gets its name only when the data set is complete.
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(part, args.out)
     print(f'{args.train} + {args.val} scenes are in {args.out}.')

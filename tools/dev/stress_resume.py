@@ -1,14 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Kill trainings at random moments, resume them, and compare with one that was left in peace.
+"""Kill trainings at random moments, resume them, and compare with an undisturbed one.
 
     python tools/dev/stress_resume.py --kills 50 --terms 20
 
 Every trial trains a tiny student from two tiny teachers on random images, with two data
 workers and ``max_keep_ckpts=1``. A kill ends the training process with SIGKILL; a term sends
-SIGTERM to the whole process group, data workers included. Both come at a random moment after
-the first checkpoint. The training is then resumed, several times if it was killed again, and
-its last checkpoint has to equal that of an undisturbed training in every bit: student,
-connectors, agent, optimisers, schedules.
+SIGTERM to the whole process group, data workers included. Both are sent at a random moment
+after the first checkpoint. The training is then resumed, and its last checkpoint must equal that
+of an undisturbed training in every bit: student, connectors, agent, optimisers, schedules.
 """
 
 import argparse
@@ -38,14 +37,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--kills', type=int, default=50, help='trainings to end with SIGKILL')
     parser.add_argument('--terms', type=int, default=20, help='trainings to end with SIGTERM')
-    parser.add_argument('--epochs', type=int, default=25, help='of a training')
-    parser.add_argument('--processes', type=int, default=1, help='of a training')
-    parser.add_argument('--seed', type=int, default=0, help='of the random moments')
+    parser.add_argument('--epochs', type=int, default=25, help='epochs of a training')
+    parser.add_argument('--processes', type=int, default=1, help='processes of a training')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random moments')
     return parser.parse_args()
 
 
 def differences(first: Any, second: Any, path: str = '') -> list[str]:
-    """Where two nested structures of tensors and plain data differ."""
+    """List the paths where two nested structures of tensors and plain data differ."""
     if isinstance(first, torch.Tensor):
         same = isinstance(second, torch.Tensor) and torch.equal(first, second)
         return [] if same else [path]

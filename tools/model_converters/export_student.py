@@ -1,9 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Export the student of a training checkpoint as a plain mmpretrain checkpoint.
 
-The file holds the student alone, and is named after its contents as OpenMMLab
-publishes its files (OUT-HASH.pth). Next to it goes the student's own mmpretrain
-config (OUT.py), so that any mmpretrain program can use the two:
+The file contains the student only, and its name ends in a hash of its contents, as
+in OpenMMLab's model zoos (OUT-HASH.pth). The student's mmpretrain config is
+written beside it (OUT.py). Any mmpretrain program can use the two:
 
     python tools/model_converters/export_student.py work_dirs/mtkdrl/r18_imagenet/epoch_100.pth \\
         student.pth
@@ -37,7 +37,7 @@ from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
 
-# What an mmpretrain config needs beside the model to be of use elsewhere.
+# Keys of an mmpretrain config, beside the model, that testing needs.
 CONFIG_KEYS = (
     'data_preprocessor',
     'test_dataloader',
@@ -52,8 +52,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', help='file to write, .pth or .safetensors; a hash is added')
     parser.add_argument(
         '--config',
-        help='the config that it was trained with, where the student needs modules of your own: '
-        'unlike the one in the checkpoint, which is read as data only, it is run',
+        help='config file of the training, if the student needs your own modules: it is executed, '
+        'unlike the config in the checkpoint, which is read as data',
     )
     parser.add_argument('--backbone-only', action='store_true', help='leave neck and head out')
     parser.add_argument(
@@ -66,16 +66,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_config(contents: dict[str, Any], path: str) -> dict[str, Any]:
-    """The config that a training checkpoint was made with, as data: nothing of it is run.
+    """Read the config in a training checkpoint as data, without running it.
 
     Raises:
-        InputError: If the checkpoint holds none, or one that is no plain data.
+        InputError: If the checkpoint has no config, or it is no plain data.
     """
     text = (contents.get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise InputError(
             f'"{path}" holds no config, so it is no training checkpoint of mmengine. Only those '
-            'can be exported; or give the config that it was trained with: --config CONFIG.'
+            'can be exported; or pass the config of the training: --config CONFIG.'
         )
     return parse_literal_config(text, f'"{path}"')
 
@@ -85,7 +85,7 @@ def is_distillation(model: dict[str, Any]) -> bool:
 
 
 def trusted_student(cfg: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Network and preprocessing of the student of a config file that the user gave."""
+    """Network and preprocessing of the student, from a config file of the user."""
     model = cfg.model
     if not is_distillation(model):
         return plain_config(model), None
@@ -101,11 +101,11 @@ def found_student(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Network and preprocessing of the student, from the checkpoint alone.
 
-    A config found in a file must not make this program read, run or install
-    anything, so that ``cfg_path`` is not followed.
+    A config inside a file must not cause this program to read, run or install
+    anything. Therefore ``cfg_path`` is not read.
 
     Raises:
-        InputError: If the checkpoint does not say what the student is.
+        InputError: If the checkpoint does not define the student.
     """
     model = cfg.get('model')
     if not isinstance(model, dict):
@@ -122,8 +122,8 @@ def found_student(
                 set_num_classes(model, num_classes)
         else:
             raise InputError(
-                f'"{path}" says only where the config of its student was, not what it held. Give '
-                'the config that you trained with: --config CONFIG.'
+                f'"{path}" contains only the path of its student\'s config. Pass the config of '
+                'the training: --config CONFIG.'
             )
     check_types(model, f'"{path}"')
     check_types(preprocessor, f'"{path}"')
@@ -132,7 +132,7 @@ def found_student(
 
 
 def without_pretrained(node: Any) -> Any:
-    """A network's config without the files that it was initialised from: it has its weights."""
+    """Remove the files of the initialisation from a network's config."""
     if isinstance(node, dict):
         kept = {
             key: without_pretrained(value) for key, value in node.items() if key != 'pretrained'
@@ -153,15 +153,15 @@ def without_pretrained(node: Any) -> Any:
 def student_config(
     cfg: dict[str, Any], model: dict[str, Any], preprocessor: dict[str, Any] | None
 ) -> Config:
-    """A plain mmpretrain config of the student.
+    """Make a plain mmpretrain config of the student.
 
     Args:
-        cfg (dict): Of a distillation, or of a plain classifier.
+        cfg (dict): Config of a distillation, or of a plain classifier.
         model (dict): The student's network.
-        preprocessor (dict, optional): Its preprocessing, where ``cfg`` has none.
+        preprocessor (dict, optional): Its preprocessing, if ``cfg`` has none.
 
     Returns:
-        Config: With the model and what testing needs.
+        Config: The model, and the keys that testing needs.
     """
     plain = Config(dict(default_scope='mmpretrain', model=without_pretrained(model)))
     for key in CONFIG_KEYS:
@@ -173,14 +173,15 @@ def student_config(
 
 
 def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
-    """Validation results of the checkpoint's epoch, from it or from the logs beside it.
+    """Find the validation results of the checkpoint's epoch in the logs beside it.
 
     Args:
         contents (dict): The checkpoint.
-        path (str): Where it is.
+        path (str): Path of the checkpoint.
 
     Returns:
-        dict[str, float]: Such as ``{'accuracy/top1': 72.8}``; empty if unknown.
+        dict[str, float]: For example ``{'accuracy/top1': 72.8}``; empty if
+        unknown.
     """
     epoch = (contents.get('meta') or {}).get('epoch')
     pattern = osp.join(osp.dirname(osp.abspath(path)), '*', 'vis_data', 'scalars.json')
@@ -193,14 +194,14 @@ def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
 
 
 def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str) -> dict[str, Any]:
-    """What a user of the exported file may want to know; ``text`` is that of ``cfg``."""
+    """Metadata of the exported file; ``text`` is the text of ``cfg``."""
     model, meta = cfg['model'], contents.get('meta') or {}
     distilled = is_distillation(model)
     weighting = model.get('weighting', 'AVER') if distilled else None
     classes = class_names(meta.get('dataset_meta')) or []
     return dict(
         classes=classes,
-        dataset_meta=dict(classes=classes),  # where mmpretrain looks for them
+        dataset_meta=dict(classes=classes),  # the key that mmpretrain reads
         method=weighting if isinstance(weighting, str) or weighting is None else weighting['type'],
         teachers=[
             teacher.get('name') or osp.splitext(osp.basename(teacher.get('cfg_path', '')))[0]
@@ -208,7 +209,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         ],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
-        # Not `config`: mmengine runs what it finds there.
+        # Not under `config`, which mmengine runs.
         training_config=text,
     )
 
@@ -217,20 +218,20 @@ def to_torchvision(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     """Rename the weights of an mmpretrain ResNet to torchvision's names.
 
     Raises:
-        InputError: If they are not those of a ResNet with torchvision's layout.
+        InputError: If it is no ResNet with torchvision's layout.
     """
     renamed = {}
     for key, value in weights.items():
         new = key.removeprefix('backbone.').replace('head.fc.', 'fc.')
         renamed[new] = value
-    strange = [k for k in renamed if not k.startswith(('conv1.', 'bn1.', 'layer', 'fc.'))]
+    unknown = [k for k in renamed if not k.startswith(('conv1.', 'bn1.', 'layer', 'fc.'))]
     stem = renamed.get('conv1.weight')
     if stem is not None and stem.shape != (64, 3, 7, 7):
-        strange.append(f'a first convolution of the shape {tuple(stem.shape)}')
-    if strange or stem is None:
+        unknown.append(f'a first convolution of the shape {tuple(stem.shape)}')
+    if unknown or stem is None:
         raise InputError(
             "--format torchvision is for ResNets with torchvision's stem, but "
-            f'"{path}" holds {summarise(strange or list(renamed))}.'
+            f'"{path}" holds {summarise(unknown or list(renamed))}.'
         )
     return renamed
 
@@ -238,12 +239,12 @@ def to_torchvision(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
 def save(
     weights: dict[str, Tensor], meta: dict[str, Any], args: argparse.Namespace
 ) -> tuple[str, int]:
-    """Write the weights; returns the final path and its size in bytes."""
+    """Write the weights; return the path and its size in bytes."""
     stem, suffix = osp.splitext(args.out)
     os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
     part = args.out + PARTIAL_SUFFIX
     if suffix == '.safetensors':
-        # One entry: the order of several would change from run to run, and the hash with it.
+        # A single entry: the order of several entries, and so the hash, would vary between runs.
         tensors = {key: value.contiguous() for key, value in weights.items()}
         save_file(tensors, part, metadata=dict(meta=json.dumps(meta)))
     elif args.format == 'torchvision':
@@ -261,13 +262,13 @@ def build(model: dict[str, Any], path: str) -> nn.Module:
     """Build the student.
 
     Raises:
-        InputError: If its config makes no sense.
+        InputError: If its config is invalid.
     """
     try:
         return build_classifier(model, None, None, 'student')
     except InputError:
         raise
-    except Exception as error:  # whatever a network says of wrong arguments
+    except Exception as error:  # networks raise errors of any type for wrong arguments
         reason = str(error).split('\n')[0][:200]
         raise InputError(
             f'The student that "{path}" describes cannot be built: {reason}'
@@ -291,12 +292,12 @@ def main() -> None:
         plain = student_config(cfg, *trusted_student(trusted))
     weights = extract_state_dict(contents, args.checkpoint, 'training checkpoint')
     weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
-    own = build(plain.model, args.config or args.checkpoint).state_dict()
-    if weights.keys() != own.keys():
+    expected = build(plain.model, args.config or args.checkpoint).state_dict()
+    if weights.keys() != expected.keys():
         raise InputError(
-            f'"{args.checkpoint}" does not hold the student of its own config. Missing: '
-            f'{summarise(sorted(own.keys() - weights.keys()))}; unknown: '
-            f'{summarise(sorted(weights.keys() - own.keys()))}.'
+            f'"{args.checkpoint}" does not hold the student of its config. Missing: '
+            f'{summarise(sorted(expected.keys() - weights.keys()))}; unknown: '
+            f'{summarise(sorted(weights.keys() - expected.keys()))}.'
         )
     if args.backbone_only:
         weights = {f'backbone.{key}': value for key, value in backbone_weights(weights).items()}

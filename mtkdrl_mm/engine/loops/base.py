@@ -148,7 +148,7 @@ class ResumableLoop:
         assert sampler is not None
         if (sampler.batch_size, sampler.world_size) == (saved.batch_size, saved.world_size):
             return ''
-        if saved.images_done and not sampler.deals_in_turn:
+        if saved.images_done and not sampler.is_round_robin:
             name = type(sampler.base_sampler or sampler.sampler).__name__
             raise InputError(
                 f'The checkpoint is from the middle of an epoch, and the order of {name} depends '

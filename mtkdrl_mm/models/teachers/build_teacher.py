@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""One teacher from its entry in the pool's config."""
+"""Building of a teacher from its config."""
 
 from typing import Any
 
@@ -21,23 +21,23 @@ def build_teacher(
     num_classes: int | None,
     token_maps: bool = False,
 ) -> Teacher:
-    """Build a teacher.
+    """Build a teacher from its config.
 
     Args:
-        cfg (dict): Its entry, see :class:`TeacherPool`.
-        index (int): Its place in the pool, for messages.
-        student_preprocessing (Preprocessing): What a teacher gets whose config
-            says nothing.
-        num_classes (int, optional): Set in the network if it is given by
-            ``cfg_path`` and has the student's classes.
+        cfg (dict): The config, see :func:`build_pool`.
+        index (int): Index of the teacher in the pool, for messages.
+        student_preprocessing (Preprocessing): Preprocessing of a teacher whose
+            config has none.
+        num_classes (int, optional): Number of classes to set in a network with
+            a ``cfg_path`` and the student's classes.
         token_maps (bool): Whether a transformer's patch tokens count as its map.
             Defaults to False.
 
     Returns:
-        Teacher: With the weights that torch initialised.
+        Teacher: The teacher, with random weights.
 
     Raises:
-        InputError: If the entry is unusable.
+        InputError: If the config is unusable.
     """
     if not isinstance(cfg, dict):
         raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
@@ -46,7 +46,7 @@ def build_teacher(
     checkpoint = cfg.pop('checkpoint', None)
     weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
-    own_preprocessor = cfg.pop('data_preprocessor', None)
+    preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
     role = f'teacher "{name}"' if name else f'teacher number {index}'
     if weights not in (None, 'ema', 'raw'):
@@ -56,16 +56,17 @@ def build_teacher(
     if name is None:
         name = _default_name(cfg, model)
         role = f'teacher "{name}"'
-    given = own_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
-    model.pop('train_cfg', None)  # a teacher blends no images of its own
-    # A network with other outputs keeps its own number of them.
-    own_outputs = not by_path or class_map is not None or zero_shot is not None
-    network = build_classifier(model, None, None if own_outputs else num_classes, role)
+    given = preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
+    model.pop('train_cfg', None)  # no batch augmentation by the teacher
+    # A network with other classes, or with embeddings as outputs, keeps their number.
+    other_outputs = class_map is not None or zero_shot is not None
+    set_classes = by_path and not other_outputs
+    network = build_classifier(model, None, num_classes if set_classes else None, role)
     check_classifier(network, role)
     backbone, channels = network.backbone, input_channels(network)
     if input_size is None and getattr(backbone, 'fixed_size', False):
         input_size = backbone.img_size
-    if given is None:  # timm's networks know what they were trained with
+    if given is None:  # timm records the normalisation of its training
         given = getattr(backbone, 'preprocessing', None)
     if given is None:
         given = dict(

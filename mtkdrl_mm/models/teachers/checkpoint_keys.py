@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""From the names in torchvision's and timm's files to a teacher's own."""
+"""Renaming of the tensors in torchvision's and timm's files to mmpretrain's names."""
 
 import re
 
@@ -26,15 +26,16 @@ _TRANSFORMER_NAMES = (
 
 
 def adapt_keys(network: BaseClassifier, weights: Weights) -> Weights:
-    """Give a file's weights the names that a teacher has for them.
+    """Rename the weights of a file to the names in a network.
 
     Args:
-        network (BaseClassifier): The built teacher.
-        weights (dict[str, Tensor]): Of mmpretrain, torchvision or timm.
+        network (BaseClassifier): The network.
+        weights (dict[str, Tensor]): Weights with the names of mmpretrain,
+            torchvision or timm.
 
     Returns:
-        dict[str, Tensor]: Renamed if they have torchvision's or timm's names,
-        else unchanged.
+        dict[str, Tensor]: The weights, renamed if they have the names of
+        torchvision or timm.
     """
     if any(key.startswith('backbone.') for key in weights):
         return weights
@@ -52,7 +53,7 @@ def from_torchvision(weights: Weights) -> Weights:
         weights (dict[str, Tensor]): Any state dict.
 
     Returns:
-        dict[str, Tensor]: Renamed if it has such keys, else unchanged.
+        dict[str, Tensor]: The weights, renamed if they have these keys.
     """
     if not {'conv1.weight', 'layer1.0.conv1.weight', 'fc.weight'} <= weights.keys():
         return weights
@@ -63,13 +64,13 @@ def from_torchvision(weights: Weights) -> Weights:
 
 
 def classifier_key(network: BaseClassifier) -> str | None:
-    """Name of the weights of a teacher's last layer, None where it is not known."""
-    own = network.state_dict()
-    return next((k for k in ('head.fc.weight', 'head.layers.head.weight') if k in own), None)
+    """Key of the last layer's weight in a classifier; None if the head is another one."""
+    keys = network.state_dict()
+    return next((k for k in ('head.fc.weight', 'head.layers.head.weight') if k in keys), None)
 
 
 def _from_timm(network: BaseClassifier, weights: Weights) -> Weights:
-    """The classifier becomes the head; everything else keeps its name."""
+    """Rename timm's classifier to the head, and put the rest below ``backbone.model``."""
     head = (classifier_key(network) or 'head.fc.weight').removesuffix('weight')
     classifier = f'{network.backbone.classifier_name}.'
     return {

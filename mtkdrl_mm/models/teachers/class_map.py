@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A teacher whose classes are others, or in another order, than the student's."""
+"""Selection of the student's classes from a teacher's logits."""
 
 from typing import Any
 
@@ -10,18 +10,25 @@ from mtkdrl_mm.utils import InputError
 
 
 class ClassMap(nn.Module):
-    """Picks, for every student class, the teacher's logit of that class.
+    """Selects the teacher's logit of every student class.
 
-    The teacher may have more classes than the student: what it says of the
-    others is left out, and its softmax is over the student's classes.
+    The teacher may have more classes than the student, or another order. The
+    logits of other classes are dropped, and the softmax is over the student's
+    classes.
 
     Args:
         indices (Sequence[int]): For every student class, the index of the
             teacher's class.
-        role (str): Whose it is, for messages.
+        role (str): Name of the teacher, for messages.
 
     Raises:
-        InputError: If it is no list of integers, or names a class twice.
+        InputError: If it is no list of integers, or contains a class twice.
+
+    Example:
+        >>> import torch
+        >>> from mtkdrl_mm.models.teachers.class_map import ClassMap
+        >>> ClassMap([2, 0], 'teacher "a"')(torch.tensor([[10.0, 11.0, 12.0]]))
+        tensor([[12., 10.]])
     """
 
     indices: Tensor
@@ -35,29 +42,29 @@ class ClassMap(nn.Module):
                 f"the index of the teacher's class, but is {indices!r}."
             )
         first: dict[int, int] = {}
-        for place, index in enumerate(indices):
+        for entry, index in enumerate(indices):
             if not isinstance(index, int) or isinstance(index, bool) or index < 0:
                 raise InputError(
                     f'The `class_map` of {role} must hold class indices (0, 1, ...), but entry '
-                    f'{place} is {index!r}.'
+                    f'{entry} is {index!r}.'
                 )
             if index in first:
                 raise InputError(
-                    f'The `class_map` of {role} names class {index} of the teacher twice: '
-                    f'entries {first[index]} and {place}.'
+                    f'The `class_map` of {role} contains class {index} of the teacher twice: '
+                    f'entries {first[index]} and {entry}.'
                 )
-            first[index] = place
+            first[index] = entry
         self.register_buffer('indices', torch.tensor(indices, dtype=torch.long))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def check(self, num_teacher: int | None, num_student: int | None) -> None:
-        """Compare with the numbers of classes, where they are known.
+        """Check the map against the numbers of classes, if they are known.
 
         Args:
-            num_teacher (int, optional): Classes that the teacher answers with.
-            num_student (int, optional): Classes of the student.
+            num_teacher (int, optional): Number of the teacher's classes.
+            num_student (int, optional): Number of the student's classes.
 
         Raises:
             InputError: If the length is not the student's number of classes,
@@ -66,23 +73,23 @@ class ClassMap(nn.Module):
         if num_student is not None and len(self) != num_student:
             raise InputError(
                 f'The `class_map` of {self.role} has {len(self)} entries, but the student has '
-                f'{num_student} classes: give one entry for each.'
+                f'{num_student} classes: it must have one entry for each.'
             )
-        largest, place = self.indices.max(dim=0)
+        largest, entry = self.indices.max(dim=0)
         if num_teacher is not None and largest >= num_teacher:
             raise InputError(
                 f'The `class_map` of {self.role} has the class {int(largest)} in entry '
-                f'{int(place)}, but the teacher has {num_teacher} classes '
+                f'{int(entry)}, but the teacher has {num_teacher} classes '
                 f'(0 to {num_teacher - 1}).'
             )
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Gather.
+        """Select the logits of the student's classes.
 
         Args:
-            logits (Tensor): The teacher's, shape (B, C_teacher).
+            logits (Tensor): The teacher's logits, shape (B, C_teacher).
 
         Returns:
-            Tensor: Shape (B, C).
+            Tensor: Logits in the student's classes, shape (B, C).
         """
         return logits[:, self.indices]

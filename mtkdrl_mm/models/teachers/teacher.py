@@ -22,22 +22,22 @@ from .zero_shot import ZeroShot
 
 
 class Teacher(nn.Module):
-    """A frozen network with its preprocessing, in the student's classes.
+    """A frozen network with its preprocessing, and logits in the student's classes.
 
-    It stays in eval mode whatever :meth:`train` is told: its BatchNorm
-    statistics must not move.
+    It always stays in eval mode, because its BatchNorm statistics must not
+    change.
 
     Args:
-        name (str): For log and messages.
+        name (str): The teacher's name, for log and messages.
         network (BaseClassifier): The network.
-        preprocessing (Preprocessing): What its inputs must look like.
+        preprocessing (Preprocessing): Preprocessing of its inputs.
         checkpoint (str, optional): Path or URL of its weights. Defaults to None.
-        weights (str, optional): 'ema' or 'raw', where that file has both
-            averaged and raw weights. Defaults to None: the averaged ones.
-        class_map (ClassMap, optional): For other classes than the student's.
-            Defaults to None.
-        zero_shot (ZeroShot, optional): For networks whose outputs are image
-            embeddings. Defaults to None.
+        weights (str, optional): 'ema' or 'raw', if that file has both averaged
+            and raw weights. Defaults to None: the averaged ones.
+        class_map (ClassMap, optional): Selection of the student's classes, if
+            the network has others. Defaults to None.
+        zero_shot (ZeroShot, optional): Text embeddings, if the network's outputs
+            are image embeddings. Defaults to None.
         token_maps (bool): Whether a transformer's patch tokens count as its
             map. Defaults to False.
     """
@@ -67,23 +67,23 @@ class Teacher(nn.Module):
 
     @property
     def role(self) -> str:
-        """What it is, for messages: ``teacher "NAME"``."""
+        """Name for messages: ``teacher "NAME"``."""
         return f'teacher "{self.name}"'
 
     @property
     def has_token_map(self) -> bool:
-        """Whether its map is made of a transformer's tokens."""
+        """Whether the map consists of a transformer's tokens."""
         return self.token_maps and has_token_map(self.network.backbone)
 
     def train(self, mode: bool = True) -> 'Teacher':
-        """Stay in eval mode."""
+        """Keep eval mode, whatever ``mode`` is."""
         return super().train(False)
 
     def load_weights(self) -> int:
-        """Read the weights, all of them or none.
+        """Load the weights of the checkpoint completely.
 
         Returns:
-            int: Number of tensors.
+            int: Number of loaded tensors.
 
         Raises:
             InputError: If there is no checkpoint, or the file is missing,
@@ -91,8 +91,8 @@ class Teacher(nn.Module):
         """
         if self.checkpoint is None:
             raise InputError(
-                f'Teacher "{self.name}" has no `checkpoint`. A teacher with random weights teaches '
-                'nothing: give a path or URL of its trained weights.'
+                f'Teacher "{self.name}" has no `checkpoint`, and random weights are of no use: '
+                'set it to the path or URL of its trained weights.'
             )
         contents = read_checkpoint(self.checkpoint, self.role)
         found = find_weights(contents, self.checkpoint, self.role, self.weights)
@@ -106,18 +106,18 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> NetworkOutput:
-        """Run the network.
+        """Run the network on a batch.
 
         Args:
-            inputs (Tensor): Images as :attr:`preprocessing` makes them, shape
+            inputs (Tensor): Images with :attr:`preprocessing`, shape
                 (B, c, H, W).
 
         Returns:
             NetworkOutput: Logits (B, C) in the student's classes, embedding and
             map; without gradient.
         """
-        # no_grad and not inference_mode: the outputs enter the student's loss,
-        # and autograd refuses to save inference tensors for backward.
+        # no_grad and not inference_mode: autograd cannot save inference tensors for the backward
+        # pass of the student's loss.
         output = run_classifier(self.network, inputs, self.token_maps, role=self.role)
         if self.zero_shot is not None:
             # An image encoder: what its head returns is the embedding that the class texts
@@ -129,5 +129,5 @@ class Teacher(nn.Module):
         return output
 
     def infer_output(self) -> NetworkOutput:
-        """The network's own outputs on a black image, before class map and text."""
+        """Run the network on dummy images, without class map and text embeddings."""
         return infer_output(self.network, self.role, self.preprocessing.input_size, self.token_maps)

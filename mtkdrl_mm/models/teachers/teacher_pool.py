@@ -23,11 +23,11 @@ class PoolSpec:
     Attributes:
         names (tuple[str, ...]): The teachers' names, unique.
         num_classes (int): C, the same for all.
-        embedding_sizes (tuple[int, ...]): d_m of every teacher.
-        map_channels (tuple[int | None, ...]): c_m of every teacher, None where
-            it has no spatial map.
-        token_maps (tuple[bool, ...]): Whether a teacher's map is made of a
-            transformer's tokens, which may be negative. Defaults to none.
+        embedding_sizes (tuple[int, ...]): Embedding size d_m of every teacher.
+        map_channels (tuple[int | None, ...]): Channels c_m of every teacher's
+            map; None for teachers without a map.
+        token_maps (tuple[bool, ...]): Whether a teacher's map consists of a
+            transformer's tokens, which may be negative. Defaults to ().
     """
 
     names: tuple[str, ...]
@@ -123,11 +123,11 @@ class TeacherPool(nn.ModuleList):
         return tuple(teacher.name for teacher in self)
 
     def train(self, mode: bool = True) -> 'TeacherPool':
-        """Stay in eval mode."""
+        """Keep eval mode, whatever ``mode`` is."""
         return super().train(False)
 
     def load_weights(self) -> None:
-        """Read every teacher's weights; see :meth:`Teacher.load_weights`."""
+        """Load every teacher's weights; see :meth:`Teacher.load_weights`."""
         for teacher in self:
             teacher.load_weights()
 

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Class scores of a network that was trained on images and texts, as CLIP."""
+"""Zero-shot class scores of vision-language models such as CLIP."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from mtkdrl_mm.utils.checkpoint import read_tensor
 
 
 class ZeroShot(nn.Module):
-    r"""Compares image embeddings with one text embedding per class.
+    r"""Zero-shot classifier: cosine of an image embedding and one text embedding per class.
 
     .. math::
         z_c = s \left\langle \frac{e}{\|e\|}, \frac{t_c}{\|t_c\|} \right\rangle
 
-    The texts ("a photo of a dog") are embedded once, elsewhere, by the text
-    tower that belongs to the image tower; no text tower runs in training.
+    The texts ("a photo of a dog") are embedded beforehand by the text encoder of
+    the same model; no text encoder runs in training.
     Source: Radford et al., arXiv:2103.00020, section 3.1.
 
     Args:
@@ -27,7 +27,7 @@ class ZeroShot(nn.Module):
             ``.npy``, or ``.safetensors`` with one tensor.
         logit_scale (float): s > 0, the inverse of the temperature that the
             network was trained with. Defaults to 100, CLIP's.
-        role (str): Whose it is, for messages.
+        role (str): Name of the teacher, for messages.
 
     Raises:
         InputError: If an argument is unusable.
@@ -53,11 +53,11 @@ class ZeroShot(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, role: str) -> 'ZeroShot':
-        """Build from a teacher's ``zero_shot``.
+        """Build from the key ``zero_shot`` of a teacher's config.
 
         Args:
-            cfg (dict): ``text_embeddings`` and ``logit_scale``.
-            role (str): Whose it is, for messages.
+            cfg (dict): With ``text_embeddings`` and optional ``logit_scale``.
+            role (str): Name of the teacher, for messages.
 
         Raises:
             InputError: If a key is unknown or missing.
@@ -76,11 +76,11 @@ class ZeroShot(nn.Module):
         return cls(**cfg, role=role)
 
     def expect(self, num_classes: int, size: int) -> None:
-        """Take the shape that the text embeddings will have; zeros until they are read.
+        """Set the expected shape of the text embeddings, which are zero until they are read.
 
         Args:
-            num_classes (int): C.
-            size (int): d of the image embeddings.
+            num_classes (int): Number of classes C.
+            size (int): Size d of the image embeddings.
         """
         self.text = torch.zeros(num_classes, size)
 
@@ -89,7 +89,7 @@ class ZeroShot(nn.Module):
 
         Args:
             rows (Tensor, optional): Indices of the rows to keep, shape (C,),
-                for a file of other classes; the largest must be there.
+                for a file with other classes. Defaults to None: all rows.
 
         Raises:
             InputError: If the file is unusable, or has another number of
@@ -106,28 +106,30 @@ class ZeroShot(nn.Module):
         if rows is not None:
             if int(rows.max()) >= len(text):
                 raise InputError(
-                    f'{where} have {len(text)} rows, but its `class_map` asks for row '
+                    f'{where} have {len(text)} rows, but its `class_map` contains row '
                     f'{int(rows.max())}.'
                 )
             text = text[rows.to(text.device)]
         if len(text) != num_classes:
             raise InputError(
-                f'{where} have {len(text)} rows, but there are {num_classes} classes. Give one '
-                'row per class, or a `class_map` that picks the rows.'
+                f'{where} have {len(text)} rows, but there are {num_classes} classes. The file '
+                'must have one row per class, or a `class_map` must select the rows.'
             )
         norms = text.norm(dim=1)
         if not bool(norms.isfinite().all()) or bool((norms == 0).any()):
             bad = int((~norms.isfinite() | (norms == 0)).nonzero()[0, 0])
-            raise InputError(f'{where} have no direction in row {bad}: zero, NaN or infinite.')
+            raise InputError(
+                f'{where} cannot be normalised in row {bad}, which is zero, NaN or infinite.'
+            )
         self.text.copy_(text / norms[:, None])
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Score the classes.
+        """Compute the logits of the classes.
 
         Args:
-            embedding (Tensor): Of B images, shape (B, d).
+            embedding (Tensor): Embeddings of B images, shape (B, d).
 
         Returns:
-            Tensor: z, shape (B, C).
+            Tensor: The logits z, shape (B, C).
         """
         return self.logit_scale * F.normalize(embedding, dim=1) @ self.text.to(embedding.dtype).T

@@ -138,7 +138,7 @@ def test_other_number_of_classes(make_classifier, tmp_path):
     path = str(tmp_path / 'cait.pth')
     torch.save(original(CAIT, num_classes=7).state_dict(), path)
     network = make_classifier(classifier_config(CAIT, 192))
-    with pytest.raises(InputError, match='has 7 classes, but the config says 5'):
+    with pytest.raises(InputError, match='has 7 classes, but the config has 5'):
         load_teacher(network, path, 'cait')
 
 

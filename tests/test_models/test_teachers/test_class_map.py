@@ -63,7 +63,7 @@ def test_map_follows_the_pool(make_pool, make_resnet):
             [0, 1, 2, 3, 7],
             r'"t" has the class 7 in entry 4, but the teacher has 7 classes \(0 to',
         ),
-        ([0, 1, 2, 3, 1], r'names class 1 of the teacher twice: entries 1 and 4'),
+        ([0, 1, 2, 3, 1], r'contains class 1 of the teacher twice: entries 1 and 4'),
         ([0, 1, -2, 3, 4], r'must hold class indices .* but entry 2 is -2'),
         ([0, 1, 'cat', 3, 4], r"must hold class indices .* but entry 2 is 'cat'"),
         (3, r'must be a list that gives, for every student class.* is 3'),

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""A checkpoint's weights in a teacher: all of them or none."""
+"""Loading a teacher's weights completely, or raising an error."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_other_number_of_classes(make_classifier, save, request, kind):
         load_teacher(network, path, 'digits')
     message = str(error.value)
     assert 'Teacher "digits"' in message and path in message
-    assert 'has 7 classes, but the config says 5' in message
+    assert 'has 7 classes, but the config has 5' in message
 
 
 def test_other_width(make_classifier, make_resnet, save):

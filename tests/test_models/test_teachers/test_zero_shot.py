@@ -89,7 +89,7 @@ def test_class_map_picks_rows_of_the_file(make_pool, make_vit, make_resnet, text
     expected = whole(inputs)[0].logits[:, [3, 0]]
     torch.testing.assert_close(picked(inputs)[0].logits, expected)
     beyond = make_pool([dict(clip_like(vit, path), class_map=[3, 9])])
-    with pytest.raises(InputError, match='have 5 rows, but its `class_map` asks for row 9'):
+    with pytest.raises(InputError, match='have 5 rows, but its `class_map` contains row 9'):
         beyond[0].zero_shot.load(beyond[0].class_map.indices)
 
 
@@ -109,9 +109,9 @@ def test_classes_are_those_of_the_other_teachers(make_pool, make_vit, make_resne
         (torch.ones(CLASSES), r'have the shape \(5,\)'),
         (
             torch.eye(CLASSES, SIZE) * torch.tensor([1, 1, 0, 1, 1])[:, None],
-            'no direction in row 2: zero',
+            'be normalised in row 2, which is zero',
         ),
-        (torch.full((CLASSES, SIZE), float('nan')), 'no direction in row 0: zero, NaN'),
+        (torch.full((CLASSES, SIZE), float('nan')), 'be normalised in row 0, which is zero, NaN'),
         (dict(a=torch.ones(1), b=torch.ones(1)), 'holds a dict of 2 entries, not one tensor'),
     ],
 )
