@@ -58,7 +58,7 @@ class StateNormalizer(nn.Module):
         """
         # The buffer holds states in half precision: where an entry hardly differs between
         # images, most of its deviation is rounding, which must not be scaled up to 1.
-        rounding = (self.mean * HALF_ROUNDING).square()
+        rounding = self.mean.mul(HALF_ROUNDING).square()
         scale = self.variance.add(rounding).add(1e-6).rsqrt()
         return [
             ((state - mean) * s).clamp(-self.clip, self.clip)
