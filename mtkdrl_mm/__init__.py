@@ -8,9 +8,9 @@ from .version import __version__, version_info
 
 
 def _require(package: str, allowed: str) -> None:
-    """Refuse a package outside the range that this one was written for.
+    """Raise an error if a package has an unsupported version.
 
-    Without this, a mismatch shows up much later, as an odd error from inside that package.
+    Otherwise a mismatch appears much later, as an unclear error inside that package.
 
     Args:
         package: Name of the package, for pip and for import.
@@ -38,7 +38,7 @@ _require('mmengine', '>=0.10.0,<1.0.0')
 _require('mmcv', '>=2.0.0,<2.2.0')
 _require('mmpretrain', '>=1.2.0,<1.3')
 
-# After the versions are known to fit. From here on mmengine reads checkpoints as plain data.
+# After the check of the versions. From here on mmengine reads checkpoints as plain data.
 from .utils.checkpoint import register_reader  # noqa: E402
 
 register_reader()
