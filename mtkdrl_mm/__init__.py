@@ -1,6 +1,7 @@
 """Multi-teacher knowledge distillation with reinforcement learning, for OpenMMLab."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from packaging.specifiers import SpecifierSet
 
@@ -8,9 +9,9 @@ from .version import __version__, version_info
 
 
 def _require(package: str, allowed: str) -> None:
-    """Refuse a package outside the range that this one was written for.
+    """Raise an error if a package has an unsupported version.
 
-    Without this, a mismatch shows up much later, as an odd error from inside that package.
+    Otherwise a mismatch appears much later, as an unclear error inside that package.
 
     Args:
         package: Name of the package, for pip and for import.
@@ -38,9 +39,19 @@ _require('mmengine', '>=0.10.0,<1.0.0')
 _require('mmcv', '>=2.0.0,<2.2.0')
 _require('mmpretrain', '>=1.2.0,<1.3')
 
-# After the versions are known to fit. From here on mmengine reads checkpoints as plain data.
+# After the check of the versions. From here on mmengine reads checkpoints as plain data.
 from .utils.checkpoint import register_reader  # noqa: E402
 
 register_reader()
 
-__all__ = ['__version__', 'version_info']
+if TYPE_CHECKING:
+    from .models import DistilledBackbone, MultiTeacherDistiller
+
+__all__ = ['DistilledBackbone', 'MultiTeacherDistiller', '__version__', 'version_info']
+
+
+def __getattr__(name: str) -> Any:
+    """Import the models when they are first used: mmpretrain's take seconds."""
+    if name in ('DistilledBackbone', 'MultiTeacherDistiller'):
+        return getattr(importlib.import_module('.models', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""The version of the package. setup.py reads this file without importing it."""
+"""Version of the package. setup.py executes this file without importing the package."""
 
 import re
 

@@ -1,6 +1,7 @@
 """What `import mtkdrl_mm` accepts and refuses, and how versions are read."""
 
 import importlib
+import subprocess
 import sys
 
 import mmcv
@@ -9,6 +10,7 @@ import mmpretrain
 import pytest
 
 import mtkdrl_mm
+from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.version import parse_version_info
 
 MODULES = {'mmengine': mmengine, 'mmcv': mmcv, 'mmpretrain': mmpretrain}
@@ -99,3 +101,12 @@ def test_parse_version_info_rejects_nonsense():
 def test_package_says_its_version():
     assert mtkdrl_mm.version_info == parse_version_info(mtkdrl_mm.__version__)
     assert mtkdrl_mm.version_info >= (0, 1, 0)
+
+
+def test_the_main_classes_are_there_without_a_slow_import():
+    import_of_models = "import mtkdrl_mm, sys; assert 'mtkdrl_mm.models' not in sys.modules"
+    subprocess.run([sys.executable, '-c', import_of_models], check=True)
+    assert mtkdrl_mm.MultiTeacherDistiller is MultiTeacherDistiller
+    assert mtkdrl_mm.DistilledBackbone.__name__ == 'DistilledBackbone'
+    with pytest.raises(AttributeError, match="'mtkdrl_mm' has no attribute 'Distiller'"):
+        mtkdrl_mm.Distiller  # noqa: B018

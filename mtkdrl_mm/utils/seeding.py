@@ -1,13 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Random numbers as a function of the run's seed and the position in the training.
 
-Every use of random numbers has a stream with a name of its own, and its seed
-follows from that name and the position. A resumed training therefore needs no
-saved state of a generator. The names in use:
-
-- ``'step'``: what a training step draws (dropout, mixup); process, iteration.
-- ``'augmentation'``: what the pipeline draws for one image; sample, view.
-- the names that the RL components and hooks give to their own streams.
+Every use of random numbers has a named stream, whose seed follows from the name
+and the position. A resumed training therefore needs no saved state of a
+generator. Examples are ``'step'`` (dropout and mixup of a training step; the
+position is process and iteration) and ``'augmentation'`` (the pipeline of one
+image; the position is sample and view).
 """
 
 import hashlib

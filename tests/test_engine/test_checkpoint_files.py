@@ -39,7 +39,7 @@ def found(folder):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def logged(monkeypatch):
     """What is written to the log."""
     lines = []
     monkeypatch.setattr(checkpoint_files, 'print_log', lambda text, *a, **k: lines.append(text))
@@ -52,7 +52,7 @@ def test_the_one_that_is_named(work_dir):
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'empty', 'missing', 'other'])
-def test_a_damaged_one_gives_way_to_the_newest_readable(work_dir, damage, said):
+def test_a_damaged_one_gives_way_to_the_newest_readable(work_dir, damage, logged):
     path = work_dir / 'epoch_2.pth'
     if damage == 'missing':
         path.unlink()
@@ -62,20 +62,20 @@ def test_a_damaged_one_gives_way_to_the_newest_readable(work_dir, damage, said):
         path.write_bytes(path.read_bytes()[: 100 if damage == 'truncated' else 0])
     save(work_dir, 'interrupted_iter_3.pth', 0, age=30)
     assert found(work_dir) == ('epoch_1.pth', 1)
-    (line,) = said
+    (line,) = logged
     assert 'epoch_2.pth' in line and 'Resuming from the newest checkpoint that can be read' in line
     assert 'epoch_1.pth (epoch 1, iteration 9)' in line
 
 
 @pytest.mark.parametrize('content', [None, '', '\n', b'\xff\xfe\x00'])
-def test_without_a_readable_name_the_newest_is_taken(work_dir, content, said):
+def test_without_a_readable_name_the_newest_is_taken(work_dir, content, logged):
     name = work_dir / 'last_checkpoint'
     if content is None:
         name.unlink()
     else:
         name.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert found(work_dir) == ('epoch_2.pth', 2)
-    assert 'no readable file "last_checkpoint"' in said[0] and 'epoch_2.pth' in said[0]
+    assert 'no readable file "last_checkpoint"' in logged[0] and 'epoch_2.pth' in logged[0]
 
 
 def test_a_half_written_name_is_no_obstacle(work_dir):

@@ -272,13 +272,13 @@ def test_a_complete_training_does_nothing():
         (ResumableEpochLoop, dict(max_epochs=2), 2),
         (ResumableIterLoop, dict(max_iters=6), 0),
     ):
-        calls, said = [], []
+        calls, logged = [], []
         runner = make_runner(calls=calls)
-        runner.logger.info = said.append
+        runner.logger.info = logged.append
         loop = make_loop(kind, runner=runner, **limit)
         resume(loop, None, epoch, 6)
         loop.run()
-        assert calls == [] and 'This training is complete' in said[0]
+        assert calls == [] and 'This training is complete' in logged[0]
 
 
 class Validation:

@@ -187,15 +187,15 @@ def test_checkpoints_say_where_the_training_is(build, tmp_path):
 def test_resuming_with_another_batch_size(build, tmp_path):
     build(**{'train_cfg.max_epochs': 1}).train()
     runner = build(**{'resume': True, 'train_dataloader.batch_size': 2, 'param_scheduler.end': 6})
-    said = []
-    runner.logger.warning = lambda text, *a, **k: said.append(text)
+    logged = []
+    runner.logger.warning = lambda text, *a, **k: logged.append(text)
     runner.train()
     assert [len(batch) for batch in runner.model.seen] == [2] * 10
     assert runner.iter == 15
     # 3 of 6 iterations of the warm-up were done; the other 3 take an epoch again
     assert lr(runner) == pytest.approx(0.01)
-    assert len(said) == 1 and '1 x 2 images per step' in said[0]
-    assert 'The learning rate stays 0.0' in said[0]
+    assert len(logged) == 1 and '1 x 2 images per step' in logged[0]
+    assert 'The learning rate stays 0.0' in logged[0]
 
 
 @pytest.mark.parametrize(('batch', 'factor'), [(2, 0.5), (4, 1.0), (8, 2.0)])
@@ -443,9 +443,9 @@ def test_overwriting_an_earlier_training_is_announced(build):
     build().train()
     for resume in (False, True):
         runner = build(resume=resume)
-        said = []
-        runner.logger.warning = lambda text, *a, said=said, **k: said.append(text)
+        logged = []
+        runner.logger.warning = lambda text, *a, logged=logged, **k: logged.append(text)
         runner.train()
-        assert [text for text in said if 'which this one will overwrite' in text] == (
-            [] if resume else said[:1]
+        assert [text for text in logged if 'which this one will overwrite' in text] == (
+            [] if resume else logged[:1]
         )
