@@ -4,7 +4,7 @@
 from .agents import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .connectors import *  # noqa: F403
-from .distilled_backbone import DistilledBackbone  # noqa: F401
+from .distilled_backbone import DistilledBackbone as DistilledBackbone
 from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403

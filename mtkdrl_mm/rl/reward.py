@@ -51,8 +51,8 @@ class StudentLossReward(Reward):
     .. math::
         R_i = -\Big(CE_i + \alpha \sum_m wl_i^m KL_i^m + \beta \sum_m wf_i^m D_i^m\Big)
 
-    One reward per image, the same for all its teachers. It says on which
-    images the weights went well, not which teacher was worth following.
+    One reward per image, the same for all its teachers. It tells
+    on which images the student does well, not which teacher helped it.
     """
 
     @torch.no_grad()

@@ -20,10 +20,9 @@ class FeatureMSE(FeatureLoss):
     On embeddings, the mean runs over their d_m entries. Source: Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
 
-    The features of teachers differ in scale, by their last layers and by how
-    sure they are. Their squared distances differ by the square of it, and then
-    decide, more than the weights do, which teacher is followed: whoever has
-    large features. With ``relative`` every teacher counts as its weight says,
+    The features of teachers differ in scale, and their squared distances by the
+    square of it. A teacher with large features therefore dominates the term,
+    whatever its weight. With ``relative``, the weights alone decide:
 
     .. math::
         D_i^m = \frac{\mathrm{mean}_{c,h,w} (r_m(F^S) - F^m)^2}
