@@ -14,6 +14,7 @@ students.
 
 import argparse
 import glob
+import hashlib
 import json
 import os
 import os.path as osp
@@ -26,7 +27,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -93,24 +95,9 @@ def checkpoint_of(name: str, args: argparse.Namespace) -> str:
     return osp.join(folder_of(name, args), f'epoch_{epochs_of(name, args)}.pth')
 
 
-def train(name: str, args: argparse.Namespace) -> float:
-    """Run one training, unless its result exists.
-
-    Args:
-        name (str): ``teacher_NAME``, ``student_METHOD``, or
-            ``detector_BACKBONE`` and ``segmentor_BACKBONE``.
-        args (argparse.Namespace): The command line.
-
-    Returns:
-        float: Seconds it took, now or when it was run.
-    """
-    work_dir = folder_of(name, args)
+def options_of(name: str, args: argparse.Namespace) -> list[str]:
+    """What a training is given as ``--cfg-options``."""
     epochs = epochs_of(name, args)
-    stamp = osp.join(work_dir, f'seconds_{epochs}_epochs.txt')
-    if osp.isfile(stamp):
-        print(f'  {name}: exists', flush=True)
-        with open(stamp) as file:
-            return float(file.read())
     options = [f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}']
     options += [f'param_scheduler.T_max={epochs}']
     options += [f'default_hooks.checkpoint.interval={epochs}']
@@ -127,6 +114,43 @@ def train(name: str, args: argparse.Namespace) -> float:
     elif kind in TASKS:
         backbone = checkpoint_of(f'student_{source}', args)
         options.append(f'model.backbone.init_cfg.checkpoint={backbone}')
+    return options
+
+
+def describe(name: str, options: list[str]) -> str:
+    """Hash of a training's config with its options."""
+    text = '\n'.join([Config.fromfile(config_of(name)).pretty_text, *options])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def train(name: str, args: argparse.Namespace) -> float:
+    """Run one training, unless its result exists.
+
+    Args:
+        name (str): ``teacher_NAME``, ``student_METHOD``, or
+            ``detector_BACKBONE`` and ``segmentor_BACKBONE``.
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        float: Seconds it took, now or when it was run.
+
+    Raises:
+        InputError: If the result is that of another config.
+    """
+    work_dir = folder_of(name, args)
+    options = options_of(name, args)
+    config = describe(name, options)
+    result = osp.join(work_dir, f'result_{epochs_of(name, args)}_epochs.json')
+    if osp.isfile(result):
+        with open(result) as file:
+            contents = json.load(file)
+        if contents['config'] != config:
+            raise InputError(
+                f'{work_dir} holds a training of another version of {config_of(name)}, or with '
+                'other options. Delete the folder, or choose another one with --work-dir.'
+            )
+        print(f'  {name}: exists', flush=True)
+        return float(contents['seconds'])
     command = [sys.executable, osp.join('tools', 'train.py'), config_of(name)]
     command += ['--work-dir', work_dir, '--cfg-options', *options]
     if glob.glob(osp.join(work_dir, 'interrupted_iter_*.pth')):
@@ -145,8 +169,7 @@ def train(name: str, args: argparse.Namespace) -> float:
             tail = ''.join(file.readlines()[-5:])
         sys.exit(f'\nError: {" ".join(command)}\nfailed, see {log}:\n{tail}')
     seconds = time.time() - start
-    with open(stamp, 'w') as file:
-        file.write(f'{seconds:.1f}')
+    write_json(dict(seconds=round(seconds, 1), config=config), result)
     print(f'  {name}: {seconds:.0f} s', flush=True)
     return seconds
 
