@@ -189,7 +189,7 @@ def test_a_second_training_of_a_model_is_recorded_once(
 ):
     distiller = make_distiller()
     calls = []
-    monkeypatch.setattr(kind, '_record', lambda self, *record: calls.append(self))
+    monkeypatch.setattr(kind, 'observe', lambda self, *record: calls.append(self))
     for _ in range(2):
         hook = kind()
         hook.before_train(make_runner(distiller))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mtkdrl_mm.models import FeatureMSE, KLDivergence
 from mtkdrl_mm.rl import ClosenessReward, ImprovementReward, TeacherState
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
-from mtkdrl_mm.structures.weight_functions import confidence
+from mtkdrl_mm.structures.teacher_weights import confidence
 
 EVERY_TERM = {
     'student_ce': lambda terms: terms.student_ce,

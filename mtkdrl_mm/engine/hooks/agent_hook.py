@@ -4,11 +4,9 @@
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
@@ -17,12 +15,11 @@ from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
 
 from ..loops import schedule_steps
-from ..unwrap_distiller import unwrap_distiller
-from .log_scalars import log_scalars
+from .step_hook import StepHook, unwrap_distiller
 
 
 @HOOKS.register_module()
-class AgentHook(Hook):
+class AgentHook(StepHook):
     """Schedules the training of the MTKDRL weighting's agent.
 
     When it acts:
@@ -102,7 +99,6 @@ class AgentHook(Hook):
             check_number('update_interval', update_interval, minimum=1)
         self.buffer_budget = check_number('buffer_budget', buffer_budget, exclusive=True)
         self.trainer: AgentTrainer | None = None
-        self._handle: RemovableHandle | None = None
         self._saved_state: dict[str, Any] | None = None
         # Of the latest step, for the log.
         self._log: Tensor | None = None
@@ -146,12 +142,7 @@ class AgentHook(Hook):
         self._weighting = weighting
         self._runner = runner
         self._names = ['reward', *(f'reward/{name}' for name in distiller.teachers.names)]
-        self._handle = distiller.register_step_hook(self._observe)
-
-    def release(self) -> None:
-        """Stop observing, however the training ended."""
-        if self._handle is not None:
-            self._handle.remove()
+        super().before_train(runner)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
@@ -162,7 +153,7 @@ class AgentHook(Hook):
         else:
             self._weighting.warming_up = runner.epoch < self.warmup_epochs
 
-    def _observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
+    def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """Phase 1: add the step to the buffer."""
         assert self.trainer is not None and isinstance(weights, AgentAction)
         rewards = self.trainer.observe(terms, weights, self._runner.iter).mean(dim=0)
@@ -177,7 +168,7 @@ class AgentHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Log rewards and entropy; update the agent if it is time."""
-        log_scalars(runner, [*self._names, 'policy_entropy'], self._log)
+        self.log(runner, [*self._names, 'policy_entropy'], self._log)
         if self.update_interval:
             before, after = (step // self.update_interval for step in schedule_steps(runner))
             if after > before:

@@ -4,21 +4,19 @@
 import math
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
 
-from ..unwrap_distiller import unwrap_distiller
+from .step_hook import StepHook, unwrap_distiller
 
 
 @HOOKS.register_module()
-class FiniteLossHook(Hook):
+class FiniteLossHook(StepHook):
     """Stops training at the first NaN or infinite loss, and names its source.
 
     When it acts: after every step it looks at the loss that mmengine has
@@ -30,20 +28,14 @@ class FiniteLossHook(Hook):
     # After RuntimeInfoHook has read the loss, before anything can be saved.
     priority = 'ABOVE_NORMAL'
 
-    _handle: RemovableHandle | None = None
-
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
         self._distiller = unwrap_distiller(runner, 'FiniteLossHook')
-        self._handle = self._distiller.register_step_hook(self._record)
+        super().before_train(runner)
         self._means: Tensor | None = None
 
-    def release(self) -> None:
-        """Stop watching, however the training ended."""
-        if self._handle is not None:
-            self._handle.remove()
-
-    def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
+    def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
+        """Keep the means of the terms, which tell where a NaN came from."""
         # One small vector a step; it is copied to the host only on a failure.
         self._means = torch.cat(
             [

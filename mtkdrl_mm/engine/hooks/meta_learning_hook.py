@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.models.weightings.mmkd import MMKD, meta_loss
 from mtkdrl_mm.registry import HOOKS
@@ -22,12 +20,11 @@ from mtkdrl_mm.utils.distributed import check_equal_over_ranks
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..look_ahead import LookAhead
-from ..unwrap_distiller import unwrap_distiller
-from .log_scalars import log_scalars
+from .step_hook import StepHook, unwrap_distiller
 
 
 @HOOKS.register_module()
-class MetaLearningHook(Hook):
+class MetaLearningHook(StepHook):
     r"""Trains the meta networks of the MMKD weighting.
 
     When it acts: in every ``interval``-th training step, before the student's
@@ -92,7 +89,6 @@ class MetaLearningHook(Hook):
         self._saved_state: dict[str, Any] | None = None
         self._shards = BufferShards(self.buffer, redistribute)
         self._log: Tensor | None = None
-        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Build the optimiser; restore a resumed state."""
@@ -111,19 +107,14 @@ class MetaLearningHook(Hook):
         self._look_ahead = LookAhead(distiller, self.lookahead_lr)
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
-        self._handle = distiller.register_step_hook(self._observe)
-
-    def release(self) -> None:
-        """Stop observing, however the training ended."""
-        if self._handle is not None:
-            self._handle.remove()
+        super().before_train(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Empty the buffer, unless the epoch was begun before an interruption."""
         if runner.iter % max(1, len(runner.train_dataloader)) == 0:
             self.buffer.clear()
 
-    def _observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
+    def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """One update, if it is time."""
         if self._runner.iter % self.interval != 0:
             return
@@ -165,7 +156,7 @@ class MetaLearningHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Log the update of this step, if there was one."""
-        log_scalars(runner, ['hard_loss', 'hard_images'], self._log)
+        self.log(runner, ['hard_loss', 'hard_images'], self._log)
         self._log = None
 
     def after_train_epoch(self, runner: Runner) -> None:

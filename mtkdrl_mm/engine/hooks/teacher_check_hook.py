@@ -15,7 +15,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes, shorten
 
-from ..unwrap_distiller import unwrap_distiller
+from .step_hook import unwrap_distiller
 
 
 @HOOKS.register_module()

@@ -6,21 +6,18 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
-from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils.files import write_json
 
-from ..unwrap_distiller import unwrap_distiller
-from .log_scalars import log_scalars
+from .step_hook import StepHook, unwrap_distiller
 
 
 @HOOKS.register_module()
-class TeacherWeightHook(Hook):
+class TeacherWeightHook(StepHook):
     """Logs each teacher's mean logit and feature weight.
 
     When it acts: after every step it adds the batch means of the weights to
@@ -38,7 +35,6 @@ class TeacherWeightHook(Hook):
         self._saved: torch.Tensor | None = None
         self._total: torch.Tensor | None = None
         self._means: torch.Tensor | None = None
-        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Watch the distiller's steps."""
@@ -50,12 +46,7 @@ class TeacherWeightHook(Hook):
         self._classes = torch.zeros(
             distiller.teachers.spec.num_classes, 2 * len(names) + 1, device=device
         )
-        self._handle = distiller.register_step_hook(self._record)
-
-    def release(self) -> None:
-        """Stop watching, however the training ended."""
-        if self._handle is not None:
-            self._handle.remove()
+        super().before_train(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count the classes anew, or go on where the epoch was interrupted."""
@@ -81,7 +72,8 @@ class TeacherWeightHook(Hook):
             self._saved = checkpoint['teacher_weight_hook']['classes']
 
     @torch.no_grad()
-    def _record(self, terms: StepTerms, weights: TeacherWeights) -> None:
+    def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
+        """Keep the step's means; add the weights to the sums per class."""
         both = torch.cat([weights.logit, weights.feature], dim=1)
         self._means = both.mean(dim=0)
         rows = torch.cat([both, torch.ones_like(both[:, :1])], dim=1)
@@ -109,4 +101,4 @@ class TeacherWeightHook(Hook):
     ) -> None:
         """Log the means of the step."""
         names = [f'teacher_weight/{kind}/{n}' for kind in ('logit', 'feature') for n in self._names]
-        log_scalars(runner, names, self._means)
+        self.log(runner, names, self._means)

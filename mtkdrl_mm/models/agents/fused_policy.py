@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.rl import RolloutBuffer, StateLayout
 from mtkdrl_mm.rl.algorithms import LogProbs
-from mtkdrl_mm.structures.weight_functions import confidence, divergence
+from mtkdrl_mm.structures.teacher_weights import confidence, divergence
 
 from .base import Policy
 

@@ -3,7 +3,7 @@
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
-from mtkdrl_mm.structures.weight_functions import confidence
+from mtkdrl_mm.structures.teacher_weights import confidence
 
 from .base import Weighting
 

@@ -5,7 +5,7 @@ import torch
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
-from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.structures.teacher_weights import entropy
 
 from .base import Weighting
 

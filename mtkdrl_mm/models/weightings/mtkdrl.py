@@ -9,7 +9,7 @@ import torch
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.rl import StateLayout, TeacherState
 from mtkdrl_mm.structures import AgentAction, StepTerms
-from mtkdrl_mm.structures.weight_functions import confidence, divergence
+from mtkdrl_mm.structures.teacher_weights import confidence, divergence
 from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 
 from ..agents import Agent, FusedPolicy, Policy, ProjectingAgent

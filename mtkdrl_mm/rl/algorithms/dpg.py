@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import check_number
 from mtkdrl_mm.utils.distributed import check_equal_over_ranks, local_shard, world_size
 from mtkdrl_mm.utils.seeding import derive_seed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.structures.teacher_weights import entropy
 
 from ..rollout_buffer import RolloutBuffer
 from .base import Algorithm

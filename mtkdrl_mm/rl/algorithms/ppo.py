@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.weight_functions import entropy
+from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import check_number
 
 from ..rollout_buffer import RolloutBuffer

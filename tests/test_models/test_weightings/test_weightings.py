@@ -8,7 +8,7 @@ import torch
 
 from mtkdrl_mm.models import AVER, MTKDRL, PerTeacherAgent
 from mtkdrl_mm.structures import AgentAction
-from mtkdrl_mm.structures.weight_functions import confidence
+from mtkdrl_mm.structures.teacher_weights import confidence
 from mtkdrl_mm.utils import InputError
 
 SUBSETS = [

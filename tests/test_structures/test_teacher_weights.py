@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
-from mtkdrl_mm.structures.weight_functions import confidence, divergence, entropy
+from mtkdrl_mm.structures.teacher_weights import confidence, divergence, entropy
 
 
 def test_confidence_of_the_original_code(peers, peers_terms):
