@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What many tests need: tiny classifiers, batches, and the record of a step."""
 
+import gc
 import logging
 from functools import cache
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import warm_python
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
@@ -37,6 +39,22 @@ if not all(find_spec(package) for package in ('mmdet', 'mmseg', 'pycocotools')):
         'test_tools/test_make_scenes.py',
         'test_utils/test_data_settings.py',
     ]
+
+
+def pytest_configure():
+    """The interpreter for the tools; once per session, before the workers start."""
+    warm_python.prepare()
+
+
+def pytest_unconfigure():
+    warm_python.remove()
+
+
+def pytest_collection_finish():
+    """mmengine collects garbage for every data set; what the imports left is none."""
+    gc.collect()
+    gc.freeze()
+
 
 PEERS = Path(__file__).parent / 'data' / 'peers_seed0.npz'
 

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
+from warm_python import tool_python
 
 from mtkdrl_mm.engine.runner import ResumableRunner
 from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
@@ -72,8 +73,9 @@ AUGMENT = [
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """mmengine looks for compilers, to log them, whenever a runner is built."""
+    """What mmengine does for the log only: look for compilers, and format configs nicely."""
     monkeypatch.setattr('mmengine.runner.runner.collect_env', lambda: {})
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
 
 
 class Workshop:
@@ -137,7 +139,7 @@ class Workshop:
     def run(
         self, *command: str, env: dict[str, str] | None = None
     ) -> 'subprocess.CompletedProcess[str]':
-        """Run a tool of the project to its end."""
+        """Run a command to its end."""
         return subprocess.run(
             list(command),
             cwd=ROOT,
@@ -149,12 +151,20 @@ class Workshop:
 
     def train(self, config: str, *flags: str) -> 'subprocess.CompletedProcess[str]':
         """Run tools/train.py."""
-        return self.run(sys.executable, 'tools/train.py', config, *flags)
+        return self.tool('tools/train.py', config, *flags)
+
+    def tool(self, *command: str) -> 'subprocess.CompletedProcess[str]':
+        """Run a tool of the project to its end."""
+        return self.run(tool_python(), *command)
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """The environment of a subprocess: one thread each, this Python first."""
-    path = osp.dirname(sys.executable) + os.pathsep + os.environ['PATH']
+def environment(fresh: bool = False, **extra: str) -> dict[str, str]:
+    """The environment of a subprocess: one thread each, the Python of the tests first.
+
+    ``fresh`` is for tests that signal processes: "python" is then a real interpreter.
+    """
+    folders = [osp.dirname(path) for path in (tool_python(), sys.executable)]
+    path = os.pathsep.join([*folders[fresh:], os.environ['PATH']])
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'PATH': path, **extra}
 
 

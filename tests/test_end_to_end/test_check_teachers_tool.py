@@ -3,7 +3,6 @@
 
 import csv
 import json
-import sys
 
 import pytest
 
@@ -14,7 +13,7 @@ TOOL = 'tools/analysis_tools/check_teachers.py'
 
 
 def check(workshop: Workshop, *flags: str):
-    return workshop.run(sys.executable, TOOL, workshop.config(), *flags)
+    return workshop.tool(TOOL, workshop.config(), *flags)
 
 
 @pytest.mark.parametrize('suffix', ['md', 'csv', 'json'])

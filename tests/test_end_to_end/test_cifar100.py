@@ -4,7 +4,6 @@
 import json
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain import get_model
+from warm_python import tool_python
 
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 
@@ -32,7 +32,7 @@ class Generated(CIFAR100):
 
 def run(folder: Path, *command: str) -> None:
     done = subprocess.run(
-        [sys.executable, *command],
+        [tool_python(), *command],
         cwd=ROOT,
         env=environment(PYTHONPATH=f'{ROOT}:{folder}', STUDENT='mobilenetv2'),
         capture_output=True,

@@ -1,8 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Class centres: written by the tool, right, and read by NormDirection."""
 
-import sys
-
 import cv2
 import pytest
 import torch
@@ -17,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_centers_are_the_mean_features_and_train_nd(workshop: Workshop):
     config, out = workshop.config(), str(workshop.folder / 'centers.pth')
     tool = 'tools/analysis_tools/compute_class_centers.py'
-    done = workshop.run(sys.executable, tool, config, out)
+    done = workshop.tool(tool, config, out)
     assert done.returncode == 0, done.stderr[-2000:]
     centers = torch.load(out)
 

@@ -3,7 +3,6 @@
 
 import csv
 import shutil
-import sys
 import time
 
 import pytest
@@ -25,10 +24,10 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     )
     broken = workshop._write('broken.py', text.replace("type='MTKDRL'", "type='MTKDLR'"))
     work_dir, out = workshop.folder / 'runs', workshop.folder / 'out'
-    command = [sys.executable, 'tools/analysis_tools/compare_methods.py', mtkdrl, broken, aver]
+    command = ['tools/analysis_tools/compare_methods.py', mtkdrl, broken, aver]
     command += ['--seeds', '3', '4', '--work-dir', str(work_dir), '--out', str(out), '--jobs', '2']
     command += ['--cfg-options', 'train_cfg.max_epochs=2']
-    done = workshop.run(*command)
+    done = workshop.tool(*command)
     assert done.returncode == 1
     assert done.stderr.strip() == 'Error: 2 of 6 trainings have no result; see above.'
     assert 'broken, seed 3: FAILED' in done.stdout
@@ -52,7 +51,7 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     shutil.rmtree(work_dir / 'mtkdrl' / 'seed_4')
     stamp = (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns
     start = time.time()
-    again = workshop.run(*[part for part in command if part != broken])
+    again = workshop.tool(*[part for part in command if part != broken])
     assert again.returncode == 0, again.stderr
     assert time.time() - start < 60
     assert (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns == stamp
@@ -61,7 +60,7 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     assert second == runs
 
     # Results of another config are not taken for this one's.
-    other = workshop.run(*command, 'train_cfg.val_interval=2')
+    other = workshop.tool(*command, 'train_cfg.val_interval=2')
     assert other.returncode == 1
     assert other.stderr.strip().startswith(
         f'Error: {work_dir}/mtkdrl/seed_3/result.json is of another'

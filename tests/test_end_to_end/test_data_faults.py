@@ -3,7 +3,6 @@
 
 import json
 import os
-import sys
 
 import pytest
 
@@ -47,12 +46,12 @@ def test_a_test_set_that_lacks_a_class(workshop: Workshop):
 
     def outcome(*flags) -> dict[str, float]:
         out = workshop.folder / 'metrics.json'
-        command = [sys.executable, 'tools/test.py', config, str(work_dir / 'epoch_1.pth')]
+        command = ['tools/test.py', config, str(work_dir / 'epoch_1.pth')]
         command += ['--work-dir', str(work_dir), '--out', str(out), '--out-item', 'metrics']
         # Per class: hits among its four images.
         command += ['--cfg-options', 'test_evaluator.type=SingleLabelMetric']
         command += ['test_evaluator.items=[recall,support]', 'test_evaluator.average=None']
-        done = workshop.run(*command, 'test_evaluator._delete_=True', *flags)
+        done = workshop.tool(*command, 'test_evaluator._delete_=True', *flags)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(out.read_text())
 
@@ -70,7 +69,7 @@ def test_a_test_set_that_lacks_a_class(workshop: Workshop):
     assert 'accuracy/top5' not in done.stdout and 'val_evaluator: top-5 of only 4' in done.stdout
 
     (workshop.data / 'val' / 'class_2').rename(workshop.data / 'val' / 'Class_2')
-    done = workshop.run(sys.executable, 'tools/test.py', config, str(work_dir / 'epoch_1.pth'))
+    done = workshop.tool('tools/test.py', config, str(work_dir / 'epoch_1.pth'))
     assert 'holds the folders Class_2, which are none of the 4 classes' in last_sentence(done)
 
 
@@ -93,8 +92,8 @@ def test_test_time_augmentation(workshop: Workshop):
     scores = []
     for flags in ([], ['--tta']):
         out = workshop.folder / 'pred.pkl'
-        command = [sys.executable, 'tools/test.py', config, str(work_dir / 'epoch_1.pth')]
-        done = workshop.run(*command, '--work-dir', str(work_dir), '--out', str(out), *flags)
+        command = ['tools/test.py', config, str(work_dir / 'epoch_1.pth')]
+        done = workshop.tool(*command, '--work-dir', str(work_dir), '--out', str(out), *flags)
         assert done.returncode == 0, done.stderr[-2000:]
         import mmengine
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from warm_python import tool_python
 
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
 
@@ -21,11 +22,11 @@ KEEP_ONE = 'default_hooks.checkpoint.max_keep_ckpts=1'
 
 
 def start(command, **env):
-    """Start a command in a process group of its own."""
+    """Start a command in a process group of its own, by a new interpreter."""
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(**env),
+        env=environment(fresh=True, **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -42,8 +43,8 @@ def wait_for(process, pattern):
     pytest.fail(f'{pattern!r} never came:\n{"".join(lines[-20:])}')
 
 
-def train_command(config, work_dir, processes, *flags):
-    tool = [sys.executable, '-u', 'tools/train.py', config]
+def train_command(config, work_dir, processes, *flags, python=None):
+    tool = [python or tool_python(), '-u', 'tools/train.py', config]
     if processes > 1:
         tool = ['bash', 'tools/dist_train.sh', config, str(processes)]
     return [*tool, '--work-dir', str(work_dir), *flags]
@@ -61,7 +62,7 @@ def test_a_signal_to_the_whole_group_saves(workshop: Workshop, number, processes
     work_dir = workshop.folder / 'cut'
     size = f'train_dataloader.batch_size={8 // processes}'
     flags = ['--cfg-options', 'train_cfg.max_epochs=200', size, KEEP_ONE]
-    process = start(train_command(config, work_dir, processes, *flags))
+    process = start(train_command(config, work_dir, processes, *flags, python=sys.executable))
     wait_for(process, r'Epoch\(train\) +\[2\]\[3/4\]')
     os.killpg(process.pid, number)
     begin = time.time()
@@ -125,9 +126,7 @@ def test_killed_inside_a_save(workshop: Workshop, name, point):
     config = workshop.config(workers=2, augment=AUGMENT)
     work_dir = workshop.folder / 'cut'
     flags = ['--work-dir', str(work_dir), '--cfg-options', KEEP_ONE]
-    killed = workshop.run(
-        sys.executable, '-c', KILL_AT, name, point, 'tools/train.py', config, *flags
-    )
+    killed = workshop.tool('-c', KILL_AT, name, point, 'tools/train.py', config, *flags)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     resumed = workshop.train(config, *flags[:2], '--resume', *flags[2:])
     assert resumed.returncode == 0, resumed.stderr[-2000:]
@@ -151,8 +150,7 @@ def test_resumed_by_more_processes(workshop: Workshop, middle):
     whole = workshop.train(config, '--work-dir', str(one), *interval)
     assert whole.returncode == 0, whole.stderr[-2000:]
     if middle:
-        stopped = workshop.run(
-            sys.executable,
+        stopped = workshop.tool(
             '-c',
             STOP_AT,
             '6',
@@ -257,10 +255,10 @@ def test_class_weights_of_an_interrupted_epoch_are_whole(workshop: Workshop):
         folder = workshop.folder / name
         flags = ['tools/train.py', config, '--work-dir', str(folder)]
         if script:
-            stopped = workshop.run(sys.executable, '-c', script, '15', *flags)
+            stopped = workshop.tool('-c', script, '15', *flags)
             assert stopped.returncode == 143, stopped.stderr[-2000:]
             flags.append('--resume')
-        done = workshop.run(sys.executable, *flags)
+        done = workshop.tool(*flags)
         assert done.returncode == 0, done.stderr[-2000:]
     first, second = (
         (workshop.folder / name / 'class_weights.json').read_text() for name in ('cut', 'whole')

@@ -5,12 +5,12 @@ import glob
 import os.path as osp
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from warm_python import tool_python
 
 from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
@@ -66,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     group = ['-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}']
     runs = []
     for launcher, name, flags in (([], '1', []), (group, '2', ['--launcher', 'pytorch'])):
-        command = [sys.executable, *launcher, script, str(workshop.folder / name), *flags]
+        command = [tool_python(), *launcher, script, str(workshop.folder / name), *flags]
         log = open(workshop.folder / f'{name}.log', 'w')
         process = subprocess.Popen(
             [*command, '--configs', *configs],

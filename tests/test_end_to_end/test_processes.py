@@ -35,7 +35,7 @@ def test_two_processes_equal_one(workshop: Workshop):
     assert second['agent_hook']['algorithm']['updates'] == 3
     # The agent has moved, so that its equality says something.
     start = weights_of(workshop.folder / 'two' / 'epoch_1.pth')
-    agent = [k for k in start if k.startswith('weighting.agent.stem')]
+    agent = [k for k in start if k.startswith('weighting.agent.networks')]
     moved = {k: second['state_dict'][k] for k in agent}
     assert largest_difference({k: start[k] for k in agent}, moved) > 1e-3
 
@@ -53,7 +53,7 @@ def test_two_processes_equal_one(workshop: Workshop):
     assert 'accuracy/top1' in tested.stdout
 
 
-def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
+def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
     config = workshop.config()
     work_dir = workshop.folder / 'cut'
     command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', str(work_dir)]
@@ -62,7 +62,7 @@ def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
     process = subprocess.Popen(
         [*command, *cut],
         cwd=ROOT,
-        env=environment(PORT='29641'),
+        env=environment(fresh=True, PORT='29641'),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -77,7 +77,7 @@ def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
     (saved,) = work_dir.glob('interrupted_iter_*.pth')
     checkpoint = torch.load(saved)
     iteration = checkpoint['meta']['iter']
-    seen = [history['seen'] for history in checkpoint['agent_hook']['histories']]
+    seen = [buffer['seen'] for buffer in checkpoint['agent_hook']['buffers']]
     assert seen == [4 * (iteration % 7)] * 2 and seen[0] > 0
 
     epochs = iteration // 4 + 2

@@ -37,15 +37,15 @@ def start_method(request, monkeypatch):
     monkeypatch.setattr(data_workers.multiprocessing, 'get_start_method', lambda: request.param)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_signals_do_not_end_workers(start_method, number):
+def test_signals_do_not_end_workers(start_method):
     loader = DataLoader(Slow(0.01), batch_size=2, num_workers=2)
     shield_workers(loader)
     images = []
     for batch in loader:
         images.append(batch)
         for pid in set(batch[:, 1].tolist()):
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
     assert torch.cat(images)[:, 0].tolist() == list(range(16))
 
 
@@ -58,7 +58,7 @@ def test_workers_end_with_their_loader(start_method):
     workers[0].terminate()  # what torch does with one that hangs
     assert workers[0].exitcode == -signal.SIGKILL
     del loader, workers
-    assert len(pids) == 2 and time.time() - start < 3
+    assert len(pids) == 2 and time.time() - start < 4.5  # torch waits for 5 s
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -89,6 +89,15 @@ for batch in loader:
 """
 
 
+def is_running(pid):
+    """Orphans that have ended stay as zombies where process 1 does not look after them."""
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.parametrize('how', ['leave', 'kill'])
 def test_workers_end_with_their_parent(how):
     """The parent leaves in the middle of an epoch, or is killed."""
@@ -100,6 +109,6 @@ def test_workers_end_with_their_parent(how):
         process.kill()
     assert process.wait(timeout=20) == (143 if how == 'leave' else -signal.SIGKILL)
     assert time.time() - start < 8
-    while any(os.path.exists(f'/proc/{pid}') for pid in pids):
+    while any(is_running(pid) for pid in pids):
         assert time.time() - start < 15, 'the workers are still there'
         time.sleep(0.1)

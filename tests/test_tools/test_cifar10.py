@@ -3,12 +3,12 @@
 
 import os
 import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import tool_python
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 def run(*arguments):
     tool = 'tools/dataset_converters/cifar10.py'
     return subprocess.run(
-        [sys.executable, tool, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+        [tool_python(), tool, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
     )
 
 

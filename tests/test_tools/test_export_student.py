@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer, get_model
 from PIL import Image
 from safetensors import safe_open
+from warm_python import tool_python
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 
@@ -84,9 +85,9 @@ def training_checkpoint(folder, student):
     return str(folder / 'epoch_2.pth'), distiller.student.eval()
 
 
-def export(*arguments):
+def export(*arguments, python=None):
     return subprocess.run(
-        [sys.executable, 'tools/model_converters/export_student.py', *map(str, arguments)],
+        [python or tool_python(), 'tools/model_converters/export_student.py', *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -105,7 +106,8 @@ def tiny(tmp_path_factory):
 
 def test_mmpretrain_reads_the_student(tiny, tmp_path):
     checkpoint, student = tiny
-    done = export(checkpoint, tmp_path / 'student.pth')
+    # Here in an interpreter that has imported nothing before.
+    done = export(checkpoint, tmp_path / 'student.pth', python=sys.executable)
     assert done.returncode == 0, done.stderr
     path = only(tmp_path / 'student-*.pth')
     contents = torch.load(path)
@@ -216,7 +218,7 @@ def test_a_config_in_a_file_is_never_run(tiny, tmp_path):
     path = changed(tiny[0], tmp_path / 'imports.pth', cfg=cfg)
     environment = dict(os.environ, PYTHONPATH=f'{ROOT}:{tmp_path}')
     done = subprocess.run(
-        [sys.executable, 'tools/model_converters/export_student.py', path, tmp_path / 's.pth'],
+        [tool_python(), 'tools/model_converters/export_student.py', path, tmp_path / 's.pth'],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import MultiStepLR
 from mmengine.runner.checkpoint import CheckpointLoader
+from warm_python import tool_python
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import (
@@ -461,7 +462,7 @@ except InputError as error:
     ],
 )
 def test_one_process_downloads_and_the_others_wait(tmp_path, how, downloads, lines):
-    command = [sys.executable, '-c', FETCH, how, str(tmp_path / 'calls')]
+    command = [tool_python(), '-c', FETCH, how, str(tmp_path / 'calls')]
     environment = dict(os.environ, TORCH_HOME=str(tmp_path), LOCAL_RANK='0')
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

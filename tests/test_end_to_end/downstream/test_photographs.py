@@ -2,7 +2,6 @@
 """From CIFAR-10's photographs to a detector and a segmentor, through the real configs."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from warm_python import tool_python
 
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 
@@ -37,7 +37,7 @@ def write_sample(folder: Path) -> None:
 
 def run(folder: Path, *command: str) -> str:
     done = subprocess.run(
-        [sys.executable, *command],
+        [tool_python(), *command],
         cwd=ROOT,
         env=environment(CIFAR10_STUDENTS=str(folder / 'students')),
         capture_output=True,
