@@ -3,6 +3,7 @@
 
 import gc
 import logging
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,26 @@ def pytest_configure():
 
 def pytest_unconfigure():
     warm_python.remove()
+
+
+def pytest_xdist_auto_num_workers():
+    """One process more than there are cores: some tests wait for a limit or a grace period."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items):
+    """Order of the tests for several processes.
+
+    Every test is started alone, the slow ones first, so that no process is left with a long file
+    at the end. Only files with fixtures for the whole file stay together (``--dist loadgroup``).
+    """
+    if 'PYTEST_XDIST_WORKER' not in os.environ:
+        return
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        if any(definitions[-1].scope in ('module', 'class') for definitions in fixtures):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def pytest_collection_finish():

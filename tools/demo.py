@@ -20,6 +20,7 @@ import os
 import os.path as osp
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
+READING = threading.Lock()
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
 TEACHERS = {
@@ -51,6 +53,7 @@ BACKBONES = {
     'baseline': 'trained without teachers',
     'mtkdrl': 'distilled by MTKD-RL',
 }
+SPLITS = ('train', 'val')
 # Metric, and its factor to percent.
 TASKS = {'detector': ('coco/bbox_mAP', 100.0), 'segmentor': ('mIoU', 1.0)}
 
@@ -62,6 +65,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--task-epochs', type=int, help='epochs of the detectors and segmentors')
     parser.add_argument(
+        '--task-images',
+        type=int,
+        help='images that detectors and segmentors are trained and tested on; few for a quick test',
+    )
+    parser.add_argument(
         '--seed', type=int, default=0, help='seed of all trainings except the teachers'
     )
     parser.add_argument('--work-dir', default=WORK, help='folder for logs and checkpoints')
@@ -69,6 +77,8 @@ def parse_args() -> argparse.Namespace:
     check_number('--epochs', args.epochs, minimum=1)
     if args.task_epochs is not None:
         check_number('--task-epochs', args.task_epochs, minimum=1)
+    if args.task_images is not None:
+        check_number('--task-images', args.task_images, minimum=1)
     return args
 
 
@@ -85,10 +95,17 @@ def config_of(name: str) -> str:
     return f'configs/demo/{task if task in TASKS else name}.py'
 
 
+def read_config(name: str) -> Config:
+    """Read the config of a training, in one thread at a time."""
+    # mmengine reloads pkg_resources for every config of another package.
+    with READING:
+        return Config.fromfile(config_of(name))
+
+
 def epochs_of(name: str, args: argparse.Namespace) -> int:
     if name.split('_')[0] not in TASKS:
         return args.epochs
-    return args.task_epochs or Config.fromfile(config_of(name)).train_cfg.max_epochs
+    return args.task_epochs or read_config(name).train_cfg.max_epochs
 
 
 def checkpoint_of(name: str, args: argparse.Namespace) -> str:
@@ -114,12 +131,14 @@ def options_of(name: str, args: argparse.Namespace) -> list[str]:
     elif kind in TASKS:
         backbone = checkpoint_of(f'student_{source}', args)
         options.append(f'model.backbone.init_cfg.checkpoint={backbone}')
+    if kind in TASKS and args.task_images is not None:
+        options += [f'{split}_dataloader.dataset.indices={args.task_images}' for split in SPLITS]
     return options
 
 
 def describe(name: str, options: list[str]) -> str:
     """Hash of a training's config with its options."""
-    text = '\n'.join([Config.fromfile(config_of(name)).pretty_text, *options])
+    text = '\n'.join([read_config(name).pretty_text, *options])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -196,7 +215,11 @@ def read_scalars(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def result_of(name: str, args: argparse.Namespace, metric: str = 'accuracy/top1') -> float:
     """Last value of a metric in a training's logs."""
-    return [r[metric] for r in read_scalars(name, args) if metric in r][-1]
+    values = [r[metric] for r in read_scalars(name, args) if metric in r]
+    if not values:
+        # mmdet's metric, for example, is not computed where nothing was detected.
+        raise InputError(f'The log of {name} has no {metric}. Train it longer.')
+    return values[-1]
 
 
 def mean_weights(name: str, args: argparse.Namespace) -> list[float] | None:
@@ -231,8 +254,9 @@ def print_task_table(args: argparse.Namespace) -> None:
             for task, (metric, scale) in TASKS.items()
         ]
         print(f'{label:<32}{values[0]:>10.1f}{values[1]:>9.1f}')
+    scenes = 'test scenes of digits that training never saw. Several seeds:\n'
     print(
-        '\nOne run each, on 200 test scenes of digits that training never saw. Several seeds:\n'
+        f'\nOne run each, on {args.task_images or 200} {scenes}'
         f'docs/results. Data: data/digits, data/digit_scenes. Under {args.work_dir}: checkpoints '
         '(epoch_*.pth),\nlogs (output.txt), curves (*/vis_data/scalars.json). The same for '
         'ImageNet and COCO:\n'

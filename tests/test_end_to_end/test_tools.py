@@ -169,7 +169,7 @@ def test_the_imagenet_config_on_photographs(workshop: Workshop):
 def test_the_demo(workshop: Workshop):
     done = workshop.tool(
         'tools/demo.py',
-        *('--epochs', '2', '--task-epochs', '1'),
+        *('--epochs', '2', '--task-epochs', '1', '--task-images', '160'),
         *('--work-dir', str(workshop.folder / 'demo')),
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]

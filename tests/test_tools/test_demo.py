@@ -24,7 +24,8 @@ def demo(monkeypatch):
 
 
 def test_a_result_of_another_config_is_refused(demo, tmp_path, capsys):
-    args = SimpleNamespace(work_dir=str(tmp_path), epochs=2, task_epochs=1, seed=0)
+    short = dict(epochs=2, task_epochs=1, task_images=None)
+    args = SimpleNamespace(work_dir=str(tmp_path), seed=0, **short)
     config = demo.describe('student_aver', demo.options_of('student_aver', args))
     folder = tmp_path / 'aver' / 'seed_0'
     folder.mkdir(parents=True)

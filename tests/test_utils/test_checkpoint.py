@@ -5,7 +5,6 @@ import argparse
 import os
 import pickle
 import subprocess
-import sys
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
 

@@ -32,4 +32,4 @@ fi
 
 "$PY" -c 'import platform, numpy, torch; print(f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}")'
 # shellcheck disable=SC2086  # PYTEST_ARGS is meant to be split
-eval exec "$PY" -m pytest tests -n auto --maxprocesses 4 --dist loadfile ${PYTEST_ARGS-}
+eval exec "$PY" -m pytest tests -n auto --maxprocesses 4 --dist loadgroup ${PYTEST_ARGS-}
