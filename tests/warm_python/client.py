@@ -47,7 +47,10 @@ def main() -> None:
     for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    code = int(answers.readline())
+    answer = answers.readline()
+    if not answer:
+        sys.exit('The test session has ended, and with it this process.')
+    code = int(answer)
     if code >= 0:
         os._exit(code)
     if -code != signal.SIGKILL:

@@ -10,6 +10,7 @@ import os
 import resource
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -51,6 +52,11 @@ def serve(path: str, owner: int) -> dict[str, Any]:
         for key, _ in selector.select():
             kind, fork = key.data
             if kind == 'owner':
+                # A session that was killed has left its tools behind.
+                for entry in selector.get_map().values():
+                    if entry.data[0] == 'end':
+                        os.kill(entry.data[1][0], signal.SIGKILL)
+                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
                 sys.exit()
             if kind == 'request':
                 connection, _ = listener.accept()
@@ -74,7 +80,7 @@ def serve(path: str, owner: int) -> dict[str, Any]:
             elif kind == 'client':
                 # A client that was killed closes its side; nothing else comes from there.
                 selector.unregister(fork[2])
-                os.kill(fork[0], 9)
+                os.kill(fork[0], signal.SIGKILL)
             elif kind == 'end':
                 finish(fork, selector)
                 break  # the client's entry among these events may be of the same fork
