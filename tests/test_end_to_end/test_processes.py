@@ -53,7 +53,7 @@ def test_two_processes_equal_one(workshop: Workshop):
     assert 'accuracy/top1' in tested.stdout
 
 
-def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
+def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
     config = workshop.config()
     work_dir = workshop.folder / 'cut'
     command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', str(work_dir)]
@@ -77,7 +77,7 @@ def test_a_signal_to_all_processes_saves_all_histories(workshop: Workshop):
     (saved,) = work_dir.glob('interrupted_iter_*.pth')
     checkpoint = torch.load(saved)
     iteration = checkpoint['meta']['iter']
-    seen = [history['seen'] for history in checkpoint['agent_hook']['histories']]
+    seen = [buffer['seen'] for buffer in checkpoint['agent_hook']['buffers']]
     assert seen == [4 * (iteration % 7)] * 2 and seen[0] > 0
 
     epochs = iteration // 4 + 2

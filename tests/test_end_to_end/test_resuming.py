@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize('update_interval', [None, 3])
 def test_two_and_two_epochs_are_four(workshop, workers, update_interval):
     # With an interval of 3 and 4 iterations an epoch, the checkpoint after
-    # epoch 2 holds a history that is not used up.
+    # epoch 2 holds a rollout buffer that is not used up.
     config = workshop.config(workers=workers)
     options = {'default_hooks.agent.update_interval': update_interval}
     workshop.runner(config, 'whole', **options).train()
@@ -36,7 +36,7 @@ def test_two_and_two_epochs_are_four(workshop, workers, update_interval):
     ]
     assert len(momenta[0]) > 0
     assert all(torch.equal(a, b) for a, b in zip(*momenta))
-    for a, b in zip(first['histories'], second['histories'], strict=True):
+    for a, b in zip(first['buffers'], second['buffers'], strict=True):
         assert a['seen'] == b['seen'] > 0
         assert torch.equal(a['states'], b['states'])
 
@@ -49,7 +49,7 @@ def test_the_seed_and_the_agent_matter(workshop):
     first = weights_of(workshop.folder / 'seed0' / 'epoch_1.pth')
     second = weights_of(workshop.folder / 'seed0' / 'epoch_2.pth')
     other = weights_of(workshop.folder / 'seed1' / 'epoch_2.pth')
-    for part in ('student.', 'weighting.agent.stem', 'connectors.'):
+    for part in ('student.', 'weighting.agent.networks', 'connectors.'):
         keys = [k for k in first if k.startswith(part)]
         for a, b in ((first, second), (second, other)):
             assert largest_difference({k: a[k] for k in keys}, {k: b[k] for k in keys}) > 1e-4
