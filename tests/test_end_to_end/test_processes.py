@@ -35,7 +35,7 @@ def test_two_processes_equal_one(workshop: Workshop):
     assert second['agent_hook']['algorithm']['updates'] == 3
     # The agent has moved, so that its equality says something.
     start = weights_of(workshop.folder / 'two' / 'epoch_1.pth')
-    agent = [k for k in start if k.startswith('weighting.agent.stem')]
+    agent = [k for k in start if k.startswith('weighting.agent.networks')]
     moved = {k: second['state_dict'][k] for k in agent}
     assert largest_difference({k: start[k] for k in agent}, moved) > 1e-3
 
