@@ -97,7 +97,7 @@ def distiller():
     return distiller
 
 
-def test_every_teacher_answers_as_when_it_runs_alone(distiller):
+def test_every_teacher_returns_what_it_returns_alone(distiller):
     images, _ = photographs(6)
     prepared = ClsDataPreprocessor(**IMAGENET)(dict(inputs=images))['inputs']
     outputs = distiller.teachers(prepared)
@@ -110,7 +110,9 @@ def test_every_teacher_answers_as_when_it_runs_alone(distiller):
             expected = distiller.teachers[m].network(alone)
         if name == 'resnet':
             expected = expected[:, [5, 2]]
-        torch.testing.assert_close(outputs[m].logits, expected, rtol=0, atol=1e-4)
+        # Rounding of a float32 that is as large as the largest logit.
+        largest = float(expected.abs().max())
+        torch.testing.assert_close(outputs[m].logits, expected, rtol=0, atol=4e-6 * largest)
         # of the usual size, and different from image to image
         assert 0.1 < expected.std(dim=0).mean() < 10, name
     assert distiller.teachers.spec.embedding_sizes == (192, 384, 2048)
