@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize('update_interval', [None, 3])
 def test_two_and_two_epochs_are_four(workshop, workers, update_interval):
     # With an interval of 3 and 4 iterations an epoch, the checkpoint after
-    # epoch 2 holds a buffer that is not used up.
+    # epoch 2 holds a rollout buffer that is not used up.
     config = workshop.config(workers=workers)
     options = {'default_hooks.agent.update_interval': update_interval}
     workshop.runner(config, 'whole', **options).train()

@@ -112,7 +112,7 @@ def test_other_classes_in_the_data(workshop: Workshop):
     os.rename(workshop.data / 'val' / 'class_3', workshop.folder / 'gone_too')
     done = workshop.train(workshop.config(), '--work-dir', str(workshop.folder / 'bad'))
     assert done.returncode == 1
-    assert '`model.num_classes` is 4, but the training set has 3 classes' in done.stderr
+    assert '`model.num_classes` is 4, but the training set has 3 classes: class_0, ' in done.stderr
 
 
 def test_nan_stops_and_the_last_checkpoint_stays(workshop: Workshop):
