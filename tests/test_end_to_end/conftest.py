@@ -153,9 +153,9 @@ class Workshop:
         """Run tools/train.py."""
         return self.tool('tools/train.py', config, *flags)
 
-    def tool(self, *command: str) -> 'subprocess.CompletedProcess[str]':
-        """Run a tool of the project to its end."""
-        return self.run(tool_python(), *command)
+    def tool(self, *command: str, fresh: bool = False) -> 'subprocess.CompletedProcess[str]':
+        """Run a tool of the project to its end; ``fresh``: by a new interpreter."""
+        return self.run(sys.executable if fresh else tool_python(), *command)
 
 
 def environment(fresh: bool = False, **extra: str) -> dict[str, str]:

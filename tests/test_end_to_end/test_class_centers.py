@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_centers_are_the_mean_features_and_train_nd(workshop: Workshop):
     config, out = workshop.config(), str(workshop.folder / 'centers.pth')
     tool = 'tools/analysis_tools/compute_class_centers.py'
-    done = workshop.tool(tool, config, out)
+    done = workshop.tool(tool, config, out, fresh=True)
     assert done.returncode == 0, done.stderr[-2000:]
     centers = torch.load(out)
 

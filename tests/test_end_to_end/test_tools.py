@@ -4,7 +4,6 @@
 import json
 import os
 import re
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -23,9 +22,8 @@ pytestmark = pytest.mark.slow
 def test_train_then_test_without_teachers(workshop: Workshop):
     config = workshop.config()
     work_dir = workshop.folder / 'run'
-    # Here in an interpreter that has imported nothing before.
-    command = [sys.executable, 'tools/train.py', config, '--work-dir', str(work_dir)]
-    done = workshop.run(*command, '--cfg-options', 'train_cfg.max_epochs=2')
+    command = ['tools/train.py', config, '--work-dir', str(work_dir)]
+    done = workshop.tool(*command, '--cfg-options', 'train_cfg.max_epochs=2', fresh=True)
     assert done.returncode == 0, done.stderr[-2000:]
     for words in (
         "Teachers' accuracy on 16 validation images:",
@@ -60,8 +58,7 @@ def test_train_then_test_without_teachers(workshop: Workshop):
         os.remove(teacher['cfg_path'])
     out = workshop.folder / 'metrics.json'
     flags = ['--work-dir', str(work_dir), '--out', str(out), '--out-item', 'metrics']
-    command = [sys.executable, 'tools/test.py', config, str(checkpoint), *flags]
-    tested = workshop.run(*command)
+    tested = workshop.tool('tools/test.py', config, str(checkpoint), *flags, fresh=True)
     assert tested.returncode == 0, tested.stderr[-2000:]
     assert json.loads(out.read_text())['accuracy/top1'] == pytest.approx(accuracy)
     assert 'unexpected key' not in tested.stdout + tested.stderr
@@ -194,7 +191,7 @@ def test_the_benchmark(workshop: Workshop):
     flags = ['--input-size', '32', '--batch-size', '2', '--num-classes', '10', '--steps', '2']
     flags += ['--warmup', '1', '--no-memory', '--update-steps', '2']
     tool = 'tools/analysis_tools/benchmark_distill.py'
-    done = workshop.tool(tool, *methods, *flags)
+    done = workshop.tool(tool, *methods, *flags, fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in done.stdout.splitlines() if '_imagenet' in line]
     names = ['aver', 'mtkdrl_ddpg', 'mmkd']
