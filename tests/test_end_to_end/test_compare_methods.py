@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+from waiting import patience
 
 from .conftest import Workshop
 
@@ -53,7 +54,7 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     start = time.time()
     again = workshop.tool(*[part for part in command if part != broken])
     assert again.returncode == 0, again.stderr
-    assert time.time() - start < 60
+    assert time.time() - start < patience(60)
     assert (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns == stamp
     with open(out / 'runs.csv') as file:
         second = {(r['method'], r['seed']): float(r['accuracy/top1']) for r in csv.DictReader(file)}

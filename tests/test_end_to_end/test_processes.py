@@ -72,7 +72,7 @@ def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     assert 'SIGTERM received: saved interrupted_iter_' in rest
     (saved,) = work_dir.glob('interrupted_iter_*.pth')
     checkpoint = torch.load(saved)

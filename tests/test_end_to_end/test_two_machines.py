@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import patience
 
 from .conftest import ROOT, Workshop, environment
 
 ADDRESSES = ('10.213.77.1', '10.213.77.2')
-LIMIT = 15
+# The two may start as far apart, and a step may take as long.
+LIMIT = round(patience(15))
 
 
 def ip(*arguments: str, check: bool = True) -> None:
@@ -107,7 +109,7 @@ def start_both(machines: Machines, workshop: Workshop, epochs: int) -> list:
 
 def test_gloo_finds_the_interface(machines: Machines, workshop: Workshop):
     processes = start_both(machines, workshop, epochs=2)
-    codes = [process.wait(timeout=180) for process in processes]
+    codes = [process.wait(timeout=600) for process in processes]
     logs = [(workshop.folder / f'log{rank}').read_text() for rank in (0, 1)]
     assert codes == [0, 0], logs[0][-2000:] + logs[1][-2000:]
     for log, cable in zip(logs, machines.cables):
@@ -117,17 +119,17 @@ def test_gloo_finds_the_interface(machines: Machines, workshop: Workshop):
 def test_a_cut_link_ends_both_with_a_sentence(machines: Machines, workshop: Workshop):
     processes = start_both(machines, workshop, epochs=5000)
     log = workshop.folder / 'log0'
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not re.search(r'Epoch\(train\) +\[3\]', log.read_text()):
         assert time.monotonic() < end and processes[0].poll() is None, log.read_text()[-2000:]
         time.sleep(0.2)
     machines.cut()
     start = time.monotonic()
-    codes = [process.wait(timeout=LIMIT + 60) for process in processes]
+    codes = [process.wait(timeout=LIMIT + 600) for process in processes]
     took = time.monotonic() - start
     assert codes == [1, 1]
     # torchrun looks after its processes every five seconds.
-    assert took < LIMIT + 20
+    assert took < LIMIT + patience(20)
     for rank in (0, 1):
         text = (workshop.folder / f'log{rank}').read_text()
         assert f'Rank {rank} of 2 on host ' in text
@@ -143,7 +145,7 @@ def test_a_machine_that_does_not_come(machines: Machines, workshop: Workshop):
         *('--work-dir', str(workshop.folder / 'work1')),
         limit=3,  # nobody has to come in time
     )
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=600) == 1
     text = (workshop.folder / 'log1').read_text()
     assert 'Error: Machine 1 of 2 on host ' in text
     assert f'the time limit of 3 s (rendezvous address: {ADDRESSES[0]}:29500; torch: ' in text

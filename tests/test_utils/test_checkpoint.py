@@ -467,7 +467,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path, how, downloads, lin
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     ends = [output.strip().split('\n')[-1] for output in outputs]
     assert (tmp_path / 'calls').read_text() == 'x' * downloads
     assert sum(end.startswith(lines[0]) for end in ends) == len(lines)
