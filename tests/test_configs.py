@@ -36,7 +36,7 @@ FOLDERS = sorted({name.split('/')[0] for name in NAMES})
 
 def requirements(name):
     """Packages that a config needs besides mmpretrain."""
-    folder, file = name.split('/')
+    folder, *_, file = name.split('/')
     needed = list(NEEDS.get(folder, []))
     if folder in ('demo', 'cifar10'):
         needed += ['mmdet'] if file.startswith('detector') else []
@@ -113,7 +113,8 @@ def build(tmp_path_factory):
 
 def metadata(name):
     """What the metafile of its folder says about a config."""
-    models = yaml.safe_load((ROOT / name).with_name('metafile.yml').read_text())['Models']
+    metafile = ROOT / name.split('/')[0] / 'metafile.yml'
+    models = yaml.safe_load(metafile.read_text())['Models']
     (found,) = [model for model in models if model['Config'] == f'configs/{name}']
     return found['Metadata']
 
@@ -144,7 +145,7 @@ def test_every_config_can_be_built(name, build):
     needed = set(re.findall(r'mtkdrl_mm\.(\w+)', model.weighting.trainer_config or ''))
     assert names & {'AgentHook', 'MetaLearningHook'} == needed
     spec = model.teachers.spec
-    assert len(set(spec.names)) == spec.num_teachers > 1
+    assert len(set(spec.names)) == spec.num_teachers >= 1
     assert all(teacher.checkpoint for teacher in model.teachers)
     assert spec.num_classes == {'demo': 10, 'cifar10': 10, 'cifar100': 100}.get(
         name.split('/')[0], 1000
@@ -202,12 +203,12 @@ def test_readme_shows_the_main_config():
 def listed(folder):
     """Files that the tables of a folder's README link to."""
     text = (ROOT / folder / 'README.md').read_text()
-    return re.findall(r'\]\(\.?/?(\w[\w.-]*\.py)\)', text)
+    return re.findall(r'\]\(\.?/?(\w[\w./-]*\.py)\)', text)
 
 
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_readme_lists_every_config(folder):
-    names = {name.split('/')[1] for name in NAMES if name.startswith(f'{folder}/')}
+    names = {name.removeprefix(f'{folder}/') for name in NAMES if name.startswith(f'{folder}/')}
     assert set(listed(folder)) == names
 
 

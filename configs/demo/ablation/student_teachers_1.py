@@ -1,0 +1,4 @@
+# One teacher alone, the best.
+_base_ = '../student_mtkdrl.py'
+
+model = dict(teachers=_base_.teachers[:1])
