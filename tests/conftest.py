@@ -51,25 +51,38 @@ def pytest_unconfigure():
     warm_python.remove()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One process more than there are cores: some tests wait for a limit or a grace period."""
     return len(os.sched_getaffinity(0)) + 1
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Order of the tests for several processes.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Distribute tests one by one, but keep together the files with fixtures for the whole file.
 
-    Every test is started alone, the slow ones first, so that no process is left with a long file
-    at the end. Only files with fixtures for the whole file stay together (``--dist loadgroup``).
+    With whole files, a process could be left with a long one at the end.
     """
-    if 'PYTEST_XDIST_WORKER' not in os.environ:
-        return
-    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
-    for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        if any(definitions[-1].scope in ('module', 'class') for definitions in fixtures):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split('::')[0]
+            return file if has_module_fixtures(config.rootpath / file) else nodeid
+
+    # xdist's own groups get lost with pytest 9.
+    return Scheduling(config, log) if config.getvalue('dist') == 'loadgroup' else None
+
+
+@cache
+def has_module_fixtures(path):
+    return "scope='module'" in path.read_text()
+
+
+def pytest_collection_modifyitems(items):
+    """In several processes, the slow tests come first."""
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker('slow') is None)
 
 
 def pytest_collection_finish():
