@@ -4,19 +4,17 @@
 from dataclasses import replace
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import find_weights, read_checkpoint
 
 from ..classifier_output import run_classifier
 from ..infer_output import infer_output
-from ..load_weights import load_found_weights
 from ..token_map import has_token_map
 from .class_map import ClassMap
+from .load_teacher import load_teacher
 from .preprocessing import Preprocessing
 from .zero_shot import ZeroShot
 
@@ -94,15 +92,10 @@ class Teacher(nn.Module):
                 f'Teacher "{self.name}" has no `checkpoint`, and random weights are of no use: '
                 'set it to the path or URL of its trained weights.'
             )
-        contents = read_checkpoint(self.checkpoint, self.role)
-        found = find_weights(contents, self.checkpoint, self.role, self.weights)
-        loaded = load_found_weights(
-            self.network, found, self.checkpoint, self.role, which=self.weights
-        )
-        print_log(str(loaded), 'current')
+        count = load_teacher(self.network, self.checkpoint, self.name, self.weights)
         if self.zero_shot is not None:
             self.zero_shot.load(None if self.class_map is None else self.class_map.indices)
-        return loaded.count
+        return count
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> NetworkOutput:

@@ -1,0 +1,36 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Loading of a teacher's weights into its network."""
+
+from mmengine.logging import print_log
+from torch import nn
+
+from mtkdrl_mm.utils.checkpoint import find_weights, read_checkpoint
+
+from ..load_weights import load_found_weights
+
+
+def load_teacher(
+    network: nn.Module, checkpoint: str, name: str, weights: 'str | None' = None
+) -> int:
+    """Load a teacher's weights from a file, all of them or none.
+
+    Args:
+        network (nn.Module): The built network; changed in place.
+        checkpoint (str): Path or URL of its weights.
+        name (str): The teacher's name, for messages.
+        weights (str, optional): 'ema' or 'raw', where the file has both.
+            Defaults to None: the averaged ones.
+
+    Returns:
+        int: Number of loaded tensors.
+
+    Raises:
+        InputError: If the file is missing, damaged, unsafe, or of another
+            architecture.
+    """
+    role = f'teacher "{name}"'
+    contents = read_checkpoint(checkpoint, role)
+    found = find_weights(contents, checkpoint, role, weights)
+    loaded = load_found_weights(network, found, checkpoint, role, which=weights)
+    print_log(str(loaded), 'current')
+    return loaded.count
