@@ -4,10 +4,10 @@
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank
 from torch import Tensor
 
 from mtkdrl_mm.structures import AgentAction, BufferShards, StepTerms
-from mtkdrl_mm.utils.distributed import rank
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from .algorithms import Algorithm
@@ -53,7 +53,7 @@ class AgentTrainer:
             Tensor: The rewards, shape (B, M).
         """
         rewards = self.reward(terms, action)
-        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, rank()))
+        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
         self.buffer.add(action.states, rewards, self._generator)
         return rewards
 

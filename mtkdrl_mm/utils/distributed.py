@@ -1,21 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Averages over the processes of a distributed run."""
+"""What mmengine.dist lacks: means, shards and checks over the processes of a run."""
 
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from torch import Tensor, nn
-
-
-def world_size() -> int:
-    """Number of processes, 1 where nothing is distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Number of this process, 0 where nothing is distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def local_shard() -> slice:
@@ -24,7 +14,7 @@ def local_shard() -> slice:
     Data samplers deal images out in turn: of a batch of one process, process r
     of R has the images r, r + R, r + 2R and so on.
     """
-    return slice(rank(), None, world_size())
+    return slice(get_rank(), None, get_world_size())
 
 
 def gather_interleaved(tensor: Tensor) -> Tensor:
@@ -36,16 +26,15 @@ def gather_interleaved(tensor: Tensor) -> Tensor:
     Returns:
         Tensor: Shape (sum of all B, K), the same on all processes.
     """
-    if world_size() == 1:
+    if get_world_size() == 1:
         return tensor
-    parts: list[Tensor] = [tensor] * world_size()
-    dist.all_gather_object(parts, tensor)
-    rows = [torch.arange(len(part)).mul(world_size()).add(r) for r, part in enumerate(parts)]
+    parts: list[Tensor] = all_gather_object(tensor)
+    rows = [torch.arange(len(part)).mul(len(parts)).add(r) for r, part in enumerate(parts)]
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """Average a tensor over all processes.
+    """Average a tensor over all processes, not in place.
 
     Args:
         tensor (Tensor): Of the same shape on every process.
@@ -53,14 +42,11 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     Returns:
         Tensor: The mean, the same bits on every process.
     """
-    count = world_size()
-    if count == 1:
+    if get_world_size() == 1:
         return tensor
-    total = tensor.detach().clone()
-    if dist.get_backend() == 'nccl' and not total.is_cuda:
-        total = total.cuda()
-    dist.all_reduce(total)
-    return (total / count).to(tensor.device)
+    mean = tensor.detach().clone()
+    all_reduce(mean, op='mean')
+    return mean
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -69,7 +55,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     Args:
         parameters (Iterable[nn.Parameter]): Parameters with gradients.
     """
-    if world_size() == 1:
+    if get_world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     mean = all_reduce_mean(torch.cat([g.flatten() for g in gradients]))
@@ -87,17 +73,12 @@ def check_equal_over_ranks(module: nn.Module, what: str) -> None:
     Raises:
         RuntimeError: If the processes differ.
     """
-    if world_size() == 1:
+    if get_world_size() == 1:
         return
-    device = next(module.parameters()).device
-    if dist.get_backend() == 'nccl':
-        device = torch.device('cuda', torch.cuda.current_device())
-    digest = torch.stack([t.detach().double().sum() for t in module.state_dict().values()]).to(
-        device
-    )
+    digest = torch.stack([t.detach().double().sum() for t in module.state_dict().values()])
     low, high = digest.clone(), digest.clone()
-    dist.all_reduce(low, op=dist.ReduceOp.MIN)
-    dist.all_reduce(high, op=dist.ReduceOp.MAX)
+    all_reduce(low, op='min')
+    all_reduce(high, op='max')
     if not torch.equal(low, high):
         raise RuntimeError(
             f'The processes hold different {what}s (largest difference of a sum: '

@@ -170,7 +170,7 @@ def test_phase_2_every_few_iterations(train):
 def test_every_step_and_process_draws_its_own_numbers_for_the_buffer(train, monkeypatch):
     def draws_of(rank):
         draws = []
-        monkeypatch.setattr(agent_trainer, 'rank', lambda: rank)
+        monkeypatch.setattr(agent_trainer, 'get_rank', lambda: rank)
         training = train().start()
         monkeypatch.setattr(
             training.hook.trainer.buffer,

@@ -130,9 +130,9 @@ def test_exploration_of_several_processes_is_that_of_one(monkeypatch, world_size
     states, _, _ = bandit(12)
     actions = []
     for world, rank in [(1, 0), *((world_size, rank) for rank in range(world_size))]:
-        monkeypatch.setattr('mtkdrl_mm.rl.algorithms.dpg.world_size', lambda world=world: world)
-        monkeypatch.setattr('mtkdrl_mm.utils.distributed.world_size', lambda world=world: world)
-        monkeypatch.setattr('mtkdrl_mm.utils.distributed.rank', lambda rank=rank: rank)
+        monkeypatch.setattr('mtkdrl_mm.rl.algorithms.dpg.get_world_size', lambda world=world: world)
+        monkeypatch.setattr('mtkdrl_mm.utils.distributed.get_world_size', lambda world=world: world)
+        monkeypatch.setattr('mtkdrl_mm.utils.distributed.get_rank', lambda rank=rank: rank)
         algorithm = DPG(agent, noise=1.0)
         noise = algorithm.noise_generator()
         own = [state[rank::world] for state in states]

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
 from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import check_number
-from mtkdrl_mm.utils.distributed import check_equal_over_ranks, local_shard, world_size
+from mtkdrl_mm.utils.distributed import check_equal_over_ranks, local_shard
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..critic import Critic
@@ -123,7 +124,7 @@ class DPG(Algorithm):
         Returns:
             Tensor: The last mean squared error, a scalar.
         """
-        total = len(rewards) * world_size() if total is None else total
+        total = len(rewards) * get_world_size() if total is None else total
         with torch.no_grad():
             # Once: the agent does not move while the critic learns.
             log_probs = list(self.agent(states))
@@ -132,7 +133,7 @@ class DPG(Algorithm):
             action = self.explore(log_probs, total, noise)
             error = self.critic(observed, action) - self.action_value(rewards, action)
             # Its average over the processes is the mean over all images.
-            loss = error.square().sum() * (world_size() / total)
+            loss = error.square().sum() * (get_world_size() / total)
             loss = descend(loss, self.critic_optimizer, self.critic_parameters, self.max_grad_norm)
         return loss
 
