@@ -41,11 +41,6 @@ class StateLayout:
     gap: bool = True
 
     @property
-    def num_teachers(self) -> int:
-        """Number of teachers M."""
-        return len(self.embedding_sizes)
-
-    @property
     def sizes(self) -> list[int]:
         """Lengths of the M states."""
         return [size + self.shared_size for size in self.embedding_sizes]

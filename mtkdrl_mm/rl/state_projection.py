@@ -25,10 +25,6 @@ class RandomProjection:
         self.size = size
         self.seed = seed
 
-    def size_of(self, size: int) -> int:
-        """Length of what becomes of an input of some length."""
-        return min(size, self.size)
-
     def __call__(self, inputs: Tensor) -> Tensor:
         """Project.
 

@@ -25,7 +25,6 @@ def test_same_seed_same_projection():
 def test_short_inputs_are_left_alone():
     inputs = torch.randn(4, 8)
     assert RandomProjection(8)(inputs) is inputs
-    assert RandomProjection(8).size_of(5) == 5 and RandomProjection(8).size_of(50) == 8
 
 
 def test_inner_products_are_kept():
