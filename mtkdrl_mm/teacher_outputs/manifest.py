@@ -102,6 +102,9 @@ class TeacherRecord:
         preprocessing (dict): For example ``mean``, ``std`` and ``to_rgb``.
         input_size (tuple[int, int], optional): Height and width of its inputs;
             None for those of the student's.
+
+    Raises:
+        InputError: If something is no plain data.
     """
 
     name: str
@@ -110,6 +113,14 @@ class TeacherRecord:
     class_map: Any
     preprocessing: dict[str, Any]
     input_size: tuple[int, int] | None
+
+    def __post_init__(self) -> None:
+        """Convert to plain data, as it is read from a file."""
+        for name in ('config', 'class_map', 'preprocessing'):
+            what = f'`{name}` of teacher "{self.name}"'
+            object.__setattr__(self, name, _plain(getattr(self, name), what))
+        if self.input_size is not None:
+            object.__setattr__(self, 'input_size', tuple(self.input_size))
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,9 @@ class ViewRecord:
             sample, view).
         pipeline (str): Digest of the data pipeline.
         blends (Any): Settings of mixup and cutmix as plain data; None without.
+
+    Raises:
+        InputError: If ``blends`` is no plain data.
     """
 
     num_views: int
@@ -143,6 +157,10 @@ class ViewRecord:
     scheme: int
     pipeline: str
     blends: Any = None
+
+    def __post_init__(self) -> None:
+        """Convert to plain data, as it is read from a file."""
+        object.__setattr__(self, 'blends', _plain(self.blends, '`blends` of the views'))
 
 
 @dataclass(frozen=True)
@@ -160,8 +178,7 @@ class Manifest:
         libraries (dict[str, str]): Versions of libraries.
 
     Raises:
-        InputError: If a number is out of range, two tensors have one name, or
-            something is no plain data.
+        InputError: If a number is out of range, or two tensors have one name.
     """
 
     dataset: DatasetRecord
@@ -189,12 +206,6 @@ class Manifest:
             raise InputError(
                 f'The stored tensors of {self.role} need different names, but are {names}.'
             )
-        try:
-            json.dumps(asdict(self), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f'The manifest of {self.role} must be plain data, but is not: {error}.'
-            ) from error
 
     @property
     def role(self) -> str:
@@ -385,9 +396,6 @@ class Manifest:
     @classmethod
     def _from_dict(cls, content: dict[str, Any]) -> 'Manifest':
         teacher = content['teacher']
-        if teacher is not None:
-            size = teacher['input_size']
-            teacher['input_size'] = None if size is None else tuple(size)
         return cls(
             **{
                 **content,
@@ -428,6 +436,14 @@ def inputs_manifest(
 
 def _is_count(value: Any, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Convert tuples to lists and keys to text, as JSON does."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{what} must be plain data, but is not: {error}.') from error
 
 
 def _digest(content: Any) -> str:

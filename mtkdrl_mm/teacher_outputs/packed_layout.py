@@ -96,7 +96,6 @@ class PackedLayout:
             spec = entry.spec
             part = packed[:, entry.offset : entry.offset + spec.row_bytes]
             tensor = part.view(getattr(torch, spec.dtype))
-            # In this order, a view exists for every number of rows, 0 and 1 included.
             tensor = tensor.squeeze(1) if not spec.shape else tensor.unflatten(1, spec.shape)
             tensors.setdefault(entry.teacher, {})[spec.name] = tensor
         return tensors
@@ -118,15 +117,10 @@ class PackedLayout:
         arrays: dict[str, dict[str, np.ndarray]] = {}
         for entry in self.entries:
             spec = entry.spec
-            dtype = np.dtype(spec.dtype)
-            inner = np.empty(spec.shape, dtype).strides
-            arrays.setdefault(entry.teacher, {})[spec.name] = np.ndarray(
-                (len(packed), *spec.shape),
-                dtype,
-                packed,
-                entry.offset,
-                (packed.strides[0], *inner),
-            )
+            part = packed[:, entry.offset : entry.offset + spec.row_bytes]
+            # A reshape that only divides an axis makes no copy.
+            array = part.view(spec.dtype).reshape(len(packed), *spec.shape)
+            arrays.setdefault(entry.teacher, {})[spec.name] = array
         return arrays
 
     def _check(self, ndim: int, shape: tuple[int, ...], is_uint8: bool) -> None:
