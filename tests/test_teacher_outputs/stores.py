@@ -1,10 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Small stores for the tests."""
 
+import ctypes
+import multiprocessing
 import os
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
@@ -101,3 +104,26 @@ def contents(folder):
             with open(os.path.join(path, name), 'rb') as file:
                 found[os.path.relpath(os.path.join(path, name), folder)] = file.read()
     return found
+
+
+def run_with_mounts(commands, test):
+    """Run a test in a process with file systems of its own, which end with it.
+
+    Skips the test that calls it where that needs rights that this user lacks.
+    """
+
+    def run():
+        new_mounts = 0x00020000  # CLONE_NEWNS of linux/sched.h
+        if ctypes.CDLL(None).unshare(new_mounts) != 0:
+            os._exit(77)
+        for command in ('mount --make-rprivate /', *commands):
+            if os.system(f'{command} 2> /dev/null') != 0:
+                os._exit(77)
+        test()
+
+    process = multiprocessing.get_context('fork').Process(target=run)
+    process.start()
+    process.join()
+    if process.exitcode == 77:
+        pytest.skip('this user may not mount')
+    assert process.exitcode == 0

@@ -16,7 +16,16 @@ from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, StoreWriter, Tensor
 from mtkdrl_mm.teacher_outputs.paths import teacher_folder
 from mtkdrl_mm.utils import InputError
 
-from .stores import changed, contents, manifest, values, write, write_part, write_store
+from .stores import (
+    changed,
+    contents,
+    manifest,
+    run_with_mounts,
+    values,
+    write,
+    write_part,
+    write_store,
+)
 
 FORK = multiprocessing.get_context('fork')
 # Parts of 0.4 MiB: writing one takes about as long as starting a process.
@@ -120,44 +129,50 @@ def test_writers_that_start_at_once_agree_on_one_manifest(tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
+def disk(tmp_path):
+    """Folder for a file system of 1 MiB, and the command that mounts it."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    if os.geteuid() != 0 or os.system(f'mount -t tmpfs -o size=1m tmpfs {folder}') != 0:
-        pytest.skip('only root may mount')
-    yield folder
-    assert os.system(f'umount {folder}') == 0
+    return folder, f'mount -t tmpfs -o size=1m tmpfs {folder}'
 
 
-def test_a_full_disk(small_disk, tmp_path):
-    folder = str(small_disk / 'a')
-    writer = StoreWriter(folder, LARGE)
-    with pytest.raises(InputError, match=r'need 3\.9 MiB more, but only .* KiB are free'):
-        writer.check_free_space()
-    writer.write_part(0, 0, ARRAYS[0, 0])
-    writer.write_part(0, 1, ARRAYS[0, 1])
-    with pytest.raises(InputError) as error:
-        writer.write_part(0, 2, ARRAYS[0, 2])
-    assert str(error.value).startswith(
-        f'"{folder}/view_000/part_0002.safetensors" cannot be written: No space left on device ('
-    )
-    assert writer.missing(0) == [2, 3, 4]
+def test_a_full_disk(disk, tmp_path):
+    folder = str(disk[0] / 'a')
     finish(str(tmp_path / 'peace'))
     whole = contents(tmp_path / 'peace')
-    assert all(content == whole[name] for name, content in contents(folder).items())
-    os.system(f'mount -o remount,size=8m {small_disk}')
-    finish(folder)
-    assert contents(folder) == whole
+
+    def test():
+        writer = StoreWriter(folder, LARGE)
+        with pytest.raises(InputError, match=r'need 3\.9 MiB more, but only .* KiB are free'):
+            writer.check_free_space()
+        writer.write_part(0, 0, ARRAYS[0, 0])
+        writer.write_part(0, 1, ARRAYS[0, 1])
+        with pytest.raises(InputError) as error:
+            writer.write_part(0, 2, ARRAYS[0, 2])
+        assert str(error.value).startswith(
+            f'"{folder}/view_000/part_0002.safetensors" cannot be written: No space left on device '
+        )
+        assert writer.missing(0) == [2, 3, 4]
+        assert all(content == whole[name] for name, content in contents(folder).items())
+        assert os.system(f'mount -o remount,size=8m {disk[0]}') == 0
+        finish(folder)
+        assert contents(folder) == whole
+
+    run_with_mounts([disk[1]], test)
 
 
-def test_no_space_for_the_manifest(small_disk):
-    with pytest.raises(OSError, match='No space'), open(small_disk / 'full', 'wb', 0) as file:
-        while True:
-            file.write(bytes(4096))
-    with pytest.raises(InputError, match=r'cannot be written: No space left on device \(0\.0 MiB'):
-        StoreWriter(str(small_disk), LARGE)
-    assert os.listdir(small_disk) == ['full']
+def test_no_space_for_the_manifest(disk):
+    folder = disk[0]
+
+    def test():
+        with pytest.raises(OSError, match='No space'), open(folder / 'full', 'wb', 0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(InputError, match=r'be written: No space left on device \(0\.0 MiB'):
+            StoreWriter(str(folder), LARGE)
+        assert os.listdir(folder) == ['full']
+
+    run_with_mounts([disk[1]], test)
 
 
 def test_a_limit_of_the_file_size(tmp_path):
