@@ -314,7 +314,7 @@ def test_spawned_processes(root):
     queue = context.Queue()
     process = context.Process(target=read_in_process, args=(reader, queue))
     process.start()
-    rows, count = queue.get(timeout=120)
+    rows, count = queue.get(timeout=300)
     process.join()
     check_rows(rows, [0, 9], 1)
     assert count == 4
