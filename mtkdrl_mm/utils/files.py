@@ -14,6 +14,8 @@ from typing import IO, Any
 PARTIAL_SUFFIX = '.tmp'
 #: Errors of the storage medium, not of the program: the same write may succeed later.
 MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+# What os.link raises on file systems without hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def sync_folder(path: str) -> None:
@@ -46,12 +48,16 @@ def replace_file(partial: str, path: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Iterator[IO]:
+def atomic_write(
+    path: str | os.PathLike, mode: str = 'w', partial: str | None = None, **kwargs: Any
+) -> Iterator[IO]:
     """Write a file atomically: it gets its name only when it is complete.
 
     Args:
         path (str | PathLike): Path of the file; an existing one is replaced.
         mode (str): 'w' or 'wb'. Defaults to 'w'.
+        partial (str, optional): Temporary path in the same folder. Processes that write the same
+            file need different ones. Defaults to None: ``path`` with :data:`PARTIAL_SUFFIX`.
         **kwargs: Further arguments of ``open``.
 
     Yields:
@@ -65,7 +71,7 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Ite
         ...     _ = file.write('{}')
     """
     path = os.fspath(path)
-    partial = path + PARTIAL_SUFFIX
+    partial = path + PARTIAL_SUFFIX if partial is None else partial
     try:
         with open(partial, mode, **kwargs) as file:
             yield file
@@ -74,6 +80,45 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w', **kwargs: Any) -> Ite
         with suppress(OSError):
             os.remove(partial)
         raise
+
+
+def create_file(path: str | os.PathLike, content: bytes, partial: str) -> bool:
+    """Write a file atomically, unless it exists.
+
+    Of several processes that create the same file, on any machines, one succeeds.
+
+    Args:
+        path (str | PathLike): Path of the file.
+        content (bytes): Its contents.
+        partial (str): Temporary path in the same folder, of this process only.
+
+    Returns:
+        bool: False if the file existed, and was left as it is.
+
+    Raises:
+        OSError: If the file cannot be written. Nothing is left of it then.
+    """
+    path = os.fspath(path)
+    try:
+        with open(partial, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if osp.exists(path):
+                return False
+            os.replace(partial, path)
+        sync_folder(osp.dirname(path))
+        return True
+    finally:
+        with suppress(OSError):
+            os.remove(partial)
 
 
 def write_json(content: Any, path: str | os.PathLike, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from mtkdrl_mm.utils.files import atomic_write, describe_medium_error, write_json
+from mtkdrl_mm.utils.files import atomic_write, create_file, describe_medium_error, write_json
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -42,6 +42,32 @@ def test_a_failed_fsync_counts_as_a_failed_write(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space'), atomic_write(path) as file:
         file.write('new')
     assert path.read_text() == 'old'
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / 'a.txt'
+    with atomic_write(path, partial=f'{path}.1') as first:
+        first.write('first')
+        with atomic_write(path, partial=f'{path}.2') as second:
+            second.write('second')
+        assert path.read_text() == 'second'
+    assert path.read_text() == 'first'
+    assert os.listdir(tmp_path) == ['a.txt']
+
+
+def test_a_file_is_created_once(tmp_path, monkeypatch):
+    path = tmp_path / 'a'
+    assert create_file(path, b'first', f'{path}.1')
+    assert not create_file(path, b'second', f'{path}.2')
+    assert path.read_bytes() == b'first'
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        create_file(tmp_path / 'b', b'x', f'{path}.3')
+    assert os.listdir(tmp_path) == ['a']
 
 
 def test_json(tmp_path):
