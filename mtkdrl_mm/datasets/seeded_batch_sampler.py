@@ -21,7 +21,8 @@ class SeededBatchSampler(BatchSampler):
     """Yields indices with the seed of their augmentation, from any position of an epoch.
 
     The view of a sample is the number of the epoch, or of the pass through the
-    data if a sampler is infinite. :class:`SeededDataset` reads it.
+    data if a sampler is infinite, modulo the number of views where that is
+    limited. :class:`SeededDataset` reads it.
 
     Args:
         sampler (Sampler): Sampler of this process's indices.
@@ -35,8 +36,13 @@ class SeededBatchSampler(BatchSampler):
             which BatchNorm cannot be trained. Defaults to False.
 
     Attributes:
-        seed (int): The run's seed. Set by :meth:`set_position`; read by
-            iterating.
+        seed (int): The run's seed, which decides the order of the images. Set
+            by :meth:`set_position`; read by iterating.
+        view_seed (int | None): Seed of the augmentations, where it is not the
+            run's. Set by :class:`TeacherOutputs`, whose stored outputs belong
+            to the augmentations of one seed.
+        num_views (int | None): Number of views V; None for a new view in every
+            epoch. Set likewise.
         images_done (int): Position of the next pass. Set by
             :meth:`set_position`; read, and reset to 0, by iterating.
         skip_single (bool): May be changed after building, by
@@ -59,6 +65,8 @@ class SeededBatchSampler(BatchSampler):
                 base_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
             )
         self.seed = 0
+        self.view_seed: int | None = None
+        self.num_views: int | None = None
         self.images_done = 0
 
     @property
@@ -135,7 +143,11 @@ class SeededBatchSampler(BatchSampler):
         """Yield the batches from the position to the end of the epoch."""
         images_done, self.images_done = self.images_done, 0
         for batch in self._batches(images_done):
-            yield [SeededIndex(index, self.seed, view) for index, view in batch]
+            yield [self._seeded(index, view) for index, view in batch]
+
+    def _seeded(self, index: int, view: int) -> SeededIndex:
+        seed = self.seed if self.view_seed is None else self.view_seed
+        return SeededIndex(index, seed, view % self.num_views if self.num_views else view)
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""

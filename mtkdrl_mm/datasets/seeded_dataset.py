@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Data set with augmentations that are a function of sample and view."""
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -8,6 +9,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mtkdrl_mm.registry import DATASETS
 from mtkdrl_mm.utils.seeding import derive_seed, seed_host, seeded
+
+from .keyed_blend import KeyedBlend
 
 
 class SeededIndex(int):
@@ -40,6 +43,9 @@ class SeededIndex(int):
         return SeededIndex, (index, seed, view)
 
 
+Annotate = Callable[[Any, int, int], Any]
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """Seeds the augmentations of another data set from (seed, sample, view).
@@ -52,6 +58,13 @@ class SeededDataset(Dataset):
     Args:
         dataset (dict | Dataset): The data set, or its config.
         lazy_init (bool): Whether to skip ``full_init``. Defaults to False.
+
+    Attributes:
+        blend (KeyedBlend | None): Mixup and cutmix by seed key. Set by
+            :class:`TeacherOutputs`; read when a seeded image is loaded.
+        annotate (Callable | None): Adds to a loaded sample what belongs to its
+            (sample, view), for instance stored outputs of teachers. Set and
+            read likewise.
 
     Example:
         >>> import torch
@@ -69,6 +82,8 @@ class SeededDataset(Dataset):
 
     def __init__(self, dataset: 'dict[str, Any] | Dataset', lazy_init: bool = False) -> None:
         self.dataset = MMENGINE_DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.blend: KeyedBlend | None = None
+        self.annotate: Annotate | None = None
         if not lazy_init:
             self.full_init()
 
@@ -82,14 +97,24 @@ class SeededDataset(Dataset):
         seed_key = getattr(index, 'seed_key', None)
         if seed_key is None:
             return self.dataset[index]
-        seed, sample, view = seed_key
-        derived = derive_seed(seed, 'augmentation', sample, view)
         if get_worker_info() is not None:
-            seed_host(derived)
-            return self.dataset[int(index)]
+            return self._load(seed_key)
         # Without workers this is the training process, whose generators must not change.
-        with seeded(derived):
-            return self.dataset[int(index)]
+        with seeded(0):
+            return self._load(seed_key)
+
+    def _load(self, seed_key: tuple[int, int, int]) -> Any:
+        seed, sample, view = seed_key
+
+        def load(sample: int, view: int) -> Any:
+            seed_host(derive_seed(seed, 'augmentation', sample, view))
+            return self.dataset[sample]
+
+        if self.blend is None:
+            data = load(sample, view)
+        else:
+            data = self.blend(load, len(self), seed_key)
+        return data if self.annotate is None else self.annotate(data, sample, view)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -97,13 +122,13 @@ class SeededDataset(Dataset):
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the wrapped data set."""
-        if name == 'dataset':  # not set yet while it is unpickled
+        if name in ('dataset', 'blend', 'annotate'):  # not set yet while it is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the wrapped data set, for hooks that replace the pipeline."""
-        if name == 'dataset' or name in type(self).__dict__:
+        if name in ('dataset', 'blend', 'annotate') or name in type(self).__dict__:
             super().__setattr__(name, value)
         else:
             setattr(self.dataset, name, value)
