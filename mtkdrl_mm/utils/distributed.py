@@ -1,10 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Averages over the processes of a distributed run."""
+"""Values that the processes of a distributed run exchange."""
 
 from collections.abc import Iterable
+from copy import copy
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import broadcast_object_list
 from torch import Tensor, nn
 
 
@@ -16,6 +19,22 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, 0 where nothing is distributed."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def broadcast_from_main(value: Any) -> Any:
+    """Broadcast a value of the main process to all processes.
+
+    Args:
+        value (Any): A plain object; that of other processes is ignored.
+
+    Returns:
+        Any: The main process's value.
+    """
+    if world_size() == 1:
+        return value
+    values = [copy(value)]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def local_shard() -> slice:
