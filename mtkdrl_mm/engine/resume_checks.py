@@ -12,8 +12,17 @@ from mtkdrl_mm.utils.class_names import class_names
 
 # Hooks that are part of a distillation method.
 _METHOD_HOOKS = ('agent', 'meta_learning')
-# Keys that may change: paths, and what is compared when the weights are loaded.
-_IGNORED_KEYS = ('cfg_path', 'checkpoint', 'init_cfg', 'pretrained', 'centers', 'data_preprocessor')
+# Keys that may change: paths, what is compared when the weights are loaded, and what only
+# makes a training faster.
+_IGNORED_KEYS = (
+    'cfg_path',
+    'checkpoint',
+    'init_cfg',
+    'pretrained',
+    'centers',
+    'data_preprocessor',
+    'teacher_inference',
+)
 _REMEDY = (
     'Resume with the same config, set another --work-dir for this training, or start it from the '
     'weights alone with `load_from`.'

@@ -6,12 +6,10 @@ import os
 import os.path as osp
 from collections.abc import Callable
 from contextlib import suppress
-from copy import copy
 from typing import Any
 
-import torch
 from mmengine.config import ConfigDict
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,6 +18,7 @@ from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.registry import RUNNERS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
@@ -215,7 +214,7 @@ class ResumableRunner(Runner):
                 self._lock.acquire()
             except InputError as error:
                 problem = str(error)
-        problem = _from_main(problem)
+        problem = broadcast_from_main(problem)
         if problem is not None:
             raise InputError(problem)
 
@@ -342,6 +341,9 @@ class ResumableRunner(Runner):
         if resuming:
             self.call_hook('after_load_checkpoint', checkpoint=contents)
             message = load_whole(model, contents['state_dict'], filename)
+            if getattr(model, 'has_teachers', False):
+                state = (contents.get('meta') or {}).get('teacher_inference')
+                model.teachers.restore_inference(state)
         else:
             role = 'student' if hasattr(model, 'student') else 'network'
             message = load_network_weights(model, contents, filename, role)
@@ -388,9 +390,13 @@ class ResumableRunner(Runner):
         if hasattr(self.train_loop, 'progress'):
             meta['progress'] = self.train_loop.progress(meta['epoch'], meta['iter'])
         meta['training'] = describe_training(self.cfg)
-        student_cfg = getattr(unwrap_model(self.model), 'student_cfg', None)
+        model = unwrap_model(self.model)
+        student_cfg = getattr(model, 'student_cfg', None)
         if student_cfg is not None:
             meta['student_cfg'] = student_cfg
+        if getattr(model, 'has_teachers', False):
+            # Another mode of the teachers would have other rounding errors.
+            meta['teacher_inference'] = model.teachers.inference_state()
         bound_log_history(self.message_hub, self.log_processor, len(self.train_dataloader))
         local = '://' not in str(out_dir) and file_client_args is None and not backend_args
         written = filename + PARTIAL_SUFFIX if local else filename
@@ -414,15 +420,8 @@ class ResumableRunner(Runner):
             with suppress(OSError):
                 os.remove(osp.join(out_dir, written))
         # All processes raise the main process's error, and continue in the same way.
-        number, text = _from_main((problem.errno, problem.strerror) if problem else (0, None))
+        number, text = broadcast_from_main(
+            (problem.errno, problem.strerror) if problem else (0, None)
+        )
         if number or text:
             raise OSError(number, text, osp.join(out_dir, filename)) from problem
-
-
-def _from_main(value: Any) -> Any:
-    """Broadcast a value of the main process to all processes."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return value
-    values = [copy(value)]
-    broadcast_object_list(values)
-    return values[0]

@@ -2,10 +2,31 @@
 """What mmengine.dist lacks: means, shards and checks over the processes of a run."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
+from mmengine.dist import (
+    all_gather_object,
+    all_reduce,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+)
 from torch import Tensor, nn
+
+
+def broadcast_from_main(value: Any) -> Any:
+    """Broadcast a value of the main process to all processes.
+
+    Args:
+        value (Any): A plain object; that of other processes is ignored.
+
+    Returns:
+        Any: The main process's value.
+    """
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def local_shard() -> slice:

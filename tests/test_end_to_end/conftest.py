@@ -62,6 +62,7 @@ model = dict(
     teachers={teachers!r},
     weighting=dict(type='MTKDRL'),
     connector=dict(norm_cfg=None),
+    teacher_inference='eager',  # no choice by time: runs are compared bit by bit
 )
 default_hooks['agent'] = dict(type='mtkdrl_mm.AgentHook')
 """

@@ -10,6 +10,8 @@ import pytest
 import torch
 from waiting import patience
 
+from mtkdrl_mm.models.teachers import choose_mode
+
 from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
 pytestmark = pytest.mark.slow
@@ -40,6 +42,39 @@ def test_two_and_two_epochs_are_four(workshop, workers, update_interval):
     for a, b in zip(first['buffers'], second['buffers'], strict=True):
         assert a['seen'] == b['seen'] > 0
         assert torch.equal(a['states'], b['states'])
+
+
+def test_resumed_trainings_run_their_teachers_as_before(workshop, monkeypatch):
+    """Also where a new measurement would choose another mode, with other rounding errors."""
+    fastest = []
+
+    def measured(teachers, inputs):
+        return [[0.5 if str(t.mode) == fastest[-1] else 1.0] for t in teachers]
+
+    monkeypatch.setattr(choose_mode, '_interleaved', measured)
+    monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
+    config = workshop.config()
+    for folder, last, mode, resume in (
+        ('whole', 4, 'channels_last, bfloat16', False),
+        ('parts', 2, 'channels_last, bfloat16', False),
+        ('parts', 4, 'channels_last', True),
+        ('other', 4, 'channels_last', False),
+    ):
+        fastest.append(mode)
+        options = {'model.teacher_inference': 'auto', 'train_cfg.max_epochs': last}
+        workshop.runner(config, folder, **options, resume=resume).train()
+    whole, parts, other = (
+        torch.load(workshop.folder / name / 'epoch_4.pth') for name in ('whole', 'parts', 'other')
+    )
+    modes = whole['meta']['teacher_inference']
+    assert modes.keys() == {'teacher0', 'teacher1'}
+    assert parts['meta']['teacher_inference'] == modes
+    assert {mode['dtype'] for mode in modes.values()} == {'bfloat16'}
+    assert largest_difference(whole['state_dict'], parts['state_dict']) == 0
+    # The mode matters to the last bits, so that the equality says something.
+    assert largest_difference(whole['state_dict'], other['state_dict']) > 0
+    parts_of_the_model = {key.split('.')[0] for key in whole['state_dict']}
+    assert parts_of_the_model == {'student', 'connectors', 'weighting'}
 
 
 def test_the_seed_and_the_agent_matter(workshop):

@@ -56,6 +56,7 @@ def check(cfg):
         {'default_hooks.logger.interval': 1},
         {'model.teachers.0.checkpoint': 'moved/big.pth', 'model.student.cfg_path': 'b/student.py'},
         {'optim_wrapper': dict(optimizer=dict(type='SGD', lr=0.1))},
+        {'model.teacher_inference': 'eager'},
     ],
 )
 def test_what_may_change(changes):

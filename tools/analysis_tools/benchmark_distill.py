@@ -180,6 +180,8 @@ def build_model(
     """Build a config's distiller; it shares the teachers of another one, if given."""
     cfg.model.num_classes = args.num_classes
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    # The bound and all variants share the teachers, which must not change in the first step.
+    cfg.model.setdefault('teacher_inference', 'eager')
     if pool_of is not None:
         cfg.model.teachers = pool_of.teachers
     return MODELS.build(cfg.model)

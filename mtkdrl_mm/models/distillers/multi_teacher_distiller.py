@@ -29,6 +29,7 @@ from ..labels import target_labels
 from ..losses import DistillationLoss
 from ..num_classes import set_num_classes
 from ..teachers import Preprocessing, TeacherPool, build_pool
+from ..teachers.inference_mode import InferenceSettings
 from ..teachers.preprocessing import check_input_size
 from ..weightings import Weighting
 
@@ -85,6 +86,12 @@ class MultiTeacherDistiller(BaseModel):
         channels_last (bool, optional): Whether networks run in channels_last
             memory format in training. Defaults to None: on CUDA devices, where
             it is faster.
+        teacher_inference (dict | str, optional): How the teachers are run,
+            which are frozen: 'eager' as they were loaded, or the settings of
+            :class:`InferenceSettings`, ``dict(fold_bn='auto',
+            channels_last='auto', dtype='auto', compile=False,
+            offload=False)``. Defaults to None: those, or the settings of a
+            given pool.
         data_preprocessor (dict, optional): The student's preprocessing;
             mmengine's runner fills in the config file's. Defaults to the
             student config's.
@@ -130,6 +137,7 @@ class MultiTeacherDistiller(BaseModel):
         num_classes: int | None = None,
         token_maps: bool = False,
         channels_last: bool | None = None,
+        teacher_inference: dict[str, Any] | str | None = None,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -143,6 +151,7 @@ class MultiTeacherDistiller(BaseModel):
         self.feature_loss_weight = check_number('feature_loss_weight', feature_loss_weight)
         self.token_maps = token_maps
         self.channels_last = channels_last
+        inference = InferenceSettings.from_config(teacher_inference)
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
@@ -174,7 +183,10 @@ class MultiTeacherDistiller(BaseModel):
                 num_classes,
                 student_classes=output.logits.shape[1],
                 token_maps=token_maps,
+                inference=inference,
             )
+        elif teacher_inference is not None:
+            pool.inference = inference
         self._teachers = (pool,)
         if output.logits.shape[1] != pool.spec.num_classes:
             raise InputError(
@@ -272,6 +284,8 @@ class MultiTeacherDistiller(BaseModel):
                 f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
             )
         labels = self._labels(data_samples, inputs.device)
+        if self.training:
+            self.teachers.prepare(inputs)
         teachers = self.teachers(inputs, data_samples)
         student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
         terms = self.make_terms(inputs, student, teachers, labels, data_samples)

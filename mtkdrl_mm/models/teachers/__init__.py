@@ -1,8 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The frozen teachers."""
 
+from .inference_mode import InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
 from .teacher import Teacher
 from .teacher_pool import PoolSpec, TeacherPool, build_pool
 
-__all__ = ['PoolSpec', 'Preprocessing', 'Teacher', 'TeacherPool', 'build_pool']
+__all__ = [
+    'InferenceMode',
+    'InferenceSettings',
+    'PoolSpec',
+    'Preprocessing',
+    'Teacher',
+    'TeacherPool',
+    'build_pool',
+]

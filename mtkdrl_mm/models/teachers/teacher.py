@@ -1,11 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """One frozen teacher."""
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
@@ -14,6 +19,9 @@ from ..classifier_output import run_classifier
 from ..infer_output import infer_output
 from ..token_map import has_token_map
 from .class_map import ClassMap
+from .fold_batch_norm import fold_batch_norms
+from .host_copy import HostCopy
+from .inference_mode import EAGER, InferenceMode, autocast_dtype
 from .load_teacher import load_teacher
 from .preprocessing import Preprocessing
 from .zero_shot import ZeroShot
@@ -38,6 +46,12 @@ class Teacher(nn.Module):
             are image embeddings. Defaults to None.
         token_maps (bool): Whether a transformer's patch tokens count as its
             map. Defaults to False.
+
+    Attributes:
+        mode (InferenceMode): How the network is run; eager unless
+            :meth:`adopt` has changed it.
+        offload (bool): Whether the network is kept in host memory, and on the
+            device only while it runs.
     """
 
     def __init__(
@@ -60,6 +74,10 @@ class Teacher(nn.Module):
         self.class_map = class_map
         self.zero_shot = zero_shot
         self.token_maps = token_maps
+        self.mode = EAGER
+        self.offload = False
+        self._host_copy: HostCopy | None = None
+        self._num_loaded = 0
         self.requires_grad_(False)
         self.train(False)
 
@@ -87,6 +105,8 @@ class Teacher(nn.Module):
             InputError: If there is no checkpoint, or the file is missing,
                 damaged, unsafe, or of another architecture.
         """
+        if self.mode != EAGER:  # frozen weights, which were read before
+            return self._num_loaded
         if self.checkpoint is None:
             raise InputError(
                 f'Teacher "{self.name}" has no `checkpoint`, and random weights are of no use: '
@@ -95,7 +115,62 @@ class Teacher(nn.Module):
         count = load_teacher(self.network, self.checkpoint, self.name, self.weights)
         if self.zero_shot is not None:
             self.zero_shot.load(None if self.class_map is None else self.class_map.indices)
+        self._num_loaded = count
         return count
+
+    def candidate(self, mode: InferenceMode, inputs: Tensor) -> 'Teacher | None':
+        """Copy the teacher, with its network prepared for another mode.
+
+        Args:
+            mode (InferenceMode): The mode.
+            inputs (Tensor): Images with :attr:`preprocessing`, shape
+                (B, c, H, W); the first two show which layers follow each other.
+
+        Returns:
+            Teacher | None: The copy, which shares class map and text embeddings;
+            None if no BatchNorm can be folded.
+        """
+        network = copy.deepcopy(self.network)
+        device = next(network.parameters()).device
+        images = inputs[:2].float().to(device)
+        if mode.reparameterized:
+            network.backbone.switch_to_deploy()
+            network.eval()
+        if mode.folded:
+            with torch.no_grad(), autocast(device.type, enabled=False):
+                count = fold_batch_norms(
+                    network,
+                    lambda: run_classifier(network, images, self.token_maps, role=self.role),
+                )
+            if count == 0 and not mode.reparameterized:
+                return None
+        if mode.channels_last is not None:
+            network.to(memory_format=_memory_format(mode.channels_last))
+        if mode.half is not None:
+            _store_in(network, mode.half)
+        if mode.compiled:
+            # An attribute of the instance: the backbone remains of its class.
+            network.backbone.forward = torch.compile(network.backbone.forward)
+        result = Teacher(
+            self.name,
+            network,
+            self.preprocessing,
+            self.checkpoint,
+            self.weights,
+            self.class_map,
+            self.zero_shot,
+            self.token_maps,
+        )
+        result.mode, result.offload = mode, self.offload
+        return result
+
+    def adopt(self, candidate: 'Teacher') -> None:
+        """Take over the network of a :meth:`candidate`, and its mode.
+
+        Args:
+            candidate (Teacher): The candidate.
+        """
+        self.network, self.mode, self._host_copy = candidate.network, candidate.mode, None
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> NetworkOutput:
@@ -107,20 +182,106 @@ class Teacher(nn.Module):
 
         Returns:
             NetworkOutput: Logits (B, C) in the student's classes, embedding and
-            map; without gradient.
+            map; without gradient, and in every mode of the same dtypes.
         """
         # no_grad and not inference_mode: autograd cannot save inference tensors for the backward
         # pass of the student's loss.
-        output = run_classifier(self.network, inputs, self.token_maps, role=self.role)
-        if self.zero_shot is not None:
-            # An image encoder: what its head returns is the embedding that the class texts
-            # are compared with. The texts are those of the student's classes already.
-            embedding = output.logits
-            return replace(output, embedding=embedding, logits=self.zero_shot(embedding))
-        if self.class_map is not None:
-            return replace(output, logits=self.class_map(output.logits))
+        with self._on_device(inputs.device):
+            output = self._run(inputs)
+            if self.zero_shot is not None:
+                # An image encoder: what its head returns is the embedding that the class texts
+                # are compared with. The texts are those of the student's classes already.
+                embedding = output.logits
+                return replace(output, embedding=embedding, logits=self.zero_shot(embedding))
+            if self.class_map is not None:
+                return replace(output, logits=self.class_map(output.logits))
         return output
+
+    def prefetch(self, device: torch.device) -> None:
+        """Begin to copy the network to the device, if it is offloaded.
+
+        Args:
+            device (torch.device): The device.
+        """
+        if self.offload and device.type != 'cpu':
+            self._held_on_host().prefetch(device)
+
+    def _run(self, inputs: Tensor) -> NetworkOutput:
+        """Run the network in its mode."""
+        mode, given = self.mode, inputs
+        if mode == EAGER:
+            return run_classifier(self.network, inputs, self.token_maps, role=self.role)
+        if mode.channels_last is not None:
+            inputs = inputs.contiguous(memory_format=_memory_format(mode.channels_last))
+        with _precision(mode, inputs.device):
+            output = run_classifier(self.network, inputs, self.token_maps, role=self.role)
+        if mode.dtype is not None and autocast_dtype(inputs.device) != mode.half:
+            output.logits = output.logits.to(given.dtype)
+            output.embedding = output.embedding.to(given.dtype)
+            if output.feature_map is not None:
+                output.feature_map = output.feature_map.to(given.dtype)
+        if mode.channels_last is not None and output.feature_map is not None:
+            # What follows compares it with the student's map.
+            layout = _memory_format(is_channels_last(given))
+            output.feature_map = output.feature_map.contiguous(memory_format=layout)
+        return output
+
+    def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> 'Teacher':
+        """Stay in host memory if the network is offloaded."""
+        self._host_copy = None
+        if self.offload:
+            return super()._apply(lambda tensor: fn(tensor).cpu(), *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+    def _held_on_host(self) -> HostCopy:
+        if self._host_copy is None:
+            self._host_copy = HostCopy(self)
+        return self._host_copy
+
+    @contextmanager
+    def _on_device(self, device: torch.device) -> Iterator[None]:
+        """Have an offloaded network on the device."""
+        if not self.offload or device.type == 'cpu':
+            yield
+            return
+        held = self._held_on_host()
+        try:
+            held.load(device)
+            yield
+        finally:
+            held.unload()
 
     def infer_output(self) -> NetworkOutput:
         """Run the network on dummy images, without class map and text embeddings."""
         return infer_output(self.network, self.role, self.preprocessing.input_size, self.token_maps)
+
+
+def is_channels_last(images: Tensor) -> bool:
+    """Whether a batch is in channels_last memory format, and in no other."""
+    return not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+
+
+def _memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _precision(mode: InferenceMode, device: torch.device) -> Any:
+    """The context in which a network computes in its mode's precision."""
+    if mode.dtype is None:
+        return nullcontext()
+    if mode.half is None:
+        return autocast(device.type, enabled=False)
+    return autocast(device.type, dtype=mode.half)
+
+
+def _store_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of convolutions and linear layers in half precision.
+
+    Autocast converts weights in every step; these are converted already. All
+    others, as those of normalisations, stay in float32.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    parameter.data = parameter.data.to(dtype)

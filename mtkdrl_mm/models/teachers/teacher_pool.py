@@ -1,17 +1,22 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The pool of frozen teachers."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 
 from .build_teacher import build_teacher
+from .choose_mode import Choice, choose_mode
+from .inference_mode import EAGER, InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
 from .teacher import Teacher
 
@@ -74,6 +79,8 @@ class TeacherPool(nn.ModuleList):
             batches.
         num_classes (int, optional): Number of classes C that every teacher must
             have. Defaults to None: that of the first teacher.
+        inference (InferenceSettings, optional): What :meth:`prepare` may do to
+            run the teachers faster. Defaults to None: all that is faster.
 
     Raises:
         InputError: If there is no teacher, two have one name, or they disagree
@@ -100,6 +107,7 @@ class TeacherPool(nn.ModuleList):
         teachers: Sequence[Teacher],
         student_preprocessing: Preprocessing,
         num_classes: int | None = None,
+        inference: InferenceSettings | None = None,
     ) -> None:
         if len(teachers) == 0:
             raise InputError('The pool needs at least one teacher.')
@@ -116,6 +124,20 @@ class TeacherPool(nn.ModuleList):
         self.train(False)
         self.student_preprocessing = student_preprocessing
         self.spec = self._infer_spec(num_classes)
+        self._prepared = False
+        self._saved_modes: dict[str, InferenceMode] = {}
+        self.inference = inference or InferenceSettings()
+
+    @property
+    def inference(self) -> InferenceSettings:
+        """What :meth:`prepare` may do to run the teachers faster."""
+        return self._inference
+
+    @inference.setter
+    def inference(self, settings: InferenceSettings) -> None:
+        self._inference = settings
+        for teacher in self:
+            teacher.offload = bool(settings.offload)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +152,103 @@ class TeacherPool(nn.ModuleList):
         """Load every teacher's weights; see :meth:`Teacher.load_weights`."""
         for teacher in self:
             teacher.load_weights()
+
+    @torch.no_grad()
+    def prepare(self, inputs: Tensor) -> None:
+        """Choose and adopt each teacher's fastest mode; only the first call has an effect.
+
+        The main process's choice is that of all processes. A resumed training
+        takes the modes of its checkpoint, without a new measurement: another
+        mode has other rounding errors.
+
+        Args:
+            inputs (Tensor): Images as normalised for the student, shape
+                (B, c, H, W), as many as in a step.
+
+        Raises:
+            InputError: If a setting is impossible on the device.
+        """
+        if self._prepared:
+            return
+        self._prepared = True
+        settings = self.inference
+        if settings.dtype == 'float16' and inputs.device.type == 'cpu':
+            raise InputError(
+                '`teacher_inference.dtype` is "float16", which is for GPUs: set it to "auto" or '
+                '"bfloat16" on the CPU.'
+            )
+        saved = {n: mode for n, mode in self._saved_modes.items() if settings.allow(mode)}
+        restored = all(name in saved for name in self.names)
+        # Neither the copies of the networks nor their runs may change what the step draws.
+        devices = [inputs.device] if inputs.device.type == 'cuda' else []
+        choices = []
+        with torch.random.fork_rng(devices=devices):
+            for teacher in self:
+                images = teacher.preprocessing.convert(inputs, self.student_preprocessing)
+                mode = saved.get(teacher.name)
+                choice = choose_mode(teacher, images, settings, mode)
+                main = broadcast_from_main(choice.teacher.mode.to_dict())
+                wanted = InferenceMode.from_dict(main)
+                if wanted not in (None, choice.teacher.mode):
+                    other = None if wanted == EAGER else teacher.candidate(wanted, images)
+                    choice.teacher = other or teacher
+                if choice.teacher is not teacher:
+                    teacher.adopt(choice.teacher)
+                choices.append(choice)
+        for teacher, choice in zip(self, choices):
+            if choice.problems:
+                print_log(
+                    f'Teacher "{teacher.name}" cannot run {"; nor ".join(choice.problems)}. It '
+                    f'runs {teacher.mode}.',
+                    'current',
+                    logging.WARNING,
+                )
+        print_log(self._describe(choices, restored), 'current')
+        if settings.offload and inputs.device.type == 'cpu':
+            print_log(
+                'Teachers: `offload` has no effect on the CPU, where there is no device memory '
+                'to save.',
+                'current',
+            )
+
+    def inference_state(self) -> dict[str, dict[str, Any]] | None:
+        """The teachers' modes as plain data, for checkpoints; None before they are known."""
+        if self._prepared:
+            return {teacher.name: teacher.mode.to_dict() for teacher in self}
+        return {name: mode.to_dict() for name, mode in self._saved_modes.items()} or None
+
+    def restore_inference(self, state: Any) -> None:
+        """Have :meth:`prepare` take the modes of a checkpoint.
+
+        Args:
+            state (dict | None): What :meth:`inference_state` has returned.
+                Entries of other versions or teachers are ignored.
+        """
+        entries = state.items() if isinstance(state, dict) else ()
+        modes = {name: InferenceMode.from_dict(entry) for name, entry in entries}
+        self._saved_modes = {
+            name: mode for name, mode in modes.items() if mode is not None and name in self.names
+        }
+
+    def _describe(self, choices: Sequence[Choice], restored: bool) -> str:
+        """One line on the modes, for the log."""
+        groups: dict[str, list[str]] = {}
+        for teacher in self:
+            groups.setdefault(str(teacher.mode), []).append(teacher.name)
+        text = next(iter(groups))
+        if len(groups) > 1:
+            text = '; '.join(f'{mode} ({", ".join(names)})' for mode, names in groups.items())
+        deviation = max(choice.deviation for choice in choices)
+        largest = f'largest deviation of the logits {_short(deviation)} standard deviations'
+        if restored:
+            text += ', as in the checkpoint'
+        if set(groups) == {str(EAGER)}:
+            return f'Teachers: {text}.'
+        if restored:
+            return f'Teachers: {text}: {largest}.'
+        eager = sum(choice.eager_seconds for choice in choices)
+        ratio = sum(choice.seconds for choice in choices) / eager if eager > 0 else 1.0
+        return f'Teachers: {text}: {ratio:.2f} of eager, {largest}.'
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[Any] | None = None
@@ -148,7 +267,10 @@ class TeacherPool(nn.ModuleList):
         """
         converted: dict[Preprocessing, Tensor] = {}
         outputs = []
-        for teacher in self:
+        teachers = list(self)
+        for index, teacher in enumerate(teachers):
+            if self.inference.offload == 'prefetch' and index + 1 < len(teachers):
+                teachers[index + 1].prefetch(inputs.device)
             wanted = teacher.preprocessing
             if wanted not in converted:
                 converted[wanted] = wanted.convert(inputs, self.student_preprocessing)
@@ -199,12 +321,19 @@ class TeacherPool(nn.ModuleList):
         return total
 
 
+def _short(number: float) -> str:
+    """A number with one digit: "3e-8"."""
+    mantissa, _, exponent = f'{number:.0e}'.partition('e')
+    return '0' if number == 0 else f'{mantissa}e{int(exponent)}'
+
+
 def build_pool(
     teachers: Sequence[dict[str, Any]],
     student_preprocessing: Preprocessing,
     num_classes: int | None = None,
     student_classes: int | None = None,
     token_maps: bool = False,
+    inference: InferenceSettings | None = None,
 ) -> TeacherPool:
     """Build a pool from the configs of its teachers.
 
@@ -240,6 +369,8 @@ def build_pool(
             must have. Defaults to ``num_classes``.
         token_maps (bool): Whether transformers' patch tokens count as maps.
             Defaults to False.
+        inference (InferenceSettings, optional): What may be done to run the
+            teachers faster. Defaults to None: all that is faster.
 
     Returns:
         TeacherPool: The pool.
@@ -257,4 +388,4 @@ def build_pool(
             build_teacher(cfg, index, student_preprocessing, num_classes, token_maps)
             for index, cfg in enumerate(teachers)
         ]
-    return TeacherPool(built, student_preprocessing, student_classes or num_classes)
+    return TeacherPool(built, student_preprocessing, student_classes or num_classes, inference)

@@ -222,3 +222,39 @@ def test_channels_last_changes_the_layout_and_not_the_loss(make_distiller, make_
     expected = plain(*make_batch(4), mode='loss')
     for name, value in other(*make_batch(4), mode='loss').items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_teachers_are_folded_after_they_were_loaded(
+    make_distiller, make_resnet, make_batch, tmp_path
+):
+    source = make_distiller()
+    teachers = []
+    for width, name, teacher in zip((4, 6), 'ab', source.teachers):
+        path = str(tmp_path / f'{name}.pth')
+        torch.save(teacher.network.state_dict(), path)
+        teachers.append(dict(make_resnet(width), name=name, checkpoint=path))
+    settings = dict(fold_bn=True, channels_last=True, dtype='float32')
+    distiller = MultiTeacherDistiller(make_resnet(4), teachers, teacher_inference=settings)
+    distiller.init_weights()
+    keys = set(distiller.state_dict())
+    inputs, samples = make_batch(4)
+    expected = source.teachers(inputs)
+    assert torch.equal(distiller.teachers(inputs)[0].logits, expected[0].logits)
+    distiller.eval()(inputs, samples, mode='loss')
+    assert {str(teacher.mode) for teacher in distiller.teachers} == {'eager'}  # no training yet
+    distiller.train()(inputs, samples, mode='loss')
+    assert {str(t.mode) for t in distiller.teachers} == {'folded, channels_last, float32'}
+    for _ in range(2):
+        for output, wanted in zip(distiller.teachers(inputs), expected):
+            torch.testing.assert_close(output.logits, wanted.logits, rtol=1e-5, atol=1e-5)
+        distiller.init_weights()  # a second training with the same model
+    assert set(distiller.state_dict()) == keys
+    assert deepcopy(distiller).teachers is distiller.teachers
+
+
+def test_settings_of_a_given_pool(make_distiller, make_resnet):
+    pool = make_distiller().teachers
+    assert pool.inference.fold_bn is False  # "eager", see make_distiller
+    assert MultiTeacherDistiller(make_resnet(4), pool).teachers.inference.fold_bn is False
+    MultiTeacherDistiller(make_resnet(4), pool, teacher_inference='auto')
+    assert pool.inference.fold_bn == 'auto'

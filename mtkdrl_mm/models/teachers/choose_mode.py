@@ -1,0 +1,239 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Choice of the mode in which a teacher runs, measured on a batch."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtkdrl_mm.structures import NetworkOutput
+
+from ..head_loss import first_line
+from .inference_mode import (
+    EAGER,
+    InferenceMode,
+    InferenceSettings,
+    autocast_dtype,
+    cpu_has_bfloat16,
+    has_spatial_layers,
+)
+from .teacher import Teacher, is_channels_last
+
+# Largest allowed deviation of the logits, in standard deviations of the batch's logits: float32,
+# float32 whose convolutions round to TF32 on CUDA, and half precision.
+TOLERANCE = 1e-3
+TF32_TOLERANCE = 1e-2
+HALF_TOLERANCE = 0.1
+# Embedding and map have more entries, whose largest deviation is larger.
+_FEATURE_FACTOR = 5.0
+# Half precision that was not set must save more than this part of the time.
+_HALF_GAIN = 0.1
+# Timed rounds, and the seconds after which no further one begins.
+_ROUNDS, _SECONDS = 5, 5.0
+
+
+@dataclass
+class Choice:
+    """The mode that was chosen for a teacher.
+
+    Attributes:
+        teacher (Teacher): The candidate, or the teacher itself if eager is best.
+        deviation (float): Largest deviation of the logits from eager, in
+            standard deviations of the logits.
+        eager_seconds (float): Time of a batch in eager mode; 0 if not measured.
+        seconds (float): The same in the chosen mode.
+        problems (list[str]): Modes that were left out because of an error or a
+            deviation, with the reason.
+    """
+
+    teacher: Teacher
+    deviation: float = 0.0
+    eager_seconds: float = 0.0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def deviations(output: NetworkOutput, reference: NetworkOutput) -> dict[str, float]:
+    """Largest deviations of a network's outputs from those of a reference.
+
+    Args:
+        output (NetworkOutput): The outputs.
+        reference (NetworkOutput): The outputs to compare with.
+
+    Returns:
+        dict[str, float]: For logits, embedding and map (if there is one), the
+        largest absolute difference, divided by the standard deviation of the
+        reference's entries; infinite if an entry is NaN.
+    """
+    result = {}
+    for name in ('logits', 'embedding', 'feature_map'):
+        expected = getattr(reference, name)
+        if expected is None:
+            continue
+        expected = expected.float()
+        difference = (getattr(output, name).float() - expected).abs().max()
+        relative = float(difference / expected.std().clamp_min(1e-12))
+        result[name] = relative if relative == relative else float('inf')
+    return result
+
+
+def choose_mode(
+    teacher: Teacher,
+    inputs: Tensor,
+    settings: InferenceSettings,
+    saved: InferenceMode | None = None,
+) -> Choice:
+    """Choose the fastest mode of a teacher whose outputs are those of eager mode.
+
+    Candidates that raise an error or deviate are left out. The others and eager
+    mode are timed in turn; without a setting that demands a candidate, eager
+    mode is kept unless one is faster. Where deterministic algorithms are
+    demanded from torch, times have no influence.
+
+    Args:
+        teacher (Teacher): The teacher in eager mode, with loaded weights.
+        inputs (Tensor): A batch with its preprocessing, shape (B, c, H, W).
+        settings (InferenceSettings): What is allowed.
+        saved (InferenceMode, optional): The mode of a resumed training, which
+            is taken without measurement. Defaults to None.
+
+    Returns:
+        Choice: The mode, not yet adopted.
+    """
+    chains = list(_chains(teacher.network, inputs, settings)) if saved is None else [[saved]]
+    chains = [chain for chain in chains if chain not in ([], [EAGER])]
+    if not chains:
+        return Choice(teacher)
+    problems: list[str] = []
+    reference = teacher(inputs)
+    found: list[tuple[Teacher, float]] = []
+    for chain in chains:
+        for mode in chain:
+            candidate = _try(teacher, mode, inputs, reference, problems)
+            if candidate is not None:
+                found.append(candidate)
+            elif mode is chain[0]:
+                break  # the others of the chain are built on it
+        if found:
+            break
+    if not found:
+        return Choice(teacher, problems=problems)
+    if saved is not None:
+        return Choice(*found[0], problems=problems)
+    seconds = _interleaved([teacher, *(candidate for candidate, _ in found)], inputs)
+    # Ratios are taken within each round, where the load on the machine was the same.
+    ratios = [statistics.median(t / e for t, e in zip(times, seconds[0])) for times in seconds]
+    eager_seconds = statistics.median(seconds[0])
+    extra = settings.dtype == 'auto' and autocast_dtype(inputs.device) is None
+    costs = [
+        ratio / (1 - _HALF_GAIN) if extra and candidate.mode.half is not None else ratio
+        for ratio, (candidate, _) in zip(ratios[1:], found)
+    ]
+    if torch.are_deterministic_algorithms_enabled():
+        best = 0
+    else:
+        best = costs.index(min(costs))
+        if costs[best] > 1 and not settings.is_fixed:
+            return Choice(teacher, 0.0, eager_seconds, eager_seconds, problems)
+    chosen, deviation = found[best]
+    return Choice(chosen, deviation, eager_seconds, ratios[best + 1] * eager_seconds, problems)
+
+
+def _chains(
+    network: nn.Module, inputs: Tensor, settings: InferenceSettings
+) -> Iterator[list[InferenceMode]]:
+    """Yield lists of candidates; a later list is tried if the first of one before fails."""
+    bases = []
+    if settings.fold_bn and any(isinstance(m, _BatchNorm) for m in network.modules()):
+        if hasattr(network.backbone, 'switch_to_deploy'):
+            bases.append(InferenceMode(folded=True, reparameterized=True))
+        bases.append(InferenceMode(folded=True))
+    bases.append(EAGER)
+    # Deterministic runs must not depend on times.
+    free = not torch.are_deterministic_algorithms_enabled()
+    layouts: list[bool | None] = [None]
+    if settings.channels_last != 'auto':
+        layouts = [settings.channels_last]  # type: ignore[list-item]
+    elif free and inputs.ndim == 4 and has_spatial_layers(network):
+        layouts.append(not is_channels_last(inputs))
+    dtypes: list[str | None] = [None]
+    if settings.dtype != 'auto':
+        dtypes = [settings.dtype]
+    elif free:
+        dtype = autocast_dtype(inputs.device)
+        if dtype is None and inputs.device.type == 'cpu' and cpu_has_bfloat16():
+            dtype = torch.bfloat16
+        if dtype in (torch.bfloat16, torch.float16):
+            dtypes.append(str(dtype).removeprefix('torch.'))
+    for compiled in (True, False) if settings.compile else (False,):
+        for base in bases:
+            chain = [
+                replace(base, channels_last=layout, dtype=dtype, compiled=compiled)
+                for dtype, layout in product(dtypes, layouts)
+                # Half precision is added to the faster layout, not tried with both.
+                if dtype is dtypes[0] or layout is layouts[-1]
+            ]
+            yield [mode for mode in chain if mode != EAGER]
+
+
+def _try(
+    teacher: Teacher,
+    mode: InferenceMode,
+    inputs: Tensor,
+    reference: NetworkOutput,
+    problems: list[str],
+) -> tuple[Teacher, float] | None:
+    """Build a candidate and compare its outputs; None, and a problem, if it is of no use."""
+    try:
+        candidate = teacher.candidate(mode, inputs)
+        if candidate is None:
+            return None
+        measured = deviations(candidate(inputs), reference)
+    except Exception as error:  # whatever a network, a compiler or a device may raise
+        problems.append(f'{mode} ({type(error).__name__}: {first_line(error)})')
+        return None
+    tolerance = _tolerance(mode, inputs.device)
+    for name, value in measured.items():
+        limit = tolerance if name == 'logits' else _FEATURE_FACTOR * tolerance
+        if not value <= limit:
+            what = name.replace('feature_', '')
+            problems.append(
+                f'{mode} (largest deviation of the {what}: {value:.2g} standard deviations, limit '
+                f'{limit:g})'
+            )
+            return None
+    return candidate, measured['logits']
+
+
+def _tolerance(mode: InferenceMode, device: torch.device) -> float:
+    """Largest allowed deviation, in standard deviations."""
+    if mode.half is not None or autocast_dtype(device) is not None:
+        return HALF_TOLERANCE
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return TF32_TOLERANCE if device.type == 'cuda' and tf32 else TOLERANCE
+
+
+def _interleaved(teachers: Sequence[Teacher], inputs: Tensor) -> list[list[float]]:
+    """Seconds of every teacher in each of some rounds; all have run before."""
+    times: list[list[float]] = [[] for _ in teachers]
+    begin = time.perf_counter()
+    for _ in range(_ROUNDS):
+        for teacher, record in zip(teachers, times):
+            _synchronise(inputs.device)
+            start = time.perf_counter()
+            teacher(inputs)
+            _synchronise(inputs.device)
+            record.append(time.perf_counter() - start)
+        if time.perf_counter() - begin > _SECONDS:
+            break
+    return times
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
