@@ -39,7 +39,7 @@ class SeededBatchSampler(BatchSampler):
         seed (int): The run's seed, which decides the order of the images. Set
             by :meth:`set_position`; read by iterating.
         view_seed (int | None): Seed of the augmentations, where it is not the
-            run's. Set by :class:`TeacherOutputs`, whose stored outputs belong
+            run's. Set by :func:`connect_teacher_outputs`, since stored outputs belong
             to the augmentations of one seed.
         num_views (int | None): Number of views V; None for a new view in every
             epoch. Set likewise.

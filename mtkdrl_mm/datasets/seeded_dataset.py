@@ -1,7 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Data set with augmentations that are a function of sample and view."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -11,6 +12,7 @@ from mtkdrl_mm.registry import DATASETS
 from mtkdrl_mm.utils.seeding import derive_seed, seed_host, seeded
 
 from .keyed_blend import KeyedBlend
+from .sample_outputs import LoadedSample, SampleAnnotator, pixel_checksum
 
 
 class SeededIndex(int):
@@ -43,7 +45,8 @@ class SeededIndex(int):
         return SeededIndex, (index, seed, view)
 
 
-Annotate = Callable[[Any, int, int], Any]
+# Attributes of the wrapper itself.
+_OWN = ('dataset', 'config', 'blend', 'annotator')
 
 
 @DATASETS.register_module()
@@ -60,11 +63,11 @@ class SeededDataset(Dataset):
         lazy_init (bool): Whether to skip ``full_init``. Defaults to False.
 
     Attributes:
-        blend (KeyedBlend | None): Mixup and cutmix by seed key. Set by
-            :class:`TeacherOutputs`; read when a seeded image is loaded.
-        annotate (Callable | None): Adds to a loaded sample what belongs to its
-            (sample, view), for instance stored outputs of teachers. Set and
-            read likewise.
+        config (dict, optional): The config that the data set was built from.
+        blend (KeyedBlend, optional): Mixup and cutmix by seed key. Set by
+            :func:`connect_teacher_outputs`; read when a seeded image is loaded.
+        annotator (SampleAnnotator, optional): Adds stored outputs of teachers
+            to loaded samples. Set and read likewise.
 
     Example:
         >>> import torch
@@ -81,9 +84,11 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: 'dict[str, Any] | Dataset', lazy_init: bool = False) -> None:
+        # Building removes keys from a config.
+        self.config = deepcopy(dataset) if isinstance(dataset, dict) else None
         self.dataset = MMENGINE_DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.blend: KeyedBlend | None = None
-        self.annotate: Annotate | None = None
+        self.annotator: SampleAnnotator | None = None
         if not lazy_init:
             self.full_init()
 
@@ -94,27 +99,42 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         """Load a sample with the augmentation of its view."""
-        seed_key = getattr(index, 'seed_key', None)
-        if seed_key is None:
-            return self.dataset[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Load the samples of a batch; torch's loaders call it where it exists."""
+        keys = [getattr(index, 'seed_key', None) for index in indices]
+        if None in keys:
+            return [self.dataset[index] for index in indices]
         if get_worker_info() is not None:
-            return self._load(seed_key)
+            return self._load_all(keys)
         # Without workers this is the training process, whose generators must not change.
         with seeded(0):
-            return self._load(seed_key)
+            return self._load_all(keys)
 
-    def _load(self, seed_key: tuple[int, int, int]) -> Any:
-        seed, sample, view = seed_key
+    def _load_all(self, keys: Sequence[tuple[int, int, int]]) -> list[Any]:
+        loaded = [self._load(*key) for key in keys]
+        if self.annotator is None:
+            return [sample.data for sample in loaded]
+        return self.annotator(loaded)
+
+    def _load(self, seed: int, sample: int, view: int) -> LoadedSample:
+        wanted = self.annotator is not None and self.annotator.wants_checksum()
+        checksum = 0
 
         def load(sample: int, view: int) -> Any:
+            nonlocal checksum
             seed_host(derive_seed(seed, 'augmentation', sample, view))
-            return self.dataset[sample]
+            data = self.dataset[sample]
+            if wanted:
+                checksum = pixel_checksum(data, checksum)
+            return data
 
         if self.blend is None:
             data = load(sample, view)
         else:
-            data = self.blend(load, len(self), seed_key)
-        return data if self.annotate is None else self.annotate(data, sample, view)
+            data = self.blend(load, len(self), (seed, sample, view))
+        return LoadedSample(data, sample, view, checksum if wanted else None)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -122,13 +142,13 @@ class SeededDataset(Dataset):
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the wrapped data set."""
-        if name in ('dataset', 'blend', 'annotate'):  # not set yet while it is unpickled
+        if name in _OWN:  # not set yet while it is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the wrapped data set, for hooks that replace the pipeline."""
-        if name in ('dataset', 'blend', 'annotate') or name in type(self).__dict__:
+        if name in _OWN or name in type(self).__dict__:
             super().__setattr__(name, value)
         else:
             setattr(self.dataset, name, value)

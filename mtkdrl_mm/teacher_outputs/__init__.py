@@ -1,7 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Stored outputs of teachers: the format of the files, without networks and data sets."""
+"""Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
 from .basis import create_basis, read_basis
+from .codec import OutputCodec, fit_basis, stored_tensors
 from .manifest import (
     DatasetRecord,
     Manifest,
@@ -14,24 +15,29 @@ from .manifest import (
 from .packed_layout import PackedLayout, PackedTensor
 from .paths import inputs_folder, teacher_folder
 from .reader import StoreReader, list_teachers
+from .settings import TeacherOutputsSettings
 from .writer import StoreWriter, check_free_space
 
 __all__ = [
     'DatasetRecord',
     'Manifest',
+    'OutputCodec',
     'PackedLayout',
     'PackedTensor',
     'StoreReader',
     'StoreWriter',
+    'TeacherOutputsSettings',
     'TeacherRecord',
     'TensorSpec',
     'ViewRecord',
     'check_free_space',
     'create_basis',
+    'fit_basis',
     'inputs_folder',
     'inputs_manifest',
     'library_versions',
     'list_teachers',
     'read_basis',
+    'stored_tensors',
     'teacher_folder',
 ]

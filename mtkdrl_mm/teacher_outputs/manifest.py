@@ -102,6 +102,11 @@ class TeacherRecord:
         preprocessing (dict): For example ``mean``, ``std`` and ``to_rgb``.
         input_size (tuple[int, int], optional): Height and width of its inputs;
             None for those of the student's.
+        checkpoint (str, optional): Name of the file with its weights, which
+            identifies them where the file itself is gone. Defaults to None.
+        inference (dict): How the network was run: its mode, and the number of
+            images per batch. It changes outputs by rounding errors. Defaults
+            to none.
 
     Raises:
         InputError: If something is no plain data.
@@ -113,10 +118,12 @@ class TeacherRecord:
     class_map: Any
     preprocessing: dict[str, Any]
     input_size: tuple[int, int] | None
+    checkpoint: str | None = None
+    inference: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Convert to plain data, as it is read from a file."""
-        for name in ('config', 'class_map', 'preprocessing'):
+        for name in ('config', 'class_map', 'preprocessing', 'inference'):
             what = f'`{name}` of teacher "{self.name}"'
             object.__setattr__(self, name, _plain(getattr(self, name), what))
         if self.input_size is not None:
@@ -324,6 +331,12 @@ class Manifest:
                     same,
                 ),
                 ('part size', self.part_size, other.part_size, same),
+                (
+                    'mode of inference',
+                    {} if mine is None else mine.inference,
+                    {} if theirs is None else theirs.inference,
+                    'Set the same `teacher_inference` and batch size, or another folder.',
+                ),
                 ('basis of the maps', self.basis_sha256, other.basis_sha256, same),
             ]
         return rows

@@ -76,6 +76,24 @@ class PackedLayout:
         self.nbytes = position
         self.has_padding = sum(entry.spec.row_bytes for entry in entries) < position
 
+    def pack(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        """Pack tensors into rows, the reverse of :meth:`unpack`.
+
+        Args:
+            tensors (Mapping[str, Mapping[str, Tensor]]): For each teacher its
+                tensors by name, each of shape (B, *shape) and of its data type.
+
+        Returns:
+            Tensor: Shape (B, nbytes), uint8, on the device of the tensors.
+        """
+        first = self.entries[0]
+        like = tensors[first.teacher][first.spec.name]
+        packed = torch.zeros(len(like), self.nbytes, dtype=torch.uint8, device=like.device)
+        for name, views in self.unpack(packed).items():
+            for tensor, view in views.items():
+                view.copy_(tensors[name][tensor])
+        return packed
+
     def unpack(self, packed: Tensor) -> dict[str, dict[str, Tensor]]:
         """Return the tensors in a packed batch, which share its memory.
 

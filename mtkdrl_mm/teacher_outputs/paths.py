@@ -96,14 +96,31 @@ def remove_leftovers(folder: str) -> int:
     count = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            match = _PARTIAL.search(entry.name)
-            if match is None:
-                continue
             with suppress(OSError):
-                if _is_dead(match) or time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
+                if is_abandoned(entry.path):
                     os.remove(entry.path)
                     count += 1
     return count
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether the process that wrote a temporary file has ended.
+
+    Args:
+        path (str): With a name from :func:`partial_path`. Of other hosts'
+            processes, those whose file is older than :data:`LEFTOVER_AGE` count
+            as ended.
+
+    Returns:
+        bool: False for files with other names.
+
+    Raises:
+        OSError: If the file does not exist.
+    """
+    match = _PARTIAL.search(path)
+    if match is None:
+        return False
+    return _is_dead(match) or time.time() - os.stat(path).st_mtime > LEFTOVER_AGE
 
 
 def _is_dead(match: 're.Match[str]') -> bool:

@@ -226,6 +226,20 @@ class StoreReader:
             for part in missing_parts(folder.path, folder.manifest, view)
         ]
 
+    def is_stored(self, sample: int, view: int) -> bool:
+        """Whether all teachers' outputs for a sample exist; parts may be added meanwhile.
+
+        Args:
+            sample (int): Number of the sample.
+            view (int): Number of the view.
+        """
+        for number, folder in enumerate(self._folders):
+            key = (number, view, sample // folder.part_size)
+            if key not in self._opened and key not in self._headers:
+                if not osp.exists(part_path(folder.path, view, key[2])):
+                    return False
+        return True
+
     def check_complete(self, views: Iterable[int] | None = None) -> None:
         """Make sure that no part is missing.
 

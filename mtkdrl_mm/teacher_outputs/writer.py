@@ -36,6 +36,7 @@ class StoreWriter:
             except for library versions.
 
     Attributes:
+        manifest (Manifest): That of the folder.
         warnings (list[str]): A sentence about each library of another version
             than in an existing manifest.
 
@@ -66,9 +67,10 @@ class StoreWriter:
         self.warnings: list[str] = []
         # Checked beforehand, so that an existing store in a read-only folder is named as such.
         if osp.exists(osp.join(folder, MANIFEST)) or not manifest.write(folder):
-            self.warnings = Manifest.read(folder).check(manifest, folder, writing=True)
-        if manifest.basis_sha256 is not None:
-            read_basis(folder, manifest.basis_sha256)
+            self.manifest = Manifest.read(folder)
+            self.warnings = self.manifest.check(manifest, folder, writing=True)
+        if self.manifest.basis_sha256 is not None:
+            read_basis(folder, self.manifest.basis_sha256)
         remove_leftovers(folder)
         for view in range(manifest.views.num_views):
             remove_leftovers(view_folder(folder, view))

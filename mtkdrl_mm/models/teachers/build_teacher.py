@@ -1,7 +1,10 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Building of a teacher from its config."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from mmengine.config import ConfigDict
 
 from mtkdrl_mm.utils import InputError
 
@@ -12,6 +15,85 @@ from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .teacher import Teacher
 from .zero_shot import ZeroShot
+
+
+@dataclass
+class TeacherConfig:
+    """What the config of a teacher says, before a network is built.
+
+    Attributes:
+        name (str): The teacher's name.
+        model (ConfigDict): Config of the network.
+        num_classes (int, optional): Number of classes to set in the network.
+        preprocessor (dict, optional): ``mean``, ``std`` and ``to_rgb``, from the
+            teacher's config or its file; None without any.
+        checkpoint (str, optional): Path or URL of the weights.
+        weights (str, optional): 'ema' or 'raw'.
+        input_size (int | tuple, optional): The resolution.
+        class_map (Sequence[int], optional): Classes of the student.
+        zero_shot (dict, optional): Text embeddings.
+    """
+
+    name: str
+    model: ConfigDict
+    num_classes: int | None
+    preprocessor: dict[str, Any] | None
+    checkpoint: str | None
+    weights: str | None
+    input_size: Any
+    class_map: Any
+    zero_shot: Any
+
+    @property
+    def role(self) -> str:
+        """Name for messages: ``teacher "NAME"``."""
+        return f'teacher "{self.name}"'
+
+
+def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None) -> TeacherConfig:
+    """Read the config of a teacher.
+
+    Args:
+        cfg (dict): The config, see :func:`build_pool`.
+        index (int): Index of the teacher in the pool, for messages.
+        num_classes (int, optional): Number of classes to set in a network with
+            a ``cfg_path`` and the student's classes.
+
+    Returns:
+        TeacherConfig: Its parts.
+
+    Raises:
+        InputError: If the config is unusable.
+    """
+    if not isinstance(cfg, dict):
+        raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
+    cfg = dict(cfg)
+    name = cfg.pop('name', None)
+    checkpoint = cfg.pop('checkpoint', None)
+    weights = cfg.pop('weights', None)
+    input_size = cfg.pop('input_size', None)
+    preprocessor = cfg.pop('data_preprocessor', None)
+    class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
+    role = f'teacher "{name}"' if name else f'teacher number {index}'
+    if weights not in (None, 'ema', 'raw'):
+        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
+    by_path = 'cfg_path' in cfg
+    model, file_preprocessor = read_network_config(cfg, role)
+    # A network with other classes, or with embeddings as outputs, keeps their number.
+    other_outputs = class_map is not None or zero_shot is not None
+    given = preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
+    model.pop('train_cfg', None)  # no batch augmentation by the teacher
+    return TeacherConfig(
+        name=name or _default_name(cfg, model),
+        model=model,
+        num_classes=num_classes if by_path and not other_outputs else None,
+        preprocessor=given,
+        checkpoint=checkpoint,
+        weights=weights,
+        input_size=input_size,
+        class_map=class_map,
+        zero_shot=zero_shot,
+    )
 
 
 def build_teacher(
@@ -39,31 +121,12 @@ def build_teacher(
     Raises:
         InputError: If the config is unusable.
     """
-    if not isinstance(cfg, dict):
-        raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
-    cfg = dict(cfg)
-    name = cfg.pop('name', None)
-    checkpoint = cfg.pop('checkpoint', None)
-    weights = cfg.pop('weights', None)
-    input_size = cfg.pop('input_size', None)
-    preprocessor = cfg.pop('data_preprocessor', None)
-    class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
-    role = f'teacher "{name}"' if name else f'teacher number {index}'
-    if weights not in (None, 'ema', 'raw'):
-        raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
-    by_path = 'cfg_path' in cfg
-    model, file_preprocessor = read_network_config(cfg, role)
-    if name is None:
-        name = _default_name(cfg, model)
-        role = f'teacher "{name}"'
-    given = preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
-    model.pop('train_cfg', None)  # no batch augmentation by the teacher
-    # A network with other classes, or with embeddings as outputs, keeps their number.
-    other_outputs = class_map is not None or zero_shot is not None
-    set_classes = by_path and not other_outputs
-    network = build_classifier(model, None, num_classes if set_classes else None, role)
+    config = read_teacher_config(cfg, index, num_classes)
+    role = config.role
+    network = build_classifier(config.model, None, config.num_classes, role)
     check_classifier(network, role)
     backbone, channels = network.backbone, input_channels(network)
+    given, input_size = config.preprocessor, config.input_size
     if input_size is None and getattr(backbone, 'fixed_size', False):
         input_size = backbone.img_size
     if given is None:  # timm records the normalisation of its training
@@ -76,12 +139,13 @@ def build_teacher(
         )
         if channels != student_preprocessing.channels and len(set(given['mean'])) == 1:
             given.update(mean=given['mean'][:1], std=given['std'][:1])
+    class_map, zero_shot = config.class_map, config.zero_shot
     return Teacher(
-        name=name,
+        name=config.name,
         network=network,
         preprocessing=Preprocessing.from_config(given, role, input_size, channels),
-        checkpoint=checkpoint,
-        weights=weights,
+        checkpoint=config.checkpoint,
+        weights=config.weights,
         class_map=None if class_map is None else ClassMap(class_map, role),
         zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
         token_maps=token_maps,

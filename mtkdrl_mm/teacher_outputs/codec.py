@@ -1,0 +1,258 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Conversion between the outputs of networks and the tensors of a store."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.utils.errors import InputError
+
+from .manifest import TensorSpec
+from .packed_layout import PackedLayout
+from .settings import TeacherOutputsSettings
+
+# Names of a stored map, and whether its entries are negative as often as positive.
+_MAPS = {
+    'feature_map': False,
+    'token_map': True,
+    'pooled_map': False,
+    'pooled_token_map': True,
+    'projected_map': True,
+}
+
+
+def stored_tensors(
+    settings: TeacherOutputsSettings, output: NetworkOutput, of_tokens: bool = False
+) -> tuple[TensorSpec, ...]:
+    """Which tensors are stored of a teacher.
+
+    Args:
+        settings (TeacherOutputsSettings): Data type and kind of maps.
+        output (NetworkOutput): Outputs of the teacher for any images.
+        of_tokens (bool): Whether its map consists of a transformer's tokens.
+
+    Returns:
+        tuple[TensorSpec, ...]: Logits, embedding, and the map if there is one.
+
+    Raises:
+        InputError: If a map has fewer channels than it is to be projected onto.
+    """
+    dtype = settings.logits
+    specs = [
+        TensorSpec('logits', tuple(output.logits.shape[1:]), dtype),
+        TensorSpec('embedding', tuple(output.embedding.shape[1:]), dtype),
+    ]
+    if output.feature_map is None or settings.maps == 'none':
+        return tuple(specs)
+    channels, height, width = output.feature_map.shape[1:]
+    if settings.maps == 'projected' and settings.map_channels < channels:
+        specs.append(TensorSpec('projected_map', (settings.map_channels, height, width), dtype))
+    elif settings.maps == 'pooled':
+        name = 'pooled_token_map' if of_tokens else 'pooled_map'
+        specs.append(TensorSpec(name, (channels, 1, 1), dtype))
+    else:
+        name = 'token_map' if of_tokens else 'feature_map'
+        specs.append(TensorSpec(name, (channels, height, width), dtype))
+    return tuple(specs)
+
+
+def fit_basis(maps: Sequence[Tensor], channels: int) -> dict[str, np.ndarray]:
+    r"""Fit the principal components of a teacher's maps, over images and positions.
+
+    The projection of a map F is
+
+    .. math::
+        \sqrt{k / c} \; U (F - \mu)
+
+    with the k leading components in the rows of U. The factor keeps the scale of
+    mean squares: a squared distance between two projected maps, averaged over k
+    channels, is the one between the maps, averaged over c channels, less what
+    the components leave out.
+
+    Args:
+        maps (Sequence[Tensor]): Maps of some thousand images, in batches of
+            shape (B, c, h, w).
+        channels (int): k.
+
+    Returns:
+        dict[str, np.ndarray]: ``components`` U (k, c), ``mean`` mu (c,),
+        float32, and ``explained``, the share of the variance, of shape ().
+    """
+    count = 0
+    total: Tensor = torch.zeros(())
+    products: Tensor = torch.zeros(())
+    for batch in maps:
+        rows = batch.detach().double().permute(0, 2, 3, 1).flatten(0, 2)
+        count += len(rows)
+        total = total + rows.sum(dim=0)
+        products = products + rows.T @ rows
+    mean = total.div(count)
+    covariance = products.div(count) - torch.outer(mean, mean)
+    values, vectors = torch.linalg.eigh(covariance)
+    components = vectors.T.flip(0)[:channels]
+    # An eigenvector has no sign of its own.
+    largest = components.abs().argmax(dim=1, keepdim=True)
+    components = components * components.gather(1, largest).sign()
+    kept = values.flip(0)[:channels].sum().div(values.sum().clamp(min=1e-12))
+    return dict(
+        components=components.float().cpu().numpy(),
+        mean=mean.float().cpu().numpy(),
+        explained=kept.float().cpu().numpy(),
+    )
+
+
+class OutputCodec:
+    """Converts outputs of a pool to packed rows of a store, and back.
+
+    Live outputs that go through both have the values that a later training
+    reads.
+
+    Args:
+        layout (PackedLayout): The tensors of every teacher.
+        bases (Mapping[str, Mapping[str, np.ndarray]], optional): Bases of the
+            teachers whose maps are projected. Defaults to None.
+
+    Attributes:
+        saturated (int): Number of values beyond the range of float16, which
+            were replaced by its largest number.
+    """
+
+    def __init__(
+        self,
+        layout: PackedLayout,
+        bases: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        self.layout = layout
+        self.saturated = 0
+        self._specs: dict[str, list[TensorSpec]] = {}
+        for entry in layout.entries:
+            self._specs.setdefault(entry.teacher, []).append(entry.spec)
+        self._bases = {
+            name: (torch.tensor(basis['components']), torch.tensor(basis['mean']))
+            for name, basis in (bases or {}).items()
+        }
+        for name, specs in self._specs.items():
+            for spec in specs:
+                if spec.name not in ('logits', 'embedding', *_MAPS):
+                    raise InputError(
+                        f'The stored outputs of teacher "{name}" hold "{spec.name}", which this '
+                        'version of mtkdrl_mm does not know. Use the version that wrote them.'
+                    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the teachers."""
+        return tuple(self._specs)
+
+    def map_spec(self, teacher: str) -> tuple[TensorSpec, bool] | None:
+        """The stored map of a teacher.
+
+        Args:
+            teacher (str): Name of the teacher.
+
+        Returns:
+            tuple[TensorSpec, bool] | None: The tensor, and whether its entries
+            are negative as often as positive; None without a map.
+        """
+        for spec in self._specs[teacher]:
+            if spec.name in _MAPS:
+                return spec, _MAPS[spec.name]
+        return None
+
+    def size(self, teacher: str, tensor: str) -> int:
+        """Length of a teacher's ``'logits'`` or ``'embedding'``."""
+        return next(s.shape[0] for s in self._specs[teacher] if s.name == tensor)
+
+    def to_tensors(self, teacher: str, output: NetworkOutput) -> dict[str, Tensor]:
+        """Convert the outputs of one teacher to the tensors that are stored.
+
+        Args:
+            teacher (str): Name of the teacher.
+            output (NetworkOutput): Its outputs for B images.
+
+        Returns:
+            dict[str, Tensor]: By name, each of shape (B, *shape), of the stored
+            data type.
+
+        Raises:
+            InputError: If an output has another shape than what is stored.
+        """
+        tensors = {}
+        for spec in self._specs[teacher]:
+            if spec.name in ('logits', 'embedding'):
+                tensor = getattr(output, spec.name)
+            else:
+                assert output.feature_map is not None
+                tensor = self._convert_map(teacher, spec.name, output.feature_map)
+            if tuple(tensor.shape[1:]) != spec.shape:
+                raise InputError(
+                    f'"{spec.name}" of teacher "{teacher}" has the shape '
+                    f'{tuple(tensor.shape[1:])}, but {spec.shape} is stored: the images have '
+                    'another size than those that were stored.'
+                )
+            tensors[spec.name] = self._cast(tensor, getattr(torch, spec.dtype))
+        return tensors
+
+    def _convert_map(self, teacher: str, name: str, feature_map: Tensor) -> Tensor:
+        if name.startswith('pooled'):
+            return feature_map.float().mean(dim=(2, 3), keepdim=True)
+        if name != 'projected_map':
+            return feature_map
+        components, mean = (part.to(feature_map.device) for part in self._bases[teacher])
+        centred = feature_map.float() - mean[:, None, None]
+        scale = math.sqrt(len(components) / len(mean))
+        # Image by image: the roundings do not depend on the batch.
+        projected = [torch.tensordot(components, one, dims=1) for one in centred]
+        return torch.stack(projected).mul(scale)
+
+    def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float16 and tensor.dtype != torch.float16:
+            largest = torch.finfo(dtype).max
+            finite = tensor.isfinite()
+            self.saturated += int(((tensor.abs() > largest) & finite).sum())
+            # What is not finite stays so, and is refused by the writer.
+            tensor = torch.where(finite, tensor.clamp(-largest, largest), tensor)
+        return tensor.to(dtype)
+
+    def encode(self, outputs: Sequence[NetworkOutput]) -> Tensor:
+        """Convert the outputs of all teachers to packed rows.
+
+        Args:
+            outputs (Sequence[NetworkOutput]): In the order of the layout, for B
+                images.
+
+        Returns:
+            Tensor: Shape (B, nbytes), uint8, on the outputs' device.
+
+        Raises:
+            InputError: As :meth:`to_tensors`.
+        """
+        return self.layout.pack(
+            {name: self.to_tensors(name, output) for name, output in zip(self.names, outputs)}
+        )
+
+    def decode(self, packed: Tensor) -> list[NetworkOutput]:
+        """Convert packed rows to outputs.
+
+        Args:
+            packed (Tensor): Shape (B, nbytes), uint8, on any device.
+
+        Returns:
+            list[NetworkOutput]: In float32, without gradient; maps as they are
+            stored.
+        """
+        outputs = []
+        for tensors in self.layout.unpack(packed).values():
+            maps = [tensor.float() for name, tensor in tensors.items() if name in _MAPS]
+            outputs.append(
+                NetworkOutput(
+                    logits=tensors['logits'].float(),
+                    embedding=tensors['embedding'].float(),
+                    feature_map=maps[0].contiguous() if maps else None,
+                )
+            )
+        return outputs

@@ -1,0 +1,135 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Rows that a training has computed, in the order of its batches, until parts are made of them."""
+
+import os
+import os.path as osp
+import re
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from mtkdrl_mm.utils.errors import InputError
+from mtkdrl_mm.utils.files import describe_medium_error
+
+from .paths import is_abandoned, partial_path
+
+#: Folder of the journals in a store.
+JOURNALS = 'journals'
+
+
+class ViewJournal:
+    """Rows of one view, of all processes that fill a store while they train.
+
+    Trainings see images in random order, but a part is a range of samples. So
+    every process appends its rows to a file of its own; when the view is
+    complete, parts are made of the rows of all files. A killed process loses
+    nothing but its last rows. Each row has a checksum, so that files of
+    processes that are still writing, or were killed, can be read.
+
+    Args:
+        root (str): The store.
+        view (int): Number of the view.
+        row_bytes (int): Bytes per row.
+        identity (str): Digest of all that the rows depend on. Files of another
+            identity are ignored.
+    """
+
+    def __init__(self, root: str, view: int, row_bytes: int, identity: str) -> None:
+        self.folder = osp.join(root, JOURNALS)
+        self.view = view
+        self._stem = f'view_{view:03d}.{identity[:16]}'
+        self._record = np.dtype(
+            [('sample', '<u4'), ('crc32', '<u4'), ('check', '<u4'), ('row', 'u1', (row_bytes,))]
+        )
+        self._path: str | None = None
+        self._index: dict[int, tuple[str, int]] = {}
+
+    def append(self, samples: Sequence[int], crc32: Sequence[int], rows: np.ndarray) -> None:
+        """Append rows to this process's file.
+
+        Args:
+            samples (Sequence[int]): Numbers of the B samples.
+            crc32 (Sequence[int]): Checksums of their pixels.
+            rows (np.ndarray): Shape (B, row_bytes), uint8.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        records = np.zeros(len(rows), self._record)
+        records['sample'], records['crc32'], records['row'] = samples, crc32, rows
+        records['check'] = [_checksum(record) for record in records]
+        if self._path is None:
+            self._path = partial_path(osp.join(self.folder, self._stem))
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with open(self._path, 'ab') as file:
+                end = file.tell()
+                # After a full disk the file may end in the middle of a record.
+                if end % self._record.itemsize:
+                    file.truncate(end - end % self._record.itemsize)
+                file.write(records.tobytes())
+        except OSError as error:
+            raise InputError(describe_medium_error(error, self._path) + '.') from error
+
+    def load(self) -> None:
+        """Find the rows in the files of all processes."""
+        self._index = {}
+        for path in self._files():
+            with suppress(OSError):
+                records = self._open(path)
+                for number, record in enumerate(records):
+                    if _checksum(record) == record['check']:
+                        self._index.setdefault(int(record['sample']), (path, number))
+
+    def missing(self, samples: Sequence[int]) -> list[int]:
+        """Those of some samples that were not found by :meth:`load`."""
+        return [sample for sample in samples if sample not in self._index]
+
+    def read(self, samples: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows that :meth:`load` has found.
+
+        Args:
+            samples (Sequence[int]): Numbers of B samples.
+
+        Returns:
+            tuple[np.ndarray, np.ndarray]: Checksums of the pixels (B,), uint32,
+            and rows (B, row_bytes), uint8.
+        """
+        found = np.zeros(len(samples), self._record)
+        opened: dict[str, np.ndarray] = {}
+        for position, sample in enumerate(samples):
+            path, number = self._index[sample]
+            if path not in opened:
+                opened[path] = self._open(path)
+            found[position] = opened[path][number]
+        return found['crc32'].astype(np.uint32), found['row']
+
+    def remove(self) -> None:
+        """Remove this process's file, and those of processes that have ended."""
+        for path in self._files():
+            if path == self._path or is_abandoned(path):
+                with suppress(OSError):
+                    os.remove(path)
+        self._path = None
+        with suppress(OSError):
+            os.rmdir(self.folder)  # if it is empty
+
+    def _files(self) -> list[str]:
+        pattern = re.compile(re.escape(self._stem) + r'\.')
+        with suppress(OSError):
+            names = sorted(name for name in os.listdir(self.folder) if pattern.match(name))
+            return [osp.join(self.folder, name) for name in names]
+        return []
+
+    def _open(self, path: str) -> np.ndarray:
+        count = osp.getsize(path) // self._record.itemsize
+        if count == 0:
+            return np.zeros(0, self._record)
+        return np.memmap(path, self._record, 'r', shape=(count,))
+
+
+def _checksum(record: np.void) -> int:
+    head = zlib.crc32(np.array([record['sample'], record['crc32']], '<u4').tobytes())
+    return zlib.crc32(record['row'].tobytes(), head)
