@@ -112,7 +112,7 @@ class SeededDataset(Dataset):
         with seeded(0):
             return self._load_all(keys)
 
-    def _load_all(self, keys: Sequence[tuple[int, int, int]]) -> list[Any]:
+    def _load_all(self, keys: Sequence[Any]) -> list[Any]:
         loaded = [self._load(*key) for key in keys]
         if self.annotator is None:
             return [sample.data for sample in loaded]

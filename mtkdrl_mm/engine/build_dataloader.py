@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Building of data loaders: mmengine's, with checks and workers that survive signals."""
 
+from copy import deepcopy
 from typing import Any
 
 from mmengine.runner import Runner
@@ -10,6 +11,26 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.datasets import check_dataloader
 
 from .data_workers import shield_workers
+
+
+def seeded_dataloader(dataloader: dict[str, Any]) -> dict[str, Any]:
+    """Change the config of a training loader so that samples know their views.
+
+    Args:
+        dataloader (dict): The config, which is not changed.
+
+    Returns:
+        dict: With the data set in a ``SeededDataset``, and the batch sampler in
+        a ``SeededBatchSampler``.
+    """
+    dataloader = deepcopy(dataloader)
+    dataloader['dataset'] = dict(type='mtkdrl_mm.SeededDataset', dataset=dataloader['dataset'])
+    dataloader['batch_sampler'] = dict(
+        type='mtkdrl_mm.SeededBatchSampler',
+        drop_last=dataloader.pop('drop_last', False),
+        base_sampler=dataloader.pop('batch_sampler', None),
+    )
+    return dataloader
 
 
 def build_dataloader(

@@ -60,7 +60,7 @@ def check_teachers(
         InputError: If there are no images, or their labels are not the
             student's classes.
     """
-    pool = distiller.teachers
+    pool = distiller.live_teachers
     labels = _labels(batches, pool.spec.num_classes)
     per_batch: list[list[Tensor]] = [[] for _ in pool.names]
     for inputs in _inputs(distiller, batches):
@@ -133,7 +133,7 @@ def _check_preprocessing(
     results: list[TeacherResult],
 ) -> None:
     """Set ``alternative`` of every result; confirm doubtful ones on further batches."""
-    pool = distiller.teachers
+    pool = distiller.live_teachers
 
     def predict(index: int, batches: Sequence[Batch], which: Preprocessing) -> Iterator[Tensor]:
         for inputs in _inputs(distiller, batches):

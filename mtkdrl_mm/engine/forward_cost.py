@@ -55,7 +55,7 @@ def forward_costs(
     Returns:
         list[ForwardCost]: One entry per teacher.
     """
-    pool, student = distiller.teachers, distiller.student
+    pool, student = distiller.live_teachers, distiller.student
 
     def run_teacher(teacher: nn.Module) -> None:
         teacher(teacher.preprocessing.convert(inputs, pool.student_preprocessing))

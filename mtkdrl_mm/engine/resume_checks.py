@@ -12,8 +12,8 @@ from mtkdrl_mm.utils.class_names import class_names
 
 # Hooks that are part of a distillation method.
 _METHOD_HOOKS = ('agent', 'meta_learning')
-# Keys that may change: paths, what is compared when the weights are loaded, and what only
-# makes a training faster.
+# Keys that may change: paths, what is compared when the weights are loaded, what only makes a
+# training faster, and stored outputs, which are compared with the store.
 _IGNORED_KEYS = (
     'cfg_path',
     'checkpoint',
@@ -22,6 +22,7 @@ _IGNORED_KEYS = (
     'centers',
     'data_preprocessor',
     'teacher_inference',
+    'teacher_outputs',
 )
 _REMEDY = (
     'Resume with the same config, set another --work-dir for this training, or start it from the '

@@ -151,6 +151,8 @@ class ResumableRunner(Runner):
             hooks[key] = hook
         if hooks['preemption'] is None:
             del hooks['preemption']
+        if getattr(unwrap_model(self.model), 'teacher_outputs', None) is not None:
+            hooks.setdefault('teacher_outputs', dict(type='mtkdrl_mm.TeacherOutputsHook'))
         super().register_default_hooks(hooks)
 
     def build_train_loop(self, loop: Any) -> Any:

@@ -1,8 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
-from .basis import create_basis, read_basis
-from .codec import OutputCodec, fit_basis, stored_tensors
+from .basis import create_basis, load_basis, read_basis
+from .codec import BasisFit, OutputCodec, stored_tensors
+from .journal import ViewJournal
 from .manifest import (
     DatasetRecord,
     Manifest,
@@ -16,9 +17,10 @@ from .packed_layout import PackedLayout, PackedTensor
 from .paths import inputs_folder, teacher_folder
 from .reader import StoreReader, list_teachers
 from .settings import TeacherOutputsSettings
-from .writer import StoreWriter, check_free_space
+from .writer import StoreWriter, check_free_space, format_bytes
 
 __all__ = [
+    'BasisFit',
     'DatasetRecord',
     'Manifest',
     'OutputCodec',
@@ -29,14 +31,16 @@ __all__ = [
     'TeacherOutputsSettings',
     'TeacherRecord',
     'TensorSpec',
+    'ViewJournal',
     'ViewRecord',
     'check_free_space',
     'create_basis',
-    'fit_basis',
+    'format_bytes',
     'inputs_folder',
     'inputs_manifest',
     'library_versions',
     'list_teachers',
+    'load_basis',
     'read_basis',
     'stored_tensors',
     'teacher_folder',

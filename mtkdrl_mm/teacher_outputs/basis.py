@@ -44,7 +44,7 @@ def create_basis(
         create_file(path, content, partial_path(path))
     except OSError as error:
         raise InputError(describe_medium_error(error, path) + '.') from error
-    return _read(path)
+    return load_basis(folder)
 
 
 def read_basis(folder: str, sha256: str) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def read_basis(folder: str, sha256: str) -> dict[str, np.ndarray]:
         InputError: If the file is missing, damaged or another one.
     """
     path = osp.join(folder, BASIS)
-    arrays, digest = _read(path)
+    arrays, digest = load_basis(folder)
     if digest != sha256:
         raise InputError(
             f'"{path}" is not the basis with which the maps of this folder were projected (sha256 '
@@ -71,7 +71,13 @@ def read_basis(folder: str, sha256: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read(path: str) -> tuple[dict[str, np.ndarray], str]:
+def load_basis(folder: str) -> tuple[dict[str, np.ndarray], str]:
+    """Read a teacher's basis, and the sha256 of its file.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    path = osp.join(folder, BASIS)
     try:
         with open(path, 'rb') as file:
             content = file.read()

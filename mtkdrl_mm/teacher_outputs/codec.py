@@ -60,8 +60,8 @@ def stored_tensors(
     return tuple(specs)
 
 
-def fit_basis(maps: Sequence[Tensor], channels: int) -> dict[str, np.ndarray]:
-    r"""Fit the principal components of a teacher's maps, over images and positions.
+class BasisFit:
+    r"""Fits the principal components of a teacher's maps, over images and positions.
 
     The projection of a map F is
 
@@ -73,36 +73,57 @@ def fit_basis(maps: Sequence[Tensor], channels: int) -> dict[str, np.ndarray]:
     channels, is the one between the maps, averaged over c channels, less what
     the components leave out.
 
-    Args:
-        maps (Sequence[Tensor]): Maps of some thousand images, in batches of
-            shape (B, c, h, w).
-        channels (int): k.
-
-    Returns:
-        dict[str, np.ndarray]: ``components`` U (k, c), ``mean`` mu (c,),
-        float32, and ``explained``, the share of the variance, of shape ().
+    Example:
+        >>> import torch
+        >>> from mtkdrl_mm.teacher_outputs import BasisFit
+        >>> fit = BasisFit()
+        >>> fit.update(torch.rand(8, 16, 4, 4))
+        >>> fit.basis(channels=3)['components'].shape
+        (3, 16)
     """
-    count = 0
-    total: Tensor = torch.zeros(())
-    products: Tensor = torch.zeros(())
-    for batch in maps:
-        rows = batch.detach().double().permute(0, 2, 3, 1).flatten(0, 2)
-        count += len(rows)
-        total = total + rows.sum(dim=0)
-        products = products + rows.T @ rows
-    mean = total.div(count)
-    covariance = products.div(count) - torch.outer(mean, mean)
-    values, vectors = torch.linalg.eigh(covariance)
-    components = vectors.T.flip(0)[:channels]
-    # An eigenvector has no sign of its own.
-    largest = components.abs().argmax(dim=1, keepdim=True)
-    components = components * components.gather(1, largest).sign()
-    kept = values.flip(0)[:channels].sum().div(values.sum().clamp(min=1e-12))
-    return dict(
-        components=components.float().cpu().numpy(),
-        mean=mean.float().cpu().numpy(),
-        explained=kept.float().cpu().numpy(),
-    )
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: Tensor | None = None
+        self._products: Tensor | None = None
+
+    def update(self, maps: Tensor) -> None:
+        """Add the maps of some images.
+
+        Args:
+            maps (Tensor): Shape (B, c, h, w).
+        """
+        rows = maps.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        self._count += len(rows)
+        # Of a batch in float32, over the batches in float64.
+        total, products = rows.sum(dim=0).double(), (rows.T @ rows).double()
+        self._sum = total if self._sum is None else self._sum + total
+        self._products = products if self._products is None else self._products + products
+
+    def basis(self, channels: int) -> dict[str, np.ndarray]:
+        """Compute the basis.
+
+        Args:
+            channels (int): k.
+
+        Returns:
+            dict[str, np.ndarray]: ``components`` U (k, c), ``mean`` mu (c,),
+            float32, and ``explained``, the share of the variance, of shape ().
+        """
+        assert self._sum is not None and self._products is not None
+        mean = self._sum.div(self._count)
+        covariance = self._products.div(self._count) - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        components = vectors.T.flip(0)[:channels]
+        # An eigenvector has no sign of its own.
+        largest = components.abs().argmax(dim=1, keepdim=True)
+        components = components * components.gather(1, largest).sign()
+        kept = values.flip(0)[:channels].sum().div(values.sum().clamp(min=1e-12))
+        return dict(
+            components=components.float().cpu().numpy(),
+            mean=mean.float().cpu().numpy(),
+            explained=kept.float().cpu().numpy(),
+        )
 
 
 class OutputCodec:

@@ -194,13 +194,14 @@ def check_free_space(folder: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f'The outputs for "{folder}" need {_format_bytes(needed)} more, but only '
-            f'{_format_bytes(free)} are free on that disk. Make space, choose another folder, or '
+            f'The outputs for "{folder}" need {format_bytes(needed)} more, but only '
+            f'{format_bytes(free)} are free on that disk. Make space, choose another folder, or '
             'store fewer views or smaller tensors.'
         )
 
 
-def _format_bytes(count: int) -> str:
+def format_bytes(count: float) -> str:
+    """A number of bytes with its unit: "1.5 GiB"."""
     for unit, size in (('GiB', 2**30), ('MiB', 2**20)):
         if count >= size:
             return f'{count / size:.1f} {unit}'

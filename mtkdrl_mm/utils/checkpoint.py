@@ -164,20 +164,37 @@ def fetch(location: str, role: str) -> str:
             process or by the one that it has waited for.
     """
     url = _resolve_name(location, role)
+    path = _local_path(url, role)
     if urlparse(url).scheme not in ('http', 'https'):
-        path = osp.expanduser(url)
         if not osp.isfile(path):
             what = 'is a folder' if osp.isdir(path) else 'does not exist'
             raise InputError(f'{_sentence(role)}: the file "{location}" {what}.')
-        return path
-    folder = osp.join(torch.hub.get_dir(), 'checkpoints')
+    elif not osp.isfile(path):
+        _download_once(url, path, role)
+    return path
+
+
+def find_file(location: str, role: str) -> str | None:
+    """Convert a location to the path of a file that is there, without a download.
+
+    Args:
+        location (str): As for :func:`fetch`.
+        role (str): Name of the network, for messages.
+
+    Returns:
+        str | None: Its path; None if it is not on this machine.
+    """
+    path = _local_path(_resolve_name(location, role), role)
+    return path if osp.isfile(path) else None
+
+
+def _local_path(url: str, role: str) -> str:
+    if urlparse(url).scheme not in ('http', 'https'):
+        return osp.expanduser(url)
     name = osp.basename(urlparse(url).path)
     if name in ('', '.', '..'):
         raise InputError(f'{_sentence(role)}: the address "{url}" names no file.')
-    path = osp.join(folder, name)
-    if not osp.isfile(path):
-        _download_once(url, path, role)
-    return path
+    return osp.join(torch.hub.get_dir(), 'checkpoints', name)
 
 
 def _download_once(url: str, path: str, role: str) -> None:

@@ -16,6 +16,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+#: Version of the rule by which the seeds of a sample's augmentation follow from
+#: (seed, sample, view). Stored outputs of teachers belong to one.
+SEED_SCHEME = 1
+
 
 def derive_seed(seed: int, stream: str, *position: int) -> int:
     """Derive the seed of a named random stream at a position of the training.

@@ -47,7 +47,7 @@ def test_distillation_of_patch_tokens(make_distiller, make_vit, make_resnet, mak
     teachers = [dict(make_vit(24), name='vit'), dict(make_resnet(4), name='cnn')]
     distiller = make_distiller(teachers, student=make_vit(16), token_maps=True)
     assert distiller.teachers.spec.map_channels == (24, 32)
-    assert distiller.teachers.spec.token_maps == (True, False)
+    assert distiller.teachers.spec.signed_maps == (True, False)
     vit, cnn = distiller.connectors.values()
     assert vit.projection.with_activation is False and cnn.projection.with_activation
     steps = []

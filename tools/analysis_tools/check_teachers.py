@@ -83,6 +83,7 @@ def build_model(cfg: Config) -> MultiTeacherDistiller:
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     # Extra losses may need files, and have no effect here.
     cfg.model.pop('extra_losses', None)
+    cfg.model.pop('teacher_outputs', None)
     model = MODELS.build(cfg.model)
     model.teachers.load_weights()
     return model.to(get_device()).eval()

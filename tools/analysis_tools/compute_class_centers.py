@@ -53,7 +53,7 @@ def compute_centers(
     Raises:
         InputError: If a class has no image.
     """
-    pool, device = model.teachers, next(model.student.parameters()).device
+    pool, device = model.live_teachers, next(model.student.parameters()).device
     count = torch.zeros(pool.spec.num_classes, device=device)
     sums: dict[str, torch.Tensor] = {}
     for batch in track_iter_progress((dataloader, len(dataloader))):
@@ -78,6 +78,7 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     # The loss that reads the centres cannot be built before they exist.
     cfg.model.pop('extra_losses', None)
+    cfg.model.pop('teacher_outputs', None)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)

@@ -10,6 +10,7 @@ from .meta_learning_hook import MetaLearningHook
 from .param_scheduler_hook import ElasticParamSchedulerHook
 from .preemption_hook import PreemptionHook
 from .teacher_check_hook import TeacherCheckHook
+from .teacher_outputs_hook import TeacherOutputsHook
 from .teacher_weight_hook import TeacherWeightHook
 from .topk_limit_hook import TopKLimitHook
 
@@ -23,6 +24,7 @@ __all__ = [
     'MetaLearningHook',
     'PreemptionHook',
     'TeacherCheckHook',
+    'TeacherOutputsHook',
     'TeacherWeightHook',
     'TopKLimitHook',
 ]

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
-from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
@@ -70,6 +70,9 @@ class TeacherCheckHook(Hook):
             )
             return
         check_data_classes(runner.val_dataloader.dataset, distiller, 'validation')
+        pool = distiller.teachers
+        if isinstance(pool, StoredTeacherPool) and pool.live is None:
+            return  # no networks, and their accuracy was measured when they were stored
         if self.num_batches > 0:
             self._measure(runner, distiller)
 

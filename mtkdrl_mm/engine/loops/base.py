@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The shared part of the resumable training loops."""
 
-from copy import deepcopy
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.datasets import SeededBatchSampler
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
+
+from ..build_dataloader import seeded_dataloader
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,7 @@ class ResumableLoop:
         self, runner: Runner, dataloader: DataLoader | dict[str, Any], **kwargs: Any
     ) -> None:
         if isinstance(dataloader, dict):
-            dataloader = deepcopy(dataloader)
-            dataloader['dataset'] = dict(
-                type='mtkdrl_mm.SeededDataset', dataset=dataloader['dataset']
-            )
-            dataloader['batch_sampler'] = dict(
-                type='mtkdrl_mm.SeededBatchSampler',
-                drop_last=dataloader.pop('drop_last', False),
-                base_sampler=dataloader.pop('batch_sampler', None),
-            )
+            dataloader = seeded_dataloader(dataloader)
         super().__init__(runner, dataloader, **kwargs)  # type: ignore[call-arg]
         sampler = self.dataloader.batch_sampler
         self.batch_sampler = sampler if isinstance(sampler, SeededBatchSampler) else None
@@ -111,6 +105,22 @@ class ResumableLoop:
     def num_images(self) -> int:
         """Number of images of the training data."""
         return len(self.dataloader.dataset)  # type: ignore[arg-type]
+
+    def passes(self, epoch: int, iteration: int) -> int:
+        """Number of complete passes of all processes through the data.
+
+        Args:
+            epoch (int): Number of complete epochs.
+            iteration (int): Number of complete iterations.
+        """
+        position = self.progress(epoch, iteration)
+        if not position:
+            return 0
+        return int(position['epoch'] + position['images_done'] // position['num_images'])
+
+    @abstractmethod
+    def progress(self, epoch: int, iteration: int) -> dict[str, Any]:
+        """Position of the training, for a checkpoint; see the subclasses."""
 
     def _make_progress(
         self, epoch: int, images_done: int, schedule_step: int, schedule_steps_per_epoch: int

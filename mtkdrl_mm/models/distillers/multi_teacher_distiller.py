@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
+from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 from mtkdrl_mm.utils.literal_config import plain_config
 
@@ -28,9 +29,11 @@ from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
 from ..losses import DistillationLoss
 from ..num_classes import set_num_classes
-from ..teachers import Preprocessing, TeacherPool, build_pool
+from ..teachers import Preprocessing, StoredTeacherPool, TeacherPool, build_pool
+from ..teachers.build_teacher import TeacherConfig
 from ..teachers.inference_mode import InferenceSettings
 from ..teachers.preprocessing import check_input_size
+from ..teachers.teacher_pool import read_teacher_configs
 from ..weightings import Weighting
 
 StepHook = Callable[[StepTerms, TeacherWeights], None]
@@ -92,6 +95,11 @@ class MultiTeacherDistiller(BaseModel):
             channels_last='auto', dtype='auto', compile=False,
             offload=False)``. Defaults to None: those, or the settings of a
             given pool.
+        teacher_outputs (str | dict, optional): A store of the teachers'
+            outputs, which are then read and not computed: its folder, or the
+            settings of :class:`TeacherOutputsSettings`. It has no effect
+            without ``teachers``. Defaults to None: the teachers run in every
+            step.
         data_preprocessor (dict, optional): The student's preprocessing;
             mmengine's runner fills in the config file's. Defaults to the
             student config's.
@@ -138,6 +146,7 @@ class MultiTeacherDistiller(BaseModel):
         token_maps: bool = False,
         channels_last: bool | None = None,
         teacher_inference: dict[str, Any] | str | None = None,
+        teacher_outputs: dict[str, Any] | str | None = None,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -152,6 +161,7 @@ class MultiTeacherDistiller(BaseModel):
         self.token_maps = token_maps
         self.channels_last = channels_last
         inference = InferenceSettings.from_config(teacher_inference)
+        self.teacher_outputs = TeacherOutputsSettings.from_config(teacher_outputs)
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
@@ -161,7 +171,8 @@ class MultiTeacherDistiller(BaseModel):
 
         # In a tuple, and so no submodule: teachers take no part in state_dict(),
         # parameters(), init_weights(), train() and DDP. See `_apply`.
-        self._teachers: tuple[TeacherPool, ...] = ()
+        self._teachers: tuple[TeacherPool | StoredTeacherPool, ...] = ()
+        self.teacher_configs: list[TeacherConfig] = []
         if teachers is None:
             self._register_load_state_dict_pre_hook(_drop_training_parts)
             return
@@ -173,20 +184,36 @@ class MultiTeacherDistiller(BaseModel):
                 f'{type(self.student.head).__name__} have no such setting. Set the number in its '
                 'config.'
             )
-        pool = teachers
-        if not isinstance(pool, TeacherPool):
-            pool = build_pool(
-                pool,
-                Preprocessing.from_config(
-                    preprocessor_cfg, 'the student', channels=input_channels(self.student)
-                ),
-                num_classes,
-                student_classes=output.logits.shape[1],
-                token_maps=token_maps,
-                inference=inference,
-            )
-        elif teacher_inference is not None:
-            pool.inference = inference
+        self.student_preprocessing = Preprocessing.from_config(
+            preprocessor_cfg, 'the student', channels=input_channels(self.student)
+        )
+        pool: TeacherPool | StoredTeacherPool
+        if isinstance(teachers, TeacherPool):
+            pool = teachers
+            if teacher_inference is not None:
+                pool.inference = inference
+        else:
+            self.teacher_configs = read_teacher_configs(teachers, num_classes)
+            if self.teacher_outputs is not None and self.teacher_outputs.reads:
+                names = [config.name for config in self.teacher_configs]
+                pool = StoredTeacherPool.open(self.teacher_outputs, names)
+            else:
+                pool = build_pool(
+                    teachers,
+                    self.student_preprocessing,
+                    num_classes,
+                    student_classes=output.logits.shape[1],
+                    token_maps=token_maps,
+                    inference=inference,
+                )
+        if self.teacher_outputs is not None and self.teacher_outputs.root is not None:
+            if not self.teacher_configs:
+                raise InputError(
+                    '`teacher_outputs` needs the configs of the teachers: give `teachers` as a '
+                    'list of dicts.'
+                )
+            if isinstance(pool, TeacherPool):
+                pool = StoredTeacherPool.of_live(pool, self.teacher_outputs)
         self._teachers = (pool,)
         if output.logits.shape[1] != pool.spec.num_classes:
             raise InputError(
@@ -210,7 +237,7 @@ class MultiTeacherDistiller(BaseModel):
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
 
     @property
-    def teachers(self) -> TeacherPool:
+    def teachers(self) -> TeacherPool | StoredTeacherPool:
         """The pool.
 
         Raises:
@@ -219,6 +246,23 @@ class MultiTeacherDistiller(BaseModel):
         if not self._teachers:
             raise InputError('The distiller was built without teachers and cannot be trained.')
         return self._teachers[0]
+
+    @property
+    def live_teachers(self) -> TeacherPool:
+        """The networks of the pool.
+
+        Raises:
+            InputError: If the teachers' outputs are read, or the student was
+                built alone.
+        """
+        pool = self.teachers
+        live = pool.live if isinstance(pool, StoredTeacherPool) else pool
+        if live is None:
+            raise InputError(
+                'The networks of the teachers are needed, but their outputs are read from a '
+                'store: leave out `model.teacher_outputs`.'
+            )
+        return live
 
     @property
     def has_teachers(self) -> bool:
@@ -274,8 +318,7 @@ class MultiTeacherDistiller(BaseModel):
                 that must be trained, the images or their labels do not fit the
                 networks, or an image has several labels.
         """
-        if self._use_channels_last(inputs.device):
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = self.format_inputs(inputs)
         if self.training:
             self.weighting.check_trainer()
         if self.input_size not in (None, tuple(inputs.shape[-2:])):
@@ -305,6 +348,16 @@ class MultiTeacherDistiller(BaseModel):
                 weighed = (level * extra(terms)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
         return {**losses, **student.logs}
+
+    def format_inputs(self, inputs: Tensor) -> Tensor:
+        """Bring preprocessed images to the memory format in which networks run.
+
+        Args:
+            inputs (Tensor): Shape (B, 3, H, W).
+        """
+        if self._use_channels_last(inputs.device):
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def make_terms(
         self,
@@ -416,14 +469,14 @@ class MultiTeacherDistiller(BaseModel):
     def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleDict:
         spec = self.teachers.spec
         connectors = nn.ModuleDict()
-        for name, embedding_size, map_channels, of_tokens in zip(
-            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.token_maps
+        for name, embedding_size, map_channels, signed in zip(
+            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.signed_maps
         ):
             use_map = output.feature_map is not None and map_channels is not None
             kind = cfg.get('type') or ('MapConnector' if use_map else 'EmbeddingConnector')
             features = output.feature_map if kind == 'MapConnector' else output.embedding
-            # What comes out of a normalisation is negative as often as positive.
-            defaults = dict(act_cfg=None) if of_tokens and kind == 'MapConnector' else {}
+            # A ReLU could not follow what is negative as often as positive.
+            defaults = dict(act_cfg=None) if signed and kind == 'MapConnector' else {}
             if features is None or (kind == 'MapConnector' and map_channels is None):
                 raise InputError(
                     'MapConnector needs a student and teachers with spatial maps. Leave `type` '

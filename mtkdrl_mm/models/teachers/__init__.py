@@ -3,6 +3,7 @@
 
 from .inference_mode import InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
+from .stored_pool import StoredTeacherPool
 from .teacher import Teacher
 from .teacher_pool import PoolSpec, TeacherPool, build_pool
 
@@ -11,6 +12,7 @@ __all__ = [
     'InferenceSettings',
     'PoolSpec',
     'Preprocessing',
+    'StoredTeacherPool',
     'Teacher',
     'TeacherPool',
     'build_pool',

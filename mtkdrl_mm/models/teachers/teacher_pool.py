@@ -2,8 +2,8 @@
 """The pool of frozen teachers."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main
 
-from .build_teacher import build_teacher
+from .build_teacher import TeacherConfig, build_teacher, read_teacher_config
 from .choose_mode import Choice, choose_mode
 from .inference_mode import EAGER, InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
@@ -31,15 +31,16 @@ class PoolSpec:
         embedding_sizes (tuple[int, ...]): Embedding size d_m of every teacher.
         map_channels (tuple[int | None, ...]): Channels c_m of every teacher's
             map; None for teachers without a map.
-        token_maps (tuple[bool, ...]): Whether a teacher's map consists of a
-            transformer's tokens, which may be negative. Defaults to ().
+        signed_maps (tuple[bool, ...]): Whether the entries of a teacher's map
+            are negative as often as positive, as those of a transformer's
+            tokens and of projected maps. Defaults to ().
     """
 
     names: tuple[str, ...]
     num_classes: int
     embedding_sizes: tuple[int, ...]
     map_channels: tuple[int | None, ...]
-    token_maps: tuple[bool, ...] = ()
+    signed_maps: tuple[bool, ...] = ()
 
     @property
     def num_teachers(self) -> int:
@@ -88,6 +89,9 @@ class TeacherPool(nn.ModuleList):
 
     Attributes:
         spec (PoolSpec): Names and sizes of the teachers' outputs.
+        batch_size (int, optional): Smaller batches are filled up to this number
+            of images, so that the roundings of an image's outputs do not depend
+            on the batch. None fills up nothing.
 
     Example:
         >>> import torch
@@ -126,6 +130,7 @@ class TeacherPool(nn.ModuleList):
         self.spec = self._infer_spec(num_classes)
         self._prepared = False
         self._saved_modes: dict[str, InferenceMode] = {}
+        self.batch_size: int | None = None
         self.inference = inference or InferenceSettings()
 
     @property
@@ -251,30 +256,40 @@ class TeacherPool(nn.ModuleList):
         return f'Teachers: {text}: {ratio:.2f} of eager, {largest}.'
 
     def forward(
-        self, inputs: Tensor, data_samples: Sequence[Any] | None = None
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[Any] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[NetworkOutput]:
-        """Run all teachers on a batch.
+        """Run teachers on a batch.
 
         Args:
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W).
-            data_samples (Sequence[DataSample], optional): Reserved for teachers
-                with stored outputs, which are looked up by sample. Defaults to
-                None.
+            data_samples (Sequence[DataSample], optional): Not used; for
+                :class:`StoredTeacherPool`, which has the same interface.
+                Defaults to None.
+            names (Collection[str], optional): Names of the teachers to run.
+                Defaults to None: all.
 
         Returns:
-            list[NetworkOutput]: The outputs of every teacher, without gradient.
+            list[NetworkOutput]: The outputs of every such teacher, without
+            gradient, in the order of the pool.
         """
+        count = len(inputs)
+        if self.batch_size is not None and count < self.batch_size:
+            repeats = -(-self.batch_size // count)
+            inputs = torch.cat([inputs] * repeats)[: self.batch_size]
         converted: dict[Preprocessing, Tensor] = {}
         outputs = []
-        teachers = list(self)
+        teachers = [teacher for teacher in self if names is None or teacher.name in names]
         for index, teacher in enumerate(teachers):
             if self.inference.offload == 'prefetch' and index + 1 < len(teachers):
                 teachers[index + 1].prefetch(inputs.device)
             wanted = teacher.preprocessing
             if wanted not in converted:
                 converted[wanted] = wanted.convert(inputs, self.student_preprocessing)
-            outputs.append(teacher(converted[wanted]))
+            outputs.append(_first(teacher(converted[wanted]), count))
         return outputs
 
     def _infer_spec(self, num_classes: int | None) -> PoolSpec:
@@ -289,7 +304,7 @@ class TeacherPool(nn.ModuleList):
                 None if output.feature_map is None else output.feature_map.shape[1]
                 for output in outputs
             ),
-            token_maps=tuple(teacher.has_token_map for teacher in self),
+            signed_maps=tuple(teacher.has_token_map for teacher in self),
         )
 
     def _check_classes(self, outputs: Sequence[NetworkOutput], num_classes: int | None) -> int:
@@ -319,6 +334,19 @@ class TeacherPool(nn.ModuleList):
                 teacher.zero_shot.expect(total, output.logits.shape[1])
                 output.embedding = output.logits
         return total
+
+
+def _first(output: NetworkOutput, count: int) -> NetworkOutput:
+    """The outputs for the first images of a batch."""
+    if len(output.logits) == count:
+        return output
+    feature_map = output.feature_map
+    return replace(
+        output,
+        logits=output.logits[:count],
+        embedding=output.embedding[:count],
+        feature_map=None if feature_map is None else feature_map[:count],
+    )
 
 
 def _short(number: float) -> str:
@@ -379,8 +407,7 @@ def build_pool(
         InputError: If the list is empty, two teachers share a name, a config is
             unusable, or the teachers disagree on the number of classes.
     """
-    if not isinstance(teachers, (list, tuple)) or len(teachers) == 0:
-        raise InputError(f'`teachers` must be a list of at least one teacher, but is {teachers!r}.')
+    _check_list(teachers)
     # Building a network draws random numbers; the student's initialisation must not depend on
     # its teachers.
     with torch.random.fork_rng(devices=[]):
@@ -389,3 +416,27 @@ def build_pool(
             for index, cfg in enumerate(teachers)
         ]
     return TeacherPool(built, student_preprocessing, student_classes or num_classes, inference)
+
+
+def read_teacher_configs(
+    teachers: Sequence[dict[str, Any]], num_classes: int | None = None
+) -> list[TeacherConfig]:
+    """Read the configs of a pool without building networks.
+
+    Args:
+        teachers (Sequence[dict]): As for :func:`build_pool`.
+        num_classes (int, optional): As for :func:`build_pool`.
+
+    Returns:
+        list[TeacherConfig]: Their parts.
+
+    Raises:
+        InputError: If the list is empty or a config is unusable.
+    """
+    _check_list(teachers)
+    return [read_teacher_config(cfg, index, num_classes) for index, cfg in enumerate(teachers)]
+
+
+def _check_list(teachers: Any) -> None:
+    if not isinstance(teachers, (list, tuple)) or len(teachers) == 0:
+        raise InputError(f'`teachers` must be a list of at least one teacher, but is {teachers!r}.')

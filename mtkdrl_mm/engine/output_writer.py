@@ -1,0 +1,499 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Runs the teachers of a pool over a data set and stores their outputs."""
+
+import os
+import socket
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex
+from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
+from mtkdrl_mm.models.teachers.teacher_record import teacher_record
+from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.teacher_outputs import (
+    BasisFit,
+    DatasetRecord,
+    Manifest,
+    OutputCodec,
+    PackedLayout,
+    StoreWriter,
+    TeacherOutputsSettings,
+    TensorSpec,
+    ViewRecord,
+    check_free_space,
+    create_basis,
+    inputs_folder,
+    inputs_manifest,
+    load_basis,
+    stored_tensors,
+    teacher_folder,
+)
+from mtkdrl_mm.teacher_outputs.paths import MANIFEST
+
+from .data_workers import shield_workers
+
+# Bytes of the largest tensor file, which is the unit of work.
+_PART_BYTES = 64 * 2**20
+# A view has at least so many parts, if it has enough images, so that little is lost by a kill.
+_MIN_PARTS = 8
+_MIN_PART_SIZE, _MAX_PART_SIZE = 64, 16384
+# Images on which the principal components of maps are fitted.
+_BASIS_IMAGES = 2048
+
+Progress = Callable[[int], None]
+
+
+class ComputedBatch:
+    """Outputs of some teachers on a batch, with its keys.
+
+    Attributes:
+        samples (list[int]): Numbers of the samples.
+        views (list[int]): Numbers of their views.
+        crc32 (list[int]): Checksums of their pixels.
+        outputs (dict[str, NetworkOutput]): By teacher.
+        labels (list): The samples' labels.
+    """
+
+    def __init__(self, carried: Sequence[Any], outputs: dict[str, NetworkOutput], labels: list):
+        self.samples = [one.sample for one in carried]
+        self.views = [one.view for one in carried]
+        self.crc32 = [one.crc32 for one in carried]
+        self.outputs = outputs
+        self.labels = labels
+
+
+class OutputWriter:
+    """Computes the outputs of a pool on a data set, and writes what a store lacks.
+
+    The first process that writes a store decides how it is cut into parts, in
+    which mode the networks run, and the bases of projected maps; all others
+    follow it. Several processes, started together or not, divide the parts.
+
+    Args:
+        model (MultiTeacherDistiller): The model, on its device, with loaded
+            teachers.
+        pool (TeacherPool): Its teachers.
+        dataset (SeededDataset): The training data, connected to the views by
+            :func:`connect_teacher_outputs`.
+        loader (DataLoader): Its loader, for batch size, workers and collation.
+        settings (TeacherOutputsSettings): With ``root`` and ``views``.
+        dataset_record (DatasetRecord): Identity of the data set.
+        views (ViewRecord): Identity of the views.
+        names (Sequence[str], optional): The teachers to write. Defaults to
+            None: all.
+
+    Attributes:
+        writers (dict[str, StoreWriter]): By teacher.
+        inputs (StoreWriter): That of the checksums.
+        codec (OutputCodec): Conversion of the outputs.
+
+    Raises:
+        InputError: If the store holds other outputs, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: MultiTeacherDistiller,
+        pool: TeacherPool,
+        dataset: SeededDataset,
+        loader: DataLoader,
+        settings: TeacherOutputsSettings,
+        dataset_record: DatasetRecord,
+        views: ViewRecord,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        assert settings.root is not None
+        self.model, self.pool, self.dataset, self.loader = model, pool, dataset, loader
+        self.settings, self.root = settings, settings.root
+        self.names = tuple(pool.names if names is None else names)
+        self.batch_size: int = loader.batch_sampler.batch_size  # type: ignore[union-attr]
+        self.num_views, self.seed = views.num_views, views.seed
+        self.device = next(model.parameters()).device
+        pool.batch_size = self.batch_size
+        if pool.inference.dtype == 'auto':
+            # Stored once and used for ever: half precision only where it was chosen.
+            pool.inference = replace(pool.inference, dtype=None)
+        self._adopt_modes()
+        first = self._first_outputs()
+        specs = {
+            name: stored_tensors(settings, first[name], name in self._token_teachers())
+            for name in self.names
+        }
+        stored = _existing(inputs_folder(self.root))
+        part_size = _part_size(specs, dataset_record) if stored is None else stored.part_size
+        self.inputs = StoreWriter(
+            inputs_folder(self.root), inputs_manifest(dataset_record, views, part_size)
+        )
+        bases = self._fit_bases(specs)
+        self.writers = {
+            config.name: StoreWriter(
+                teacher_folder(self.root, config.name),
+                Manifest(
+                    dataset=dataset_record,
+                    views=views,
+                    tensors=specs[config.name],
+                    part_size=part_size,
+                    teacher=teacher_record(
+                        config,
+                        pool.student_preprocessing,
+                        model.token_maps,
+                        self._mode(config.name),
+                    ),
+                    basis_sha256=bases[config.name][1] if config.name in bases else None,
+                ),
+            )
+            for config in model.teacher_configs
+            if config.name in self.names
+        }
+        self.codec = OutputCodec(
+            PackedLayout({name: specs[name] for name in self.names}),
+            {name: basis for name, (basis, _) in bases.items()},
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence about each library of another version than in the store."""
+        found = dict.fromkeys(self.inputs.warnings)
+        for writer in self.writers.values():
+            found.update(dict.fromkeys(writer.warnings))
+        return list(found)
+
+    @property
+    def blends(self) -> bool:
+        """Whether images are blended, so that no label is theirs alone."""
+        return self.dataset.blend is not None
+
+    @property
+    def part_size(self) -> int:
+        """Number of samples per part."""
+        return self.inputs.manifest.part_size
+
+    def samples(self, part: int) -> range:
+        """The samples of a part."""
+        return self.inputs.manifest.samples(part)
+
+    def missing(self, view: int) -> dict[int, tuple[str, ...]]:
+        """Parts of a view that are not complete, and the teachers that lack them."""
+        lacking: dict[int, list[str]] = {part: [] for part in self.inputs.missing(view)}
+        for name, writer in self.writers.items():
+            for part in writer.missing(view):
+                lacking.setdefault(part, []).append(name)
+        return {part: tuple(lacking[part]) for part in sorted(lacking)}
+
+    def bytes_needed(self) -> dict[str, int]:
+        """Bytes that are still to be written, by teacher and for ``inputs``."""
+        return {
+            **{name: writer.bytes_needed() for name, writer in self.writers.items()},
+            'inputs': self.inputs.bytes_needed(),
+        }
+
+    def check_free_space(self) -> None:
+        """Make sure that all that is missing fits on the disk.
+
+        Raises:
+            InputError: If it does not.
+        """
+        check_free_space(self.root, sum(self.bytes_needed().values()))
+
+    def compute(
+        self, keys: Iterable[tuple[int, int]], names: Sequence[str] | None = None
+    ) -> Iterator[ComputedBatch]:
+        """Run teachers on samples.
+
+        Args:
+            keys (Iterable[tuple[int, int]]): Samples and views. It is read while
+                the data workers load.
+            names (Sequence[str], optional): The teachers. Defaults to None: all
+                that are written.
+
+        Yields:
+            ComputedBatch: In the order of the keys.
+
+        Raises:
+            InputError: If images have different sizes.
+        """
+        names = self.names if names is None else names
+        loader = self._loader(keys)
+        with self._annotated(), torch.no_grad():
+            for batch in loader:
+                data = self.model.data_preprocessor(batch, True)
+                inputs = self.model.format_inputs(data['inputs'])
+                samples = data['data_samples']
+                outputs = self.pool(inputs, samples, names) if names else []
+                order = [name for name in self.pool.names if name in names]
+                yield ComputedBatch(
+                    [sample.teacher_outputs for sample in samples],
+                    dict(zip(order, outputs)),
+                    [sample.get('gt_label') for sample in samples],
+                )
+
+    def write_missing(
+        self,
+        progress: Progress | None = None,
+        views: Iterable[int] | None = None,
+        inspect: Callable[[ComputedBatch], None] | None = None,
+    ) -> None:
+        """Write all parts that are missing; processes that run together divide them.
+
+        Args:
+            progress (Callable, optional): Called with the number of images that
+                were done. Defaults to None.
+            views (Iterable[int], optional): Numbers of the views. Defaults to
+                None: all.
+            inspect (Callable, optional): Called with every batch. Defaults to
+                None.
+
+        Raises:
+            InputError: If a part cannot be written; complete parts are kept.
+        """
+        for view in range(self.num_views) if views is None else views:
+            groups: dict[tuple[str, ...], list[int]] = {}
+            for part, names in self._my_share(self.missing(view)).items():
+                groups.setdefault(names, []).append(part)
+            for names, parts in groups.items():
+                self._write_parts(view, parts, names, progress, inspect)
+
+    def write_part(
+        self, view: int, part: int, crc32: np.ndarray, tensors: dict[str, dict[str, Any]]
+    ) -> None:
+        """Write a part of the inputs and of some teachers, where it is missing.
+
+        Args:
+            view (int): Number of the view.
+            part (int): Number of the part.
+            crc32 (np.ndarray): Checksums of the pixels, uint32.
+            tensors (dict[str, dict]): For each teacher its tensors by name.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        # The inputs last: they exist where all has been written.
+        for name, values in tensors.items():
+            if not self.writers[name].has_part(view, part):
+                self.writers[name].write_part(view, part, values)
+        if not self.inputs.has_part(view, part):
+            self.inputs.write_part(view, part, dict(crc32=crc32))
+
+    def num_missing_images(self) -> int:
+        """Number of images and views on which this process will run teachers."""
+        return sum(
+            len(self.samples(part))
+            for view in range(self.num_views)
+            for part in self._my_share(self.missing(view))
+        )
+
+    def seconds_per_image(self, num_batches: int = 3) -> float:
+        """Time the loader and the teachers on a few batches, after a first one.
+
+        Args:
+            num_batches (int): Number of timed batches. Defaults to 3.
+        """
+        import time
+
+        count = self.inputs.manifest.dataset.num_samples
+        total = min(count, (num_batches + 1) * self.batch_size)
+        times, images = [], []
+        for batch in self.compute((sample, 0) for sample in range(total)):
+            if self.device.type == 'cuda':
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+            images.append(len(batch.samples))
+        if len(times) < 2:
+            return 0.0
+        return (times[-1] - times[0]) / sum(images[1:])
+
+    def _write_parts(
+        self,
+        view: int,
+        parts: Sequence[int],
+        names: tuple[str, ...],
+        progress: Progress | None,
+        inspect: Callable[[ComputedBatch], None] | None,
+    ) -> None:
+        buffers: dict[int, list[tuple[list[int], dict[str, dict[str, Tensor]]]]] = {}
+        counts: dict[int, int] = {}
+
+        def keys() -> Iterator[tuple[int, int]]:
+            for part in parts:
+                # Another process may have written it meanwhile.
+                if self.inputs.has_part(view, part) and all(
+                    self.writers[name].has_part(view, part) for name in names
+                ):
+                    if progress is not None:
+                        progress(len(self.samples(part)))
+                    continue
+                for sample in self.samples(part):
+                    yield sample, view
+
+        for batch in self.compute(keys(), names):
+            if inspect is not None:
+                inspect(batch)
+            tensors = {
+                name: {k: v.cpu() for k, v in self.codec.to_tensors(name, output).items()}
+                for name, output in batch.outputs.items()
+            }
+            owners = np.asarray(batch.samples) // self.part_size
+            for part in dict.fromkeys(owners.tolist()):
+                rows = np.flatnonzero(owners == part)
+                index = torch.from_numpy(rows)
+                buffers.setdefault(part, []).append(
+                    (
+                        [batch.crc32[row] for row in rows],
+                        {
+                            name: {k: v[index] for k, v in values.items()}
+                            for name, values in tensors.items()
+                        },
+                    )
+                )
+                counts[part] = counts.get(part, 0) + len(rows)
+                if counts[part] == len(self.samples(part)):
+                    self._write_buffers(view, part, buffers.pop(part))
+            if progress is not None:
+                progress(len(batch.samples))
+
+    def _write_buffers(self, view: int, part: int, buffers: list) -> None:
+        crc32 = np.array([value for values, _ in buffers for value in values], np.uint32)
+        names = buffers[0][1].keys()
+        tensors = {
+            name: {
+                key: torch.cat([values[name][key] for _, values in buffers])
+                for key in buffers[0][1][name]
+            }
+            for name in names
+        }
+        self.write_part(view, part, crc32, tensors)
+
+    def _my_share(self, missing: dict[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+        """This process's parts; it starts elsewhere than processes of other jobs."""
+        parts = list(missing)[get_rank() :: get_world_size()]
+        if not parts:
+            return {}
+        start = zlib.crc32(f'{socket.gethostname()} {os.getpid()}'.encode()) % len(parts)
+        return {part: missing[part] for part in parts[start:] + parts[:start]}
+
+    def _loader(self, keys: Iterable[tuple[int, int]]) -> DataLoader:
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=_Batches(keys, self.seed, self.batch_size),
+            num_workers=self.loader.num_workers,
+            collate_fn=self.loader.collate_fn,
+            pin_memory=self.loader.pin_memory,
+        )
+        if loader.num_workers:
+            shield_workers(loader)
+        return loader
+
+    @contextmanager
+    def _annotated(self) -> Iterator[None]:
+        """Have the data set yield keys and checksums, and no stored rows."""
+        before = self.dataset.annotator
+        self.dataset.annotator = SampleAnnotator(always_checksum=True)
+        try:
+            yield
+        finally:
+            self.dataset.annotator = before
+
+    def _adopt_modes(self) -> None:
+        """Run the teachers as those of the store were, if there are any."""
+        modes = {}
+        for name in self.pool.names:
+            stored = _existing(teacher_folder(self.root, name))
+            if stored is not None and stored.teacher is not None:
+                modes[name] = stored.teacher.inference.get('mode')
+        if modes:
+            self.pool.restore_inference(modes)
+
+    def _mode(self, name: str) -> dict[str, Any]:
+        return dict(mode=(self.pool.inference_state() or {}).get(name))
+
+    def _first_outputs(self) -> dict[str, NetworkOutput]:
+        """Outputs on the first images, after the choice of the teachers' modes."""
+        count = min(self.batch_size, len(self.dataset))
+        keys = [(sample, 0) for sample in range(count)]
+        with self._annotated(), torch.no_grad():
+            data = next(iter(self._loader(keys)))
+            inputs = self.model.format_inputs(self.model.data_preprocessor(data, True)['inputs'])
+            if len(inputs) < self.batch_size:
+                repeats = -(-self.batch_size // len(inputs))
+                inputs = torch.cat([inputs] * repeats)[: self.batch_size]
+            self.pool.prepare(inputs)
+            return dict(zip(self.pool.names, self.pool(inputs)))
+
+    def _token_teachers(self) -> set[str]:
+        spec = self.pool.spec
+        return {name for name, signed in zip(spec.names, spec.signed_maps) if signed}
+
+    def _fit_bases(
+        self, specs: dict[str, tuple[TensorSpec, ...]]
+    ) -> dict[str, tuple[dict[str, np.ndarray], str]]:
+        """Fit the bases that are missing on the main process; read them on all."""
+        wanted = [
+            name
+            for name, tensors in specs.items()
+            if any(spec.name == 'projected_map' for spec in tensors)
+        ]
+        lacking = [name for name in wanted if _existing(teacher_folder(self.root, name)) is None]
+        bases = {}
+        if is_main_process() and lacking:
+            channels = self.settings.map_channels
+            total = len(self.dataset)
+            generator = np.random.default_rng(self.seed)
+            chosen = np.sort(generator.permutation(total)[:_BASIS_IMAGES]).tolist()
+            print_log(
+                f'Fitting {channels} principal components of the maps on {len(chosen)} images: '
+                f'{", ".join(lacking)}.',
+                'current',
+            )
+            fits = {name: BasisFit() for name in lacking}
+            for batch in self.compute(((sample, 0) for sample in chosen), lacking):
+                for name, output in batch.outputs.items():
+                    assert output.feature_map is not None
+                    fits[name].update(output.feature_map)
+            for name, fit in fits.items():
+                bases[name] = create_basis(teacher_folder(self.root, name), fit.basis(channels))
+                share = 100 * float(bases[name][0]['explained'])
+                print_log(
+                    f'{name}: {channels} components hold {share:.1f} % of the variance.', 'current'
+                )
+        barrier()
+        for name in wanted:
+            if name not in bases:
+                bases[name] = load_basis(teacher_folder(self.root, name))
+        return bases
+
+
+class _Batches:
+    """Batches of seeded indices, formed while they are read."""
+
+    def __init__(self, keys: Iterable[tuple[int, int]], seed: int, batch_size: int) -> None:
+        self.keys, self.seed, self.batch_size = keys, seed, batch_size
+
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
+        batch = []
+        for sample, view in self.keys:
+            batch.append(SeededIndex(sample, self.seed, view))
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _existing(folder: str) -> Manifest | None:
+    return Manifest.read(folder) if os.path.isfile(os.path.join(folder, MANIFEST)) else None
+
+
+def _part_size(specs: dict[str, tuple[TensorSpec, ...]], dataset: DatasetRecord) -> int:
+    largest = max(sum(spec.row_bytes for spec in tensors) for tensors in specs.values())
+    size = max(_MIN_PART_SIZE, min(_MAX_PART_SIZE, _PART_BYTES // largest))
+    return min(size, max(_MIN_PART_SIZE, -(-dataset.num_samples // _MIN_PARTS)))

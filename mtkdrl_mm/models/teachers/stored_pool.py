@@ -1,0 +1,208 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The pool of teachers whose outputs are stored."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.teacher_outputs import (
+    OutputCodec,
+    PackedLayout,
+    StoreReader,
+    TeacherOutputsSettings,
+    stored_tensors,
+)
+from mtkdrl_mm.utils import InputError
+
+from .teacher_pool import PoolSpec, TeacherPool
+
+# Attribute of a data sample; the same as in mtkdrl_mm.datasets, which imports this package.
+_FIELD = 'teacher_outputs'
+# Takes samples, views, checksums and packed rows of a batch that the teachers have run on.
+Record = Callable[[Sequence[int], Sequence[int], Sequence[int], np.ndarray], None]
+
+
+class StoredTeacherPool(nn.Module):
+    """A pool whose outputs come with the samples, and which needs no networks.
+
+    Data workers read the stored rows beside the images, see
+    :class:`SampleAnnotator`; the pool stacks them. While a store is being
+    written, the teachers run on batches that are not stored yet, and their
+    outputs take the form in which they are stored before they are used. The
+    student therefore learns from the same numbers, whether they were read or
+    have just been computed.
+
+    Args:
+        codec (OutputCodec): Conversion between rows and outputs.
+        live (TeacherPool, optional): The teachers, for writing. Defaults to
+            None: all rows must be stored.
+
+    Attributes:
+        spec (PoolSpec): Names and sizes of the stored outputs.
+        record (Callable, optional): Takes the rows that were computed. Set by
+            :class:`WriteThrough`; called in every such step.
+    """
+
+    def __init__(self, codec: OutputCodec, live: TeacherPool | None = None) -> None:
+        super().__init__()
+        self.live = live
+        self.record: Record | None = None
+        self.codec = codec
+
+    @classmethod
+    def open(cls, settings: TeacherOutputsSettings, names: Sequence[str]) -> 'StoredTeacherPool':
+        """Open a store for reading.
+
+        Args:
+            settings (TeacherOutputsSettings): With ``root``.
+            names (Sequence[str]): The teachers, in the order of the pool.
+
+        Returns:
+            StoredTeacherPool: Without networks.
+
+        Raises:
+            InputError: If a teacher is not in the store, or something in it is
+                damaged.
+        """
+        assert settings.root is not None
+        reader = StoreReader(settings.root, names, verify=False)
+        return cls(OutputCodec(reader.layout))
+
+    @classmethod
+    def of_live(cls, live: TeacherPool, settings: TeacherOutputsSettings) -> 'StoredTeacherPool':
+        """Build the pool of a training that fills a store.
+
+        Args:
+            live (TeacherPool): The teachers.
+            settings (TeacherOutputsSettings): What is stored.
+
+        Returns:
+            StoredTeacherPool: Its codec is replaced once the size of the maps is
+            known.
+        """
+        spec, specs = live.spec, {}
+        for name, size, channels, signed in zip(
+            spec.names, spec.embedding_sizes, spec.map_channels, spec.signed_maps
+        ):
+            feature_map = None if channels is None else torch.empty(0, channels, 1, 1)
+            output = NetworkOutput(
+                torch.empty(0, spec.num_classes), torch.empty(0, size), feature_map
+            )
+            specs[name] = stored_tensors(settings, output, signed)
+        return cls(OutputCodec(PackedLayout(specs)), live)
+
+    @property
+    def codec(self) -> OutputCodec:
+        """Conversion between rows and outputs."""
+        return self._codec
+
+    @codec.setter
+    def codec(self, codec: OutputCodec) -> None:
+        self._codec = codec
+        self.spec = spec_of(codec)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names."""
+        return self.spec.names
+
+    def __len__(self) -> int:
+        return self.spec.num_teachers
+
+    def train(self, mode: bool = True) -> 'StoredTeacherPool':
+        """Keep eval mode, whatever ``mode`` is."""
+        return super().train(False)
+
+    def load_weights(self) -> None:
+        """Load the weights of the teachers that run."""
+        if self.live is not None:
+            self.live.load_weights()
+
+    def prepare(self, inputs: Tensor) -> None:
+        """See :meth:`TeacherPool.prepare`."""
+        if self.live is not None:
+            self.live.prepare(inputs)
+
+    def inference_state(self) -> dict[str, dict[str, Any]] | None:
+        """See :meth:`TeacherPool.inference_state`; None without networks."""
+        return None if self.live is None else self.live.inference_state()
+
+    def restore_inference(self, state: Any) -> None:
+        """See :meth:`TeacherPool.restore_inference`."""
+        if self.live is not None:
+            self.live.restore_inference(state)
+
+    @torch.no_grad()
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[Any] | None = None
+    ) -> list[NetworkOutput]:
+        """Stack the stored rows of a batch; run the teachers where there are none.
+
+        Args:
+            inputs (Tensor): Images as normalised for the student, shape
+                (B, c, H, W).
+            data_samples (Sequence[DataSample], optional): With
+                ``teacher_outputs``, see :class:`SampleOutputs`. Defaults to
+                None.
+
+        Returns:
+            list[NetworkOutput]: The outputs of every teacher, without gradient.
+
+        Raises:
+            InputError: If a row is missing, and there are no networks.
+        """
+        carried: list[Any] = [getattr(sample, _FIELD, None) for sample in data_samples or ()]
+        if carried and all(one is not None and one.row is not None for one in carried):
+            rows = torch.from_numpy(np.stack([one.row for one in carried]))
+            if inputs.device.type == 'cuda':
+                rows = rows.pin_memory().to(inputs.device, non_blocking=True)
+            return self.codec.decode(rows.to(inputs.device))
+        if self.live is None:
+            raise InputError(
+                'These images carry no stored outputs of the teachers, and the teachers were not '
+                'built. `model.teacher_outputs` is for the training data of '
+                'mtkdrl_mm.ResumableRunner, given by a config.'
+            )
+        outputs = self.live(inputs, data_samples)
+        if not carried or None in carried:  # validation images
+            return outputs
+        rows = self.codec.encode(outputs)
+        if self.record is not None:
+            new = [i for i, one in enumerate(carried) if one.row is None]
+            self.record(
+                [carried[i].sample for i in new],
+                [carried[i].view for i in new],
+                [carried[i].crc32 for i in new],
+                rows[new].cpu().numpy(),
+            )
+        return self.codec.decode(rows)
+
+
+def spec_of(codec: OutputCodec) -> PoolSpec:
+    """Names and sizes of what a codec decodes.
+
+    Args:
+        codec (OutputCodec): The codec.
+
+    Raises:
+        InputError: If the teachers disagree on the number of classes.
+    """
+    classes = {name: codec.size(name, 'logits') for name in codec.names}
+    if len(set(classes.values())) > 1:
+        listed = ', '.join(f'"{name}" has {count}' for name, count in classes.items())
+        raise InputError(
+            f'The stored teachers disagree on the number of classes: {listed}. Leave some of them '
+            'out of `model.teachers`, or store them again with a `class_map`.'
+        )
+    maps = [codec.map_spec(name) for name in codec.names]
+    return PoolSpec(
+        names=codec.names,
+        num_classes=next(iter(classes.values())),
+        embedding_sizes=tuple(codec.size(name, 'embedding') for name in codec.names),
+        map_channels=tuple(None if found is None else found[0].shape[0] for found in maps),
+        signed_maps=tuple(found is not None and found[1] for found in maps),
+    )
