@@ -52,6 +52,7 @@ def test_resumed_trainings_run_their_teachers_as_before(workshop, monkeypatch):
         return [[0.5 if str(t.mode) == fastest[-1] else 1.0] for t in teachers]
 
     monkeypatch.setattr(choose_mode, '_interleaved', measured)
+    monkeypatch.setattr(choose_mode, '_MIN_SECONDS', 0)
     monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
     config = workshop.config()
     for folder, last, mode, resume in (

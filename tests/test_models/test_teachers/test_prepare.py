@@ -19,6 +19,11 @@ from mtkdrl_mm.utils import InputError
 FOLD = dict(fold_bn=True, channels_last=True, dtype='float32')
 
 
+@pytest.fixture(autouse=True)
+def _no_teacher_is_quick(monkeypatch):
+    monkeypatch.setattr(choose_mode, '_MIN_SECONDS', 0)
+
+
 @pytest.fixture
 def lines(monkeypatch):
     """What is logged, and at which level."""
@@ -157,7 +162,7 @@ def test_modes_differ_between_teachers(pool_of, lines, times):
     assert lines[0][1].startswith('Teachers: folded (a); eager (b): 0.50 of eager, largest')
 
 
-@pytest.mark.parametrize(('seconds', 'mode'), [(0.46, 'folded'), (0.44, 'folded, bfloat16')])
+@pytest.mark.parametrize(('seconds', 'mode'), [(0.48, 'folded'), (0.44, 'folded, bfloat16')])
 def test_half_precision_must_save_a_tenth(pool_of, lines, times, monkeypatch, seconds, mode):
     monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
     monkeypatch.setattr(choose_mode, 'has_spatial_layers', lambda network: False)
@@ -416,6 +421,7 @@ def work(rank, world_size, folder):
         [seconds.get(str(teacher.mode), 1.0)] for teacher in teachers
     ]
     choose_mode.cpu_has_bfloat16 = lambda: False
+    choose_mode._MIN_SECONDS = 0
     pool.prepare(images())
     torch.save(str(pool[0].mode), f'{folder}/mode_{rank}.pth')
     dist.destroy_process_group()
@@ -425,3 +431,22 @@ def test_the_main_process_decides(make_resnet, tmp_path):
     torch.save(make_resnet(4), tmp_path / 'teacher.pth')
     start_processes(work, (2, str(tmp_path)), nprocs=2, start_method='fork')
     assert [torch.load(tmp_path / f'mode_{rank}.pth') for rank in (0, 1)] == ['folded', 'folded']
+
+
+def test_a_quick_teacher_stays_eager(pool_of, lines, never_timed, monkeypatch):
+    """Noise would decide, and there is nothing to gain."""
+    monkeypatch.setattr(choose_mode, '_MIN_SECONDS', 10)
+    pool = pool_of()
+    pool.prepare(images())
+    assert lines == [(logging.INFO, 'Teachers: eager.')]
+
+
+def test_noise_does_not_choose_between_modes(pool_of, times):
+    """Of modes within 5 %, the last one is taken."""
+    for eager, folded, both in ((1.0, 0.70, 0.72), (1.0, 0.72, 0.70)):
+        times.update(
+            {'eager': eager, 'folded': folded, 'channels_last': 0.9, 'folded, channels_last': both}
+        )
+        pool = pool_of()
+        pool.prepare(images())
+        assert str(pool[0].mode) == 'folded, channels_last'
