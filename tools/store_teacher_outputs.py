@@ -22,7 +22,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, barrier, get_world_size, init_dist, is_main_process
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    get_world_size,
+    init_dist,
+    is_distributed,
+    is_main_process,
+)
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
@@ -322,8 +329,8 @@ def main() -> None:
     args = parse_args()
     settings = read_settings(args)
     cfg = load_config(args)
-    if cfg.launcher != 'none':
-        init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if cfg.launcher != 'none' and not is_distributed():
+        init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     logger = MMLogger.get_instance('mtkdrl_mm', logger_name='mtkdrl_mm')
     check_data(cfg, ('train_dataloader',))

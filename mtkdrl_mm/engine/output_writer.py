@@ -6,7 +6,6 @@ import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,9 +119,6 @@ class OutputWriter:
         self.num_views, self.seed = views.num_views, views.seed
         self.device = next(model.parameters()).device
         pool.batch_size = self.batch_size
-        if pool.inference.dtype == 'auto':
-            # Stored once and used for ever: half precision only where it was chosen.
-            pool.inference = replace(pool.inference, dtype=None)
         self._adopt_modes()
         first = self._first_outputs()
         specs = {
@@ -426,7 +422,8 @@ class OutputWriter:
             if len(inputs) < self.batch_size:
                 repeats = -(-self.batch_size // len(inputs))
                 inputs = torch.cat([inputs] * repeats)[: self.batch_size]
-            self.pool.prepare(inputs)
+            # By rule: stores of the same teachers are equal byte for byte.
+            self.pool.prepare(inputs, timed=False)
             return dict(zip(self.pool.names, self.pool(inputs)))
 
     def _token_teachers(self) -> set[str]:

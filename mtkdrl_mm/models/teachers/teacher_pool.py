@@ -159,7 +159,7 @@ class TeacherPool(nn.ModuleList):
             teacher.load_weights()
 
     @torch.no_grad()
-    def prepare(self, inputs: Tensor) -> None:
+    def prepare(self, inputs: Tensor, timed: bool = True) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.
 
         The main process's choice is that of all processes. A resumed training
@@ -169,6 +169,8 @@ class TeacherPool(nn.ModuleList):
         Args:
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W), as many as in a step.
+            timed (bool): Whether modes are timed, see :func:`choose_mode`.
+                Defaults to True.
 
         Raises:
             InputError: If a setting is impossible on the device.
@@ -191,7 +193,7 @@ class TeacherPool(nn.ModuleList):
             for teacher in self:
                 images = teacher.preprocessing.convert(inputs, self.student_preprocessing)
                 mode = saved.get(teacher.name)
-                choice = choose_mode(teacher, images, settings, mode)
+                choice = choose_mode(teacher, images, settings, mode, timed)
                 main = broadcast_from_main(choice.teacher.mode.to_dict())
                 wanted = InferenceMode.from_dict(main)
                 if wanted not in (None, choice.teacher.mode):
@@ -249,10 +251,10 @@ class TeacherPool(nn.ModuleList):
             text += ', as in the checkpoint'
         if set(groups) == {str(EAGER)}:
             return f'Teachers: {text}.'
-        if restored:
-            return f'Teachers: {text}: {largest}.'
         eager = sum(choice.eager_seconds for choice in choices)
-        ratio = sum(choice.seconds for choice in choices) / eager if eager > 0 else 1.0
+        if restored or not eager:
+            return f'Teachers: {text}: {largest}.'
+        ratio = sum(choice.seconds for choice in choices) / eager
         return f'Teachers: {text}: {ratio:.2f} of eager, {largest}.'
 
     def forward(
