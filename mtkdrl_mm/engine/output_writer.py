@@ -422,8 +422,7 @@ class OutputWriter:
             if len(inputs) < self.batch_size:
                 repeats = -(-self.batch_size // len(inputs))
                 inputs = torch.cat([inputs] * repeats)[: self.batch_size]
-            # By rule: stores of the same teachers are equal byte for byte.
-            self.pool.prepare(inputs, timed=False)
+            self.pool.prepare(inputs)
             return dict(zip(self.pool.names, self.pool(inputs)))
 
     def _token_teachers(self) -> set[str]:

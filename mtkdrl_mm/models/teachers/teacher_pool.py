@@ -89,9 +89,10 @@ class TeacherPool(nn.ModuleList):
 
     Attributes:
         spec (PoolSpec): Names and sizes of the teachers' outputs.
-        batch_size (int, optional): Smaller batches are filled up to this number
-            of images, so that the roundings of an image's outputs do not depend
-            on the batch. None fills up nothing.
+        batch_size (int, optional): For outputs that are to be the same in every
+            training. Smaller batches are filled up to this number of images,
+            so that roundings do not depend on the batch, and :meth:`prepare`
+            chooses modes by rule, not by time. Defaults to None: neither.
 
     Example:
         >>> import torch
@@ -159,7 +160,7 @@ class TeacherPool(nn.ModuleList):
             teacher.load_weights()
 
     @torch.no_grad()
-    def prepare(self, inputs: Tensor, timed: bool = True) -> None:
+    def prepare(self, inputs: Tensor) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.
 
         The main process's choice is that of all processes. A resumed training
@@ -169,8 +170,6 @@ class TeacherPool(nn.ModuleList):
         Args:
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W), as many as in a step.
-            timed (bool): Whether modes are timed, see :func:`choose_mode`.
-                Defaults to True.
 
         Raises:
             InputError: If a setting is impossible on the device.
@@ -193,7 +192,7 @@ class TeacherPool(nn.ModuleList):
             for teacher in self:
                 images = teacher.preprocessing.convert(inputs, self.student_preprocessing)
                 mode = saved.get(teacher.name)
-                choice = choose_mode(teacher, images, settings, mode, timed)
+                choice = choose_mode(teacher, images, settings, mode, timed=self.batch_size is None)
                 main = broadcast_from_main(choice.teacher.mode.to_dict())
                 wanted = InferenceMode.from_dict(main)
                 if wanted not in (None, choice.teacher.mode):
