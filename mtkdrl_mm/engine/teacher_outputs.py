@@ -172,11 +172,22 @@ def _connect_reader(
     reader.check_complete(range(used))
     _set_views(model, dataset, sampler, seed, used)
     dataset.annotator = SampleAnnotator(reader)
+    contents = dict.fromkeys(
+        f'{entry.spec.name} ({entry.spec.dtype})' for entry in reader.layout.entries
+    )
     print_log(
         f'Teachers: {len(reader.manifests)} read from "{settings.root}", {used} views, '
-        f'{reader.layout.nbytes / 1024:.1f} KiB per image; no network is run.',
+        f'{reader.layout.nbytes / 1024:.1f} KiB per image: {", ".join(contents)}. No network is '
+        'run.' + _without_maps(model),
         'current',
     )
+
+
+def _without_maps(model: MultiTeacherDistiller) -> str:
+    """A sentence for the log, if embeddings are compared because no maps are stored."""
+    if model.connectors is None or any(model.teachers.spec.map_channels):
+        return ''
+    return ' Features are compared by embeddings, since no maps are stored.'
 
 
 def _expected(
