@@ -264,7 +264,7 @@ class OutputCodec:
 
         Returns:
             list[NetworkOutput]: In float32, without gradient; maps as they are
-            stored.
+            stored. They may share the memory of the rows.
         """
         outputs = []
         for tensors in self.layout.unpack(packed).values():
@@ -273,7 +273,7 @@ class OutputCodec:
                 NetworkOutput(
                     logits=tensors['logits'].float(),
                     embedding=tensors['embedding'].float(),
-                    feature_map=maps[0].contiguous() if maps else None,
+                    feature_map=maps[0] if maps else None,
                 )
             )
         return outputs
