@@ -41,12 +41,16 @@ class LoadedSample(NamedTuple):
         sample (int): Number of the sample.
         view (int): Number of its view.
         crc32 (int, optional): Checksum of its pixels, if it was computed.
+        images (tuple[str, ...]): With the checksum, the image's name for
+            messages, and those of the images that were blended into it.
+            Defaults to ().
     """
 
     data: Any
     sample: int
     view: int
     crc32: int | None
+    images: tuple[str, ...] = ()
 
 
 def pixel_checksum(data: Any, start: int = 0) -> int:
@@ -68,6 +72,17 @@ def pixel_checksum(data: Any, start: int = 0) -> int:
             'which yields an image under `inputs`.'
         )
     return zlib.crc32(np.ascontiguousarray(inputs.numpy()).data, start)
+
+
+def image_name(data: Any, sample: int) -> str:
+    """Name of an image for messages: its path, or the number of its sample.
+
+    Args:
+        data (dict): What the pipeline returned.
+        sample (int): Number of the sample.
+    """
+    path = getattr(data.get('data_samples'), 'img_path', None)
+    return f'"{path}"' if path else f'number {sample}'
 
 
 class SampleAnnotator:
@@ -166,8 +181,9 @@ class SampleAnnotator:
             for name in sorted({*here, *there})
             if here.get(name) != there.get(name)
         ]
-        path = getattr(sample.data['data_samples'], 'img_path', None)
-        name = f'"{path}"' if path else f'number {sample.sample}'
+        images = sample.images or (image_name(sample.data, sample.sample),)
+        # The checksum is that of all of them.
+        name = ', blended with '.join(images) + ',' * (len(images) > 1)
         cause = (
             f'Other versions of libraries may be the cause ({"; ".join(changed)}): install those '
             'of the store'
