@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mmengine.dist import barrier, get_rank, get_world_size
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
@@ -31,6 +31,7 @@ from mtkdrl_mm.teacher_outputs import (
     ViewRecord,
 )
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.seeding import SEED_SCHEME
 
 from .output_writer import OutputWriter
@@ -266,8 +267,6 @@ class WriteThrough:
         self._finished: set[int] = set()
         self._journals: dict[int, ViewJournal] = {}
         self._failed = False
-        manifests = [writer.manifest for writer in self.writer.writers.values()]
-        self._identity = ''.join(manifest.identity[:4] for manifest in manifests)
         self._write_check()
         pool.codec = self.writer.codec
         pool.record = self._record
@@ -293,8 +292,9 @@ class WriteThrough:
 
     def _journal(self, view: int) -> ViewJournal:
         if view not in self._journals:
+            identities = [one.manifest.identity for one in self.writer.writers.values()]
             nbytes = self.writer.codec.layout.nbytes
-            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identity)
+            self._journals[view] = ViewJournal(self.root, view, nbytes, identities)
         return self._journals[view]
 
     def _record(
@@ -317,10 +317,12 @@ class WriteThrough:
             self._fail(error)
 
     def _fail(self, error: InputError) -> None:
+        if self._failed:
+            return
         self._failed = True
         print_log(
-            f'{error} The training goes on with running teachers; no more outputs are stored. '
-            'To store them, make space and resume.',
+            f'{error} The training goes on with running teachers, and stores no more outputs. '
+            'Once this is mended, a resumed training stores them.',
             'current',
             logging.WARNING,
         )
@@ -340,41 +342,55 @@ class WriteThrough:
 
     def _finish_view(self, view: int) -> None:
         barrier()
-        journal = self._journal(view)
+        # One look for all processes: another training may write at the same time.
+        missing = broadcast_from_main(self._missing(view) if is_main_process() else None)
+        if missing and not self._failed:
+            try:
+                self._journal(view).load()
+                self._write_parts(view, missing, self._journal(view))
+            except InputError as error:
+                self._fail(error)
+        barrier()
+        missing = self._missing(view)
+        if missing is None:
+            return
+        if not missing:
+            self._journal(view).remove()
+            print_log(f'Teachers: view {view} is stored in "{self.root}".', 'current')
+        elif not self._failed:
+            print_log(
+                f'Teachers: {len(missing)} parts of view {view} could not be stored by the other '
+                'processes. A resumed training stores them.',
+                'current',
+                logging.WARNING,
+            )
+
+    def _missing(self, view: int) -> dict[int, tuple[str, ...]] | None:
+        """Parts of a view that are not complete; None if the store cannot be read."""
         try:
-            missing = self.writer.missing(view)
-            # Looked up by all before anything is written, so that all agree on the shares.
-            barrier()
-            if missing and not self._failed:
-                journal.load()
-                self._write_parts(view, missing, journal)
+            return self.writer.missing(view)
         except InputError as error:
             self._fail(error)
-        barrier()
-        if not self.writer.missing(view):
-            journal.remove()
-            print_log(f'Teachers: view {view} is stored in "{self.root}".', 'current')
+            return None
 
     def _write_parts(
         self, view: int, missing: dict[int, tuple[str, ...]], journal: ViewJournal
     ) -> None:
-        layout = self.writer.codec.layout
-        for part in list(missing)[get_rank() :: get_world_size()]:
-            samples = self.writer.samples(part)
-            absent = journal.missing(samples)
-            if absent:
-                print_log(
-                    f'Teachers: running on {len(absent)} images of part {part} of view {view} '
-                    'that were in no batch.',
-                    'current',
-                )
-                for batch in self.writer.compute((sample, view) for sample in absent):
-                    outputs = [batch.outputs[name] for name in self.writer.codec.names]
-                    rows = self.writer.codec.encode(outputs).cpu().numpy()
-                    journal.append(batch.samples, batch.crc32, rows)
-                journal.load()
-            crc32, rows = journal.read(samples)
-            arrays: dict[str, dict[str, Any]] = dict(layout.unpack_numpy(rows))
+        parts = list(missing)[get_rank() :: get_world_size()]
+        absent = journal.missing([i for part in parts for i in self.writer.samples(part)])
+        if absent:
+            print_log(
+                f'Teachers: running on {len(absent)} images of view {view} that were in no batch.',
+                'current',
+            )
+            for batch in self.writer.compute((sample, view) for sample in absent):
+                outputs = [batch.outputs[name] for name in self.writer.codec.names]
+                rows = self.writer.codec.encode(outputs).cpu().numpy()
+                journal.append(batch.samples, batch.crc32, rows)
+            journal.load()
+        for part in parts:
+            crc32, packed = journal.read(self.writer.samples(part))
+            arrays: dict[str, dict[str, Any]] = dict(self.writer.codec.layout.unpack_numpy(packed))
             self.writer.write_part(view, part, crc32, {n: arrays[n] for n in missing[part]})
 
 
