@@ -50,6 +50,7 @@ from mtkdrl_mm.teacher_outputs import (
 )
 from mtkdrl_mm.teacher_outputs.settings import DTYPES, MAPS
 from mtkdrl_mm.utils import InputError, check_number, near_matches
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
 
 
@@ -139,9 +140,28 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
     )
 
 
-def is_stored(store: str, names: list[str]) -> bool:
-    """Whether all these teachers are in a store, complete or not."""
-    return set(names) <= set(list_teachers(store))
+def check_stored(store: str, names: list[str]) -> None:
+    """Make sure that teachers are in a store, complete or not."""
+    stored = list_teachers(store)
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise InputError(
+            f'"{store}" holds no outputs of {", ".join(missing)}: there is nothing to check.'
+        )
+
+
+def shadow(store: str) -> str:
+    """A temporary folder that shows what is in a store, and takes what is not.
+
+    All processes get the same one; it is removed at exit.
+    """
+    folder = broadcast_from_main(tempfile.mkdtemp() if is_main_process() else None)
+    if is_main_process():
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for name in os.listdir(store) if osp.isdir(store) else ():
+            os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
+    barrier()
+    return folder
 
 
 def chosen_teachers(model: MultiTeacherDistiller, names: list[str] | None) -> list[str]:
@@ -339,11 +359,14 @@ def main() -> None:
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
-    if args.dry_run and not is_stored(args.store, names):
-        # Nothing of it may stay.
-        settings = replace(settings, root=tempfile.mkdtemp())
-        atexit.register(shutil.rmtree, settings.root, ignore_errors=True)
-    writer = writing_session(model, loader, settings, names)
+    if args.check is not None:
+        check_stored(args.store, names)
+    if args.dry_run:
+        settings = replace(settings, root=shadow(args.store))
+    try:
+        writer = writing_session(model, loader, settings, names)
+    except InputError as error:
+        raise InputError(str(error).replace(str(settings.root), args.store)) from error
     report_warnings(writer.warnings, '--check compares the outputs.')
     if args.check is not None:
         check(writer, args.check, settings.seed or 0, logger)
@@ -356,6 +379,7 @@ def main() -> None:
             f'{duration(per_image * writer.num_missing_images())} on {get_world_size()} '
             f'{"process" if get_world_size() == 1 else "processes"}. Nothing was written.'
         )
+        barrier()  # before the main process removes the folder
         return
     writer.check_free_space()
     try:

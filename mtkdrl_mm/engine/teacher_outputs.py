@@ -380,7 +380,7 @@ class WriteThrough:
         absent = journal.missing([i for part in parts for i in self.writer.samples(part)])
         if absent:
             print_log(
-                f'Teachers: running on {len(absent)} images of view {view} that were in no batch.',
+                f'Teachers: running on images of view {view} that were in no batch: {len(absent)}.',
                 'current',
             )
             for batch in self.writer.compute((sample, view) for sample in absent):
