@@ -2,11 +2,12 @@
 """The pool of frozen teachers."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -19,6 +20,9 @@ from .choose_mode import Choice, choose_mode
 from .inference_mode import EAGER, InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
 from .teacher import Teacher
+
+# Takes a teacher's name and a mode; returns the mode in which it is to run.
+Settle = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -115,21 +119,14 @@ class TeacherPool(nn.ModuleList):
     ) -> None:
         if len(teachers) == 0:
             raise InputError('The pool needs at least one teacher.')
-        names = [teacher.name for teacher in teachers]
-        modules = list(map(module_name, names))
-        for index, module in enumerate(modules):
-            first = modules.index(module)
-            if first < index:
-                raise InputError(
-                    f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
-                    'Give one of them another `name`.'
-                )
+        _check_names([teacher.name for teacher in teachers])
         super().__init__(teachers)
         self.train(False)
         self.student_preprocessing = student_preprocessing
         self.spec = self._infer_spec(num_classes)
         self._prepared = False
         self._saved_modes: dict[str, InferenceMode] = {}
+        self._origin = ''
         self.batch_size: int | None = None
         self.inference = inference or InferenceSettings()
 
@@ -159,7 +156,7 @@ class TeacherPool(nn.ModuleList):
             teacher.load_weights()
 
     @torch.no_grad()
-    def prepare(self, inputs: Tensor) -> None:
+    def prepare(self, inputs: Tensor, settle: Settle | None = None) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.
 
         The main process's choice is that of all processes. A resumed training
@@ -169,6 +166,9 @@ class TeacherPool(nn.ModuleList):
         Args:
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W), as many as in a step.
+            settle (Callable, optional): Takes a teacher's name and the chosen
+                mode as plain data, and returns the mode to adopt. It is called
+                on the main process. Defaults to None: the chosen mode.
 
         Raises:
             InputError: If a setting is impossible on the device.
@@ -192,8 +192,10 @@ class TeacherPool(nn.ModuleList):
                 images = teacher.preprocessing.convert(inputs, self.student_preprocessing)
                 mode = saved.get(teacher.name)
                 choice = choose_mode(teacher, images, settings, mode)
-                main = broadcast_from_main(choice.teacher.mode.to_dict())
-                wanted = InferenceMode.from_dict(main)
+                chosen = choice.teacher.mode.to_dict()
+                if settle is not None and is_main_process():
+                    chosen = settle(teacher.name, chosen)
+                wanted = InferenceMode.from_dict(broadcast_from_main(chosen))
                 if wanted not in (None, choice.teacher.mode):
                     other = None if wanted == EAGER else teacher.candidate(wanted, images)
                     choice.teacher = other or teacher
@@ -222,13 +224,16 @@ class TeacherPool(nn.ModuleList):
             return {teacher.name: teacher.mode.to_dict() for teacher in self}
         return {name: mode.to_dict() for name, mode in self._saved_modes.items()} or None
 
-    def restore_inference(self, state: Any) -> None:
+    def restore_inference(self, state: Any, origin: str = 'the checkpoint') -> None:
         """Have :meth:`prepare` take the modes of a checkpoint.
 
         Args:
             state (dict | None): What :meth:`inference_state` has returned.
                 Entries of other versions or teachers are ignored.
+            origin (str): Where it comes from, for the log. Defaults to 'the
+                checkpoint'.
         """
+        self._origin = origin
         entries = state.items() if isinstance(state, dict) else ()
         modes = {name: InferenceMode.from_dict(entry) for name, entry in entries}
         self._saved_modes = {
@@ -246,7 +251,7 @@ class TeacherPool(nn.ModuleList):
         deviation = max(choice.deviation for choice in choices)
         largest = f'largest deviation of the logits {_short(deviation)} standard deviations'
         if restored:
-            text += ', as in the checkpoint'
+            text += f', as in {self._origin}'
         if set(groups) == {str(EAGER)}:
             return f'Teachers: {text}.'
         if restored:
@@ -431,10 +436,25 @@ def read_teacher_configs(
         list[TeacherConfig]: Their parts.
 
     Raises:
-        InputError: If the list is empty or a config is unusable.
+        InputError: If the list is empty, two teachers share a name, or a config
+            is unusable.
     """
     _check_list(teachers)
-    return [read_teacher_config(cfg, index, num_classes) for index, cfg in enumerate(teachers)]
+    configs = [read_teacher_config(cfg, index, num_classes) for index, cfg in enumerate(teachers)]
+    _check_names([config.name for config in configs])
+    return configs
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Make sure that the connectors, which are modules, get different names."""
+    modules = list(map(module_name, names))
+    for index, module in enumerate(modules):
+        first = modules.index(module)
+        if first < index:
+            raise InputError(
+                f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
+                'Give one of them another `name`.'
+            )
 
 
 def _check_list(teachers: Any) -> None:
