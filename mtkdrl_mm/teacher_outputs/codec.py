@@ -104,6 +104,7 @@ class BasisFit:
 
     def __init__(self) -> None:
         self._count = 0
+        self._shift: Tensor | None = None
         self._sum: Tensor | None = None
         self._products: Tensor | None = None
 
@@ -114,6 +115,11 @@ class BasisFit:
             maps (Tensor): Shape (B, c, h, w).
         """
         rows = maps.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        if self._shift is None:
+            # Some channels of transformers have means a hundred times their deviation, whose
+            # squares would leave no digits for it.
+            self._shift = rows.mean(dim=0)
+        rows = rows - self._shift
         self._count += len(rows)
         # Of a batch in float32, over the batches in float64.
         total, products = rows.sum(dim=0).double(), (rows.T @ rows).double()
@@ -130,9 +136,10 @@ class BasisFit:
             dict[str, np.ndarray]: ``components`` U (k, c), ``mean`` mu (c,),
             float32, and ``explained``, the share of the variance, of shape ().
         """
-        assert self._sum is not None and self._products is not None
+        assert self._shift is not None and self._sum is not None and self._products is not None
         mean = self._sum.div(self._count)
         covariance = self._products.div(self._count) - torch.outer(mean, mean)
+        mean = mean + self._shift.double()
         values, vectors = torch.linalg.eigh(covariance)
         components = vectors.T.flip(0)[:channels]
         # An eigenvector has no sign of its own.
