@@ -5,7 +5,7 @@ import os
 import os.path as osp
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -13,10 +13,7 @@ import numpy as np
 from mtkdrl_mm.utils.errors import InputError
 from mtkdrl_mm.utils.files import describe_medium_error
 
-from .paths import is_abandoned, partial_path
-
-#: Folder of the journals in a store.
-JOURNALS = 'journals'
+from .paths import JOURNALS, is_abandoned, partial_path
 
 
 class ViewJournal:
@@ -63,15 +60,22 @@ class ViewJournal:
         if self._path is None:
             self._path = partial_path(osp.join(self.folder, self._stem))
         try:
-            os.makedirs(self.folder, exist_ok=True)
-            with open(self._path, 'ab') as file:
-                end = file.tell()
-                # After a full disk the file may end in the middle of a record.
-                if end % self._record.itemsize:
-                    file.truncate(end - end % self._record.itemsize)
-                file.write(records.tobytes())
+            try:
+                self._write(self._path, records.tobytes())
+            except FileNotFoundError:
+                # Another process has just removed the folder, which was empty.
+                self._write(self._path, records.tobytes())
         except OSError as error:
             raise InputError(describe_medium_error(error, self._path) + '.') from error
+
+    def _write(self, path: str, content: bytes) -> None:
+        os.makedirs(self.folder, exist_ok=True)
+        with open(path, 'ab') as file:
+            end = file.tell()
+            # After a full disk the file may end in the middle of a record.
+            if end % self._record.itemsize:
+                file.truncate(end - end % self._record.itemsize)
+            file.write(content)
 
     def load(self) -> None:
         """Find the rows in the files of all processes."""
@@ -83,7 +87,7 @@ class ViewJournal:
                     if _checksum(record) == record['check']:
                         self._index.setdefault(int(record['sample']), (path, number))
 
-    def missing(self, samples: Sequence[int]) -> list[int]:
+    def missing(self, samples: Iterable[int]) -> list[int]:
         """Those of some samples that were not found by :meth:`load`."""
         return [sample for sample in samples if sample not in self._index]
 
@@ -96,13 +100,25 @@ class ViewJournal:
         Returns:
             tuple[np.ndarray, np.ndarray]: Checksums of the pixels (B,), uint32,
             and rows (B, row_bytes), uint8.
+
+        Raises:
+            InputError: If a row was not found, or its file is gone.
         """
+        absent = self.missing(samples)
+        if absent:
+            raise InputError(
+                f'The journals in "{self.folder}" hold no whole row of sample {absent[0]} in view '
+                f'{self.view}, though it was written: they were damaged or removed.'
+            )
         found = np.zeros(len(samples), self._record)
         opened: dict[str, np.ndarray] = {}
         for position, sample in enumerate(samples):
             path, number = self._index[sample]
-            if path not in opened:
-                opened[path] = self._open(path)
+            try:
+                if path not in opened:
+                    opened[path] = self._open(path)
+            except OSError as error:
+                raise InputError(f'"{path}" cannot be read: {error.strerror or error}.') from error
             found[position] = opened[path][number]
         return found['crc32'].astype(np.uint32), found['row']
 

@@ -16,6 +16,8 @@ from mtkdrl_mm.utils.files import PARTIAL_SUFFIX
 
 #: Folder of the checksums of the inputs, beside those of the teachers.
 INPUTS = 'inputs'
+#: Folder of the rows that trainings have computed, until parts are made of them.
+JOURNALS = 'journals'
 MANIFEST = 'manifest.json'
 BASIS = 'basis.safetensors'
 #: Age in seconds of a temporary file that no process writes any more.
@@ -53,7 +55,7 @@ def teacher_folder(root: str, name: str) -> str:
     if not name:
         raise InputError('A teacher whose outputs are stored needs a name, but it is empty.')
     safe = quote(name, safe='')
-    if safe.startswith('.') or safe.lower() == INPUTS:
+    if safe.startswith('.') or safe.lower() in (INPUTS, JOURNALS):
         safe = f'%{ord(safe[0]):02X}{safe[1:]}'
     if len(safe) > _MAX_NAME:
         safe = f'{safe[:_MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'
