@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Connects the training data of a distillation to a store of teacher outputs."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -283,8 +282,7 @@ class WriteThrough:
         self._warned = False
         manifests = [writer.manifest for writer in self.writer.writers.values()]
         # Of all teachers: a journal of other ones must not be read.
-        digests = '\n'.join(manifest.identity for manifest in manifests)
-        self._identity = hashlib.sha256(digests.encode()).hexdigest()
+        self._identities = [manifest.identity for manifest in manifests]
         self._write_check()
         pool.codec = self.writer.codec
         pool.record = self._record
@@ -309,7 +307,7 @@ class WriteThrough:
     def _journal(self, view: int) -> ViewJournal:
         if view not in self._journals:
             nbytes = self.writer.codec.layout.nbytes
-            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identity)
+            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identities)
         return self._journals[view]
 
     def _record(

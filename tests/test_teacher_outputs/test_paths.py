@@ -27,6 +27,7 @@ from mtkdrl_mm.utils import InputError
         ('.hidden', '%2Ehidden'),
         ('inputs', '%69nputs'),
         ('Inputs', '%49nputs'),
+        ('journals', '%6Aournals'),
         ('教', '%E6%95%99'),
         ('a%2Fb', 'a%252Fb'),
     ],
