@@ -5,18 +5,21 @@
     python tools/train.py configs/mtkdrl/r18_imagenet.py \\
         --cfg-options model.teacher_outputs=STORE
 
-Any number of processes, on any number of machines, may write one store. It may be killed at any
-moment: the same command goes on with the parts that are missing.
+Any number of processes, on any number of machines, may write one store: started one by one, by
+tools/dist_run.py (with --launcher pytorch) or by srun (with --launcher slurm). They may be killed
+at any moment: the same command goes on with the parts that are missing.
 """
 
 import argparse
-import atexit
 import os
 import os.path as osp
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +35,10 @@ from mmengine.dist import (
 )
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.utils.dl_utils import set_multi_processing
 from tqdm import tqdm
 
+from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter
 from mtkdrl_mm.engine.teacher_outputs import report_warnings, writing_session
@@ -47,6 +52,8 @@ from mtkdrl_mm.teacher_outputs import (
     format_bytes,
     inputs_folder,
     list_teachers,
+    stored_form,
+    teacher_folder,
 )
 from mtkdrl_mm.teacher_outputs.settings import DTYPES, MAPS
 from mtkdrl_mm.utils import InputError, check_number, near_matches
@@ -74,18 +81,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--logits',
         choices=DTYPES,
-        default='float16',
-        help='data type of logits, embeddings and maps; float32 loses nothing',
+        help='data type of logits, embeddings and maps; float32 loses nothing; by default that of '
+        'an existing store, else float16',
     )
     parser.add_argument(
         '--maps',
         choices=MAPS,
-        default='none',
         help='feature maps: none (logits and embeddings only), averaged over positions, full, or '
-        'projected onto their leading principal components',
+        'projected onto their leading principal components; by default as in an existing store, '
+        'else none',
     )
     parser.add_argument(
-        '--map-channels', type=int, default=64, help='number of components of projected maps'
+        '--map-channels',
+        type=int,
+        help='number of components of projected maps; by default that of an existing store, else '
+        '64',
     )
     parser.add_argument(
         '--dry-run', action='store_true', help='print what it will take, and write nothing'
@@ -119,89 +129,112 @@ def build_model(cfg: Config) -> MultiTeacherDistiller:
 
 def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
     """The settings of the command line, completed by those of an existing store."""
-    views, seed = args.views, args.seed
-    if osp.isdir(inputs_folder(args.store)):
-        stored = Manifest.read(inputs_folder(args.store)).views
-        views = stored.num_views if views is None else views
-        seed = stored.seed if seed is None else seed
-    if views is None:
+    for flag, value, minimum in (
+        ('--views', args.views, 1),
+        ('--seed', args.seed, 0),
+        ('--map-channels', args.map_channels, 1),
+        ('--check', args.check, 1),
+    ):
+        if value is not None:
+            check_number(flag, value, minimum=minimum)
+    if osp.exists(args.store) and not osp.isdir(args.store):
+        raise InputError(f'"{args.store}" is a file: give the folder of the store.')
+    stored = Manifest.find(inputs_folder(args.store))
+    if stored is None and args.check is not None:
+        raise InputError(f'"{args.store}" is no store: there is nothing to check.')
+    if stored is None and args.views is None:
         raise InputError(
             f'"{args.store}" is no store yet: give --views, the number of augmented views of every '
             'image, for example 8.'
         )
-    return TeacherOutputsSettings(
-        root=args.store,
-        views=views,
-        seed=seed or 0,
-        write=True,
-        logits=args.logits,
-        maps=args.maps,
-        map_channels=args.map_channels,
-    )
+    values: dict[str, Any] = {}
+    if stored is not None:
+        values.update(views=stored.views.num_views, seed=stored.views.seed)
+        values.update(form_of(args.store, args.teachers))
+    for key in ('views', 'seed', 'logits', 'maps', 'map_channels'):
+        if getattr(args, key) is not None:
+            values[key] = getattr(args, key)
+    return TeacherOutputsSettings(root=args.store, write=True, **values)
 
 
-def check_stored(store: str, names: list[str]) -> None:
-    """Make sure that teachers are in a store, complete or not."""
+def form_of(store: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """The settings with which these teachers were stored, or any, if none of these was."""
     stored = list_teachers(store)
-    missing = [name for name in names if name not in stored]
-    if missing:
-        raise InputError(
-            f'"{store}" holds no outputs of {", ".join(missing)}: there is nothing to check.'
-        )
+    known = [name for name in stored if names is None or name in names] or stored
+    forms = [stored_form(Manifest.read(teacher_folder(store, name)).tensors) for name in known]
+    # What was stored as a whole had fewer channels than were asked for, or no map.
+    return max(forms, key=lambda form: MAPS.index(form['maps']), default={})
 
 
-def shadow(store: str) -> str:
-    """A temporary folder that shows what is in a store, and takes what is not.
-
-    All processes get the same one; it is removed at exit.
-    """
-    folder = broadcast_from_main(tempfile.mkdtemp() if is_main_process() else None)
-    if is_main_process():
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        for name in os.listdir(store) if osp.isdir(store) else ():
-            os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
-    barrier()
-    return folder
-
-
-def chosen_teachers(model: MultiTeacherDistiller, names: list[str] | None) -> list[str]:
-    """The teachers to store, in the order of the pool."""
+def chosen_teachers(model: MultiTeacherDistiller, args: argparse.Namespace) -> list[str]:
+    """The teachers to store or to check, in the order of the pool."""
     known = list(model.teachers.names)
-    for name in names or ():
+    for name in args.teachers or ():
         if name not in known:
             raise InputError(
                 f'--teachers: the config has no teacher "{name}". {near_matches(name, known)}'
             )
-    return [name for name in known if names is None or name in names]
+    chosen = [name for name in known if args.teachers is None or name in args.teachers]
+    if args.check is None:
+        return chosen
+    stored = list_teachers(args.store)
+    missing = [name for name in chosen if name not in stored]
+    if missing and (args.teachers is not None or missing == chosen):
+        raise InputError(
+            f'"{args.store}" holds no outputs of teacher "{missing[0]}". '
+            f'{near_matches(missing[0], stored)}'
+        )
+    return [name for name in chosen if name in stored]
 
 
 def describe(writer: OutputWriter, args: argparse.Namespace) -> str:
     """What will be written, and what it will take."""
     dataset = writer.inputs.manifest.dataset
     needed = writer.bytes_needed()
-    lines = [
-        f'Outputs of {len(writer.names)} teachers on {dataset.num_samples:,} images x '
-        f'{writer.num_views} views, in parts of {writer.part_size:,} images',
-        '',
-        f'{"teacher":<24} {"per image and view":>18} {"all":>10} {"to write":>10}  contents',
-    ]
-    for name, one in writer.writers.items():
+    rows = [('teacher', 'per image and view', 'on disk', 'to write', 'contents')]
+    for name, one in [*writer.writers.items(), ('inputs', writer.inputs)]:
         manifest = one.manifest
-        total = manifest.row_bytes * dataset.num_samples * writer.num_views
         contents = ', '.join(
-            f'{spec.name} {"x".join(map(str, spec.shape))}' for spec in manifest.tensors
+            ' '.join([spec.name, 'x'.join(map(str, spec.shape))]).strip()
+            for spec in manifest.tensors
         )
-        lines.append(
-            f'{name:<24} {format_bytes(manifest.row_bytes):>18} {format_bytes(total):>10} '
-            f'{format_bytes(needed[name]):>10}  {contents} ({manifest.tensors[0].dtype})'
+        rows.append(
+            (
+                '(pixels)' if manifest.teacher is None else name,
+                format_bytes(manifest.row_bytes),
+                format_bytes(one.bytes_total()),
+                format_bytes(needed[name]),
+                f'{contents} ({manifest.tensors[0].dtype})',
+            )
         )
     free = shutil.disk_usage(existing_folder(args.store)).free
-    lines += [
-        '',
+    return (
+        f'Outputs of {count(len(writer.names), "teacher")} on {dataset.num_samples:,} images x '
+        f'{count(writer.num_views, "view")}, in parts of {writer.part_size:,} images\n\n'
+        f'{table(rows, "<>>><")}\n\n'
         f'To write: {format_bytes(sum(needed.values()))}. Free on the disk of "{args.store}": '
-        f'{format_bytes(free)}.',
-    ]
-    return '\n'.join(lines)
+        f'{format_bytes(free)}.'
+    )
+
+
+def table(rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """Format rows of text in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = (
+        '  '.join(f'{cell:{side}{width}}' for cell, side, width in zip(row, alignment, widths))
+        for row in rows
+    )
+    return '\n'.join(line.rstrip() for line in lines)
+
+
+def count(number: int, what: str, plural: str = '') -> str:
+    """A number of things: "1 view", "2 views"."""
+    return f'{number:,} {what if number == 1 else plural or what + "s"}'
+
+
+def processes() -> str:
+    """Their number, for messages."""
+    return count(get_world_size(), 'process', 'processes')
 
 
 def existing_folder(path: str) -> str:
@@ -249,7 +282,10 @@ class Accuracy:
             if total == 0:
                 continue
             accuracy = 100 * correct / total
-            logger.info(f'  {name}: {accuracy:.1f} % of {int(total):,} training images correct')
+            logger.info(
+                f'Teacher "{name}" is right on {accuracy:.1f} % of {int(total):,} augmented '
+                'training images.'
+            )
             if accuracy < minimum_accuracy(num_classes):
                 logger.warning(
                     f'Teacher "{name}" has an accuracy of only {accuracy:.1f} % on the augmented '
@@ -266,11 +302,10 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
     if int(total) == 0:
         logger.info('The store is complete.')
         return
-    per_image = writer.seconds_per_image() if int(mine) else 0.0
+    per_image = writer.seconds_per_image()
     logger.info(
-        f'{1000 * per_image:.2f} ms per image: about {duration(per_image * int(mine))} for '
-        f'{int(total):,} images and views on {get_world_size()} '
-        f'{"process" if get_world_size() == 1 else "processes"}'
+        f'{int(total):,} augmented images, {1000 * per_image:.2f} ms each: about '
+        f'{duration(per_image * int(mine))} on {processes()}.'
     )
     accuracy = Accuracy(list(writer.names))
     bar = tqdm(
@@ -303,7 +338,6 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
 
 def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> None:
     """Run the teachers again on random images, and print how far the store is from that."""
-    check_number('--check', images, minimum=1)
     reader = StoreReader(writer.root, writer.names)
     complete = [view for view in range(reader.num_views) if not reader.missing(view)]
     if not complete:
@@ -324,69 +358,91 @@ def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> Non
                 scale = float(fresh.std()) or 1.0
                 before = worst.get((name, key), (0.0, 0.0))
                 worst[name, key] = max(before[0], gap), max(before[1], gap / scale)
-    lines = [f'{"teacher":<24} {"tensor":<16} {"deviation":>10} {"of a std":>10}']
-    lines += [
-        f'{name:<24} {key:<16} {gap:>10.2g} {relative:>10.2g}'
+    rows = [('teacher', 'tensor', 'deviation', 'in standard deviations')]
+    rows += [
+        (name, key, f'{gap:.2g}', f'{relative:.2g}')
         for (name, key), (gap, relative) in worst.items()
     ]
     logger.info(
-        f'Largest deviations on {images} random images of views {_ranges(complete)}:\n'
-        + '\n'.join(lines)
+        f'Largest deviations on {count(images, "random image")} of '
+        f'{count(len(complete), "complete view")}:\n\n{table(rows, "<<>>")}\n'
     )
     if pixels:
         raise InputError(
-            f'The pixels of {pixels} of {images} images are not those that were stored: the image '
-            'files, the pipeline or the libraries that decode images have changed.'
+            f'The pixels of {pixels} of these {images} images are not those that were stored. '
+            f'{changed_pixels_cause(reader.inputs)}, or store the outputs again in another folder.'
         )
-    logger.info('The pixels of all of them are those that were stored.')
+    logger.info('The pixels of all these images are those that were stored.')
 
 
-def _ranges(numbers: list[int]) -> str:
-    return f'{numbers[0]} to {numbers[-1]}' if len(numbers) > 1 else str(numbers[0])
+@contextmanager
+def shadow(store: str) -> Iterator[str]:
+    """A folder for all processes that shows what a store has, and of which nothing stays."""
+    folder = broadcast_from_main(tempfile.mkdtemp() if is_main_process() else None)
+    try:
+        if is_main_process() and osp.isdir(store):
+            for name in os.listdir(store):
+                os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
+        barrier()
+        yield folder
+    finally:
+        if is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
+def run() -> None:
     args = parse_args()
     settings = read_settings(args)
     cfg = load_config(args)
+    env_cfg = cfg.get('env_cfg') or {}
+    set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=cfg.launcher != 'none')
     if cfg.launcher != 'none' and not is_distributed():
-        init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     logger = MMLogger.get_instance('mtkdrl_mm', logger_name='mtkdrl_mm')
     check_data(cfg, ('train_dataloader',))
     model = build_model(cfg)
-    names = chosen_teachers(model, args.teachers)
+    names = chosen_teachers(model, args)
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
-    if args.check is not None:
-        check_stored(args.store, names)
-    if args.dry_run:
-        settings = replace(settings, root=shadow(args.store))
-    try:
-        writer = writing_session(model, loader, settings, names)
-    except InputError as error:
-        raise InputError(str(error).replace(str(settings.root), args.store)) from error
+    if args.dry_run and args.check is None:
+        with shadow(args.store) as folder:
+            try:
+                session = writing_session(model, loader, replace(settings, root=folder), names)
+            except InputError as error:
+                raise InputError(str(error).replace(folder, args.store)) from error
+            estimate(session, args, logger)
+            barrier()  # before the folder is removed
+        return
+    writer = writing_session(model, loader, settings, names)
     report_warnings(writer.warnings, '--check compares the outputs.')
     if args.check is not None:
         check(writer, args.check, settings.seed or 0, logger)
         return
     logger.info(describe(writer, args))
-    if args.dry_run:
-        per_image = writer.seconds_per_image()
-        logger.info(
-            f'{1000 * per_image:.2f} ms per image: about '
-            f'{duration(per_image * writer.num_missing_images())} on {get_world_size()} '
-            f'{"process" if get_world_size() == 1 else "processes"}. Nothing was written.'
-        )
-        barrier()  # before the main process removes the folder
-        return
     writer.check_free_space()
+    write(writer, logger)
+
+
+def estimate(writer: OutputWriter, args: argparse.Namespace, logger: MMLogger) -> None:
+    """Print what writing will take."""
+    logger.info(describe(writer, args))
+    per_image = writer.seconds_per_image()
+    logger.info(
+        f'{1000 * per_image:.2f} ms per augmented image: about '
+        f'{duration(per_image * writer.num_missing_images())} on {processes()}. Nothing was '
+        'written.'
+    )
+
+
+def main() -> None:
     try:
-        write(writer, logger)
+        run()
     except KeyboardInterrupt:
         print('\nInterrupted: complete parts are kept, and the same command goes on.')
         sys.stdout.flush()
+        # Without waiting for data workers, which ignore Ctrl-C, and for other processes.
         os._exit(130)
 
 

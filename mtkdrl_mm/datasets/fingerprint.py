@@ -2,9 +2,10 @@
 """Identity of a data set and its pipeline, for stores of teacher outputs."""
 
 import hashlib
+import itertools
 import json
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,18 +51,27 @@ def dataset_record(dataset: Any) -> DatasetRecord:
         rest.update(_label(info))
         if path is None:
             rest.update(_pixels(info, dataset))
-    first, last = min(paths), max(paths)
-    root = osp.dirname(first) if first == last else osp.commonpath([first, last])
+    root = _length_of_root([path for path in paths if path])  # images in memory have none
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path[len(root) :].replace('\\', '/').encode())
+        digest.update(path[root:].encode())
         digest.update(b'\n')
     digest.update(rest.digest())
     return DatasetRecord(digest.hexdigest(), len(paths))
 
 
+def _length_of_root(paths: Sequence[str]) -> int:
+    """Length of the folder that all paths have in common."""
+    if not paths:
+        return 0
+    # What the first and the last in alphabetical order share, all share.
+    ends = [path.split('/')[:-1] for path in (min(paths), max(paths))]
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends))
+    return len('/'.join(name for name, _ in shared))
+
+
 def _full(path: str) -> str:
-    return path if '://' in path else osp.abspath(path)
+    return path if '://' in path else osp.abspath(path).replace('\\', '/')
 
 
 def _name(dataset: Any) -> str:

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mtkdrl_mm.teacher_outputs import StoreReader, inputs_folder
+from mtkdrl_mm.teacher_outputs import (
+    SAMPLE_FIELD,
+    Manifest,
+    StoreReader,
+    inputs_folder,
+    library_versions,
+)
 from mtkdrl_mm.utils.errors import InputError
-
-#: Attribute of a data sample that holds its :class:`SampleOutputs`.
-FIELD = 'teacher_outputs'
 
 
 class SampleOutputs(NamedTuple):
@@ -83,6 +86,26 @@ def image_name(data: Any, sample: int) -> str:
     """
     path = getattr(data.get('data_samples'), 'img_path', None)
     return f'"{path}"' if path else f'number {sample}'
+
+
+def changed_pixels_cause(stored: Manifest) -> str:
+    """Phrase for messages: why pixels are others than when they were stored, and a remedy.
+
+    Args:
+        stored (Manifest): Manifest of the stored inputs.
+    """
+    here, there = library_versions(), stored.libraries
+    changed = [
+        f'{name} {there.get(name, "(none)")} there, {here.get(name, "(none)")} here'
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name)
+    ]
+    if not changed:
+        return 'An image file, the pipeline, or what decodes images has changed: restore it'
+    return (
+        f'Other versions of libraries may be the cause ({"; ".join(changed)}): install those of '
+        'the store'
+    )
 
 
 class SampleAnnotator:
@@ -158,7 +181,7 @@ class SampleAnnotator:
                     'With `teacher_outputs`, the pipeline of the training data must end in '
                     '`PackInputs`, which yields `data_samples`.'
                 )
-            target.set_field(outputs, FIELD)
+            target.set_field(outputs, SAMPLE_FIELD)
         return [sample.data for sample in samples]
 
     def _compare(self, samples: Sequence[LoadedSample]) -> None:
@@ -173,25 +196,12 @@ class SampleAnnotator:
 
     def _describe(self, sample: LoadedSample, expected: int) -> str:
         assert self.reader is not None
-        from mtkdrl_mm.teacher_outputs import library_versions
-
-        here, there = library_versions(), self.reader.inputs.libraries
-        changed = [
-            f'{name} {there.get(name, "(none)")} there, {here.get(name, "(none)")} here'
-            for name in sorted({*here, *there})
-            if here.get(name) != there.get(name)
-        ]
         images = sample.images or (image_name(sample.data, sample.sample),)
         # The checksum is that of all of them.
         name = ', blended with '.join(images) + ',' * (len(images) > 1)
-        cause = (
-            f'Other versions of libraries may be the cause ({"; ".join(changed)}): install those '
-            'of the store'
-            if changed
-            else 'An image file, the pipeline, or what decodes images has changed: restore it'
-        )
         return (
             f'The pixels of view {sample.view} of image {name} are not those that the teachers saw '
             f'when "{inputs_folder(self.reader.root)}" was stored (crc32 {sample.crc32:08x}, '
-            f'stored {expected:08x}). {cause}, or store the outputs again in another folder.'
+            f'stored {expected:08x}). {changed_pixels_cause(self.reader.inputs)}, or store the '
+            'outputs again in another folder.'
         )

@@ -3,6 +3,7 @@
 
 import os
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +17,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex
+from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
 from mtkdrl_mm.models.teachers.teacher_record import teacher_record
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.teacher_outputs import (
+    SAMPLE_FIELD,
     BasisFit,
     DatasetRecord,
     Manifest,
     OutputCodec,
     PackedLayout,
+    StoreReader,
     StoreWriter,
     TeacherOutputsSettings,
     TensorSpec,
@@ -37,7 +41,8 @@ from mtkdrl_mm.teacher_outputs import (
     stored_tensors,
     teacher_folder,
 )
-from mtkdrl_mm.teacher_outputs.paths import MANIFEST
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 
 from .data_workers import shield_workers
 
@@ -125,11 +130,13 @@ class OutputWriter:
             name: stored_tensors(settings, first[name], name in self._token_teachers())
             for name in self.names
         }
-        stored = _existing(inputs_folder(self.root))
-        part_size = _part_size(specs, dataset_record) if stored is None else stored.part_size
         self.inputs = StoreWriter(
-            inputs_folder(self.root), inputs_manifest(dataset_record, views, part_size)
+            inputs_folder(self.root),
+            inputs_manifest(dataset_record, views, _part_size(specs, dataset_record)),
+            any_part_size=True,
         )
+        part_size = self.part_size
+        self._stored_inputs = StoreReader(self.root, ())
         bases = self._fit_bases(specs)
         self.writers = {
             config.name: StoreWriter(
@@ -186,6 +193,35 @@ class OutputWriter:
                 lacking.setdefault(part, []).append(name)
         return {part: tuple(lacking[part]) for part in sorted(lacking)}
 
+    def agreed_missing(self, views: Iterable[int]) -> dict[int, dict[int, tuple[str, ...]]]:
+        """What some views lack as the main process sees it, for all processes.
+
+        Another process may write at any moment, so that two of them that look it
+        up by themselves would not agree on their shares. It is called on all
+        processes.
+
+        Args:
+            views (Iterable[int]): Numbers of the views.
+
+        Returns:
+            dict[int, dict[int, tuple[str, ...]]]: For each view as
+            :meth:`missing`.
+
+        Raises:
+            InputError: On all processes, if a folder cannot be read.
+        """
+        found: dict[int, dict[int, tuple[str, ...]]] = {}
+        problem = None
+        if is_main_process():
+            try:
+                found = {view: self.missing(view) for view in views}
+            except InputError as error:
+                problem = str(error)
+        found, problem = broadcast_from_main((found, problem))
+        if problem is not None:
+            raise InputError(problem)
+        return found
+
     def bytes_needed(self) -> dict[str, int]:
         """Bytes that are still to be written, by teacher and for ``inputs``."""
         return {
@@ -220,15 +256,16 @@ class OutputWriter:
         """
         names = self.names if names is None else names
         loader = self._loader(keys)
-        with self._annotated(), torch.no_grad():
+        with self._annotated():
             for batch in loader:
-                data = self.model.data_preprocessor(batch, True)
-                inputs = self.model.format_inputs(data['inputs'])
-                samples = data['data_samples']
-                outputs = self.pool(inputs, samples, names) if names else []
+                with torch.no_grad():
+                    data = self.model.data_preprocessor(batch, True)
+                    inputs = self.model.format_inputs(data['inputs'])
+                    samples = data['data_samples']
+                    outputs = self.pool(inputs, samples, names) if names else []
                 order = [name for name in self.pool.names if name in names]
                 yield ComputedBatch(
-                    [sample.teacher_outputs for sample in samples],
+                    [sample.get(SAMPLE_FIELD) for sample in samples],
                     dict(zip(order, outputs)),
                     [sample.get('gt_label') for sample in samples],
                 )
@@ -241,6 +278,8 @@ class OutputWriter:
     ) -> None:
         """Write all parts that are missing; processes that run together divide them.
 
+        It is called on all of them.
+
         Args:
             progress (Callable, optional): Called with the number of images that
                 were done. Defaults to None.
@@ -252,12 +291,12 @@ class OutputWriter:
         Raises:
             InputError: If a part cannot be written; complete parts are kept.
         """
-        for view in range(self.num_views) if views is None else views:
+        for view, parts in self._my_share(views).items():
             groups: dict[tuple[str, ...], list[int]] = {}
-            for part, names in self._my_share(self.missing(view)).items():
+            for part, names in parts.items():
                 groups.setdefault(names, []).append(part)
-            for names, parts in groups.items():
-                self._write_parts(view, parts, names, progress, inspect)
+            for names, numbers in groups.items():
+                self._write_parts(view, numbers, names, progress, inspect)
 
     def write_part(
         self, view: int, part: int, crc32: np.ndarray, tensors: dict[str, dict[str, Any]]
@@ -271,22 +310,38 @@ class OutputWriter:
             tensors (dict[str, dict]): For each teacher its tensors by name.
 
         Raises:
-            InputError: If it cannot be written.
+            InputError: If it cannot be written, or the inputs are stored with
+                other pixels.
         """
+        stored = self.inputs.has_part(view, part)
+        if stored:
+            self._check_pixels(view, part, crc32)
         # The inputs last: they exist where all has been written.
         for name, values in tensors.items():
             if not self.writers[name].has_part(view, part):
                 self.writers[name].write_part(view, part, values)
-        if not self.inputs.has_part(view, part):
+        if not stored:
             self.inputs.write_part(view, part, dict(crc32=crc32))
 
+    def _check_pixels(self, view: int, part: int, crc32: np.ndarray) -> None:
+        """Make sure that a teacher that is added has seen the same pixels as those before."""
+        samples = self.samples(part)
+        expected = self._stored_inputs.read_checksums(samples, view)
+        different = np.flatnonzero(expected != crc32)
+        if len(different):
+            raise InputError(
+                f'The pixels of {len(different)} of {len(samples)} images in part {part} of view '
+                f'{view} are not those of "{self.inputs.folder}", the first of them image number '
+                f'{samples[int(different[0])]}. {changed_pixels_cause(self.inputs.manifest)}, or '
+                'store all teachers again in another folder.'
+            )
+
     def num_missing_images(self) -> int:
-        """Number of images and views on which this process will run teachers."""
-        return sum(
-            len(self.samples(part))
-            for view in range(self.num_views)
-            for part in self._my_share(self.missing(view))
-        )
+        """Number of augmented images on which this process will run teachers.
+
+        It is called on all processes.
+        """
+        return sum(len(self.samples(part)) for parts in self._my_share().values() for part in parts)
 
     def seconds_per_image(self, num_batches: int = 3) -> float:
         """Time the loader and the teachers on a few batches, after a first one.
@@ -294,19 +349,16 @@ class OutputWriter:
         Args:
             num_batches (int): Number of timed batches. Defaults to 3.
         """
-        import time
-
         count = self.inputs.manifest.dataset.num_samples
         total = min(count, (num_batches + 1) * self.batch_size)
-        times, images = [], []
+        times, images = [time.perf_counter()], [0]
         for batch in self.compute((sample, 0) for sample in range(total)):
             if self.device.type == 'cuda':
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
             images.append(len(batch.samples))
-        if len(times) < 2:
-            return 0.0
-        return (times[-1] - times[0]) / sum(images[1:])
+        first = 1 if len(times) > 2 else 0  # with the start of the data workers
+        return (times[-1] - times[first]) / sum(images[first + 1 :])
 
     def _write_parts(
         self,
@@ -369,13 +421,18 @@ class OutputWriter:
         }
         self.write_part(view, part, crc32, tensors)
 
-    def _my_share(self, missing: dict[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """This process's parts; it starts elsewhere than processes of other jobs."""
-        parts = list(missing)[get_rank() :: get_world_size()]
-        if not parts:
-            return {}
-        start = zlib.crc32(f'{socket.gethostname()} {os.getpid()}'.encode()) % len(parts)
-        return {part: missing[part] for part in parts[start:] + parts[:start]}
+    def _my_share(
+        self, views: Iterable[int] | None = None
+    ) -> dict[int, dict[int, tuple[str, ...]]]:
+        """This process's missing parts of each view, and the teachers that lack them."""
+        shares = {}
+        wanted = range(self.num_views) if views is None else views
+        number = zlib.crc32(f'{socket.gethostname()} {os.getpid()}'.encode())
+        for view, missing in self.agreed_missing(wanted).items():
+            parts = list(missing)[get_rank() :: get_world_size()]
+            start = number % max(len(parts), 1)  # processes of other jobs start elsewhere
+            shares[view] = {part: missing[part] for part in parts[start:] + parts[:start]}
+        return shares
 
     def _loader(self, keys: Iterable[tuple[int, int]]) -> DataLoader:
         loader = DataLoader(
@@ -403,11 +460,11 @@ class OutputWriter:
         """Run the teachers as those of the store were, if there are any."""
         modes = {}
         for name in self.pool.names:
-            stored = _existing(teacher_folder(self.root, name))
+            stored = Manifest.find(teacher_folder(self.root, name))
             if stored is not None and stored.teacher is not None:
                 modes[name] = stored.teacher.inference.get('mode')
         if modes:
-            self.pool.restore_inference(modes)
+            self.pool.restore_inference(modes, 'the store')
 
     def _mode(self, name: str) -> dict[str, Any]:
         return dict(mode=(self.pool.inference_state() or {}).get(name))
@@ -438,7 +495,9 @@ class OutputWriter:
             for name, tensors in specs.items()
             if any(spec.name == 'projected_map' for spec in tensors)
         ]
-        lacking = [name for name in wanted if _existing(teacher_folder(self.root, name)) is None]
+        lacking = [
+            name for name in wanted if Manifest.find(teacher_folder(self.root, name)) is None
+        ]
         bases = {}
         if is_main_process() and lacking:
             channels = self.settings.map_channels
@@ -465,6 +524,13 @@ class OutputWriter:
         for name in wanted:
             if name not in bases:
                 bases[name] = load_basis(teacher_folder(self.root, name))
+            stored = len(bases[name][0]['components'])
+            if stored != self.settings.map_channels:
+                raise InputError(
+                    f'"{teacher_folder(self.root, name)}" holds a basis of {stored} components, '
+                    f'but the maps are to be projected onto {self.settings.map_channels}. Set that '
+                    'number, or remove the folder and store this teacher again.'
+                )
         return bases
 
 
@@ -483,10 +549,6 @@ class _Batches:
                 batch = []
         if batch:
             yield batch
-
-
-def _existing(folder: str) -> Manifest | None:
-    return Manifest.read(folder) if os.path.isfile(os.path.join(folder, MANIFEST)) else None
 
 
 def _part_size(specs: dict[str, tuple[TensorSpec, ...]], dataset: DatasetRecord) -> int:

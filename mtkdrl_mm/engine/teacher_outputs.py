@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
@@ -29,9 +29,10 @@ from mtkdrl_mm.teacher_outputs import (
     TeacherOutputsSettings,
     ViewJournal,
     ViewRecord,
+    check_free_space,
+    inputs_folder,
 )
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.seeding import SEED_SCHEME
 
 from .output_writer import OutputWriter
@@ -67,6 +68,7 @@ def connect_teacher_outputs(
         assert settings.views is not None
         _set_views(model, dataset, sampler, settings.seed or 0, settings.views)
         model.teachers.batch_size = sampler.batch_size
+        _restart_workers(loader)
         return None
     if settings.write:
         return WriteThrough(model, loader, settings)
@@ -124,10 +126,21 @@ def describe_views(
 
 def _move_blends(model: MultiTeacherDistiller, dataset: SeededDataset) -> None:
     preprocessor: Any = model.data_preprocessor
-    augments = getattr(preprocessor, 'batch_augments', None)
+    if getattr(preprocessor, 'batch_augments', None) is not None:
+        # Kept for a later training of the same model, on another data set.
+        preprocessor.keyed_augments = preprocessor.batch_augments
+        preprocessor.batch_augments = None
+    augments = getattr(preprocessor, 'keyed_augments', None)
     if augments is not None:
         dataset.blend = KeyedBlend(augments, model.teachers.spec.num_classes)
-        preprocessor.batch_augments = None
+
+
+def _seed_of(settings: TeacherOutputsSettings) -> int:
+    """The seed of the augmentations: that of the settings, else of the store, else 0."""
+    if settings.seed is not None:
+        return settings.seed
+    stored = None if settings.root is None else Manifest.find(inputs_folder(settings.root))
+    return 0 if stored is None else stored.views.seed
 
 
 def _set_views(
@@ -256,9 +269,8 @@ class WriteThrough:
         pool = model.teachers
         assert isinstance(pool, StoredTeacherPool) and pool.live is not None
         assert settings.views is not None and settings.root is not None
-        seed = settings.seed or 0
-        views = describe_views(model, dataset, seed, settings.views)
-        _set_views(model, dataset, sampler, seed, settings.views)
+        views = describe_views(model, dataset, _seed_of(settings), settings.views)
+        _set_views(model, dataset, sampler, views.seed, settings.views)
         self.writer = OutputWriter(
             model, pool.live, dataset, loader, settings, dataset_record(dataset), views
         )
@@ -266,7 +278,11 @@ class WriteThrough:
         self.root = settings.root
         self._finished: set[int] = set()
         self._journals: dict[int, ViewJournal] = {}
-        self._failed = False
+        self._problem: str | None = None
+        self._warned = False
+        manifests = [writer.manifest for writer in self.writer.writers.values()]
+        # Of all teachers: a journal of other ones must not be read.
+        self._identities = [manifest.identity for manifest in manifests]
         self._write_check()
         pool.codec = self.writer.codec
         pool.record = self._record
@@ -286,15 +302,12 @@ class WriteThrough:
         # The journal of a view takes as much space as the view, until its parts are written.
         needed = sum(self.writer.bytes_needed().values())
         if needed:
-            from mtkdrl_mm.teacher_outputs import check_free_space
-
             check_free_space(self.root, needed + needed // self.num_views)
 
     def _journal(self, view: int) -> ViewJournal:
         if view not in self._journals:
-            identities = [one.manifest.identity for one in self.writer.writers.values()]
             nbytes = self.writer.codec.layout.nbytes
-            self._journals[view] = ViewJournal(self.root, view, nbytes, identities)
+            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identities)
         return self._journals[view]
 
     def _record(
@@ -304,7 +317,7 @@ class WriteThrough:
         crc32: Sequence[int],
         rows: np.ndarray,
     ) -> None:
-        if self._failed:
+        if self._problem is not None:
             return
         by_view = np.asarray(views)
         try:
@@ -317,15 +330,18 @@ class WriteThrough:
             self._fail(error)
 
     def _fail(self, error: InputError) -> None:
-        if self._failed:
-            return
-        self._failed = True
-        print_log(
-            f'{error} The training goes on with running teachers, and stores no more outputs. '
-            'Once this is mended, a resumed training stores them.',
-            'current',
-            logging.WARNING,
-        )
+        self._problem = str(error)
+        self._warn(self._problem)
+
+    def _warn(self, problem: str) -> None:
+        if not self._warned:
+            self._warned = True
+            print_log(
+                f'{problem} The training goes on, with running teachers where nothing is stored. '
+                'To store the rest, mend this and resume.',
+                'current',
+                logging.WARNING,
+            )
 
     def finish(self, passes: int) -> None:
         """Write the parts of all views that the training has passed.
@@ -341,34 +357,27 @@ class WriteThrough:
                 self._finish_view(view)
 
     def _finish_view(self, view: int) -> None:
-        barrier()
-        # One look for all processes: another training may write at the same time.
-        missing = broadcast_from_main(self._missing(view) if is_main_process() else None)
-        if missing and not self._failed:
+        barrier()  # the rows of all processes are in the journals now
+        journal = self._journal(view)
+        missing = self._missing(view)
+        if missing and self._problem is None:
             try:
-                self._journal(view).load()
-                self._write_parts(view, missing, self._journal(view))
+                self._write_parts(view, missing, journal)
             except InputError as error:
                 self._fail(error)
-        barrier()
-        missing = self._missing(view)
-        if missing is None:
-            return
-        if not missing:
-            self._journal(view).remove()
+        # Waits for all processes. The main process's log is the one that is read.
+        for problem in all_gather_object(self._problem):
+            if problem is not None:
+                self._warn(problem)
+        if self._missing(view) == {}:
+            journal.remove()
+            del self._journals[view]
             print_log(f'Teachers: view {view} is stored in "{self.root}".', 'current')
-        elif not self._failed:
-            print_log(
-                f'Teachers: {len(missing)} parts of view {view} could not be stored by the other '
-                'processes. A resumed training stores them.',
-                'current',
-                logging.WARNING,
-            )
 
     def _missing(self, view: int) -> dict[int, tuple[str, ...]] | None:
-        """Parts of a view that are not complete; None if the store cannot be read."""
+        """What a view lacks, the same on all processes; None if it cannot be looked up."""
         try:
-            return self.writer.missing(view)
+            return self.writer.agreed_missing([view])[view]
         except InputError as error:
             self._fail(error)
             return None
@@ -376,8 +385,10 @@ class WriteThrough:
     def _write_parts(
         self, view: int, missing: dict[int, tuple[str, ...]], journal: ViewJournal
     ) -> None:
+        layout = self.writer.codec.layout
         parts = list(missing)[get_rank() :: get_world_size()]
-        absent = journal.missing([i for part in parts for i in self.writer.samples(part)])
+        journal.load()
+        absent = journal.missing(s for part in parts for s in self.writer.samples(part))
         if absent:
             print_log(
                 f'Teachers: running on images of view {view} that were in no batch: {len(absent)}.',
@@ -389,8 +400,8 @@ class WriteThrough:
                 journal.append(batch.samples, batch.crc32, rows)
             journal.load()
         for part in parts:
-            crc32, packed = journal.read(self.writer.samples(part))
-            arrays: dict[str, dict[str, Any]] = dict(self.writer.codec.layout.unpack_numpy(packed))
+            crc32, rows = journal.read(self.writer.samples(part))
+            arrays: dict[str, dict[str, Any]] = dict(layout.unpack_numpy(rows))
             self.writer.write_part(view, part, crc32, {n: arrays[n] for n in missing[part]})
 
 
@@ -418,7 +429,7 @@ def writing_session(
     """
     dataset, _ = seeded_parts(loader)
     assert settings.views is not None and isinstance(model.teachers, TeacherPool)
-    views = describe_views(model, dataset, settings.seed or 0, settings.views)
+    views = describe_views(model, dataset, _seed_of(settings), settings.views)
     return OutputWriter(
         model,
         model.teachers,

@@ -2,7 +2,7 @@
 """Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
 from .basis import create_basis, load_basis, read_basis
-from .codec import BasisFit, OutputCodec, stored_tensors
+from .codec import BasisFit, OutputCodec, stored_form, stored_tensors
 from .journal import ViewJournal
 from .manifest import (
     DatasetRecord,
@@ -16,10 +16,11 @@ from .manifest import (
 from .packed_layout import PackedLayout, PackedTensor
 from .paths import inputs_folder, teacher_folder
 from .reader import StoreReader, list_teachers
-from .settings import TeacherOutputsSettings
+from .settings import SAMPLE_FIELD, TeacherOutputsSettings
 from .writer import StoreWriter, check_free_space, format_bytes
 
 __all__ = [
+    'SAMPLE_FIELD',
     'BasisFit',
     'DatasetRecord',
     'Manifest',
@@ -42,6 +43,7 @@ __all__ = [
     'list_teachers',
     'load_basis',
     'read_basis',
+    'stored_form',
     'stored_tensors',
     'teacher_folder',
 ]

@@ -3,10 +3,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils.errors import InputError
@@ -37,9 +39,8 @@ def stored_tensors(
 
     Returns:
         tuple[TensorSpec, ...]: Logits, embedding, and the map if there is one.
-
-    Raises:
-        InputError: If a map has fewer channels than it is to be projected onto.
+        A map with no more channels than it is to be projected onto is stored
+        as it is.
     """
     dtype = settings.logits
     specs = [
@@ -58,6 +59,25 @@ def stored_tensors(
         name = 'token_map' if of_tokens else 'feature_map'
         specs.append(TensorSpec(name, (channels, height, width), dtype))
     return tuple(specs)
+
+
+def stored_form(tensors: Sequence[TensorSpec]) -> dict[str, Any]:
+    """The settings with which the tensors of a teacher were stored.
+
+    Args:
+        tensors (Sequence[TensorSpec]): From its manifest.
+
+    Returns:
+        dict[str, Any]: ``logits``, ``maps``, and ``map_channels`` of projected
+        maps, see :class:`TeacherOutputsSettings`.
+    """
+    form: dict[str, Any] = dict(logits=tensors[0].dtype, maps='none')
+    for spec in tensors:
+        if spec.name == 'projected_map':
+            form.update(maps='projected', map_channels=spec.shape[0])
+        elif spec.name in _MAPS:
+            form['maps'] = 'pooled' if spec.name.startswith('pooled') else 'full'
+    return form
 
 
 class BasisFit:
@@ -84,6 +104,7 @@ class BasisFit:
 
     def __init__(self) -> None:
         self._count = 0
+        self._shift: Tensor | None = None
         self._sum: Tensor | None = None
         self._products: Tensor | None = None
 
@@ -94,6 +115,11 @@ class BasisFit:
             maps (Tensor): Shape (B, c, h, w).
         """
         rows = maps.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        if self._shift is None:
+            # Some channels of transformers have means a hundred times their deviation, whose
+            # squares would leave no digits for it.
+            self._shift = rows.mean(dim=0)
+        rows = rows - self._shift
         self._count += len(rows)
         # Of a batch in float32, over the batches in float64.
         total, products = rows.sum(dim=0).double(), (rows.T @ rows).double()
@@ -110,9 +136,10 @@ class BasisFit:
             dict[str, np.ndarray]: ``components`` U (k, c), ``mean`` mu (c,),
             float32, and ``explained``, the share of the variance, of shape ().
         """
-        assert self._sum is not None and self._products is not None
+        assert self._shift is not None and self._sum is not None and self._products is not None
         mean = self._sum.div(self._count)
         covariance = self._products.div(self._count) - torch.outer(mean, mean)
+        mean = mean + self._shift.double()
         values, vectors = torch.linalg.eigh(covariance)
         components = vectors.T.flip(0)[:channels]
         # An eigenvector has no sign of its own.
@@ -140,6 +167,9 @@ class OutputCodec:
     Attributes:
         saturated (int): Number of values beyond the range of float16, which
             were replaced by its largest number.
+
+    Raises:
+        InputError: If there is a tensor that this version does not know.
     """
 
     def __init__(
@@ -223,15 +253,22 @@ class OutputCodec:
             return feature_map.float().mean(dim=(2, 3), keepdim=True)
         if name != 'projected_map':
             return feature_map
-        components, mean = (part.to(feature_map.device) for part in self._bases[teacher])
-        centred = feature_map.float() - mean[:, None, None]
+        device = feature_map.device
+        components, mean = (part.to(device) for part in self._bases[teacher])
+        self._bases[teacher] = components, mean  # copied to the device once
         scale = math.sqrt(len(components) / len(mean))
-        # Image by image: the roundings do not depend on the batch.
-        projected = [torch.tensordot(components, one, dims=1) for one in centred]
-        return torch.stack(projected).mul(scale)
+        # Not in the half precision of the training.
+        with autocast(device.type, enabled=False):
+            centred = feature_map.float() - mean[:, None, None]
+            # Image by image: the roundings do not depend on the batch.
+            projected = [torch.tensordot(components, one, dims=1) for one in centred]
+            return torch.stack(projected).mul(scale)
 
     def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype == torch.float16 and tensor.dtype != torch.float16:
+            if tensor.dtype == torch.bfloat16:
+                # It would round the largest number of float16 to one beyond it.
+                tensor = tensor.float()
             largest = torch.finfo(dtype).max
             finite = tensor.isfinite()
             self.saturated += int(((tensor.abs() > largest) & finite).sum())
@@ -263,16 +300,18 @@ class OutputCodec:
             packed (Tensor): Shape (B, nbytes), uint8, on any device.
 
         Returns:
-            list[NetworkOutput]: In float32, without gradient; maps as they are
-            stored. They may share the memory of the rows.
+            list[NetworkOutput]: In float32, without gradient, and contiguous as
+            those of networks; maps as they are stored.
         """
         outputs = []
         for tensors in self.layout.unpack(packed).values():
-            maps = [tensor.float() for name, tensor in tensors.items() if name in _MAPS]
+            # Sums over strided tensors would be rounded in another order.
+            whole = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+            maps = [tensor for name, tensor in whole.items() if name in _MAPS]
             outputs.append(
                 NetworkOutput(
-                    logits=tensors['logits'].float(),
-                    embedding=tensors['embedding'].float(),
+                    logits=whole['logits'],
+                    embedding=whole['embedding'],
                     feature_map=maps[0] if maps else None,
                 )
             )

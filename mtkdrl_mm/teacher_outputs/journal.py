@@ -6,7 +6,7 @@ import os
 import os.path as osp
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
@@ -116,7 +116,7 @@ class ViewJournal:
                     self._index.setdefault(int(record['sample']), (path, number))
             opened.count += len(records)
 
-    def missing(self, samples: Sequence[int]) -> list[int]:
+    def missing(self, samples: Iterable[int]) -> list[int]:
         """Those of some samples that were not found by :meth:`load`."""
         return [sample for sample in samples if sample not in self._index]
 
@@ -131,8 +131,15 @@ class ViewJournal:
             and rows (B, row_bytes), uint8.
 
         Raises:
-            InputError: If a file cannot be read any more.
+            InputError: If a row was not found, or a file cannot be read any
+                more.
         """
+        absent = self.missing(samples)
+        if absent:
+            raise InputError(
+                f'The journals in "{self.folder}" hold no whole row of sample {absent[0]} in view '
+                f'{self.view}, though it was written: they were damaged or removed.'
+            )
         found = np.zeros(len(samples), self._record)
         size = self._record.itemsize
         for position, sample in enumerate(samples):

@@ -104,9 +104,8 @@ class TeacherRecord:
             None for those of the student's.
         checkpoint (str, optional): Name of the file with its weights, which
             identifies them where the file itself is gone. Defaults to None.
-        inference (dict): How the network was run: its mode, and the number of
-            images per batch. It changes outputs by rounding errors. Defaults
-            to none.
+        inference (dict): How the network was run, which changes outputs by
+            rounding errors. Defaults to none.
 
     Raises:
         InputError: If something is no plain data.
@@ -335,7 +334,7 @@ class Manifest:
                     'mode of inference',
                     {} if mine is None else mine.inference,
                     {} if theirs is None else theirs.inference,
-                    'Set the same `teacher_inference` and batch size, or another folder.',
+                    'Set the same `teacher_inference`, or another folder for the store.',
                 ),
                 ('basis of the maps', self.basis_sha256, other.basis_sha256, same),
             ]
@@ -362,6 +361,18 @@ class Manifest:
             )
         except OSError as error:
             raise InputError(describe_medium_error(error, path) + '.') from error
+
+    @classmethod
+    def find(cls, folder: str) -> 'Manifest | None':
+        """Read the manifest of a folder; None if there is none.
+
+        Args:
+            folder (str): Folder of a teacher or the inputs.
+
+        Raises:
+            InputError: As for :meth:`read`.
+        """
+        return cls.read(folder) if osp.isfile(osp.join(folder, MANIFEST)) else None
 
     @classmethod
     def read(cls, folder: str) -> 'Manifest':

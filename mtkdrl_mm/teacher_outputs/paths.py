@@ -16,7 +16,7 @@ from mtkdrl_mm.utils.files import PARTIAL_SUFFIX
 
 #: Folder of the checksums of the inputs, beside those of the teachers.
 INPUTS = 'inputs'
-#: Folder of the rows that trainings have computed, see :class:`ViewJournal`.
+#: Folder of the rows that trainings have computed, until parts are made of them.
 JOURNALS = 'journals'
 MANIFEST = 'manifest.json'
 BASIS = 'basis.safetensors'

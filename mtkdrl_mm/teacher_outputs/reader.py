@@ -20,7 +20,7 @@ from .basis import read_basis
 from .manifest import Manifest
 from .packed_layout import PackedLayout
 from .part_file import PartHeader, missing_part, read_header, truncated_part, verify_part
-from .paths import MANIFEST, inputs_folder, part_path, teacher_folder
+from .paths import inputs_folder, part_path, teacher_folder
 from .writer import missing_parts
 
 # Linux reads only what is in the page cache with this flag.
@@ -48,11 +48,9 @@ def list_teachers(root: str) -> list[str]:
         return []
     found = []
     for name in folders:
-        folder = osp.join(root, name)
-        if osp.isfile(osp.join(folder, MANIFEST)):
-            teacher = Manifest.read(folder).teacher
-            if teacher is not None:
-                found.append(teacher.name)
+        manifest = Manifest.find(osp.join(root, name))
+        if manifest is not None and manifest.teacher is not None:
+            found.append(manifest.teacher.name)
     return sorted(found)
 
 

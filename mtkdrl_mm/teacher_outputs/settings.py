@@ -1,11 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The config key ``teacher_outputs``."""
 
+import os.path as osp
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mtkdrl_mm.utils.errors import InputError, near_matches
 
+#: Attribute of a data sample that holds its stored outputs.
+SAMPLE_FIELD = 'teacher_outputs'
 MAPS = ('none', 'pooled', 'full', 'projected')
 DTYPES = ('float16', 'float32')
 
@@ -72,6 +75,9 @@ class TeacherOutputsSettings:
             raise InputError(
                 f'`teacher_outputs.root` must be the path of a folder, but is {self.root!r}.'
             )
+        if self.root is not None:
+            # No shell expands "~" in a config, or after the "=" of a command-line option.
+            object.__setattr__(self, 'root', osp.expanduser(self.root))
         for name, choices in (('logits', DTYPES), ('maps', MAPS), ('write', (True, False))):
             value = getattr(self, name)
             if value not in choices or isinstance(value, int) != (name == 'write'):

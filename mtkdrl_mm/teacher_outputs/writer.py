@@ -5,6 +5,7 @@ import os
 import os.path as osp
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class StoreWriter:
         folder (str): Folder of the teacher or the inputs; it is created.
         manifest (Manifest): Its manifest. An existing one must be equal to it,
             except for library versions.
+        any_part_size (bool): Whether the part size of an existing manifest is
+            taken over. Defaults to False.
 
     Attributes:
         manifest (Manifest): That of the folder.
@@ -57,7 +60,7 @@ class StoreWriter:
         [1]
     """
 
-    def __init__(self, folder: str, manifest: Manifest) -> None:
+    def __init__(self, folder: str, manifest: Manifest, any_part_size: bool = False) -> None:
         self.folder = folder
         self.manifest = manifest
         try:
@@ -68,6 +71,8 @@ class StoreWriter:
         # Checked beforehand, so that an existing store in a read-only folder is named as such.
         if osp.exists(osp.join(folder, MANIFEST)) or not manifest.write(folder):
             self.manifest = Manifest.read(folder)
+            if any_part_size:
+                manifest = replace(manifest, part_size=self.manifest.part_size)
             self.warnings = self.manifest.check(manifest, folder, writing=True)
         if self.manifest.basis_sha256 is not None:
             read_basis(folder, self.manifest.basis_sha256)
@@ -98,10 +103,18 @@ class StoreWriter:
                 None: all.
         """
         return sum(
-            len(self.manifest.samples(part)) * self.manifest.row_bytes + _PART_OVERHEAD
+            self._part_bytes(part)
             for view in (range(self.manifest.views.num_views) if views is None else views)
             for part in self.missing(view)
         )
+
+    def bytes_total(self) -> int:
+        """Bytes that all parts of all views take."""
+        parts = range(self.manifest.num_parts)
+        return self.manifest.views.num_views * sum(map(self._part_bytes, parts))
+
+    def _part_bytes(self, part: int) -> int:
+        return len(self.manifest.samples(part)) * self.manifest.row_bytes + _PART_OVERHEAD
 
     def check_free_space(self, views: Iterable[int] | None = None) -> None:
         """Make sure that the missing parts fit on the disk.
@@ -202,10 +215,10 @@ def check_free_space(folder: str, needed: int) -> None:
 
 def format_bytes(count: float) -> str:
     """A number of bytes with its unit: "1.5 GiB"."""
-    for unit, size in (('GiB', 2**30), ('MiB', 2**20)):
+    for unit, size in (('TiB', 2**40), ('GiB', 2**30), ('MiB', 2**20), ('KiB', 2**10)):
         if count >= size:
             return f'{count / size:.1f} {unit}'
-    return f'{count / 2**10:.1f} KiB'
+    return f'{count:.0f} bytes'
 
 
 def _write(path: str, content: bytes) -> None:

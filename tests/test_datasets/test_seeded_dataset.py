@@ -3,13 +3,16 @@
 
 import pickle
 import random
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models import RandomBatchAugment
+from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
-from mtkdrl_mm.datasets import SeededDataset, SeededIndex
+from mtkdrl_mm.datasets import KeyedBlend, SampleAnnotator, SeededDataset, SeededIndex
 
 
 class Noise(Dataset):
@@ -72,6 +75,93 @@ def test_the_key_reaches_data_workers(data, persistent):
     here = [torch.stack([data[i] for i in batch]) for batch in batches]
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(loader, here))
+
+
+def test_a_batch_is_its_samples(data):
+    keys = [SeededIndex(i, 5, 1) for i in (2, 7, 2)]
+    state = torch.get_rng_state()
+    batch = data.__getitems__(keys)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, data[key]) for a, key in zip(batch, keys))
+    assert torch.equal(batch[0], batch[2])
+    # Indices without a key draw from the generators of the process.
+    torch.manual_seed(3)
+    plain = data.__getitems__([2, 7])
+    torch.manual_seed(3)
+    assert [float(one[3]) for one in plain] == [float(torch.rand(())) for _ in range(2)]
+
+
+class Images(Dataset):
+    """Image number i consists of draws from the generators, and has the label i."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        image = torch.randint(256, (3, 4, 4), dtype=torch.uint8)
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(index))
+
+
+def annotated(blend=False, **kwargs):
+    images = SeededDataset(Images())
+    images.annotator = SampleAnnotator(**kwargs)
+    if blend:
+        images.blend = KeyedBlend(RandomBatchAugment(dict(type='Mixup', alpha=1.0)), 12)
+    return images
+
+
+def carried(sample):
+    return sample['data_samples'].teacher_outputs
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('blend', [False, True])
+def test_samples_carry_their_keys_and_checksums(blend, workers):
+    images = annotated(blend, always_checksum=True)
+    keys = [SeededIndex(i, 5, view) for i, view in ((2, 1), (7, 0), (2, 0), (4, 3))]
+    loader = DataLoader(
+        images, batch_sampler=[keys[:3], keys[3:]], num_workers=workers, collate_fn=list
+    )
+    samples = [sample for batch in loader for sample in batch]
+    outputs = [carried(sample) for sample in samples]
+    assert [(one.sample, one.view) for one in outputs] == [(2, 1), (7, 0), (2, 0), (4, 3)]
+    assert [one.row for one in outputs] == [None] * 4
+    # Of the image alone, also of one that is blended: what the pipeline has yielded.
+    plain = SeededDataset(Images())
+    for key, one, sample in zip(keys, outputs, samples):
+        pixels = plain[key]['inputs']
+        own = zlib.crc32(pixels.numpy().tobytes())
+        if not blend:
+            assert one.crc32 == own and torch.equal(sample['inputs'], pixels)
+            continue
+        # and of its partner, in the same view
+        score = sample['data_samples'].gt_score
+        (partner,) = [i for i in score.nonzero().flatten().tolist() if i != key] or [int(key)]
+        other = plain[SeededIndex(partner, 5, key.seed_key[2])]['inputs']
+        assert one.crc32 == zlib.crc32(other.numpy().tobytes(), own)
+        mixed = pixels * score[int(key)] + other * (1 - score[int(key)])
+        assert partner == key or torch.allclose(sample['inputs'], mixed, atol=1e-3)
+
+
+def test_checksums_are_computed_where_they_are_wanted(monkeypatch):
+    images = annotated()
+    wanted = iter([True, False, True])
+    monkeypatch.setattr(images.annotator, 'wants_checksum', lambda: next(wanted))
+    batch = images.__getitems__([SeededIndex(i) for i in range(3)])
+    assert [carried(sample).crc32 is not None for sample in batch] == [True, False, True]
+
+
+def test_an_index_without_a_key_is_not_annotated():
+    assert 'teacher_outputs' not in annotated()[3]['data_samples']
+
+
+def test_a_copy_for_another_process_blends_and_annotates():
+    images = annotated(blend=True, always_checksum=True)
+    copy = pickle.loads(pickle.dumps(images))
+    first, second = images[SeededIndex(3, 1, 2)], copy[SeededIndex(3, 1, 2)]
+    assert torch.equal(first['inputs'], second['inputs'])
+    assert carried(first) == carried(second)
+    assert not {'blend', 'annotator', 'config'} & set(vars(images.dataset))
 
 
 def test_index_is_an_integer_that_pickles():

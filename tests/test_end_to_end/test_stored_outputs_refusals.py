@@ -350,12 +350,14 @@ def test_changed_pixels(tmp_path, workers, blended):
 
 
 def test_through_the_tool(stored):
-    config = stored.config('tool', POOL + BLENDED + "\nmodel['teachers'][0]['class_map'] = [0] * 4")
+    config = stored.config(
+        'tool', POOL + BLENDED + "\nmodel['teachers'][0]['class_map'] = [3, 2, 1, 0]"
+    )
     options = [f'model.teacher_outputs={stored.root}']
     done = stored.train(config, '--work-dir', str(stored.folder / 'x'), '--cfg-options', *options)
     assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr[-2000:]
     assert done.stderr.strip().splitlines()[-1] == (
         f'Error: "{stored.root}/teacher0" was stored for teacher "teacher0" with another class map '
-        '(`indices`): [0, 1, 2, 3] there, [0, 0, 0, 0] here. Use the same, or store this teacher '
+        '(`indices`): [0, 1, 2, 3] there, [3, 2, 1, 0] here. Use the same, or store this teacher '
         'again: under another name, or after removing that folder.'
     )

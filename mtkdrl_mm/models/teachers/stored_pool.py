@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.teacher_outputs import (
+    SAMPLE_FIELD,
     OutputCodec,
     PackedLayout,
     StoreReader,
@@ -21,8 +23,6 @@ from mtkdrl_mm.utils import InputError
 from .teacher import in_layout_of
 from .teacher_pool import PoolSpec, TeacherPool
 
-# Attribute of a data sample; the same as in mtkdrl_mm.datasets, which imports this package.
-_FIELD = 'teacher_outputs'
 # Takes samples, views, checksums and packed rows of a batch that the teachers have run on.
 Record = Callable[[Sequence[int], Sequence[int], Sequence[int], np.ndarray], None]
 
@@ -151,12 +151,13 @@ class StoredTeacherPool(nn.Module):
                 None.
 
         Returns:
-            list[NetworkOutput]: The outputs of every teacher, without gradient.
+            list[NetworkOutput]: The outputs of every teacher, without gradient,
+            in float32.
 
         Raises:
             InputError: If a row is missing, and there are no networks.
         """
-        carried: list[Any] = [getattr(sample, _FIELD, None) for sample in data_samples or ()]
+        carried: list[Any] = [getattr(sample, SAMPLE_FIELD, None) for sample in data_samples or ()]
         if carried and all(one is not None and one.row is not None for one in carried):
             rows = torch.from_numpy(np.stack([one.row for one in carried]))
             if inputs.device.type == 'cuda':
@@ -168,10 +169,11 @@ class StoredTeacherPool(nn.Module):
                 'built. `model.teacher_outputs` is for the training data of '
                 'mtkdrl_mm.ResumableRunner, given by a config.'
             )
-        outputs = self.live(inputs, data_samples)
         if not carried or None in carried:  # validation images
-            return outputs
-        rows = self.codec.encode(outputs)
+            return self.live(inputs, data_samples)
+        # A store does not depend on the automatic mixed precision of the training that fills it.
+        with autocast(inputs.device.type, enabled=False):
+            rows = self.codec.encode(self.live(inputs, data_samples))
         if self.record is not None:
             new = [i for i, one in enumerate(carried) if one.row is None]
             self.record(

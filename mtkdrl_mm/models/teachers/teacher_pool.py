@@ -116,21 +116,14 @@ class TeacherPool(nn.ModuleList):
     ) -> None:
         if len(teachers) == 0:
             raise InputError('The pool needs at least one teacher.')
-        names = [teacher.name for teacher in teachers]
-        modules = list(map(module_name, names))
-        for index, module in enumerate(modules):
-            first = modules.index(module)
-            if first < index:
-                raise InputError(
-                    f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
-                    'Give one of them another `name`.'
-                )
+        _check_names([teacher.name for teacher in teachers])
         super().__init__(teachers)
         self.train(False)
         self.student_preprocessing = student_preprocessing
         self.spec = self._infer_spec(num_classes)
         self._prepared = False
         self._saved_modes: dict[str, InferenceMode] = {}
+        self._origin = ''
         self.batch_size: int | None = None
         self.inference = inference or InferenceSettings()
 
@@ -223,13 +216,16 @@ class TeacherPool(nn.ModuleList):
             return {teacher.name: teacher.mode.to_dict() for teacher in self}
         return {name: mode.to_dict() for name, mode in self._saved_modes.items()} or None
 
-    def restore_inference(self, state: Any) -> None:
+    def restore_inference(self, state: Any, origin: str = 'the checkpoint') -> None:
         """Have :meth:`prepare` take the modes of a checkpoint.
 
         Args:
             state (dict | None): What :meth:`inference_state` has returned.
                 Entries of other versions or teachers are ignored.
+            origin (str): Where it comes from, for the log. Defaults to 'the
+                checkpoint'.
         """
+        self._origin = origin
         entries = state.items() if isinstance(state, dict) else ()
         modes = {name: InferenceMode.from_dict(entry) for name, entry in entries}
         self._saved_modes = {
@@ -247,7 +243,7 @@ class TeacherPool(nn.ModuleList):
         deviation = max(choice.deviation for choice in choices)
         largest = f'largest deviation of the logits {_short(deviation)} standard deviations'
         if restored:
-            text += ', as in the checkpoint'
+            text += f', as in {self._origin}'
         if set(groups) == {str(EAGER)}:
             return f'Teachers: {text}.'
         eager = sum(choice.eager_seconds for choice in choices)
@@ -432,10 +428,25 @@ def read_teacher_configs(
         list[TeacherConfig]: Their parts.
 
     Raises:
-        InputError: If the list is empty or a config is unusable.
+        InputError: If the list is empty, two teachers share a name, or a config
+            is unusable.
     """
     _check_list(teachers)
-    return [read_teacher_config(cfg, index, num_classes) for index, cfg in enumerate(teachers)]
+    configs = [read_teacher_config(cfg, index, num_classes) for index, cfg in enumerate(teachers)]
+    _check_names([config.name for config in configs])
+    return configs
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Make sure that the connectors, which are modules, get different names."""
+    modules = list(map(module_name, names))
+    for index, module in enumerate(modules):
+        first = modules.index(module)
+        if first < index:
+            raise InputError(
+                f'Two teachers are named "{names[first]}" (numbers {first} and {index}). '
+                'Give one of them another `name`.'
+            )
 
 
 def _check_list(teachers: Any) -> None:

@@ -16,7 +16,9 @@ from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..num_classes import set_num_classes
 from .build_teacher import TeacherConfig
+from .class_map import ClassMap
 from .preprocessing import Preprocessing, check_input_size
+from .zero_shot import ZeroShot
 
 # What does not change the outputs of loaded weights.
 _IGNORED = ('init_cfg', 'pretrained', 'with_cp')
@@ -42,7 +44,7 @@ def teacher_record(
         TeacherRecord: Digests are '' where a file is not on this machine.
 
     Raises:
-        InputError: If there is no checkpoint.
+        InputError: If there is no checkpoint, or a setting is unusable.
     """
     if config.checkpoint is None:
         raise InputError(
@@ -54,14 +56,14 @@ def teacher_record(
         set_num_classes(model, config.num_classes)
     classes: dict[str, Any] | None = None
     if config.class_map is not None:
-        classes = dict(indices=list(config.class_map))
+        classes = dict(indices=ClassMap(config.class_map, config.role).indices.tolist())
     if config.zero_shot is not None:
-        text = str(config.zero_shot.get('text_embeddings'))
+        zero_shot = ZeroShot.from_config(config.zero_shot, config.role)
         classes = dict(
             indices=(classes or {}).get('indices'),
-            text_embeddings=_file_name(text),
-            text_sha256=_digest(text, config.role),
-            logit_scale=float(config.zero_shot.get('logit_scale', 100.0)),
+            text_embeddings=_file_name(zero_shot.location),
+            text_sha256=_digest(zero_shot.location, config.role),
+            logit_scale=float(zero_shot.logit_scale),
         )
     return TeacherRecord(
         name=config.name,

@@ -1,0 +1,306 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Conversion of outputs: what is stored, how it is rounded, and the projection of maps."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.teacher_outputs import (
+    BasisFit,
+    OutputCodec,
+    PackedLayout,
+    TeacherOutputsSettings,
+    TensorSpec,
+    stored_form,
+    stored_tensors,
+)
+from mtkdrl_mm.utils import InputError
+
+LARGEST = 65504.0  # of float16
+
+
+def outputs(images=4, classes=5, size=7, channels=6, side=3, dtype=torch.float32):
+    feature_map = None if channels is None else torch.randn(images, channels, side, side)
+    output = NetworkOutput(torch.randn(images, classes), torch.randn(images, size), feature_map)
+    for name in ('logits', 'embedding', 'feature_map'):
+        value = getattr(output, name)
+        setattr(output, name, None if value is None else value.to(dtype))
+    return output
+
+
+def settings(**kwargs):
+    return TeacherOutputsSettings(views=1, **kwargs)
+
+
+def codec_of(output, basis=None, of_tokens=False, **kwargs):
+    """The codec of one teacher, called "a"."""
+    specs = stored_tensors(settings(**kwargs), output, of_tokens)
+    return OutputCodec(PackedLayout(dict(a=specs)), None if basis is None else dict(a=basis))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'channels', 'of_tokens', 'expected'),
+    [
+        (dict(maps='none'), 6, False, None),
+        (dict(maps='full'), None, False, None),
+        (dict(maps='full'), 6, False, ('feature_map', (6, 3, 3))),
+        (dict(maps='full'), 6, True, ('token_map', (6, 3, 3))),
+        (dict(maps='pooled'), 6, False, ('pooled_map', (6, 1, 1))),
+        (dict(maps='pooled'), 6, True, ('pooled_token_map', (6, 1, 1))),
+        (dict(maps='projected', map_channels=5), 6, True, ('projected_map', (5, 3, 3))),
+        # Nothing would be saved.
+        (dict(maps='projected', map_channels=6), 6, False, ('feature_map', (6, 3, 3))),
+        (dict(maps='projected', map_channels=64), 6, True, ('token_map', (6, 3, 3))),
+    ],
+)
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+def test_stored_tensors(kwargs, channels, of_tokens, expected, dtype):
+    wanted = settings(logits=dtype, **kwargs)
+    specs = stored_tensors(wanted, outputs(channels=channels), of_tokens)
+    vectors = (TensorSpec('logits', (5,), dtype), TensorSpec('embedding', (7,), dtype))
+    maps = () if expected is None else (TensorSpec(*expected, dtype),)
+    assert specs == vectors + maps
+    # The settings that are read from them yield them again.
+    form = stored_form(specs)
+    assert stored_tensors(settings(**form), outputs(channels=channels), of_tokens) == specs
+
+
+@pytest.mark.parametrize(
+    ('of_tokens', 'kwargs', 'signed'),
+    [
+        (False, dict(maps='full'), False),
+        (True, dict(maps='full'), True),
+        (False, dict(maps='pooled'), False),
+        (True, dict(maps='pooled'), True),
+        (False, dict(maps='projected', map_channels=2), True),
+    ],
+)
+def test_signs_of_the_map(of_tokens, kwargs, signed):
+    codec = codec_of(outputs(), of_tokens=of_tokens, **kwargs)
+    spec, found = codec.map_spec('a')
+    assert found is signed and spec.name.endswith('map')
+    assert codec_of(outputs()).map_spec('a') is None
+    assert (codec.size('a', 'logits'), codec.size('a', 'embedding')) == (5, 7)
+
+
+def test_lossless_rows_lose_nothing():
+    output = outputs()
+    codec = codec_of(output, logits='float32', maps='full')
+    (decoded,) = codec.decode(codec.encode([output]))
+    for name in ('logits', 'embedding', 'feature_map'):
+        back = getattr(decoded, name)
+        assert torch.equal(back, getattr(output, name))
+        assert back.is_contiguous()
+    assert codec.saturated == 0
+
+
+def test_float16_is_rounded_to_the_nearest():
+    output = outputs(images=64)
+    codec = codec_of(output, maps='full')
+    (decoded,) = codec.decode(codec.encode([output]))
+    for name in ('logits', 'embedding', 'feature_map'):
+        exact, back = getattr(output, name), getattr(decoded, name)
+        assert back.dtype == torch.float32 and back.is_contiguous()
+        np.testing.assert_array_equal(back, exact.numpy().astype(np.float16))
+        # Half of the distance of two numbers with 11 binary digits, and not less.
+        relative = ((back - exact).abs() / exact.abs().clamp(min=2.0**-14)).max()
+        assert 2**-12 < relative <= 2**-11
+    # What was decoded is stored without a further change.
+    assert torch.equal(codec.encode([decoded]), codec.encode([output]))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_what_float16_cannot_hold_saturates(dtype):
+    output = outputs(images=3, dtype=dtype)
+    output.logits[0] = torch.tensor([65504.0, 66000.0, -1e30, 1.0, -66000.0])
+    codec = codec_of(output)
+    stored = codec.to_tensors('a', output)['logits']
+    assert stored.dtype == torch.float16
+    assert stored[0].tolist() == [LARGEST, LARGEST, -LARGEST, 1.0, -LARGEST]
+    # bfloat16 rounds 65504 itself to 65536, which is beyond the range.
+    assert codec.saturated == (4 if dtype == torch.bfloat16 else 3)
+    codec.to_tensors('a', output)
+    assert codec.saturated == (8 if dtype == torch.bfloat16 else 6)
+
+
+def test_what_is_not_finite_stays_so_for_the_writer_to_refuse():
+    output = outputs(images=1)
+    output.embedding[0, :3] = torch.tensor([float('nan'), float('inf'), -float('inf')])
+    codec = codec_of(output)
+    stored = codec.to_tensors('a', output)['embedding'][0]
+    assert stored[0].isnan() and stored[1:3].tolist() == [float('inf'), -float('inf')]
+    assert codec.saturated == 0
+
+
+def test_half_precision_of_a_network_is_widened_exactly():
+    output = outputs(dtype=torch.bfloat16)
+    codec = codec_of(output, logits='float32', maps='full')
+    stored = codec.to_tensors('a', output)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert torch.equal(stored['feature_map'], output.feature_map.float())
+
+
+def test_pooled_maps():
+    output = outputs()
+    codec = codec_of(output, logits='float32', maps='pooled')
+    (decoded,) = codec.decode(codec.encode([output]))
+    assert decoded.feature_map.shape == (4, 6, 1, 1)
+    expected = output.feature_map.double().mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(decoded.feature_map.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def maps_in_a_plane(images, channels=8, side=3, rank=2, seed=0):
+    """Maps whose vectors at all positions lie in an affine space of small dimension."""
+    draw = torch.Generator().manual_seed(seed)
+    axes, _ = torch.linalg.qr(torch.randn(channels, rank, generator=draw))
+    weights = torch.randn(images, rank, side, side, generator=draw)
+    weights[:, 0] *= 3  # so that the first component is the first axis
+    shift = 5 * torch.randn(channels, generator=draw)
+    return torch.einsum('cr,brhw->bchw', axes, weights) + shift[:, None, None], axes
+
+
+def fitted(maps, channels, batch=5):
+    fit = BasisFit()
+    for first in range(0, len(maps), batch):
+        fit.update(maps[first : first + batch])
+    return fit.basis(channels)
+
+
+def test_the_basis_is_that_of_a_singular_value_decomposition():
+    scale = torch.tensor([1.0, 5, 2, 9, 3, 7]).view(-1, 1, 1)
+    # The squares of the means are a million times the smallest variance.
+    maps = torch.randn(40, 6, 3, 3) * scale + 1000
+    basis = fitted(maps, 4)
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, 6).double().numpy()
+    mean = rows.mean(axis=0)
+    _, values, axes = np.linalg.svd(rows - mean, full_matrices=False)
+    np.testing.assert_allclose(basis['mean'], mean, rtol=1e-5)
+    np.testing.assert_allclose(np.abs((basis['components'] * axes[:4]).sum(1)), 1, atol=1e-5)
+    explained = (values[:4] ** 2).sum() / (values**2).sum()
+    np.testing.assert_allclose(basis['explained'], explained, rtol=1e-5)
+    assert {array.dtype for array in basis.values()} == {np.dtype(np.float32)}
+    # An eigenvector has no sign of its own: its largest entry is positive.
+    largest = np.abs(basis['components']).argmax(axis=1)
+    assert (basis['components'][range(4), largest] > 0).all()
+
+
+def test_the_basis_does_not_depend_on_the_batches():
+    maps, axes = maps_in_a_plane(24)
+    one, many = fitted(maps, 2, batch=24), fitted(maps, 2, batch=5)
+    np.testing.assert_allclose(one['components'], many['components'], atol=1e-4)
+    assert abs(float(torch.from_numpy(one['components'][0]) @ axes[:, 0])) > 0.99
+    assert one['explained'] == pytest.approx(1.0)
+
+
+def project(maps, basis):
+    output = outputs(images=len(maps), channels=None)
+    output.feature_map = maps
+    kwargs = dict(maps='projected', map_channels=len(basis['components']), logits='float32')
+    specs = (
+        *stored_tensors(settings(**kwargs), outputs(channels=None)),
+        TensorSpec('projected_map', (len(basis['components']), *maps.shape[2:]), 'float32'),
+    )
+    codec = OutputCodec(PackedLayout(dict(a=specs)), dict(a=basis))
+    (decoded,) = codec.decode(codec.encode([output]))
+    return decoded.feature_map
+
+
+def mean_square(first, second):
+    return (first - second).double().square().mean(dim=(1, 2, 3))
+
+
+def test_a_projection_onto_all_components_keeps_mean_squares():
+    maps = torch.randn(12, 6, 3, 3) + 2
+    projected = project(maps, fitted(maps, 6))
+    assert projected.shape == maps.shape
+    torch.testing.assert_close(
+        mean_square(projected[:6], projected[6:]),
+        mean_square(maps[:6], maps[6:]),
+        rtol=1e-5,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize('kept', [2, 3, 5])
+def test_a_projection_keeps_the_mean_squares_of_what_the_components_span(kept):
+    """Averaged over k channels as over c, for any k from the rank on."""
+    maps, _ = maps_in_a_plane(12)
+    projected = project(maps, fitted(maps, kept))
+    assert projected.shape == (12, kept, 3, 3)
+    torch.testing.assert_close(
+        mean_square(projected[:6], projected[6:]),
+        mean_square(maps[:6], maps[6:]),
+        rtol=1e-4,
+        atol=0,
+    )
+
+
+def test_a_projection_loses_what_the_components_leave_out():
+    maps = torch.randn(200, 6, 3, 3) * torch.tensor([3.0, 2, 1, 1, 1, 1]).view(-1, 1, 1)
+    basis = fitted(maps, 2)
+    ratio = (
+        project(maps, basis).double().square().mean()
+        / (maps - torch.from_numpy(basis['mean'])[:, None, None]).double().square().mean()
+    )
+    assert float(ratio) == pytest.approx(float(basis['explained']), rel=1e-4)
+    assert float(ratio) == pytest.approx(13 / 17, rel=0.1)
+
+
+def test_closed_form_of_a_projection():
+    basis = dict(
+        components=np.array([[0, 1, 0, 0], [0, 0, 0, 1]], np.float32),
+        mean=np.array([1, 2, 3, 4], np.float32),
+    )
+    maps = torch.arange(8.0).view(1, 4, 1, 2)
+    # sqrt(2 / 4) times channels 1 and 3 less their means.
+    expected = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).view(1, 2, 1, 2) * 0.5**0.5
+    torch.testing.assert_close(project(maps, basis), expected)
+
+
+def test_the_projection_of_an_image_does_not_depend_on_its_batch():
+    maps = torch.randn(33, 24, 7, 7)
+    basis = fitted(maps, 5)
+    together = project(maps, basis)
+    for images in ([0], [32], [3, 30, 7], range(20, 33)):
+        assert torch.equal(project(maps[list(images)], basis), together[list(images)])
+
+
+def test_the_projection_is_not_rounded_by_mixed_precision():
+    maps, _ = maps_in_a_plane(4)
+    basis = fitted(maps, 2)
+    expected = project(maps, basis)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(project(maps, basis), expected)
+
+
+def test_several_teachers_keep_their_order():
+    first, second = outputs(size=3, channels=None), outputs(size=9)
+    specs = dict(
+        b=stored_tensors(settings(), first), a=stored_tensors(settings(maps='full'), second)
+    )
+    codec = OutputCodec(PackedLayout(specs))
+    assert codec.names == ('b', 'a')
+    decoded = codec.decode(codec.encode([first, second]))
+    assert [output.embedding.shape[1] for output in decoded] == [3, 9]
+    assert decoded[0].feature_map is None
+    for output, exact in zip(decoded, (first, second)):
+        assert torch.equal(output.logits, exact.logits.half().float())
+
+
+def test_images_of_another_size():
+    codec = codec_of(outputs(), maps='full')
+    with pytest.raises(InputError) as error:
+        codec.encode([outputs(side=4)])
+    assert str(error.value) == (
+        '"feature_map" of teacher "a" has the shape (6, 4, 4), but (6, 3, 3) is stored: the images '
+        'have another size than those that were stored.'
+    )
+
+
+def test_tensors_of_a_later_version():
+    layout = PackedLayout(dict(a=[TensorSpec('attention', (3,), 'float16')]))
+    with pytest.raises(InputError, match=re.escape('hold "attention", which this version of mtk')):
+        OutputCodec(layout)
