@@ -349,13 +349,13 @@ def modes(writer):
     return {teacher.name: str(teacher.mode) for teacher in writer.pool}
 
 
-def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, times):
-    times.update({'folded': 0.5, 'folded, bfloat16': 0.1})
+def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, times, monkeypatch):
+    times.update({'folded': 0.5, 'folded, channels_last, bfloat16': 0.1})
     first = session(inference=None)
     # Half precision that nobody has chosen is not stored for ever.
     assert modes(first) == dict(a='folded', b='eager')
-    times.clear()
-    times.update({'channels_last': 0.5})
+    # The others need no measurement.
+    monkeypatch.setattr(choose_mode, '_interleaved', None)
     assert modes(session(inference=None)) == modes(first)
     first.write_missing(views=[0])
     before = contents(store)
