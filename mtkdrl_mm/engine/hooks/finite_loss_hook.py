@@ -42,7 +42,7 @@ class FiniteLossHook(StepHook):
                 terms.student_ce.detach().mean()[None],
                 terms.logit_loss.detach().mean(dim=0),
                 terms.feature_loss.detach().mean(dim=0),
-                *(teacher.logits.float().mean()[None] for teacher in terms.teachers),
+                terms.teacher_logits.mean(dim=(0, 2)),
             ]
         )
 
