@@ -270,6 +270,10 @@ def _variant(runner: Runner, settings: StepSettings) -> Variant:
     if isinstance(loop.dataloader.dataset, _NoData):
         return Variant(step, [random_batch(settings)])
     loop.batch_sampler.set_position(runner.seed, _EPOCH)
+    annotator = loop.dataloader.dataset.annotator
+    if annotator is not None:
+        # Workers start anew in every turn; in a training they check their first images once.
+        annotator.first_checks = 0
     feed = BatchFeed(loop.dataloader)
     with feed:
         batches = [next(feed) for _ in range(_BATCHES)]

@@ -64,7 +64,12 @@ def count_classes(folder: str) -> int:
 
 
 def use_images(
-    cfg: Config, folder: str, batch_size: int, input_size: int, workers: int | None = None
+    cfg: Config,
+    folder: str,
+    batch_size: int,
+    input_size: int,
+    workers: int | None = None,
+    count: int | None = None,
 ) -> None:
     """Have a config train on an image folder without end, with its own pipeline.
 
@@ -75,6 +80,7 @@ def use_images(
         input_size (int): Side to which the pipeline crops or resizes.
         workers (int, optional): Number of data workers. Defaults to None: that
             of the config.
+        count (int, optional): Use only the first images. Defaults to None: all.
 
     Raises:
         InputError: If the pipeline does not crop or resize to a size.
@@ -92,7 +98,11 @@ def use_images(
     loader = cfg.train_dataloader
     loader.batch_size = batch_size
     loader.dataset = ConfigDict(
-        type='mmpretrain.CustomDataset', data_root=folder, data_prefix='', pipeline=pipeline
+        type='mmpretrain.CustomDataset',
+        data_root=folder,
+        data_prefix='',
+        pipeline=pipeline,
+        indices=count,
     )
     loader.sampler = ConfigDict(type='InfiniteSampler', shuffle=True)
     if workers is not None:

@@ -76,6 +76,7 @@ def test_the_pipeline_stays_and_the_rest_is_replaced(tmp_path, wrapper):
         data_root=str(tmp_path),
         data_prefix='',
         pipeline=[LOAD, dict(type='RandomChoice', transforms=list(crops))],
+        indices=None,
     )
     assert loader['sampler'] == dict(type='InfiniteSampler', shuffle=True)
     assert loader['batch_size'] == 8 and loader['num_workers'] == 3

@@ -129,7 +129,8 @@ def test_images_of_a_folder_and_their_classes(tool, config, tmp_path, monkeypatc
     images = tmp_path / 'images'
     images.mkdir()
     write_images(str(images), 6, num_classes=3, side=32)
-    monkeypatch.setattr(sys, 'argv', ['tool', config, '--images', str(images), '--workers', '0'])
+    flags = ['--images', str(images), '--workers', '0', '--num-images', '5', '--batch-size', '4']
+    monkeypatch.setattr(sys, 'argv', ['tool', config, *flags])
     args = tool.parse_args()
     cfg, settings = tool.read_config(args, args.images)
     assert settings.num_classes == 3 and cfg.train_dataloader.num_workers == 0
@@ -139,6 +140,7 @@ def test_images_of_a_folder_and_their_classes(tool, config, tmp_path, monkeypatc
     variant, teachers = tool.build_variant('aver', cfg, settings, str(tmp_path))
     assert [t.network.head.num_classes for t in teachers] == [3, 3]
     assert teachers.inference.fold_bn == 'auto'
+    assert len(variant.feed.loader.dataset) == 5
     variant.run()
 
 

@@ -83,7 +83,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', nargs='?', default=CONFIG, help='distillation config')
     parser.add_argument('--images', help='image folder, one subfolder per class; default: written')
-    parser.add_argument('--num-images', type=int, default=256, help='number of written images')
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=256,
+        help='images: so many are written, or used of --images',
+    )
     parser.add_argument(
         '--image-size', type=int, help='side of written images in pixels; default: --input-size'
     )
@@ -136,7 +141,7 @@ def read_config(args: argparse.Namespace, images: str) -> tuple[Config, StepSett
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     use_random_teachers(cfg)
-    use_images(cfg, images, args.batch_size, args.input_size, args.workers)
+    use_images(cfg, images, args.batch_size, args.input_size, args.workers, args.num_images)
     settings = StepSettings(
         args.device, args.input_size, args.batch_size, count_classes(images), args.amp
     )

@@ -77,9 +77,7 @@ class FiniteLossHook(StepHook):
             *(f'the feature loss to teacher "{name}"' for name in names),
             *(f'the logits of teacher "{name}"' for name in names),
         ]
-        bad = [
-            label for label, value in zip(labels, means.tolist()) if not math.isfinite(value)
-        ]
+        bad = [label for label, value in zip(labels, means.tolist()) if not math.isfinite(value)]
         teachers = [label for label in bad if label.startswith('the logits')]
         # A teacher with non-finite logits spoils every term it enters.
         return (
