@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Computing and writing of what a store lacks."""
 
-import json
 import os
 import shutil
 import zlib
@@ -20,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from mtkdrl_mm.datasets import SeededIndex
 from mtkdrl_mm.engine import output_writer
 from mtkdrl_mm.engine.teacher_outputs import writing_session
-from mtkdrl_mm.models import InferenceMode, TeacherPool
+from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.models.teachers import choose_mode
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
@@ -331,52 +330,24 @@ def test_the_seed_of_the_store_is_taken(session, store):
     assert contents(store) == before
 
 
-@pytest.fixture
-def times(monkeypatch):
-    """Seconds of a batch by mode, in the place of a measurement."""
-    seconds = {}
-    monkeypatch.setattr(
-        choose_mode,
-        '_interleaved',
-        lambda teachers, inputs: [[seconds.get(str(t.mode), 1.0)] for t in teachers],
-    )
-    monkeypatch.setattr(choose_mode, '_MIN_SECONDS', 0)
-    monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
-    return seconds
-
-
 def modes(writer):
     return {teacher.name: str(teacher.mode) for teacher in writer.pool}
 
 
-def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, times, monkeypatch):
-    times.update({'folded': 0.5, 'folded, channels_last, bfloat16': 0.1})
-    first = session(inference=None)
-    # Half precision that nobody has chosen is not stored for ever.
-    assert modes(first) == dict(a='folded', b='eager')
-    # The others need no measurement.
+def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, monkeypatch):
+    # Nothing is timed. Half precision that nobody has chosen is not stored for ever.
     monkeypatch.setattr(choose_mode, '_interleaved', None)
+    first = session(inference=None)
+    assert modes(first) == dict(a='folded, channels_last', b='eager')
     assert modes(session(inference=None)) == modes(first)
+    # One that the config forbids is not taken; then the manifest is another one.
+    with pytest.raises(InputError, match=r'mode of inference \(`mode\.folded`\): True there, Fal'):
+        session(inference='eager')
     first.write_missing(views=[0])
     before = contents(store)
     shutil.rmtree(os.path.join(store, 'a', 'view_000'))
     session(inference=None).write_missing(views=[0])
     assert contents(store) == before
-
-
-def test_jobs_that_start_together_agree_on_the_mode(session, store, times):
-    """The second has measured before the first has written a manifest."""
-    times.update({'channels_last': 0.5})
-    os.makedirs(teacher_folder(store, 'a'))
-    folded = InferenceMode(folded=True)
-    mode = Path(teacher_folder(store, 'a')) / 'mode.json'
-    mode.write_text(json.dumps(folded.to_dict()))
-    writer = session(inference=None)
-    assert modes(writer) == dict(a='folded', b='eager')
-    assert writer.writers['a'].manifest.teacher.inference == dict(mode=folded.to_dict())
-    # One that the config forbids is not taken; then the manifest is another one.
-    with pytest.raises(InputError, match=r'mode of inference \(`mode\.folded`\): True there, Fal'):
-        session(inference='eager')
 
 
 def test_jobs_that_start_together_agree_on_the_parts(session, monkeypatch):
@@ -413,8 +384,7 @@ def test_a_basis_is_fitted_once(session, store):
 def test_a_basis_of_another_number_of_components(session, store):
     """Left by a job that was killed before it wrote a manifest."""
     session(maps='projected', map_channels=3)
-    for name in ('manifest.json', 'mode.json'):
-        os.remove(os.path.join(store, 'a', name))
+    os.remove(os.path.join(store, 'a', 'manifest.json'))
     with pytest.raises(InputError) as error:
         session(maps='projected', map_channels=4)
     assert str(error.value) == (
