@@ -68,7 +68,9 @@ def peak_memory(variant: Variant, device: str) -> PeakMemory:
     )
 
 
-def measure_memory(names: Iterable[str], arguments: Sequence[str] = ()) -> dict[str, PeakMemory]:
+def measure_memory(
+    names: Iterable[str], arguments: Sequence[str] = (), runs: int = 1
+) -> dict[str, PeakMemory]:
     """Run this program once more for every variant, with ``--memory-of NAME``.
 
     There it prints what :func:`peak_memory` returns by :func:`print_memory`.
@@ -76,18 +78,25 @@ def measure_memory(names: Iterable[str], arguments: Sequence[str] = ()) -> dict[
     Args:
         names (Iterable[str]): Names of the variants.
         arguments (Sequence[str]): Further arguments. Defaults to none.
+        runs (int): Runs of every variant, of which the median counts: the
+            memory of a process varies by some percent. Defaults to 1.
 
     Returns:
         dict[str, PeakMemory]: By name.
     """
-    found = {}
-    for name in names:
-        command = [sys.executable, *sys.argv, '--memory-of', name, *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(done.returncode)  # it has printed the reason
-        found[name] = PeakMemory(**json.loads(done.stdout.strip().split('\n')[-1]))
-    return found
+    return {name: _median([_run(name, arguments) for _ in range(runs)]) for name in names}
+
+
+def _run(name: str, arguments: Sequence[str]) -> PeakMemory:
+    command = [sys.executable, *sys.argv, '--memory-of', name, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has printed the reason
+    return PeakMemory(**json.loads(done.stdout.strip().split('\n')[-1]))
+
+
+def _median(found: list[PeakMemory]) -> PeakMemory:
+    return sorted(found, key=lambda one: one.besides_buffer)[(len(found) - 1) // 2]
 
 
 def print_memory(memory: PeakMemory) -> None:

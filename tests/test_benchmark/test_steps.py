@@ -238,6 +238,23 @@ def test_memory_of_every_variant_is_measured_in_a_process_of_its_own(monkeypatch
     assert stop.value.code == 3
 
 
+def test_the_median_of_several_processes_counts(monkeypatch, tmp_path):
+    """Of the memory besides the buffer: 7, 1, 9 and 3."""
+    tool, runs = tmp_path / 'tool.py', tmp_path / 'runs'
+    tool.write_text(
+        'import json\n'
+        f'with open({str(runs)!r}, "a+") as file:\n'
+        '    file.write("x")\n'
+        '    number = file.tell() - 1\n'
+        'process, buffer = [(17, 10), (1, 0), (10, 1), (103, 100)][number]\n'
+        'print(json.dumps(dict(process_mib=process, buffer_mib=buffer)))\n'
+    )
+    monkeypatch.setattr(sys, 'argv', [str(tool)])
+    assert memory.measure_memory(['one'], runs=3) == dict(one=memory.PeakMemory(17, None, 10))
+    runs.unlink()
+    assert memory.measure_memory(['one'], runs=4) == dict(one=memory.PeakMemory(103, None, 100))
+
+
 def test_printed_memory_is_what_is_read(monkeypatch, tmp_path, capsys):
     one = memory.PeakMemory(100.5, 20.25, 3.0)
     print_memory(one)

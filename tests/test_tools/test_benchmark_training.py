@@ -73,8 +73,9 @@ def test_all_is_measured_by_one_command(tool, config, tmp_path, monkeypatch, cap
     flags += f' --folder {folder} --out {out} --reading-samples 64'
     measured = []
 
-    def measure_memory(names, arguments):
+    def measure_memory(names, arguments, runs):
         """In this process, for one variant; the argument is the folder with images and stores."""
+        assert runs == 3
         assert sorted(os.listdir(arguments[1])) == ['embeddings', 'images', 'maps']
         with monkeypatch.context() as context:
             run(tool, context, *sys.argv[1:], '--memory-of', 'embeddings', *arguments)

@@ -13,7 +13,7 @@ backward pass, optimiser, hooks, and the agent's updates.
 Steps are timed on batches in memory, and once more with the loading of their batches from image
 files, by as many data workers as the config has. The images are those of a folder, or are written
 by this tool. The stores are written to a temporary folder, from teachers with random weights: no
-weights are needed, and costs do not depend on them. Memory is measured in a process per variant.
+weights are needed, and costs do not depend on them. Memory is measured in processes of their own.
 
     python tools/analysis_tools/benchmark_training.py --out work_dirs/benchmark
     python tools/analysis_tools/benchmark_training.py configs/mtkdrl/r18_imagenet.py \\
@@ -117,7 +117,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--folder', default='.', help='where the temporary folder is made')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument('--no-memory', action='store_true', help='skip the memory measurement')
+    parser.add_argument(
+        '--memory-runs',
+        type=int,
+        default=3,
+        help='processes per variant whose memory is measured, of which the median counts; 0: none',
+    )
     parser.add_argument(
         '--out', help='also write the tables to OUT.md, and all numbers to OUT.json'
     )
@@ -128,7 +133,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--used-folder', help=argparse.SUPPRESS)
     args = parser.parse_args()
     least = dict(rounds=1, update_rounds=1, loading_rounds=0, loading_steps=1, map_channels=1)
-    least.update(input_size=1, batch_size=2, num_classes=1, num_images=1, reading_samples=0)
+    least.update(
+        input_size=1, batch_size=2, num_classes=1, num_images=1, reading_samples=0, memory_runs=0
+    )
     for name, minimum in least.items():
         check_number(f'--{name.replace("_", "-")}', getattr(args, name), minimum=minimum)
     return args
@@ -313,7 +320,9 @@ def measure(args: argparse.Namespace, folder: str) -> tuple[str, dict[str, Any]]
         for name in STORES
     }
     variants = measure_times(args, cfg, settings, folder)
-    memory = {} if args.no_memory else measure_memory(TITLES, ('--used-folder', folder))
+    memory = {}
+    if args.memory_runs:
+        memory = measure_memory(TITLES, ('--used-folder', folder), args.memory_runs)
     reading = {}
     if args.reading_samples:
         reading = measure_reading(args, osp.join(folder, STORES[0]), folder)
