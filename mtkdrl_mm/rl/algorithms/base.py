@@ -11,6 +11,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 from torch.nn.utils.clip_grad import clip_grad_norm_
 
+from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import build_component, check_number
 from mtkdrl_mm.utils.distributed import average_gradients, check_equal_over_ranks
 from mtkdrl_mm.utils.seeding import derive_seed
@@ -126,6 +127,20 @@ class Algorithm(metaclass=ABCMeta):
         for _ in range(self.epochs):
             order += torch.randperm(buffer.num_steps, generator=generator).tolist()
         return order
+
+    def entropy_bonus(self, log_probs: LogProbs) -> Tensor | float:
+        """Lambda (H(pi_l) + H(pi_f)), averaged over a mini batch.
+
+        Args:
+            log_probs (tuple[Tensor, Tensor]): Of the two heads, shape (B, M).
+
+        Returns:
+            Tensor | float: A scalar; 0, and nothing is computed, if lambda is 0.
+        """
+        if self.entropy_weight == 0:
+            return 0.0
+        logit, feature = (entropy(head).mean() for head in log_probs)
+        return self.entropy_weight * (logit + feature)
 
     def descend(self, loss: Tensor) -> Tensor:
         """One step of the agent's optimiser.

@@ -9,7 +9,6 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import check_number
 from mtkdrl_mm.utils.distributed import check_equal_over_ranks, local_shard
 from mtkdrl_mm.utils.seeding import derive_seed
@@ -100,8 +99,7 @@ class DPG(Algorithm):
         log_probs = self.agent(states)
         action = torch.cat([head.exp() for head in log_probs], dim=1)
         value = critic(self.agent.normalize(states), action)
-        bonus = sum(entropy(head).mean() for head in log_probs)
-        return -value.mean() - self.entropy_weight * bonus
+        return -value.mean() - self.entropy_bonus(log_probs)
 
     def train_critic(
         self,

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.teacher_weights import entropy
 
 from ..rollout_buffer import RolloutBuffer
 from .base import Algorithm
@@ -50,8 +49,6 @@ class PolicyGradient(Algorithm):
             Tensor: A scalar.
         """
         advantages = self.advantage(rewards)
-        loss = rewards.new_zeros(())
-        for log_probs in self.agent(states):
-            loss = loss - (advantages * log_probs.exp()).sum(dim=1).mean()
-            loss = loss - self.entropy_weight * entropy(log_probs).mean()
-        return loss
+        log_probs = self.agent(states)
+        logit, feature = ((advantages * head.exp()).sum(dim=1).mean() for head in log_probs)
+        return -(logit + feature + self.entropy_bonus(log_probs))

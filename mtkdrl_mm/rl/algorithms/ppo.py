@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
-from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import check_number
 
 from ..rollout_buffer import RolloutBuffer
@@ -66,11 +65,11 @@ class PPO(Algorithm):
             Tensor: A scalar.
         """
         advantages = self.advantage(rewards)
-        loss = rewards.new_zeros(())
-        for log_probs, old_log_probs in zip(self.agent(states), old):
-            ratio = (log_probs - old_log_probs).exp()
+        log_probs = self.agent(states)
+        loss = rewards.new_zeros(()) - self.entropy_bonus(log_probs)
+        for head, old_head in zip(log_probs, old):
+            ratio = (head - old_head).exp()
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
             gain = torch.minimum(ratio * advantages, clipped * advantages)
-            loss = loss - (old_log_probs.exp() * gain).sum(dim=1).mean()
-            loss = loss - self.entropy_weight * entropy(log_probs).mean()
+            loss = loss - (old_head.exp() * gain).sum(dim=1).mean()
         return loss
