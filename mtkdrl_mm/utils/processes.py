@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -348,6 +349,9 @@ def leave_process_group() -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     gc.collect()
+    # Gloo's threads need Python's lock to drop the tensors of the last collective. If they have not
+    # done so before this thread, which holds the lock, waits for them, neither ever ends.
+    time.sleep(0.1)
     torch.distributed.destroy_process_group()
 
 

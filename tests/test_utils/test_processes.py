@@ -4,6 +4,8 @@
 import os
 import shutil
 import socket
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from mtkdrl_mm.utils import InputError, processes
 from mtkdrl_mm.utils.processes import (
     describe_group_error,
     find_interface,
+    leave_process_group,
     prepare_processes,
     read_timeout,
     revert_sync_norm,
@@ -338,3 +341,23 @@ def test_batch_norm_without_gpus():
     assert revert_sync_norm(model)
     assert model == dict(a=[dict(type='BN', eps=1), dict(type='BN')], b=dict(c=dict(type='BN')))
     assert not revert_sync_norm(model)
+
+
+def test_the_group_is_left_once_its_threads_have_done_their_work(monkeypatch):
+    """They drop tensors with Python's lock, which the destruction of the group does not release."""
+    begin, done, order = threading.Event(), threading.Event(), []
+    thread = threading.Thread(target=lambda: begin.wait(20) and done.set())
+    thread.start()
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr('mtkdrl_mm.utils.processes.gc.collect', begin.set)
+    monkeypatch.setattr(
+        torch.distributed, 'destroy_process_group', lambda: order.append(done.is_set())
+    )
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # the lock changes hands only where it is released
+    try:
+        leave_process_group()
+    finally:
+        sys.setswitchinterval(switch)
+    thread.join()
+    assert order == [True]
