@@ -125,8 +125,8 @@ class ViewJournal:
     def remove(self) -> None:
         """Remove this process's file, and those of processes that have ended."""
         for path in self._files():
-            if path == self._path or is_abandoned(path):
-                with suppress(OSError):
+            with suppress(OSError):  # others remove them as well
+                if path == self._path or is_abandoned(path):
                     os.remove(path)
         self._path = None
         with suppress(OSError):

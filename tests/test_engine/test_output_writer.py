@@ -432,14 +432,12 @@ def processes(function, count, *args):
 
 
 def _process(rank, count, function, args):
-    torch.set_num_threads(1)
     folder = args[0]
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/group', rank=rank, world_size=count
     )
     MMLogger.get_instance(f'rank_{rank}', log_level='ERROR')
     function(rank, *args)
-    dist.destroy_process_group()
 
 
 def write_share(rank, folder, session):
