@@ -147,6 +147,10 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
             f'"{args.store}" is no store yet: give --views, the number of augmented views of every '
             'image, for example 8.'
         )
+    folder = existing_folder(args.store)
+    if stored is None and not args.dry_run and not os.access(folder, os.W_OK):
+        # Known before the teachers are loaded and timed.
+        raise InputError(f'"{args.store}" cannot be made: there is no write access to "{folder}".')
     values: dict[str, Any] = {}
     if stored is not None:
         values.update(views=stored.views.num_views, seed=stored.views.seed)

@@ -150,6 +150,21 @@ def test_a_file_in_the_place_of_the_store(tool, parse, tmp_path):
         tool.read_settings(parse(f'{tmp_path}/file --views 2'))
 
 
+def test_a_target_that_cannot_be_written(tool, parse, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: (path, mode) != (str(tmp_path), os.W_OK))
+    for store in (str(tmp_path), f'{tmp_path}/new/store'):
+        with pytest.raises(InputError) as error:
+            tool.read_settings(parse(f'{store} --views 2'))
+        assert str(error.value) == (
+            f'"{store}" cannot be made: there is no write access to "{tmp_path}".'
+        )
+        assert tool.read_settings(parse(f'{store} --views 2 --dry-run')).views == 2
+    # What is complete may be on a medium that is read only.
+    store = write_store(str(tmp_path / 'store'), manifest('a'))
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    assert tool.read_settings(parse(store)).views == 2
+
+
 def test_which_teachers_are_stored(tool, parse, tmp_path):
     model = SimpleNamespace(teachers=SimpleNamespace(names=('c', 'a', 'b')))
     store = write_store(str(tmp_path), manifest('a'), manifest('d'))
