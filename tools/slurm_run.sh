@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What slurm_train.sh and slurm_test.sh have in common. They source it.
+# What slurm_train.sh, slurm_test.sh and slurm_store_teacher_outputs.sh have in common. They source it.
 
 # Whether this is a batch job (sbatch) that Slurm may put into the queue again and that still runs.
 # One that the user has cancelled does not.

@@ -383,10 +383,14 @@ def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> Non
 
 
 @contextmanager
-def scratch_folder() -> Iterator[str]:
-    """A folder for all processes, of which nothing stays."""
+def shadow(store: str) -> Iterator[str]:
+    """A folder for all processes that shows what a store has, and of which nothing stays."""
     folder = broadcast_from_main(tempfile.mkdtemp() if is_main_process() else None)
     try:
+        if is_main_process() and osp.isdir(store):
+            for name in os.listdir(store):
+                os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
+        barrier()
         yield folder
     finally:
         if is_main_process():
@@ -410,12 +414,13 @@ def run() -> None:
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
     if args.dry_run and args.check is None:
-        if set(names) <= set(list_teachers(args.store)):
-            estimate(writing_session(model, loader, settings, names), args, logger)
-        else:
-            with scratch_folder() as folder:
+        with shadow(args.store) as folder:
+            try:
                 session = writing_session(model, loader, replace(settings, root=folder), names)
-                estimate(session, args, logger)
+            except InputError as error:
+                raise InputError(str(error).replace(folder, args.store)) from error
+            estimate(session, args, logger)
+            barrier()  # before the folder is removed
         return
     writer = writing_session(model, loader, settings, names)
     report_warnings(writer.warnings, '--check compares the outputs.')

@@ -44,12 +44,16 @@ class LoadedSample(NamedTuple):
         sample (int): Number of the sample.
         view (int): Number of its view.
         crc32 (int, optional): Checksum of its pixels, if it was computed.
+        images (tuple[str, ...]): With the checksum, the image's name for
+            messages, and those of the images that were blended into it.
+            Defaults to ().
     """
 
     data: Any
     sample: int
     view: int
     crc32: int | None
+    images: tuple[str, ...] = ()
 
 
 def pixel_checksum(data: Any, start: int = 0) -> int:
@@ -71,6 +75,17 @@ def pixel_checksum(data: Any, start: int = 0) -> int:
             'which yields an image under `inputs`.'
         )
     return zlib.crc32(np.ascontiguousarray(inputs.numpy()).data, start)
+
+
+def image_name(data: Any, sample: int) -> str:
+    """Name of an image for messages: its path, or the number of its sample.
+
+    Args:
+        data (dict): What the pipeline returned.
+        sample (int): Number of the sample.
+    """
+    path = getattr(data.get('data_samples'), 'img_path', None)
+    return f'"{path}"' if path else f'number {sample}'
 
 
 def changed_pixels_cause(stored: Manifest) -> str:
@@ -181,8 +196,9 @@ class SampleAnnotator:
 
     def _describe(self, sample: LoadedSample, expected: int) -> str:
         assert self.reader is not None
-        path = getattr(sample.data['data_samples'], 'img_path', None)
-        name = f'"{path}"' if path else f'number {sample.sample}'
+        images = sample.images or (image_name(sample.data, sample.sample),)
+        # The checksum is that of all of them.
+        name = ', blended with '.join(images) + ',' * (len(images) > 1)
         return (
             f'The pixels of view {sample.view} of image {name} are not those that the teachers saw '
             f'when "{inputs_folder(self.reader.root)}" was stored (crc32 {sample.crc32:08x}, '

@@ -12,7 +12,7 @@ from mtkdrl_mm.registry import DATASETS
 from mtkdrl_mm.utils.seeding import derive_seed, seed_host, seeded
 
 from .keyed_blend import KeyedBlend
-from .sample_outputs import LoadedSample, SampleAnnotator, pixel_checksum
+from .sample_outputs import LoadedSample, SampleAnnotator, image_name, pixel_checksum
 
 
 class SeededIndex(int):
@@ -121,6 +121,7 @@ class SeededDataset(Dataset):
     def _load(self, seed: int, sample: int, view: int) -> LoadedSample:
         wanted = self.annotator is not None and self.annotator.wants_checksum()
         checksum = 0
+        images: list[str] = []
 
         def load(sample: int, view: int) -> Any:
             nonlocal checksum
@@ -128,13 +129,14 @@ class SeededDataset(Dataset):
             data = self.dataset[sample]
             if wanted:
                 checksum = pixel_checksum(data, checksum)
+                images.append(image_name(data, sample))
             return data
 
         if self.blend is None:
             data = load(sample, view)
         else:
             data = self.blend(load, len(self), (seed, sample, view))
-        return LoadedSample(data, sample, view, checksum if wanted else None)
+        return LoadedSample(data, sample, view, checksum if wanted else None, tuple(images))
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -1,14 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Runs the teachers of a pool over a data set and stores their outputs."""
 
-import json
 import os
 import socket
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
-from mtkdrl_mm.models.teachers.inference_mode import InferenceMode
 from mtkdrl_mm.models.teachers.teacher_record import teacher_record
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.teacher_outputs import (
@@ -44,11 +41,8 @@ from mtkdrl_mm.teacher_outputs import (
     stored_tensors,
     teacher_folder,
 )
-from mtkdrl_mm.teacher_outputs.paths import MODE, partial_path
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main
-from mtkdrl_mm.utils.files import create_file, describe_medium_error
-from mtkdrl_mm.utils.json_files import read_json_object
 
 from .data_workers import shield_workers
 
@@ -130,9 +124,6 @@ class OutputWriter:
         self.num_views, self.seed = views.num_views, views.seed
         self.device = next(model.parameters()).device
         pool.batch_size = self.batch_size
-        if pool.inference.dtype == 'auto':
-            # Stored once and used for ever: half precision only where it was chosen.
-            pool.inference = replace(pool.inference, dtype=None)
         self._adopt_modes()
         first = self._first_outputs()
         specs = {
@@ -475,29 +466,6 @@ class OutputWriter:
         if modes:
             self.pool.restore_inference(modes, 'the store')
 
-    def _settle_mode(self, name: str, mode: dict[str, Any]) -> dict[str, Any]:
-        """The mode of the first process that wrote a teacher's outputs, if it is allowed here.
-
-        Processes that start at the same time may measure that other modes are the
-        fastest.
-        """
-        if name not in self.names:
-            return mode
-        folder = teacher_folder(self.root, name)
-        manifest = Manifest.find(folder)
-        if manifest is not None and manifest.teacher is not None:
-            stored = manifest.teacher.inference.get('mode')
-        else:
-            path = os.path.join(folder, MODE)
-            try:
-                os.makedirs(folder, exist_ok=True)
-                create_file(path, (json.dumps(mode) + '\n').encode(), partial_path(path))
-            except OSError as error:
-                raise InputError(describe_medium_error(error, path) + '.') from error
-            stored = read_json_object(path)
-        first = InferenceMode.from_dict(stored)
-        return first.to_dict() if first and self.pool.inference.allow(first) else mode
-
     def _mode(self, name: str) -> dict[str, Any]:
         return dict(mode=(self.pool.inference_state() or {}).get(name))
 
@@ -511,7 +479,7 @@ class OutputWriter:
             if len(inputs) < self.batch_size:
                 repeats = -(-self.batch_size // len(inputs))
                 inputs = torch.cat([inputs] * repeats)[: self.batch_size]
-            self.pool.prepare(inputs, self._settle_mode)
+            self.pool.prepare(inputs)
             return dict(zip(self.pool.names, self.pool(inputs)))
 
     def _token_teachers(self) -> set[str]:

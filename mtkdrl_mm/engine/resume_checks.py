@@ -47,7 +47,7 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
         return {}
     facts: dict[str, str] = {}
     if isinstance(model.get('teachers'), (list, tuple)):
-        names = [_teacher_name(teacher) for teacher in model['teachers']]
+        names = [teacher_name(teacher) for teacher in model['teachers']]
         facts['model.teachers'] = ', '.join(names)
         model = {k: v for k, v in model.items() if k not in ('teachers', 'student')}
     facts.update(_walk('model', model))
@@ -58,7 +58,8 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _teacher_name(teacher: dict[str, Any]) -> str:
+def teacher_name(teacher: dict[str, Any]) -> str:
+    """The name in a teacher's config, or that of its config file."""
     path = str(teacher.get('cfg_path', teacher.get('type', '?')))
     return str(teacher.get('name') or path.rsplit('/', 1)[-1].removesuffix('.py'))
 

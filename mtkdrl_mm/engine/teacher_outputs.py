@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Connects the training data of a distillation to a store of teacher outputs."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -187,11 +186,22 @@ def _connect_reader(
     reader.check_complete(range(used))
     _set_views(model, dataset, sampler, seed, used)
     dataset.annotator = SampleAnnotator(reader)
+    contents = dict.fromkeys(
+        f'{entry.spec.name} ({entry.spec.dtype})' for entry in reader.layout.entries
+    )
     print_log(
         f'Teachers: {len(reader.manifests)} read from "{settings.root}", {used} views, '
-        f'{reader.layout.nbytes / 1024:.1f} KiB per image; no network is run.',
+        f'{reader.layout.nbytes / 1024:.1f} KiB per image: {", ".join(contents)}. No network is '
+        'run.' + _without_maps(model),
         'current',
     )
+
+
+def _without_maps(model: MultiTeacherDistiller) -> str:
+    """A sentence for the log, if embeddings are compared because no maps are stored."""
+    if model.connectors is None or any(model.teachers.spec.map_channels):
+        return ''
+    return ' Features are compared by embeddings, since no maps are stored.'
 
 
 def _expected(
@@ -272,8 +282,7 @@ class WriteThrough:
         self._warned = False
         manifests = [writer.manifest for writer in self.writer.writers.values()]
         # Of all teachers: a journal of other ones must not be read.
-        digests = '\n'.join(manifest.identity for manifest in manifests)
-        self._identity = hashlib.sha256(digests.encode()).hexdigest()
+        self._identities = [manifest.identity for manifest in manifests]
         self._write_check()
         pool.codec = self.writer.codec
         pool.record = self._record
@@ -298,7 +307,7 @@ class WriteThrough:
     def _journal(self, view: int) -> ViewJournal:
         if view not in self._journals:
             nbytes = self.writer.codec.layout.nbytes
-            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identity)
+            self._journals[view] = ViewJournal(self.root, view, nbytes, self._identities)
         return self._journals[view]
 
     def _record(
@@ -382,7 +391,7 @@ class WriteThrough:
         absent = journal.missing(s for part in parts for s in self.writer.samples(part))
         if absent:
             print_log(
-                f'Teachers: running on {len(absent)} images of view {view} that were in no batch.',
+                f'Teachers: running on images of view {view} that were in no batch: {len(absent)}.',
                 'current',
             )
             for batch in self.writer.compute((sample, view) for sample in absent):

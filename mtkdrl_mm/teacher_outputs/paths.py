@@ -20,8 +20,6 @@ INPUTS = 'inputs'
 JOURNALS = 'journals'
 MANIFEST = 'manifest.json'
 BASIS = 'basis.safetensors'
-#: How the first process that wrote a teacher's outputs ran it.
-MODE = 'mode.json'
 #: Age in seconds of a temporary file that no process writes any more.
 LEFTOVER_AGE = 24 * 3600
 # File systems allow 255 bytes per name.

@@ -101,6 +101,12 @@ def python_call(tool: str, arguments: list[str]) -> tuple[str, list[str]]:
     if tool == 'tools/slurm_test.sh':
         _, _, config, checkpoint, *flags = arguments
         return 'tools/test.py', [config, checkpoint, *flags]
+    if tool == 'tools/dist_store_teacher_outputs.sh':
+        config, store, _, *flags = arguments
+        return 'tools/store_teacher_outputs.py', [config, store, *flags]
+    if tool == 'tools/slurm_store_teacher_outputs.sh':
+        _, _, config, store, *flags = arguments
+        return 'tools/store_teacher_outputs.py', [config, store, *flags]
     if tool == 'tools/cifar100.sh':
         return 'tools/train.py', ['CONFIG', *arguments[1:]]
     return tool, arguments

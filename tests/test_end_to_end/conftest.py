@@ -114,9 +114,13 @@ class Workshop:
         return str(path)
 
     def config(
-        self, name: str = 'tiny', workers: int = 0, augment: list[dict] | None = None
+        self,
+        name: str = 'tiny',
+        workers: int = 0,
+        augment: list[dict] | None = None,
+        extra: str = '',
     ) -> str:
-        """Write a distillation config; 4 iterations an epoch."""
+        """Write a distillation config; 4 iterations an epoch. ``extra`` are its last lines."""
         return self._write(
             f'{name}.py',
             CONFIG.format(
@@ -126,7 +130,8 @@ class Workshop:
                 workers=workers,
                 student=self.student,
                 teachers=self.teachers,
-            ),
+            )
+            + extra,
         )
 
     def runner(self, config: str, work_dir: str, **options: Any) -> Runner:

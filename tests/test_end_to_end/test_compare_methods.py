@@ -4,6 +4,7 @@
 import csv
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from waiting import patience
@@ -65,4 +66,48 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     assert other.returncode == 1
     assert other.stderr.strip().startswith(
         f'Error: {work_dir}/mtkdrl/seed_3/result.json is of another'
+    )
+
+
+def test_the_teachers_run_once_for_all(workshop: Workshop):
+    config = workshop.config('student_mtkdrl')
+    work_dir, store = workshop.folder / 'runs', workshop.folder / 'store'
+    command = ['tools/analysis_tools/compare_methods.py', config, '--reference', 'mtkdrl']
+    command += [
+        '--row',
+        'other',
+        config,
+        'model.logit_loss_weight=0.5',
+        '--work-dir',
+        str(work_dir),
+    ]
+    command += ['--store', str(store), '--views', '2', '--seeds', '3', '4']
+    command += ['--cfg-options', 'train_cfg.max_epochs=2']
+    done = workshop.tool(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('teachers of ') == 1
+    assert len(list(store.iterdir())) == 1
+    for name in ('mtkdrl', 'other'):
+        for seed in (3, 4):
+            output = (work_dir / name / f'seed_{seed}' / 'output.txt').read_text()
+            assert '2 views' in output and 'No network is run' in output
+
+    # The trainings cannot have needed the teachers; and what is finished needs no store.
+    for teacher in workshop.teachers:
+        Path(teacher['checkpoint']).unlink()
+    shutil.rmtree(store)
+    again = workshop.tool(*command)
+    assert again.returncode == 0 and 'teachers of ' not in again.stdout
+
+    missing = workshop.tool(*command, '--seeds', '5')
+    assert missing.returncode == 1
+    assert 'teacher0.pth" does not exist' in missing.stderr
+    assert (
+        missing.stderr.strip()
+        .splitlines()[-1]
+        .startswith('Error: The outputs of the teachers of mtkdrl could not be stored in "')
+    )
+    lonely = workshop.tool(*command[:2], '--views', '2')
+    assert lonely.stderr.strip() == (
+        'Error: --views and --store-flags belong to --store: name the folder.'
     )

@@ -1,76 +1,159 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Trainings from stored outputs are those with running teachers, bit by bit."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from test_teacher_outputs.stores import contents
 
-from .conftest import Workshop, largest_difference
+from .stored import (
+    BLENDED,
+    BY_ITERATIONS,
+    LOSSLESS,
+    LOSSLESS_FLAGS,
+    Distillery,
+    assert_same_training,
+    difference,
+)
 
 pytestmark = pytest.mark.slow
-
-LOSSLESS = ['--logits', 'float32', '--maps', 'full']
-
-
-def store(workshop: Workshop, config: str, name: str, *flags: str) -> str:
-    root = str(workshop.folder / name)
-    done = workshop.tool('tools/store_teacher_outputs.py', config, root, *flags)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return root
+LIVE = dict(views=2)
 
 
-def forget_teachers(workshop: Workshop) -> None:
-    """Delete the teachers' weights, which a store replaces."""
-    for teacher in workshop.teachers:
-        Path(teacher['checkpoint']).unlink()
+class Cases:
+    """Configs with their lossless store and their training with running teachers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.distillery = Distillery(folder)
+        self.config = cache(self._config)
+        self.store = cache(self._store)
+        self.live = cache(self._live)
+
+    def _config(self, kind: str) -> str:
+        if kind == 'mixed':
+            return self.distillery.mixed_pool()
+        extra = dict(plain='', blended=BLENDED, iterations=BY_ITERATIONS)
+        return self.distillery.config(kind, extra[kind])
+
+    def _store(self, kind: str, *flags: str) -> str:
+        name = '_'.join(['store', kind, *flags])
+        return self.distillery.fill(self.config(kind), name, *(flags or LOSSLESS_FLAGS))
+
+    def _live(self, kind: str) -> dict:
+        return self.distillery.distil(self.config(kind), f'live_{kind}', LIVE)
 
 
-def train(workshop: Workshop, config: str, folder: str, *options: str, epochs: int = 3) -> dict:
-    flags = ['--work-dir', str(workshop.folder / folder), '--cfg-options', 'randomness.seed=5']
-    done = workshop.train(config, *flags, f'train_cfg.max_epochs={epochs}', *options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return torch.load(workshop.folder / folder / f'epoch_{epochs}.pth')
+@pytest.fixture(scope='module')
+def cases(tmp_path_factory):
+    return Cases(tmp_path_factory.mktemp('cases'))
 
 
-def assert_equal(first: dict, second: dict) -> None:
-    """Student, connectors, agent and its buffers, bit by bit."""
-    assert largest_difference(first['state_dict'], second['state_dict']) == 0
-    one, other = first['agent_hook'], second['agent_hook']
-    assert one['algorithm']['updates'] == other['algorithm']['updates'] > 1
-    for a, b in zip(one['buffers'], other['buffers'], strict=True):
-        assert a['seen'] == b['seen'] > 0
-        assert torch.equal(a['states'], b['states'])
-
-
-@pytest.mark.parametrize('blend', [False, True])
-def test_a_lossless_store_changes_no_bit(workshop, blend):
-    config = blended(workshop) if blend else workshop.config()
-    live = train(workshop, config, 'live', 'model.teacher_outputs.views=2')
-    root = store(workshop, config, 'store', '--views', '2', *LOSSLESS)
-    forget_teachers(workshop)
-    for workers in (0, 2):
-        read = train(
-            workshop,
-            config,
-            f'read_{workers}',
-            f'model.teacher_outputs={root}',
-            f'train_dataloader.num_workers={workers}',
+@pytest.mark.parametrize('kind', ['plain', 'blended', 'mixed', 'iterations'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_lossless_store_changes_no_bit(cases, kind, workers):
+    root = cases.store(kind)
+    live = cases.live(kind)
+    with cases.distillery.without_teachers():
+        read = cases.distillery.distil(
+            cases.config(kind),
+            f'read_{kind}_{workers}',
+            root,
+            train_dataloader__num_workers=workers,
         )
-        assert_equal(live, read)
+    assert_same_training(live, read)
 
 
-def blended(workshop: Workshop) -> str:
-    """A config with mixup and cutmix."""
-    path = Path(workshop.config('blended'))
-    path.write_text(
-        path.read_text()
-        + """
-data_preprocessor['num_classes'] = 4
-model['student']['cfg_options'] = {'model.train_cfg': dict(augments=[
-    dict(type='Mixup', alpha=0.4), dict(type='CutMix', alpha=1.0)])}
-"""
+@pytest.mark.parametrize('kind', ['blended', 'iterations'])
+def test_resumed_in_the_middle_of_an_epoch(cases, kind):
+    """From iteration 10, which is in the second pass, and not at a batch's end of it."""
+    every = (
+        {}
+        if kind == 'iterations'
+        else dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=10)
     )
-    Config.fromfile(path)
-    return str(path)
+    config, train = cases.config(kind), cases.distillery.distil
+    for name, outputs in (('stored', cases.store(kind)), ('live', LIVE)):
+        train(config, f'cut_{kind}_{name}', outputs, **every)
+        resumed = train(
+            config,
+            f'resumed_{kind}_{name}',
+            outputs,
+            resume=True,
+            load_from=str(cases.distillery.folder / f'cut_{kind}_{name}' / 'iter_10.pth'),
+        )
+        assert_same_training(cases.live(kind), resumed)
+
+
+def test_two_processes(cases):
+    """Of 16 images each, one of which both of them see."""
+    config, d = cases.config('blended'), cases.distillery
+
+    def train(name: str, outputs: str, port: int) -> dict:
+        command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', str(d.folder / name)]
+        options = [f'model.teacher_outputs{outputs}', 'train_cfg.max_epochs=3']
+        options.append('default_hooks.agent.update_interval=5')
+        done = d.run(*command, '--cfg-options', *options, env=dict(PORT=str(port)))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return torch.load(d.folder / name / 'epoch_3.pth')
+
+    live = train('live_2', '.views=2', 29651)
+    root = str(d.folder / 'store_2')
+    command = ['bash', 'tools/dist_store_teacher_outputs.sh', config, root, '2', '--views', '2']
+    done = d.run(*command, *LOSSLESS_FLAGS, env=dict(PORT='29652'))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert contents(root) == contents(cases.store('blended'))
+    with d.without_teachers():
+        assert_same_training(live, train('read_2', f'={root}', 29653))
+
+
+@pytest.mark.parametrize('maps', ['projected', 'pooled', 'none'])
+def test_compressed(cases, maps):
+    """The first two epochs of a training that fills the store run the teachers."""
+    kind = 'mixed'
+    config, train = cases.config(kind), cases.distillery.distil
+    flags = ['--maps', maps] + ['--map-channels', '7'] * (maps == 'projected')
+    root = cases.store(kind, *flags)
+    filled = str(cases.distillery.folder / f'filled_{maps}')
+    settings = dict(root=filled, views=2, write=True, maps=maps, map_channels=7)
+    # Without maps there are connectors of another kind, which have no normalisation.
+    options = dict(model__connector=None) if maps == 'none' else {}
+    filling = train(config, f'filling_{maps}', settings, **options)
+    assert contents(filled) == contents(root)
+    read = train(config, f'read_{maps}', root, **options)
+    assert_same_training(filling, read)
+    # What was lost has an effect, so that the equality says something.
+    live = train(config, f'live_{maps}', LIVE, **options)['state_dict']
+    assert difference(read['state_dict'], live) is not None
+
+
+WRAPPERS = dict(
+    repeat="dict(type='RepeatDataset', times=2, dataset=_dataset)",
+    balanced="dict(type='ClassBalancedDataset', oversample_thr=0.25, dataset=_dataset)",
+    concat="""dict(type='ConcatDataset', datasets=[_dataset, dict(_dataset, data_prefix='val',
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])])""",
+    fold="dict(type='KFoldDataset', fold=1, num_splits=3, seed=4, dataset=_dataset)",
+)
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'images'), [('repeat', 62), ('balanced', 38), ('concat', 47), ('fold', 21)]
+)
+def test_wrapped_data_sets(cases, wrapper, images):
+    train = cases.distillery.distil
+    extra = f"\ntrain_dataloader['dataset'] = {WRAPPERS[wrapper]}"
+    config = cases.distillery.config(wrapper, extra=extra)
+    root = str(cases.distillery.folder / f'filled_{wrapper}')
+    outputs = dict(
+        filling=dict(LOSSLESS, root=root, views=2, write=True),
+        live=LIVE,
+        read=root,
+    )
+    interval = dict(default_hooks__agent__update_interval=7)
+    filling, live, read = (
+        train(config, f'{name}_{wrapper}', value, **interval) for name, value in outputs.items()
+    )
+    assert read['meta']['progress']['num_images'] == images
+    assert_same_training(live, filling)
+    assert_same_training(live, read)

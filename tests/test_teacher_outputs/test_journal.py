@@ -24,7 +24,7 @@ def rows_of(samples, view=0):
 
 
 def journal(root, view=0, identity=IDENTITY, nbytes=NBYTES):
-    return ViewJournal(str(root), view, nbytes, identity)
+    return ViewJournal(str(root), view, nbytes, [identity])
 
 
 def append(to, samples, view=0):
@@ -137,11 +137,34 @@ def test_rows_that_are_gone_are_one_sentence(tmp_path):
         f'The journals in "{tmp_path}/journals" hold no whole row of sample 8 in view 3, though it '
         'was written: they were damaged or removed.'
     )
-    files(tmp_path)[0].unlink()
-    with pytest.raises(InputError, match=r'/journals/view_003\..*\.tmp" cannot be read: No such'):
-        one.read([0])
-    one.load()
-    assert one.missing([0]) == [0]
+
+
+def test_rows_that_are_added_later(tmp_path):
+    writer, reader = journal(tmp_path), journal(tmp_path)
+    append(writer, [1])
+    reader.load()
+    append(writer, [2])
+    append(journal(tmp_path), [3])
+    assert reader.missing([1, 2, 3]) == [2, 3]
+    reader.load()
+    assert reader.missing([1, 2, 3]) == []
+    check(reader, [3, 2])
+
+
+def test_files_that_another_training_removes(tmp_path):
+    """They are read to the end, and rows can be added."""
+    first, second = journal(tmp_path), journal(tmp_path)
+    append(first, [1])
+    append(second, [2])
+    second.load()
+    first.remove()
+    assert len(files(tmp_path)) == 1
+    check(second, [1, 2])
+    second.remove()
+    assert files(tmp_path) == []
+    append(second, [3])
+    second.load()
+    assert second.missing([1, 2, 3]) == [1, 2]
 
 
 def test_after_a_full_disk_rows_begin_where_they_should(tmp_path, monkeypatch):

@@ -97,24 +97,86 @@ def test_a_row_has_options_and_variables(tool):
             tool.Row.parse(words)
 
 
+def settings(*options, store=None, views=None, store_flags=''):
+    """What the command line says."""
+    return Namespace(cfg_options=options, store=store, views=views, store_flags=store_flags)
+
+
 def test_the_description_knows_variables_but_no_seed(tool, tmp_path, monkeypatch):
     config = tmp_path / 'a.py'
     config.write_text("path = '{{$STUDENT:resnet56}}/{{$RUN_SEED:0}}'")
     row = tool.Row('a', str(config))
     monkeypatch.delenv('STUDENT', raising=False)
-    default = tool.describe(row, [])
+    default = tool.describe(row, settings())
     monkeypatch.setenv('RUN_SEED', '7')
-    assert tool.describe(row, []) == default
+    assert tool.describe(row, settings()) == default
     monkeypatch.setenv('STUDENT', 'mobilenetv2')
-    other = tool.describe(row, [])
+    other = tool.describe(row, settings())
     assert other != default
     monkeypatch.delenv('STUDENT')
     chosen = tool.Row('a', str(config), (), (('STUDENT', 'mobilenetv2'),))
-    assert tool.describe(chosen, []) == other
+    assert tool.describe(chosen, settings()) == other
     # The environment is as before.
     assert 'STUDENT' not in os.environ and os.environ['RUN_SEED'] == '7'
-    assert tool.describe(tool.Row('a', str(config), ('b=1',)), []) == tool.describe(row, ['b=1'])
-    assert tool.describe(row, ['b=1']) != default
+    with_option = tool.Row('a', str(config), ('b=1',))
+    assert tool.describe(with_option, settings()) == tool.describe(row, settings('b=1'))
+    assert tool.describe(row, settings('b=1')) != default
+
+
+POOL = """
+train_dataloader = dict(dataset=dict(data_root='{data}'))
+model = dict(teachers=[dict(name=name, checkpoint=name + '{seed}.pth') for name in {names}])
+"""
+
+
+def test_trainings_with_the_same_data_and_teachers_share_a_store(tool, tmp_path):
+    def row(name, names, data='data', seed=''):
+        config = tmp_path / f'{name}.py'
+        config.write_text(POOL.format(names=names, data=data, seed=seed))
+        return tool.Row(name, str(config))
+
+    def plan(*rows, seeds=(0, 1)):
+        pairs = [(one, seed) for seed in seeds for one in rows]
+        stores, paths = tool.plan_stores(pairs, settings(store=str(tmp_path / 'store'), views=2))
+        return [[f'{r.name} {s}' for r, s in store.rows] for store in stores], paths
+
+    both, one = row('both', ['a', 'b']), row('one', ['a'])
+    more, other = row('more', ['a', 'c']), row('other', ['a'], data='other')
+    # One run of the tool for each choice of teachers that is new.
+    assert plan(one, both, one)[0] == [['one 0', 'both 0']]
+    assert plan(both, one, more)[0] == [['both 0', 'more 0']]
+    filled, paths = plan(both, other)
+    assert filled == [['both 0'], ['other 0']]
+    assert paths['both', 0] == paths['both', 1] != paths['other', 0]
+    # The same names with other weights.
+    by_seed = row('by_seed', ['a'], seed='_{{$RUN_SEED:0}}')
+    filled, paths = plan(both, by_seed)
+    assert filled == [['both 0'], ['by_seed 0'], ['by_seed 1']]
+    assert len(set(paths.values())) == 3
+    # Without teachers there is nothing to store.
+    plain = tmp_path / 'plain.py'
+    plain.write_text(
+        "train_dataloader = dict(dataset=dict()); model = dict(type='ImageClassifier')"
+    )
+    assert plan(tool.Row('plain', str(plain))) == ([], {})
+    # A store that exists is used as it is.
+    (tmp_path / 'store' / 'inputs').mkdir(parents=True)
+    assert set(plan(both)[1].values()) == {str(tmp_path / 'store')}
+
+
+def test_a_store_is_part_of_the_description(tool, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text("model = dict(teachers=[dict(name='a')])")
+    row = tool.Row('a', str(config))
+    texts = [
+        tool.describe(row, settings()),
+        tool.describe(row, settings(store='s', views=2)),
+        tool.describe(row, settings(store='s', views=4)),
+        tool.describe(row, settings(store='s', views=4, store_flags='--maps full')),
+    ]
+    assert len(set(texts)) == 4
+    # Its path is not.
+    assert tool.describe(row, settings(store='t', views=2)) == texts[1]
 
 
 RESULT = dict(

@@ -11,6 +11,9 @@ files that differ between seeds. The results are written to the output folder:
     python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
         --seeds 0 1 2 3 4 --work-dir work_dirs/compare --out docs/results/digits
 
+With ``--store STORE --views V``, the teachers run once, on V augmented views of every training
+image, and all trainings read their outputs; rows without teachers are trained as always.
+
 ``--row NAME CONFIG KEY=VALUE ...`` adds a row; it can be given several times. A key in capitals
 is an environment variable that the config reads, any other key is as in ``--cfg-options``:
 
@@ -45,7 +48,9 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from scipy import stats
 
+from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.cli import add_common_arguments
 from mtkdrl_mm.utils.files import atomic_write, write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.launch import run_tool
@@ -127,6 +132,17 @@ def parse_args() -> argparse.Namespace:
         default=1,
         help='number of parallel trainings, with one GPU each if available',
     )
+    parser.add_argument(
+        '--store', help='folder for the outputs of the teachers, which are computed once for all'
+    )
+    parser.add_argument(
+        '--views', type=int, help='with --store: number of augmented views of every image'
+    )
+    parser.add_argument(
+        '--store-flags',
+        default='',
+        help='with --store: flags of tools/store_teacher_outputs.py, such as "--maps projected"',
+    )
     parser.add_argument('--launch', default='', help='for example "torchrun --nproc_per_node=8"')
     parser.add_argument(
         '--report-only', action='store_true', help='write the report without training'
@@ -152,17 +168,130 @@ def current_commit() -> str:
     return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
 
 
-def describe(row: Row, options: list[str]) -> str:
-    """Hash of the config as it is trained, but for the seed."""
+def read_config(row: Row, seed: int) -> Config:
+    """The row's config file for a seed, without options of the command line."""
     before = dict(os.environ)
-    os.environ.update(row.variables, RUN_SEED='0')
+    os.environ.update(row.variables, RUN_SEED=str(seed))
     try:
-        text = Config.fromfile(row.config).pretty_text
+        return Config.fromfile(row.config)
     finally:
         os.environ.clear()
         os.environ.update(before)
-    text += '\n'.join(sorted([*options, *row.options]))
+
+
+def describe(row: Row, args: argparse.Namespace) -> str:
+    """Hash of the config as it is trained, but for the seed."""
+    config = read_config(row, 0)
+    options = [*args.cfg_options, *row.options]
+    if args.store and config.model.get('teachers'):
+        options.append(f'{args.views} views {args.store_flags}')
+    text = config.pretty_text + '\n'.join(sorted(options))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass
+class Store:
+    """A store of teacher outputs for the trainings with the same data.
+
+    Attributes:
+        path (str): Its folder.
+        data (str): Hash of training data and preprocessing.
+        teachers (dict[str, str]): Config of every teacher, as text.
+        rows (list[tuple[Row, int]]): Rows and seeds whose teachers it holds;
+            one for each choice of teachers.
+    """
+
+    path: str
+    data: str
+    teachers: dict[str, str]
+    rows: list[tuple[Row, int]]
+
+
+def plan_stores(
+    pairs: Sequence[tuple[Row, int]], args: argparse.Namespace
+) -> tuple[list[Store], dict[tuple[str, int], str]]:
+    """Find which trainings can read from one store.
+
+    They have the same training data, and no two different teachers of one name.
+
+    Args:
+        pairs (Sequence[tuple[Row, int]]): Rows and seeds.
+        args (Namespace): With ``store`` and ``cfg_options``.
+
+    Returns:
+        tuple[list[Store], dict[tuple[str, int], str]]: The stores, and the
+        folder for every row's name and seed with teachers.
+    """
+    stores: list[Store] = []
+    paths: dict[tuple[str, int], str] = {}
+    for row, seed in pairs:
+        config = read_config(row, seed)
+        config.merge_from_dict(parse_options([*args.cfg_options, *row.options]))
+        teachers = config.model.get('teachers')
+        if not teachers:
+            continue
+        names = {teacher_name(teacher): str(teacher) for teacher in teachers}
+        parts = [config.train_dataloader.dataset, config.get('data_preprocessor')]
+        data = hashlib.sha256(repr(parts).encode()).hexdigest()
+        store = next(
+            (
+                one
+                for one in stores
+                if one.data == data
+                and all(one.teachers.get(name, text) == text for name, text in names.items())
+            ),
+            None,
+        )
+        if store is None:
+            key = hashlib.sha256(f'{data} {sorted(names.items())}'.encode()).hexdigest()[:8]
+            given = osp.isdir(osp.join(args.store, 'inputs'))
+            store = Store(args.store if given else osp.join(args.store, key), data, {}, [])
+            stores.append(store)
+        if not names.keys() <= store.teachers.keys():
+            store.teachers.update(names)
+            store.rows.append((row, seed))
+        paths[row.name, seed] = store.path
+    return stores, paths
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` options as ``--cfg-options`` does."""
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
+
+
+def fill_stores(stores: Sequence[Store], args: argparse.Namespace) -> None:
+    """Run the teachers of all rows, where their outputs are not stored yet.
+
+    Raises:
+        InputError: If one fails.
+    """
+    os.makedirs(args.work_dir, exist_ok=True)
+    log_path = osp.join(args.work_dir, 'store_output.txt')
+    for store in stores:
+        for row, seed in store.rows:
+            start = time.time()
+            launcher = shlex.split(args.launch) or [sys.executable]
+            command = [*launcher, osp.join(ROOT, 'tools', 'store_teacher_outputs.py'), row.config]
+            command += [store.path, *shlex.split(args.store_flags)]
+            command += ['--views', str(args.views)] if args.views is not None else []
+            command += ['--launcher', 'pytorch'] if args.launch else []
+            options = [*args.cfg_options, *row.options]
+            command += ['--cfg-options', *options] if options else []
+            environment = {**os.environ, **dict(row.variables), 'RUN_SEED': str(seed)}
+            with open(log_path, 'a') as log:
+                # The progress bar is on stderr.
+                process = subprocess.run(command, env=environment, stdout=log)
+            if process.returncode != 0:
+                raise InputError(
+                    f'The outputs of the teachers of {row.name} could not be stored in '
+                    f'"{store.path}"; see above and {log_path}.'
+                )
+            print(
+                f'  teachers of {row.name}: stored in {store.path}, {time.time() - start:.0f} s',
+                flush=True,
+            )
 
 
 def run_folder(row: Row, seed: int, args: argparse.Namespace) -> str:
@@ -251,6 +380,8 @@ def train(row: Row, seed: int, args: argparse.Namespace, gpu: str | None) -> dic
     command += ['--launcher', 'pytorch'] if args.launch else []
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}']
     command += [*args.cfg_options, *row.options]
+    if (row.name, seed) in args.store_paths:
+        command.append(f'model.teacher_outputs={args.store_paths[row.name, seed]}')
     environment = {**os.environ, **dict(row.variables), 'RUN_SEED': str(seed)}
     if gpu is not None:
         environment['CUDA_VISIBLE_DEVICES'] = gpu
@@ -475,6 +606,8 @@ def main() -> None:
     args = parse_args()
     check_number('--jobs', args.jobs, minimum=1)
     args.out = args.out or args.work_dir
+    if args.store is None and (args.views is not None or args.store_flags):
+        raise InputError('--views and --store-flags belong to --store: name the folder.')
     rows = [Row(method_name(config), config) for config in args.configs]
     rows += [Row.parse(words) for words in args.row]
     if not rows:
@@ -488,11 +621,16 @@ def main() -> None:
     # mmengine notes every environment variable that a config reads.
     MMLogger.get_current_instance().setLevel('WARNING')
     # Here, since mmengine cannot read configs in several threads at once.
-    args.descriptions = {row.name: describe(row, args.cfg_options) for row in rows}
+    args.descriptions = {row.name: describe(row, args) for row in rows}
     pairs = [(row, seed) for seed in args.seeds for row in rows]
     known = sum(finished(*pair, args) is not None for pair in pairs)
     print(f'{len(pairs)} trainings: {len(names)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
+    args.store_paths = {}
+    if args.store and not args.report_only:
+        stores, args.store_paths = plan_stores(pairs, args)
+        if known < len(pairs):
+            fill_stores(stores, args)
     free = gpus_of_jobs(args)
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda pair: train_on_free_gpu(*pair, args, free), pairs))

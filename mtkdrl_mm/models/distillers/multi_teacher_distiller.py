@@ -2,6 +2,7 @@
 """The model of a distillation run."""
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier, run_classifier
-from ..connectors import Connector
+from ..connectors import Connector, EmbeddingConnector, MapConnector
 from ..head_loss import check_head_loss
 from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
@@ -76,7 +77,8 @@ class MultiTeacherDistiller(BaseModel):
             feature term is (``DIST``, ``NormDirection``). Defaults to none.
         connector (dict, optional): Arguments of the connectors, and their
             ``type`` if it is not to be chosen by what student and teacher
-            offer: maps where both have one, else embeddings. Defaults to None.
+            offer: maps where both have one, else embeddings, whose connectors
+            ignore ``norm_cfg`` and ``act_cfg``. Defaults to None.
         logit_loss_weight (float): alpha >= 0. Defaults to 1.
         feature_loss_weight (float): beta >= 0; with 0 there are no connectors.
             Defaults to 5.
@@ -473,7 +475,8 @@ class MultiTeacherDistiller(BaseModel):
             spec.module_names, spec.embedding_sizes, spec.map_channels, spec.signed_maps
         ):
             use_map = output.feature_map is not None and map_channels is not None
-            kind = cfg.get('type') or ('MapConnector' if use_map else 'EmbeddingConnector')
+            chosen, other = (MapConnector, EmbeddingConnector)[:: 1 if use_map else -1]
+            kind = cfg.get('type') or chosen.__name__
             features = output.feature_map if kind == 'MapConnector' else output.embedding
             # A ReLU could not follow what is negative as often as positive.
             defaults = dict(act_cfg=None) if signed and kind == 'MapConnector' else {}
@@ -482,9 +485,14 @@ class MultiTeacherDistiller(BaseModel):
                     'MapConnector needs a student and teachers with spatial maps. Leave `type` '
                     'out of `connector`, or use EmbeddingConnector.'
                 )
+            settings = {**defaults, **cfg, 'type': kind}
+            if 'type' not in cfg:
+                # Settings of connectors between maps, in a pool where some have none.
+                for key in set(settings) & (_arguments(other) - _arguments(chosen)):
+                    del settings[key]
             connectors[name] = build_component(
                 MODELS,
-                {**defaults, **cfg, 'type': kind},
+                settings,
                 Connector,
                 'connector',
                 in_channels=features.shape[1],
@@ -515,6 +523,11 @@ class MultiTeacherDistiller(BaseModel):
         if smoothing is not None and smoothing.mode != 'multi_label':
             labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
         return labels
+
+
+def _arguments(kind: type) -> set[str]:
+    """Names of the arguments of a class."""
+    return set(inspect.signature(kind).parameters)
 
 
 def _check_level(loss: DistillationLoss, level: str) -> None:

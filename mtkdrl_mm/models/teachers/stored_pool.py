@@ -20,6 +20,7 @@ from mtkdrl_mm.teacher_outputs import (
 )
 from mtkdrl_mm.utils import InputError
 
+from .teacher import in_layout_of
 from .teacher_pool import PoolSpec, TeacherPool
 
 # Takes samples, views, checksums and packed rows of a batch that the teachers have run on.
@@ -161,7 +162,7 @@ class StoredTeacherPool(nn.Module):
             rows = torch.from_numpy(np.stack([one.row for one in carried]))
             if inputs.device.type == 'cuda':
                 rows = rows.pin_memory().to(inputs.device, non_blocking=True)
-            return self.codec.decode(rows.to(inputs.device))
+            return self._decode(rows.to(inputs.device), inputs)
         if self.live is None:
             raise InputError(
                 'These images carry no stored outputs of the teachers, and the teachers were not '
@@ -181,7 +182,10 @@ class StoredTeacherPool(nn.Module):
                 [carried[i].crc32 for i in new],
                 rows[new].cpu().numpy(),
             )
-        return self.codec.decode(rows)
+        return self._decode(rows, inputs)
+
+    def _decode(self, rows: Tensor, inputs: Tensor) -> list[NetworkOutput]:
+        return [in_layout_of(inputs, output) for output in self.codec.decode(rows)]
 
 
 def spec_of(codec: OutputCodec) -> PoolSpec:

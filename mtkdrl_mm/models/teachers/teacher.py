@@ -182,7 +182,8 @@ class Teacher(nn.Module):
 
         Returns:
             NetworkOutput: Logits (B, C) in the student's classes, embedding and
-            map; without gradient, and in every mode of the same dtypes.
+            map; without gradient, and in every mode of the same dtypes and
+            memory formats.
         """
         # no_grad and not inference_mode: autograd cannot save inference tensors for the backward
         # pass of the student's loss.
@@ -192,10 +193,10 @@ class Teacher(nn.Module):
                 # An image encoder: what its head returns is the embedding that the class texts
                 # are compared with. The texts are those of the student's classes already.
                 embedding = output.logits
-                return replace(output, embedding=embedding, logits=self.zero_shot(embedding))
-            if self.class_map is not None:
-                return replace(output, logits=self.class_map(output.logits))
-        return output
+                output = replace(output, embedding=embedding, logits=self.zero_shot(embedding))
+            elif self.class_map is not None:
+                output = replace(output, logits=self.class_map(output.logits))
+        return in_layout_of(inputs, output)
 
     def prefetch(self, device: torch.device) -> None:
         """Begin to copy the network to the device, if it is offloaded.
@@ -220,10 +221,6 @@ class Teacher(nn.Module):
             output.embedding = output.embedding.to(given.dtype)
             if output.feature_map is not None:
                 output.feature_map = output.feature_map.to(given.dtype)
-        if mode.channels_last is not None and output.feature_map is not None:
-            # What follows compares it with the student's map.
-            layout = _memory_format(is_channels_last(given))
-            output.feature_map = output.feature_map.contiguous(memory_format=layout)
         return output
 
     def _apply(self, fn: Callable, *args: Any, **kwargs: Any) -> 'Teacher':
@@ -259,6 +256,33 @@ class Teacher(nn.Module):
 def is_channels_last(images: Tensor) -> bool:
     """Whether a batch is in channels_last memory format, and in no other."""
     return not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_layout_of(images: Tensor, output: NetworkOutput) -> NetworkOutput:
+    """Bring outputs to the memory formats that they have however they came about.
+
+    The map gets that of the images, which the student's map has that it is
+    compared with; logits and embedding are contiguous. The roundings of sums
+    depend on it: outputs of a network, such as a transformer's tokens, are
+    views of larger tensors, and those that were stored are not.
+
+    Args:
+        images (Tensor): The batch, shape (B, c, H, W).
+        output (NetworkOutput): The outputs for it.
+
+    Returns:
+        NetworkOutput: The same numbers.
+    """
+    feature_map = output.feature_map
+    if feature_map is not None:
+        layout = _memory_format(is_channels_last(images))
+        feature_map = feature_map.contiguous(memory_format=layout)
+    return replace(
+        output,
+        logits=output.logits.contiguous(),
+        embedding=output.embedding.contiguous(),
+        feature_map=feature_map,
+    )
 
 
 def _memory_format(channels_last: bool) -> torch.memory_format:

@@ -2,12 +2,11 @@
 """The pool of frozen teachers."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -20,9 +19,6 @@ from .choose_mode import Choice, choose_mode
 from .inference_mode import EAGER, InferenceMode, InferenceSettings
 from .preprocessing import Preprocessing
 from .teacher import Teacher
-
-# Takes a teacher's name and a mode; returns the mode in which it is to run.
-Settle = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -93,9 +89,10 @@ class TeacherPool(nn.ModuleList):
 
     Attributes:
         spec (PoolSpec): Names and sizes of the teachers' outputs.
-        batch_size (int, optional): Smaller batches are filled up to this number
-            of images, so that the roundings of an image's outputs do not depend
-            on the batch. None fills up nothing.
+        batch_size (int, optional): For outputs that are to be the same in every
+            training. Smaller batches are filled up to this number of images,
+            so that roundings do not depend on the batch, and :meth:`prepare`
+            chooses modes by rule, not by time. Defaults to None: neither.
 
     Example:
         >>> import torch
@@ -156,7 +153,7 @@ class TeacherPool(nn.ModuleList):
             teacher.load_weights()
 
     @torch.no_grad()
-    def prepare(self, inputs: Tensor, settle: Settle | None = None) -> None:
+    def prepare(self, inputs: Tensor) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.
 
         The main process's choice is that of all processes. A resumed training
@@ -166,9 +163,6 @@ class TeacherPool(nn.ModuleList):
         Args:
             inputs (Tensor): Images as normalised for the student, shape
                 (B, c, H, W), as many as in a step.
-            settle (Callable, optional): Takes a teacher's name and the chosen
-                mode as plain data, and returns the mode to adopt. It is called
-                on the main process. Defaults to None: the chosen mode.
 
         Raises:
             InputError: If a setting is impossible on the device.
@@ -191,11 +185,9 @@ class TeacherPool(nn.ModuleList):
             for teacher in self:
                 images = teacher.preprocessing.convert(inputs, self.student_preprocessing)
                 mode = saved.get(teacher.name)
-                choice = choose_mode(teacher, images, settings, mode)
-                chosen = choice.teacher.mode.to_dict()
-                if settle is not None and is_main_process():
-                    chosen = settle(teacher.name, chosen)
-                wanted = InferenceMode.from_dict(broadcast_from_main(chosen))
+                choice = choose_mode(teacher, images, settings, mode, timed=self.batch_size is None)
+                main = broadcast_from_main(choice.teacher.mode.to_dict())
+                wanted = InferenceMode.from_dict(main)
                 if wanted not in (None, choice.teacher.mode):
                     other = None if wanted == EAGER else teacher.candidate(wanted, images)
                     choice.teacher = other or teacher
@@ -254,10 +246,10 @@ class TeacherPool(nn.ModuleList):
             text += f', as in {self._origin}'
         if set(groups) == {str(EAGER)}:
             return f'Teachers: {text}.'
-        if restored:
-            return f'Teachers: {text}: {largest}.'
         eager = sum(choice.eager_seconds for choice in choices)
-        ratio = sum(choice.seconds for choice in choices) / eager if eager > 0 else 1.0
+        if restored or not eager:
+            return f'Teachers: {text}: {largest}.'
+        ratio = sum(choice.seconds for choice in choices) / eager
         return f'Teachers: {text}: {ratio:.2f} of eager, {largest}.'
 
     def forward(

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models import EmbeddingConnector, MapConnector, MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
 
@@ -112,6 +112,19 @@ def test_connector_arguments_reach_every_connector(make_distiller, make_batch):
         torch.testing.assert_close(connector.projection(own), conv(own))
     embeddings = make_distiller(connector=dict(type='EmbeddingConnector'))
     assert [c.projection.out_features for c in embeddings.connectors.values()] == [32, 48]
+
+
+def test_a_mixed_pool_takes_arguments_of_map_connectors(make_distiller, make_resnet, make_vit):
+    teachers = [dict(make_resnet(4), name='resnet'), dict(make_vit(16), name='vit')]
+    distiller = make_distiller(teachers, connector=dict(norm_cfg=None, act_cfg=None))
+    of_map, of_embedding = distiller.connectors.values()
+    assert isinstance(of_map, MapConnector) and not of_map.projection.with_norm
+    assert isinstance(of_embedding, EmbeddingConnector)
+    # Where the kind is chosen, all its arguments must be known.
+    with pytest.raises(InputError, match='"EmbeddingConnector" takes no argument "norm_cfg"'):
+        make_distiller(teachers, connector=dict(type='EmbeddingConnector', norm_cfg=None))
+    with pytest.raises(InputError, match='takes no argument "norm"'):
+        make_distiller(teachers, connector=dict(norm=None))
 
 
 def test_num_classes_sets_student_and_teachers_given_by_path(make_batch):

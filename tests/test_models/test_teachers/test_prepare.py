@@ -453,7 +453,7 @@ def work(rank, world_size, folder):
 
 def test_the_main_process_decides(make_resnet, tmp_path):
     torch.save(make_resnet(4), tmp_path / 'teacher.pth')
-    start_processes(work, (2, str(tmp_path)), nprocs=2, start_method='fork')
+    start_processes(work, (2, str(tmp_path)), nprocs=2, start_method='spawn')
     assert [torch.load(tmp_path / f'mode_{rank}.pth') for rank in (0, 1)] == ['folded', 'folded']
 
 

@@ -57,6 +57,16 @@ def test_preprocessing_comes_from_the_config_file(make_pool, config_file):
     assert pool[1].preprocessing == Preprocessing.from_config(own, 't')
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_outputs_are_no_views_of_larger_tensors(make_vit, make_resnet, layout):
+    """Tokens are; the roundings of what is computed from them would depend on it."""
+    teachers = [dict(make_vit(16), name='tokens'), dict(make_resnet(4), name='map')]
+    pool = build_pool(teachers, Preprocessing(), token_maps=True)
+    for output in pool(torch.randn(4, 3, 32, 32).contiguous(memory_format=layout)):
+        assert output.logits.is_contiguous() and output.embedding.is_contiguous()
+        assert output.feature_map.is_contiguous(memory_format=layout)
+
+
 def test_outputs_are_those_of_the_network(make_pool, make_resnet):
     pool = make_pool([dict(make_resnet(4), name='a'), dict(make_resnet(6), name='b')])
     inputs = torch.randn(4, 3, 64, 64)
