@@ -389,7 +389,9 @@ def shadow(store: str) -> Iterator[str]:
     try:
         if is_main_process() and osp.isdir(store):
             for name in os.listdir(store):
-                os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
+                # A folder that a killed process had only begun would get a manifest.
+                if Manifest.find(osp.join(store, name)) is not None:
+                    os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
         barrier()
         yield folder
     finally:

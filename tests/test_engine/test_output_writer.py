@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Computing and writing of what a store lacks."""
 
-import json
 import os
 import shutil
 import zlib
@@ -20,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from mtkdrl_mm.datasets import SeededIndex
 from mtkdrl_mm.engine import output_writer
 from mtkdrl_mm.engine.teacher_outputs import writing_session
-from mtkdrl_mm.models import InferenceMode, TeacherPool
+from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.models.teachers import choose_mode
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
@@ -331,50 +330,33 @@ def test_the_seed_of_the_store_is_taken(session, store):
     assert contents(store) == before
 
 
-@pytest.fixture
-def times(monkeypatch):
-    """Seconds of a batch by mode, in the place of a measurement."""
-    seconds = {}
-    monkeypatch.setattr(
-        choose_mode,
-        '_interleaved',
-        lambda teachers, inputs: [[seconds.get(str(t.mode), 1.0)] for t in teachers],
-    )
-    monkeypatch.setattr(choose_mode, '_MIN_SECONDS', 0)
-    monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
-    return seconds
-
-
 def modes(writer):
     return {teacher.name: str(teacher.mode) for teacher in writer.pool}
 
 
-def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, times, monkeypatch):
-    times.update({'folded': 0.5, 'folded, channels_last, bfloat16': 0.1})
-    first = session(inference=None)
-    # Half precision that nobody has chosen is not stored for ever.
+def test_all_jobs_run_a_teacher_in_the_same_mode(session, store, monkeypatch):
+    """It is no matter of time, and half precision that nobody has chosen is not stored for ever."""
+
+    def never(*args):
+        raise AssertionError('nothing may be timed')
+
+    monkeypatch.setattr(choose_mode, '_interleaved', never)
+    monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
+    # The convolutional one is folded; the other has nothing to fold.
+    expected = dict(a='folded, channels_last', b='eager')
+    assert modes(session(store + '2', inference=None)) == expected
+    # A store that was begun in another mode is finished in it.
+    folded = dict(fold_bn=True, channels_last=None, dtype=None)
+    first = session(inference=folded)
     assert modes(first) == dict(a='folded', b='eager')
-    # The others need no measurement.
-    monkeypatch.setattr(choose_mode, '_interleaved', None)
-    assert modes(session(inference=None)) == modes(first)
     first.write_missing(views=[0])
     before = contents(store)
     shutil.rmtree(os.path.join(store, 'a', 'view_000'))
-    session(inference=None).write_missing(views=[0])
+    other = session(inference=None)
+    assert modes(other) == modes(first)
+    other.write_missing(views=[0])
     assert contents(store) == before
-
-
-def test_jobs_that_start_together_agree_on_the_mode(session, store, times):
-    """The second has measured before the first has written a manifest."""
-    times.update({'channels_last': 0.5})
-    os.makedirs(teacher_folder(store, 'a'))
-    folded = InferenceMode(folded=True)
-    mode = Path(teacher_folder(store, 'a')) / 'mode.json'
-    mode.write_text(json.dumps(folded.to_dict()))
-    writer = session(inference=None)
-    assert modes(writer) == dict(a='folded', b='eager')
-    assert writer.writers['a'].manifest.teacher.inference == dict(mode=folded.to_dict())
-    # One that the config forbids is not taken; then the manifest is another one.
+    # One that the config forbids is not taken.
     with pytest.raises(InputError, match=r'mode of inference \(`mode\.folded`\): True there, Fal'):
         session(inference='eager')
 
@@ -413,8 +395,7 @@ def test_a_basis_is_fitted_once(session, store):
 def test_a_basis_of_another_number_of_components(session, store):
     """Left by a job that was killed before it wrote a manifest."""
     session(maps='projected', map_channels=3)
-    for name in ('manifest.json', 'mode.json'):
-        os.remove(os.path.join(store, 'a', name))
+    os.remove(os.path.join(store, 'a', 'manifest.json'))
     with pytest.raises(InputError) as error:
         session(maps='projected', map_channels=4)
     assert str(error.value) == (

@@ -180,8 +180,8 @@ def test_what_is_read_is_what_the_teachers_say(connect, fill, store, run_epoch, 
     assert lines == [
         (
             logging.INFO,
-            f'Teachers: 2 read from "{store}", 2 views, {nbytes / 1024:.1f} KiB per image; no '
-            'network is run.',
+            f'Teachers: 2 read from "{store}", 2 views, {nbytes / 1024:.1f} KiB per image: logits '
+            '(float32), embedding (float32), feature_map (float32). No network is run.',
         )
     ]
 
@@ -300,7 +300,7 @@ def test_what_no_batch_contained_is_computed(connect, store, run_epoch, fill, li
     runs.clear()
     filling.finish(1)
     assert sum(runs) == 2
-    message = 'Teachers: running on 2 images of view 0 that were in no batch.'
+    message = 'Teachers: running on images of view 0 that were in no batch: 2.'
     assert (logging.INFO, message) in lines
     assert contents(store) == contents(fill(store + '_by_tool', only=[0]))
 

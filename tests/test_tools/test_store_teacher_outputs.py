@@ -12,7 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_teacher_outputs.stores import DATASET, VIEWS, manifest, values, write, write_store
+from test_teacher_outputs.stores import (
+    DATASET,
+    VIEWS,
+    contents,
+    manifest,
+    values,
+    write,
+    write_store,
+)
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.teacher_outputs import (
@@ -435,12 +443,22 @@ def test_interrupted(tool, monkeypatch, capsys):
     assert out == '\nInterrupted: complete parts are kept, and the same command goes on.\n'
 
 
-def test_a_scratch_folder_leaves_nothing(tool):
-    with tool.scratch_folder() as folder:
-        assert os.path.isdir(folder)
-        (Path(folder) / 'x').write_text('')
+def test_a_shadow_shows_what_is_there_and_leaves_nothing(tool, checked):
+    part = os.path.join(checked, 'a', 'view_000', 'part_0001.safetensors')
+    os.remove(part)
+    # What a killed process had only begun.
+    Path(checked, 'b').mkdir()
+    Path(checked, 'b', 'basis.safetensors').write_text('')
+    before = contents(checked)
+    with tool.shadow(checked) as folder:
+        assert StoreReader(folder, ['a']).missing(0) == [part.replace(checked, folder)]
+        # What is new comes into the shadow alone.
+        StoreWriter(teacher_folder(folder, 'b'), manifest('b'))
+        StoreWriter(teacher_folder(folder, 'c'), manifest('c'))
     assert not os.path.exists(folder)
-    with pytest.raises(KeyboardInterrupt), tool.scratch_folder() as folder:
+    assert contents(checked) == before
+    with pytest.raises(KeyboardInterrupt), tool.shadow(f'{checked}/none') as folder:
+        assert os.listdir(folder) == []
         raise KeyboardInterrupt
     assert not os.path.exists(folder)
 
