@@ -147,6 +147,10 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
             f'"{args.store}" is no store yet: give --views, the number of augmented views of every '
             'image, for example 8.'
         )
+    folder = existing_folder(args.store)
+    if stored is None and not args.dry_run and not os.access(folder, os.W_OK):
+        # Known before the teachers are loaded and timed.
+        raise InputError(f'"{args.store}" cannot be made: there is no write access to "{folder}".')
     values: dict[str, Any] = {}
     if stored is not None:
         values.update(views=stored.views.num_views, seed=stored.views.seed)
@@ -324,10 +328,12 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
     # Parts that processes of other jobs have not finished, or have given up.
     writer.write_missing()
     barrier()
-    if writer.codec.saturated:
+    saturated = torch.tensor(writer.codec.saturated, device=get_device())
+    all_reduce(saturated)
+    if int(saturated):
         logger.warning(
-            f'{writer.codec.saturated} values were beyond the range of float16 and were replaced '
-            'by its largest number, 65504. --logits float32 keeps them.'
+            'Beyond the range of float16, and replaced by its largest number, 65504: '
+            f'{count(int(saturated), "value")}. --logits float32 keeps them.'
         )
     accuracy.report(logger, writer.pool.spec.num_classes)
     logger.info(
@@ -342,12 +348,13 @@ def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> Non
     complete = [view for view in range(reader.num_views) if not reader.missing(view)]
     if not complete:
         raise InputError(f'No view in "{writer.root}" is complete: finish it before --check.')
-    generator = np.random.default_rng(seed)
-    samples = generator.integers(reader.num_samples, size=images).tolist()
-    views = generator.choice(complete, size=images).tolist()
+    total = reader.num_samples * len(complete)
+    images = min(images, total)
+    chosen = np.random.default_rng(seed).choice(total, images, replace=False).tolist()
+    keys = [(number // len(complete), complete[number % len(complete)]) for number in chosen]
     worst: dict[tuple[str, str], tuple[float, float]] = {}
     pixels = 0
-    for batch in writer.compute(zip(samples, views)):
+    for batch in writer.compute(keys):
         rows = reader.read_rows(batch.samples, batch.views)
         sums = reader.read_checksums(batch.samples, batch.views)
         pixels += int((sums != np.array(batch.crc32, np.uint32)).sum())
@@ -364,7 +371,7 @@ def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> Non
         for (name, key), (gap, relative) in worst.items()
     ]
     logger.info(
-        f'Largest deviations on {count(images, "random image")} of '
+        f'Largest deviations on {count(images, "random augmented image")} of '
         f'{count(len(complete), "complete view")}:\n\n{table(rows, "<<>>")}\n'
     )
     if pixels:
@@ -382,7 +389,9 @@ def shadow(store: str) -> Iterator[str]:
     try:
         if is_main_process() and osp.isdir(store):
             for name in os.listdir(store):
-                os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
+                # A folder that a killed process had only begun would get a manifest.
+                if Manifest.find(osp.join(store, name)) is not None:
+                    os.symlink(osp.abspath(osp.join(store, name)), osp.join(folder, name))
         barrier()
         yield folder
     finally:

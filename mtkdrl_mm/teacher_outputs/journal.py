@@ -159,7 +159,7 @@ class ViewJournal:
             opened.file.close()
         self._opened, self._index = {}, {}
         for path in self._files():
-            with suppress(OSError):
+            with suppress(OSError):  # others remove them as well
                 if path == self._path or is_abandoned(path):
                     os.remove(path)
         self._path = None

@@ -334,20 +334,31 @@ def modes(writer):
     return {teacher.name: str(teacher.mode) for teacher in writer.pool}
 
 
-def test_all_jobs_run_a_teacher_in_the_mode_of_the_first(session, store, monkeypatch):
-    # Nothing is timed. Half precision that nobody has chosen is not stored for ever.
-    monkeypatch.setattr(choose_mode, '_interleaved', None)
-    first = session(inference=None)
-    assert modes(first) == dict(a='folded, channels_last', b='eager')
-    assert modes(session(inference=None)) == modes(first)
-    # One that the config forbids is not taken; then the manifest is another one.
-    with pytest.raises(InputError, match=r'mode of inference \(`mode\.folded`\): True there, Fal'):
-        session(inference='eager')
+def test_all_jobs_run_a_teacher_in_the_same_mode(session, store, monkeypatch):
+    """It is no matter of time, and half precision that nobody has chosen is not stored for ever."""
+
+    def never(*args):
+        raise AssertionError('nothing may be timed')
+
+    monkeypatch.setattr(choose_mode, '_interleaved', never)
+    monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: True)
+    # The convolutional one is folded; the other has nothing to fold.
+    expected = dict(a='folded, channels_last', b='eager')
+    assert modes(session(store + '2', inference=None)) == expected
+    # A store that was begun in another mode is finished in it.
+    folded = dict(fold_bn=True, channels_last=None, dtype=None)
+    first = session(inference=folded)
+    assert modes(first) == dict(a='folded', b='eager')
     first.write_missing(views=[0])
     before = contents(store)
     shutil.rmtree(os.path.join(store, 'a', 'view_000'))
-    session(inference=None).write_missing(views=[0])
+    other = session(inference=None)
+    assert modes(other) == modes(first)
+    other.write_missing(views=[0])
     assert contents(store) == before
+    # One that the config forbids is not taken.
+    with pytest.raises(InputError, match=r'mode of inference \(`mode\.folded`\): True there, Fal'):
+        session(inference='eager')
 
 
 def test_jobs_that_start_together_agree_on_the_parts(session, monkeypatch):

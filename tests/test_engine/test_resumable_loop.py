@@ -194,6 +194,39 @@ def test_two_changes_of_the_batch_size_in_an_epoch():
     assert len(images(third)) == 4
 
 
+def test_complete_passes_of_an_epoch_loop():
+    loop = make_loop(max_epochs=3)
+    assert [loop.passes(epoch, 3 * epoch) for epoch in range(4)] == [0, 1, 2, 3]
+    assert [loop.passes(1, 3 + step) for step in range(3)] == [1, 1, 1]
+    # Resumed in the middle of epoch 1 with another batch size.
+    other = make_loop(batch=5, max_epochs=3)
+    resume(other, loop.progress(1, 4), 1, 4)
+    assert [other.passes(1, other.iter), other.passes(2, 4)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ('sampler', 'expected'),
+    [
+        # Two processes with 5 of 10 images each, in batches of 4 and 1.
+        (DefaultSampler, [0, 0, 1, 1, 2, 2, 3]),
+        # A stream: 8 images per step.
+        (InfiniteSampler, [0, 0, 1, 2, 3, 4, 4]),
+    ],
+)
+def test_complete_passes_of_an_iteration_loop(sampler, expected):
+    loop = make_loop(ResumableIterLoop, sampler, world=2, max_iters=9)
+    assert [loop.passes(0, step) for step in range(7)] == expected
+    for done in range(4):
+        resumed = make_loop(ResumableIterLoop, sampler, world=2, max_iters=9)
+        resume(resumed, loop.progress(0, done), 0, done)
+        assert [resumed.passes(0, step) for step in range(done, 7)] == expected[done:]
+
+
+def test_without_positions_no_pass_is_known_to_be_complete():
+    loop = ResumableEpochLoop(make_runner(), DataLoader(Noise(), batch_size=4), max_epochs=3)
+    assert loop.passes(2, 6) == 0
+
+
 def test_processes_share_what_is_left():
     saved = make_loop(max_epochs=2).progress(0, 1)  # 4 of 10 images
     loop = make_loop(batch=2, world=3, max_epochs=2)

@@ -24,6 +24,7 @@ from mtkdrl_mm.engine.hooks import (
     DurableCheckpointHook,
     ElasticParamSchedulerHook,
     PreemptionHook,
+    TeacherOutputsHook,
 )
 from mtkdrl_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mtkdrl_mm.utils import InputError
@@ -141,6 +142,20 @@ def test_other_hooks_stay_and_none_switches_off(build):
     kinds = [type(hook).__name__ for hook in build(**hooks).hooks]
     assert 'PreemptionHook' not in kinds and 'ElasticParamSchedulerHook' not in kinds
     assert 'SyncBuffersHook' in kinds
+
+
+@MODELS.register_module(name='RunnerTestStored')
+class Stored(Line):
+    def __init__(self, teacher_outputs):
+        super().__init__()
+        self.teacher_outputs = teacher_outputs
+
+
+@pytest.mark.parametrize(('setting', 'count'), [(None, 0), ('store', 1)])
+def test_stored_outputs_are_connected_by_a_hook(build, setting, count):
+    model = dict(type='RunnerTestStored', teacher_outputs=setting, _delete_=True)
+    runner = build(model=model)
+    assert [type(hook) for hook in runner.hooks].count(TeacherOutputsHook) == count
 
 
 @pytest.mark.parametrize('kind', ['Epoch', 'Iter'])

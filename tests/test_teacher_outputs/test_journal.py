@@ -230,6 +230,17 @@ def test_only_files_of_ended_processes_are_removed(tmp_path):
     mine.remove()  # there is nothing
 
 
+def test_processes_that_remove_at_the_same_time(tmp_path, monkeypatch):
+    one, other = journal(tmp_path), journal(tmp_path)
+    append(one, [0])
+    append(other, [1])
+    listed = one._files()
+    other.remove()
+    monkeypatch.setattr(one, '_files', lambda: [*listed, str(tmp_path / 'gone')])
+    one.remove()
+    assert not (tmp_path / 'journals').exists()
+
+
 def test_journals_are_no_teacher(tmp_path):
     append(journal(tmp_path), [0])
     assert list_teachers(str(tmp_path)) == []
