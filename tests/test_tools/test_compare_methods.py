@@ -71,6 +71,7 @@ def test_training_sees_only_its_gpu(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(tool.subprocess, 'Popen', Process)
     monkeypatch.setattr(tool.os, 'wait4', lambda pid, options: (pid, 256, None))
     args = Namespace(
+        store_paths={},
         work_dir=str(tmp_path),
         report_only=False,
         launch='',
