@@ -38,7 +38,7 @@ def create_basis(
         InputError: If it cannot be written, or an existing one is damaged.
     """
     path = osp.join(folder, BASIS)
-    content = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    content = safetensors.numpy.save({k: np.asarray(v, order='C') for k, v in arrays.items()})
     try:
         os.makedirs(folder, exist_ok=True)
         create_file(path, content, partial_path(path))
