@@ -100,12 +100,22 @@ class RolloutBuffer:
         self.seen += batch
         if len(rows) == 0:
             return
+        if fill == batch and not rewards.is_cuda:
+            self._append(states, rewards)
+            return
         flat = torch.cat(list(states), dim=1)
         if len(sources) < batch:
             index = sources.to(flat.device, non_blocking=True)
             flat, rewards = flat[index], rewards[index]
         flat = flat.clamp(-_HALF_LIMIT, _HALF_LIMIT).half()
         self._store(rows, flat, rewards.float())
+
+    def _append(self, states: Sequence[Tensor], rewards: Tensor) -> None:
+        """Round states in host memory to their rows, which follow those that are filled."""
+        rows = slice(self._offsets[-2], self._offsets[-1])
+        self._rewards[rows] = rewards
+        for target, state in zip(self._states[rows].split(self.state_sizes, dim=1), states):
+            target.copy_(state.clamp(-_HALF_LIMIT, _HALF_LIMIT))
 
     def _store(self, rows: Tensor, states: Tensor, rewards: Tensor) -> None:
         if not states.is_cuda:

@@ -15,6 +15,9 @@ from .network_output import NetworkOutput
 from .projection import Projection
 from .teacher_weights import TeacherWeights
 
+# Shortest length of a vector in a cosine, as in torch's.
+_EPS = 1e-8
+
 
 @dataclass
 class StepTerms:
@@ -153,13 +156,14 @@ class StepTerms:
         if self.projections is None:
             return torch.zeros_like(self.teacher_logits[..., 0])
         with torch.no_grad():
-            return torch.stack(
-                [
-                    F.cosine_similarity(pooled(p.features), pooled(p.target), dim=1)
-                    for p in self.projections
-                ],
-                dim=1,
+            pairs = [(pooled(p.features), pooled(p.target)) for p in self.projections]
+            products = torch.stack([(own * other).sum(dim=1) for own, other in pairs], dim=1)
+            own, other = (
+                torch.stack([torch.linalg.vector_norm(pair[side], dim=1) for pair in pairs], dim=1)
+                for side in (0, 1)
             )
+            # An embedding of zeros has no direction: its cosine is 0.
+            return products / (own.clamp_min(_EPS) * other.clamp_min(_EPS))
 
     @cached_property
     def teacher_losses(self) -> Tensor:

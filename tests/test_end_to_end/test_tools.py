@@ -196,12 +196,15 @@ def test_the_benchmark(workshop: Workshop):
     rows = [line.split() for line in done.stdout.splitlines() if '_imagenet' in line]
     names = ['aver', 'mtkdrl_ddpg', 'mmkd']
     assert [row[0] for row in rows] == [f'{name}/r18_imagenet' for name in names]
-    update, to_first, limits = ([float(row[column]) for row in rows] for column in (2, 4, 5))
+    update, to_first, limits = ([float(row[column]) for row in rows] for column in (2, 5, 6))
     assert to_first[0] == 1 and min(to_first) > 0 and limits == [1, 1.05, 2.5]
+    (plain,) = [line.split() for line in done.stdout.splitlines() if 'plain training' in line]
+    to_plain = [float(row[3]) for row in rows]
+    assert float(plain[4]) == 1 and min(to_plain) > 1
     # Only methods with an agent have updates.
     assert update[0] == update[2] == 0 and update[1] > 0
     for row, ratio, limit in zip(rows, to_first, limits):
-        assert (row[6:] == ['above', 'the', 'limit']) == (ratio > limit)
+        assert (row[7:] == ['above', 'the', 'limit']) == (ratio > limit)
 
     done = workshop.tool(tool, 'aver', 'mtkdlr')
     assert done.returncode == 1 and 'Traceback' not in done.stderr

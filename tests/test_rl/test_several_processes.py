@@ -60,7 +60,6 @@ def work(rank, world_size, folder):
     rows = gather_interleaved(numbers[local_shard()])
     results = {name: learn(name, rank, world_size) for name in ALGORITHMS}
     torch.save((rows, results), folder / f'{rank}.pth')
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')

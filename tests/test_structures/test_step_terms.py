@@ -97,6 +97,13 @@ def test_cosine_of_embeddings(make_terms):
     torch.testing.assert_close(terms.feature_cosine, torch.tensor([[0.96], [-1.0]]))
 
 
+def test_cosine_with_an_embedding_of_zeros_is_zero(make_terms):
+    terms = make_terms()
+    zeros, other = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    terms.projections = [Projection(zeros, other), Projection(other, zeros)]
+    assert torch.equal(terms.feature_cosine, torch.zeros(2, 2))
+
+
 def test_cosine_is_zero_without_features(make_terms):
     terms = make_terms(features=False)
     assert torch.equal(terms.feature_cosine, torch.zeros(6, 3, dtype=torch.float64))

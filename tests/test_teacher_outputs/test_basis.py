@@ -17,7 +17,11 @@ from mtkdrl_mm.utils import InputError
 
 from .stores import manifest, write_store
 
-BASIS = dict(components=np.eye(2, 6, dtype=np.float32), mean=np.arange(6, dtype=np.float32))
+BASIS = dict(
+    components=np.eye(6, 2, dtype=np.float32).T,  # not contiguous
+    mean=np.arange(6, dtype=np.float32),
+    explained=np.float32(0.5),  # without a dimension
+)
 
 
 def test_all_processes_get_the_first_basis(tmp_path):
@@ -30,6 +34,7 @@ def test_all_processes_get_the_first_basis(tmp_path):
         assert set(basis) == set(BASIS)
         for key, value in BASIS.items():
             np.testing.assert_array_equal(basis[key], value)
+            assert basis[key].shape == value.shape
     assert [path.name for path in (tmp_path / 'a').iterdir()] == ['basis.safetensors']
 
 

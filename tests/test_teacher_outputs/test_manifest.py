@@ -41,6 +41,16 @@ def test_the_first_manifest_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['manifest.json']
 
 
+def test_a_manifest_that_may_be_missing(tmp_path):
+    assert Manifest.find(str(tmp_path)) is None
+    assert Manifest.find(str(tmp_path / 'missing')) is None
+    manifest().write(str(tmp_path))
+    assert Manifest.find(str(tmp_path)) == manifest()
+    (tmp_path / 'manifest.json').write_text('{}')
+    with pytest.raises(InputError, match='is no manifest of stored teacher outputs'):
+        Manifest.find(str(tmp_path))
+
+
 def test_numbers():
     of = manifest()
     assert of.num_parts == 3

@@ -68,3 +68,26 @@ def test_dtypes_that_torch_lacks():
 def test_values_of_the_test_stores_differ():
     rows = [values(manifest(name), view, [s]) for name in 'ab' for view in (0, 1) for s in (0, 1)]
     assert len({row['embedding'].tobytes() for row in rows}) == 8
+
+
+def test_what_is_packed_is_unpacked():
+    layout = PackedLayout(
+        dict(a=TENSORS, b=[TensorSpec('logits', (3,), 'float16'), TensorSpec('t', (), 'float32')])
+    )
+    packed, arrays = packed_rows(layout, 4)
+    tensors = {
+        teacher: {name: torch.from_numpy(array) for name, array in reversed(list(named.items()))}
+        for teacher, named in reversed(list(arrays.items()))
+    }
+    # The same bytes, zeros between tensors included, whatever the order of the dicts.
+    assert torch.equal(layout.pack(tensors), torch.from_numpy(packed))
+    one = {t: {n: tensor[2:3] for n, tensor in named.items()} for t, named in tensors.items()}
+    assert torch.equal(layout.pack(one), torch.from_numpy(packed[2:3]))
+    none = {t: {n: tensor[:0] for n, tensor in named.items()} for t, named in tensors.items()}
+    assert layout.pack(none).shape == (0, 64)
+
+
+def test_strided_tensors_are_packed():
+    layout = PackedLayout(dict(a=[TensorSpec('map', (3, 2, 2), 'float32')]))
+    maps = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    assert torch.equal(layout.unpack(layout.pack(dict(a=dict(map=maps))))['a']['map'], maps)

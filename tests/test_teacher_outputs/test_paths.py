@@ -11,6 +11,7 @@ import pytest
 from mtkdrl_mm.teacher_outputs import teacher_folder
 from mtkdrl_mm.teacher_outputs.paths import (
     LEFTOVER_AGE,
+    is_abandoned,
     part_path,
     partial_path,
     remove_leftovers,
@@ -76,3 +77,30 @@ def test_leftovers_of_ended_processes_and_old_ones_are_removed(tmp_path):
 
 def test_temporary_names_differ_within_a_process():
     assert partial_path('a') != partial_path('a')
+
+
+def test_files_of_processes_that_have_ended(tmp_path):
+    def written_by(pid, host='', age=0.0):
+        path = partial_path(str(tmp_path / 'a'))
+        path = path.replace(f'.{os.getpid()}.', f'{host}.{pid}.')
+        with open(path, 'w'):
+            pass
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert not is_abandoned(written_by(child))  # it has not been waited for
+    os.waitpid(child, 0)
+    assert is_abandoned(written_by(child))
+    assert not is_abandoned(written_by(os.getpid()))
+    # Of another host's processes, only the age of the file is known.
+    assert not is_abandoned(written_by(child, '-elsewhere', LEFTOVER_AGE - 60))
+    assert is_abandoned(written_by(child, '-elsewhere', LEFTOVER_AGE + 60))
+    # An old file of a process that lives is no longer written either.
+    assert is_abandoned(written_by(os.getpid(), age=LEFTOVER_AGE + 60))
+    for name in ('part_0000.safetensors', 'notes.tmp', f'a.{child}.tmp'):
+        assert not is_abandoned(str(tmp_path / name))
+    with pytest.raises(FileNotFoundError):
+        is_abandoned(partial_path(str(tmp_path / 'missing')))

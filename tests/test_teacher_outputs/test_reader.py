@@ -13,11 +13,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mtkdrl_mm.teacher_outputs import StoreReader, TensorSpec, list_teachers, teacher_folder
+from mtkdrl_mm.teacher_outputs import (
+    StoreReader,
+    StoreWriter,
+    TensorSpec,
+    inputs_folder,
+    inputs_manifest,
+    list_teachers,
+    teacher_folder,
+)
 from mtkdrl_mm.teacher_outputs import reader as reader_module
 from mtkdrl_mm.utils import InputError
 
-from .stores import changed, manifest, run_with_mounts, values, write, write_store
+from .stores import changed, manifest, run_with_mounts, values, write, write_part, write_store
 
 A, B = manifest('a'), manifest('b', part_size=3, tensors=[TensorSpec('logits', (4,), 'float32')])
 
@@ -376,3 +384,42 @@ def test_a_read_only_folder(root):
     finally:
         for path in folders:
             os.chmod(path, 0o755)
+
+
+def test_which_samples_are_stored_while_parts_are_added(tmp_path):
+    root = str(tmp_path)
+    writers = [
+        StoreWriter(inputs_folder(root), inputs_manifest(A.dataset, A.views, 5, A.libraries)),
+        StoreWriter(teacher_folder(root, 'a'), A),
+        StoreWriter(teacher_folder(root, 'b'), B),
+    ]
+    reader = StoreReader(root, ['a', 'b'])
+
+    def stored(view=0):
+        return [sample for sample in range(10) if reader.is_stored(sample, view)]
+
+    assert stored() == []
+    write_part(writers[0], 0, 0)  # samples 0 to 4
+    write_part(writers[1], 0, 1)  # samples 4 to 7
+    assert stored() == []
+    write_part(writers[2], 0, 1)  # samples 3 to 5
+    assert stored() == [4] and stored(view=1) == []
+    check_rows(reader.read_rows([4], 0), [4], 0)
+    write_part(writers[0], 0, 1)
+    assert stored() == [4, 5]
+    for writer in writers:
+        for part in writer.missing(0):
+            write_part(writer, 0, part)
+    assert stored() == list(range(10)) and stored(view=1) == []
+    check_rows(reader.read_rows(list(range(10)), 0), list(range(10)), 0)
+    # What is open is not looked up again.
+    shutil.rmtree(os.path.join(root, 'a', 'view_000'))
+    assert stored() == list(range(10))
+
+
+def test_the_checksums_alone(root):
+    reader = StoreReader(root, ())
+    assert (reader.layout.nbytes, reader.num_samples) == (0, 10)
+    expected = values(reader.inputs, 1, [7, 2])['crc32']
+    assert reader.read_checksums([7, 2], 1).tolist() == expected.tolist()
+    assert reader.missing(0) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtkdrl_mm.teacher_outputs import StoreWriter, TensorSpec
+from mtkdrl_mm.teacher_outputs import StoreWriter, TensorSpec, format_bytes
 from mtkdrl_mm.utils import InputError
 
 from .stores import changed, contents, manifest, values, write_part
@@ -169,3 +169,41 @@ def test_a_temporary_file_that_another_host_removed(tmp_path, monkeypatch):
     write_part(writer, 0, 0)
     assert len(calls) == 2
     assert writer.missing(0) == [1, 2]
+
+
+def test_the_part_size_of_an_existing_folder_may_be_taken_over(tmp_path):
+    StoreWriter(str(tmp_path), manifest(part_size=4))
+    writer = StoreWriter(str(tmp_path), manifest(part_size=7), any_part_size=True)
+    assert writer.manifest.part_size == 4 and writer.missing(0) == [0, 1, 2]
+    with pytest.raises(InputError, match='another augmentation seed: 0 there, 1 here'):
+        StoreWriter(
+            str(tmp_path), changed(manifest(part_size=7), views__seed=1), any_part_size=True
+        )
+    new = StoreWriter(str(tmp_path / 'new'), manifest(part_size=7), any_part_size=True)
+    assert new.manifest.part_size == 7
+
+
+def test_bytes_of_what_is_there_and_what_is_missing(tmp_path):
+    writer = StoreWriter(str(tmp_path), manifest())
+    total = writer.bytes_total()
+    assert total == writer.bytes_needed() == 2 * writer.bytes_needed([1])
+    write_part(writer, 0, 2)
+    # Two samples fewer, of 42 bytes each, and the overhead of one part of six.
+    overhead = (total - 2 * 10 * 42) // 6
+    assert total - writer.bytes_needed() == 2 * 42 + overhead
+    assert writer.bytes_total() == total
+
+
+@pytest.mark.parametrize(
+    ('count', 'text'),
+    [
+        (0, '0 bytes'),
+        (1023, '1023 bytes'),
+        (1024, '1.0 KiB'),
+        (1.5 * 2**20, '1.5 MiB'),
+        (2**40 - 1, '1024.0 GiB'),
+        (3 * 2**40, '3.0 TiB'),
+    ],
+)
+def test_units(count, text):
+    assert format_bytes(count) == text

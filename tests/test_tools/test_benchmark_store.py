@@ -2,10 +2,12 @@
 """The benchmark of the store: all ways read the same bytes, cold ones open their files anew."""
 
 import importlib.util
+import json
 import os
 import re
 import sys
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -59,14 +61,23 @@ def test_what_is_timed(tool, tmp_path, monkeypatch, cold):
 
 def test_tables(tool, tmp_path, monkeypatch, capsys):
     flags = '--teachers 2 --samples 40 --part-size 16 --logits 7 --embedding 5 --count 8 --rounds 2'
-    monkeypatch.setattr(sys, 'argv', ['tool', '--folder', str(tmp_path), *flags.split()])
+    folder, path = tmp_path / 'folder', tmp_path / 'out.json'
+    folder.mkdir()
+    flags += f' --folder {folder} --out {path}'
+    monkeypatch.setattr(sys, 'argv', ['tool', *flags.split()])
     tool.main()
     out = capsys.readouterr().out
     # 7 and 5 float16 numbers take 16 bytes each, aligned.
     assert '2 teachers, 64 bytes per sample, 40 samples, batch 64, 2 interleaved rounds of 8' in out
     assert len(re.findall(r'^store +[\d,]+ +1\.000$', out, re.MULTILINE)) == 2
     assert len(re.findall(r'^memmap +[\d,]+ +\d+\.\d{3}$', out, re.MULTILINE)) == 2
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []
+    numbers = json.loads(path.read_text())
+    assert numbers['bytes_per_sample'] == 64
+    for title in ('warm', 'cold'):
+        assert {len(rates) for rates in numbers[title].values()} == {2}
+        medians = re.findall(r'^store +([\d,]+)', out, re.MULTILINE)
+        assert f'{median(numbers[title]["store"]):,.0f}' in medians
 
 
 def test_ratios_are_taken_within_a_round(tool, capsys):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -375,3 +376,23 @@ def test_threads_that_never_rest(busy_thread):
     thread = busy_thread(2_000_000)
     processes._wait_for_threads(seconds=0.1)
     assert thread.is_alive()
+
+
+def test_the_group_is_left_once_its_threads_have_done_their_work(monkeypatch):
+    """They drop tensors with Python's lock, which the destruction of the group does not release."""
+    begin, done, order = threading.Event(), threading.Event(), []
+    thread = threading.Thread(target=lambda: begin.wait(20) and done.set())
+    thread.start()
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr('mtkdrl_mm.utils.processes.gc.collect', begin.set)
+    monkeypatch.setattr(
+        torch.distributed, 'destroy_process_group', lambda: order.append(done.is_set())
+    )
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # the lock changes hands only where it is released
+    try:
+        leave_process_group()
+    finally:
+        sys.setswitchinterval(switch)
+    thread.join()
+    assert order == [True]

@@ -45,6 +45,7 @@ from mtkdrl_mm.teacher_outputs import (
 from mtkdrl_mm.teacher_outputs.part_file import read_header
 from mtkdrl_mm.teacher_outputs.paths import part_path
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
 # Reads the samples of a batch of view 0 to packed rows.
@@ -224,6 +225,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=64, help='samples per call')
     parser.add_argument('--count', type=int, default=4096, help='samples per round')
     parser.add_argument('--rounds', type=int, default=5, help='number of interleaved rounds')
+    parser.add_argument('--out', help='also write all numbers to this JSON file')
     args = parser.parse_args()
     for name in (
         'teachers',
@@ -251,9 +253,14 @@ def run(root: str, args: argparse.Namespace) -> None:
         f'{reader.num_samples} samples, batch {args.batch_size}, {args.rounds} interleaved rounds '
         f'of {min(args.count, reader.num_samples)} samples, one process'
     )
-    for title, cold in (('Warm page cache', False), ('Cold page cache', True)):
+    results = {}
+    for key, title, cold in (('warm', 'Warm page cache', False), ('cold', 'Cold page cache', True)):
         rates = measure(root, teachers, cold, args.count, args.batch_size, args.rounds)
         report(title, rates)
+        results[key] = rates
+    if args.out:
+        # Samples per second, round by round.
+        write_json(dict(bytes_per_sample=reader.layout.nbytes, **results), args.out)
 
 
 def main() -> None:

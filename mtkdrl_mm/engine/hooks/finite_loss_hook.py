@@ -32,18 +32,16 @@ class FiniteLossHook(StepHook):
         """Watch the distiller's steps."""
         self._distiller = unwrap_distiller(runner, 'FiniteLossHook')
         super().before_train(runner)
-        self._means: Tensor | None = None
+        self._terms: tuple[Tensor, ...] | None = None
 
     def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
-        """Keep the means of the terms, which tell where a NaN came from."""
-        # One small vector a step; it is copied to the host only on a failure.
-        self._means = torch.cat(
-            [
-                terms.student_ce.detach().mean()[None],
-                terms.logit_loss.detach().mean(dim=0),
-                terms.feature_loss.detach().mean(dim=0),
-                *(teacher.logits.float().mean()[None] for teacher in terms.teachers),
-            ]
+        """Keep the terms, which tell where a NaN came from."""
+        # Small tensors, of which nothing is computed unless something fails.
+        self._terms = (
+            terms.student_ce.detach()[:, None],
+            terms.logit_loss.detach(),
+            terms.feature_loss.detach(),
+            terms.teacher_logits.mean(dim=2),
         )
 
     def after_train_iter(
@@ -70,7 +68,8 @@ class FiniteLossHook(StepHook):
         )
 
     def _culprits(self) -> list[str]:
-        assert self._means is not None
+        assert self._terms is not None
+        means = torch.cat([term.mean(dim=0) for term in self._terms])
         names = self._distiller.teachers.names
         labels = [
             "the student's cross entropy",
@@ -78,9 +77,7 @@ class FiniteLossHook(StepHook):
             *(f'the feature loss to teacher "{name}"' for name in names),
             *(f'the logits of teacher "{name}"' for name in names),
         ]
-        bad = [
-            label for label, value in zip(labels, self._means.tolist()) if not math.isfinite(value)
-        ]
+        bad = [label for label, value in zip(labels, means.tolist()) if not math.isfinite(value)]
         teachers = [label for label in bad if label.startswith('the logits')]
         # A teacher with non-finite logits spoils every term it enters.
         return (

@@ -60,8 +60,9 @@ class StateNormalizer(nn.Module):
         # images, most of its deviation is rounding, which must not be scaled up to 1.
         rounding = self.mean.mul(HALF_ROUNDING).square()
         scale = self.variance.add(rounding).add(1e-6).rsqrt()
+        # In place, on the differences.
         return [
-            ((state - mean) * s).clamp(-self.clip, self.clip)
+            (state - mean).mul_(s).clamp_(-self.clip, self.clip)
             for state, mean, s in zip(
                 states, self.mean.split(self.state_sizes), scale.split(self.state_sizes)
             )

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Mean squared error between feature maps or embeddings."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
@@ -59,7 +60,9 @@ class FeatureMSE(FeatureLoss):
         """Squared distance to one teacher's features, shape (B,)."""
         target = at_least_float32(target)
         entries = tuple(range(1, target.ndim))
-        distance = (at_least_float32(projection) - target).square().mean(dim=entries)
+        squares = F.mse_loss(at_least_float32(projection), target, reduction='none')
+        # A mean would keep the squares in memory for the backward pass.
+        distance = squares.sum(dim=entries).div(target.shape[1:].numel())
         if self.relative:
             # An image on which a teacher's features are all zero has no scale.
             distance = distance / target.square().mean(dim=entries).clamp_min(1e-6)

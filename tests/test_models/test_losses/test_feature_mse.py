@@ -40,6 +40,16 @@ def test_gradient_goes_to_the_student_only(make_terms):
         assert not projection.target.requires_grad
 
 
+def test_keeps_nothing_but_the_features_for_the_backward_pass(make_terms):
+    """Maps of all teachers are large, and so would be their differences."""
+    terms = make_terms()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        FeatureMSE()(terms)
+    features = {f.data_ptr() for p in terms.projections for f in (p.features, p.target)}
+    assert {tensor.data_ptr() for tensor in kept} == features
+
+
 def test_half_precision_is_squared_in_float32(make_terms):
     terms = make_terms()
     features = torch.full((1, 2, 1, 1), 400.0, dtype=torch.float16)

@@ -322,6 +322,22 @@ def test_the_modes_of_a_checkpoint_are_taken(pool_of, lines, never_timed):
     assert torch.equal(other(inputs)[0].logits, pool(inputs)[0].logits)
 
 
+def test_outputs_for_every_training_are_computed_in_a_mode_by_rule(pool_of, never_timed):
+    """Times have no influence where batches are filled up."""
+    for _ in range(2):
+        pool = pool_of(mixed=True)
+        pool.batch_size = 8
+        pool.prepare(images())
+        assert [str(teacher.mode) for teacher in pool] == ['folded, channels_last', 'eager']
+
+
+def test_the_log_says_where_the_modes_come_from(pool_of, lines, never_timed):
+    pool = pool_of()
+    pool.restore_inference(dict(a=InferenceMode().to_dict()), 'the store')
+    pool.prepare(images())
+    assert lines == [(logging.INFO, 'Teachers: eager, as in the store.')]
+
+
 @pytest.mark.parametrize('state', [None, 3, {'a': 'fast'}, {'z': InferenceMode().to_dict()}])
 def test_what_a_checkpoint_does_not_hold_is_measured(pool_of, lines, times, state):
     times.update({'eager': 1.0, 'folded': 0.5, 'folded, channels_last': 0.6})
@@ -424,7 +440,6 @@ def work(rank, world_size, folder):
     choose_mode._MIN_SECONDS = 0
     pool.prepare(images())
     torch.save(str(pool[0].mode), f'{folder}/mode_{rank}.pth')
-    dist.destroy_process_group()
 
 
 def test_the_main_process_decides(make_resnet, tmp_path):

@@ -180,3 +180,59 @@ def test_classifier_without_a_head(make_resnet):
     del cfg['head']
     with pytest.raises(InputError, match='teacher "headless" has no classification head'):
         build_pool([dict(cfg, name='headless')], Preprocessing())
+
+
+def some_images(count=8):
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def differences(pool, inputs, chosen):
+    """Teachers whose outputs for some images are not, bit by bit, those in the whole batch."""
+    found = []
+    for name, output, whole in zip(pool.names, pool(inputs[chosen]), pool(inputs)):
+        for key in ('logits', 'embedding', 'feature_map'):
+            value, expected = getattr(output, key), getattr(whole, key)
+            assert (value is None) == (expected is None)
+            if value is not None and not torch.equal(value, expected[chosen]):
+                found.append(f'{key} of {name}')
+    return found
+
+
+def test_filled_up_batches_round_alike(make_pool, make_resnet, make_vit):
+    pool = make_pool([make_resnet(4), make_vit(48, num_classes=5)])
+    inputs = some_images()
+    # Kernels for few images round in another way, or this test would show nothing.
+    assert differences(pool, inputs, [3])
+    pool.batch_size = 8
+    for chosen in ([3], [7, 0], [5, 2, 7], [6, 4, 2, 0, 1, 3, 5], [7, 6, 5, 4, 3, 2, 1, 0]):
+        assert differences(pool, inputs, chosen) == []
+
+
+def test_batches_are_filled_up_by_their_own_images(make_pool, make_resnet):
+    pool = make_pool([make_resnet(4)])
+    seen = []
+    network = pool[0].network.backbone
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs = some_images(3)
+    pool.batch_size = 7
+    (output,) = pool(inputs)
+    assert torch.equal(seen[-1], inputs[[0, 1, 2, 0, 1, 2, 0]])
+    assert (len(output.logits), len(output.embedding), len(output.feature_map)) == (3, 3, 3)
+    for count in (7, 8):  # whole batches, and larger ones of a validation
+        inputs = some_images(count)
+        pool(inputs)
+        assert torch.equal(seen[-1], inputs)
+
+
+def test_some_of_the_teachers(make_pool, make_resnet):
+    own = dict(mean=[1.0] * 3, std=[2.0] * 3)
+    pool = make_pool(
+        [dict(make_resnet(4), name=name, data_preprocessor=own) for name in ('a', 'b', 'c')]
+    )
+    inputs = some_images(2)
+    outputs = dict(zip(pool.names, pool(inputs)))
+    for names in (['b'], ['c', 'a'], {'a', 'b', 'c'}, ['b', 'b'], []):
+        found = pool(inputs, names=names)
+        expected = [outputs[name].logits for name in 'abc' if name in names]
+        assert len(found) == len(expected)
+        assert all(torch.equal(one.logits, two) for one, two in zip(found, expected))

@@ -1,0 +1,122 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""A training on some photographs whose teachers have files, as their stored outputs need them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtkdrl_mm.engine import output_writer
+from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
+from mtkdrl_mm.models import MultiTeacherDistiller
+
+NUM_IMAGES = 22
+AUGMENT = (
+    dict(type='RandomCrop', crop_size=32, padding=4),
+    dict(type='RandomFlip', prob=0.5),
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with images of five classes."""
+    draw = np.random.default_rng(0)
+    for number in range(NUM_IMAGES):
+        folder = tmp_path / 'photos' / f'class_{number % 5}'
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{number:02d}.png')
+    return tmp_path / 'photos'
+
+
+@pytest.fixture
+def make_teachers(tmp_path, make_resnet, make_vit, make_classifier):
+    """Function that returns the configs of teachers with weights in files.
+
+    "b" is a transformer, which has no map; all others are ResNets.
+    """
+
+    def make(names='ab'):
+        teachers = []
+        for name in names:
+            network = make_vit(16) if name == 'b' else make_resnet(4)
+            path = tmp_path / f'{name}.pth'
+            if not path.exists():
+                torch.save(make_classifier(network, seed=ord(name)).state_dict(), path)
+            teachers.append(dict(network, name=name, checkpoint=str(path)))
+        return teachers
+
+    return make
+
+
+@pytest.fixture
+def make_training(photos, make_teachers, make_resnet, monkeypatch):
+    """Function that returns a distiller and the loader of its training data.
+
+    Parts have 4 samples: there are 6, and the last one has 2.
+    """
+    monkeypatch.setattr(output_writer, '_MIN_PART_SIZE', 4)
+
+    def make(
+        outputs=None,
+        names='ab',
+        batch_size=4,
+        workers=0,
+        augment=AUGMENT,
+        mixup=False,
+        inference='eager',
+        **loader,
+    ):
+        student = make_resnet(4)
+        if mixup:
+            student['train_cfg'] = dict(augments=dict(type='Mixup', alpha=1.0))
+        torch.manual_seed(0)
+        model = MultiTeacherDistiller(
+            student=student,
+            teachers=make_teachers(names),
+            teacher_outputs=outputs,
+            teacher_inference=inference,
+            data_preprocessor=dict(mean=[127.0] * 3, std=[60.0] * 3, num_classes=5),
+        )
+        model.init_weights()
+        pipeline = [dict(type='LoadImageFromFile'), *augment, dict(type='PackInputs')]
+        dataset = dict(type='CustomDataset', data_root=str(photos), pipeline=pipeline)
+        config = dict(
+            dataset=dataset,
+            batch_size=batch_size,
+            num_workers=workers,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            **loader,
+        )
+        return model, build_dataloader(seeded_dataloader(config), seed=0)
+
+    return make
+
+
+@pytest.fixture
+def run_epoch():
+    """Function that runs the pool on the batches of an epoch.
+
+    It returns the outputs of all teachers, and what the samples carried, by the
+    path of the image.
+    """
+
+    def run(model, loader, epoch=0):
+        loader.batch_sampler.set_position(7, epoch)
+        outputs, carried = {}, {}
+        for batch in loader:
+            data = model.data_preprocessor(batch, True)
+            samples = data['data_samples']
+            found = model.teachers(model.format_inputs(data['inputs']), samples)
+            for row, sample in enumerate(samples):
+                carried[sample.img_path] = sample.get('teacher_outputs')
+                outputs[sample.img_path] = [
+                    tensor[row]
+                    for output in found
+                    for tensor in (output.logits, output.embedding, output.feature_map)
+                    if tensor is not None
+                ]
+        return outputs, carried
+
+    return run
