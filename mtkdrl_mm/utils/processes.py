@@ -2,12 +2,14 @@
 """Set-up of process groups, and messages for lost processes."""
 
 import gc
+import glob
 import ipaddress
 import os
 import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -349,10 +351,34 @@ def leave_process_group() -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     gc.collect()
-    # Gloo's threads need Python's lock to drop the tensors of the last collective. If they have not
-    # done so before this thread, which holds the lock, waits for them, neither ever ends.
-    time.sleep(0.1)
+    _wait_for_threads()
     torch.distributed.destroy_process_group()
+
+
+def _wait_for_threads(seconds: float = 10.0) -> None:
+    """Wait until no other thread of this process has anything to do.
+
+    A thread of gloo may still have to release the tensors of the last collective operation, for
+    which it needs Python's lock. In torch 2.1, the end of a process group holds this lock while
+    it waits for that thread.
+
+    Args:
+        seconds (float): Time limit, for threads that never rest. Defaults to 10.
+    """
+    end, quiet = time.monotonic() + seconds, 0
+    while quiet < 2 and time.monotonic() < end:
+        time.sleep(0.02)  # without the lock
+        quiet = 0 if _busy_threads() else quiet + 1
+
+
+def _busy_threads() -> bool:
+    """Whether another thread of this process runs, or waits for a core; False if unknown."""
+    for path in glob.glob('/proc/self/task/*/stat'):
+        with suppress(OSError), open(path) as file:
+            state = file.read().rpartition(')')[2].split()[0]
+            if state == 'R' and int(path.split('/')[4]) != threading.get_native_id():
+                return True
+    return False
 
 
 def describe_group_error(

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Set-up of process groups, and messages for lost processes."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -341,6 +342,40 @@ def test_batch_norm_without_gpus():
     assert revert_sync_norm(model)
     assert model == dict(a=[dict(type='BN', eps=1), dict(type='BN')], b=dict(c=dict(type='BN')))
     assert not revert_sync_norm(model)
+
+
+@pytest.fixture
+def busy_thread():
+    """Function that starts a thread which computes, without Python's lock, for some rounds."""
+    threads = []
+
+    def start(rounds):
+        arguments = ('sha256', b'password', b'salt', rounds)
+        threads.append(threading.Thread(target=hashlib.pbkdf2_hmac, args=arguments))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    for thread in threads:
+        thread.join()
+
+
+def test_groups_end_when_no_thread_is_busy(monkeypatch, busy_thread):
+    """One of gloo may need Python's lock, which torch 2.1 holds while it waits for that thread."""
+    alive = []
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(
+        torch.distributed, 'destroy_process_group', lambda: alive.append(thread.is_alive())
+    )
+    thread = busy_thread(1_000_000)
+    leave_process_group()
+    assert alive == [False]
+
+
+def test_threads_that_never_rest(busy_thread):
+    thread = busy_thread(2_000_000)
+    processes._wait_for_threads(seconds=0.1)
+    assert thread.is_alive()
 
 
 def test_the_group_is_left_once_its_threads_have_done_their_work(monkeypatch):
