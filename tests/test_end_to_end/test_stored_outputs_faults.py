@@ -410,7 +410,7 @@ def test_a_teacher_is_added(filled):
 def test_check(filled):
     root = str(filled.folder / 'peace')
     printed = tool(filled, root, '--check', '20')
-    assert 'Largest deviations on 20 random images of 2 complete views:' in printed
+    assert 'Largest deviations on 20 random augmented images of 2 complete views:' in printed
     for tensor in ('logits', 'embedding', 'feature_map'):
         assert len(re.findall(rf'\nteacher[01] +{tensor} +0 +0\n', printed)) == 2, printed
     assert 'The pixels of all these images are those that were stored.' in printed
@@ -438,7 +438,7 @@ def test_check_finds_other_weights_and_pixels(tmp_path):
     shutil.copy(d.data / 'train' / 'class_2' / '2.png', image)
     weights = Path(d.teachers[1]['checkpoint'])
     for expected in (
-        r'Error: The pixels of [1-9]\d* of these 256 images are not those that were stored\. An '
+        r'Error: The pixels of [1-9]\d* of these 31 images are not those that were stored\. An '
         r'image file, the pipeline, or what decodes images has changed: restore it, or store the '
         r'outputs again in another folder\.',
         rf'Error: "{root}/teacher1" was stored for teacher "teacher1" with another version of the '
