@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import (
     all_reduce,
@@ -40,11 +39,11 @@ from tqdm import tqdm
 
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
+from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter
 from mtkdrl_mm.engine.teacher_outputs import report_warnings, writing_session
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.models import MultiTeacherDistiller
-from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.teacher_outputs import (
     Manifest,
     StoreReader,
@@ -111,20 +110,6 @@ def parse_args() -> argparse.Namespace:
     )
     add_common_arguments(parser)
     return parser.parse_args()
-
-
-def build_model(cfg: Config) -> MultiTeacherDistiller:
-    """Build the config's distiller with its teachers, without their weights."""
-    if not str(cfg.model.get('type')).endswith('MultiTeacherDistiller'):
-        raise InputError(
-            f"The config's model is a {cfg.model.get('type')}, which has no teachers: give a "
-            'config whose model is a MultiTeacherDistiller.'
-        )
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    # Losses and weightings may need files, and have no effect here.
-    cfg.model.pop('extra_losses', None)
-    cfg.model.pop('teacher_outputs', None)
-    return MODELS.build(cfg.model)
 
 
 def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
@@ -410,7 +395,7 @@ def run() -> None:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     logger = MMLogger.get_instance('mtkdrl_mm', logger_name='mtkdrl_mm')
     check_data(cfg, ('train_dataloader',))
-    model = build_model(cfg)
+    model = build_distiller(cfg)
     names = chosen_teachers(model, args)
     model.teachers.load_weights()
     model.to(get_device()).eval()

@@ -29,10 +29,9 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from mtkdrl_mm.engine.build_dataloader import build_dataloader
+from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.check_teachers import check_teachers
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
-from mtkdrl_mm.models import MultiTeacherDistiller
-from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import (
@@ -71,22 +70,6 @@ def parse_args() -> argparse.Namespace:
     if args.out and osp.splitext(args.out)[1] not in FORMATS:
         parser.error(f'argument --out: "{args.out}" must end in one of {", ".join(FORMATS)}')
     return args
-
-
-def build_model(cfg: Config) -> MultiTeacherDistiller:
-    """Build the config's distiller and load its teachers."""
-    if not str(cfg.model.get('type')).endswith('MultiTeacherDistiller'):
-        raise InputError(
-            f"The config's model is a {cfg.model.get('type')}, which has no teachers: give a "
-            'config whose model is a MultiTeacherDistiller.'
-        )
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    # Extra losses may need files, and have no effect here.
-    cfg.model.pop('extra_losses', None)
-    cfg.model.pop('teacher_outputs', None)
-    model = MODELS.build(cfg.model)
-    model.teachers.load_weights()
-    return model.to(get_device()).eval()
 
 
 def draw_batches(cfg: Config, args: argparse.Namespace) -> tuple[list[dict], Iterator[dict]]:
@@ -133,7 +116,9 @@ def main() -> None:
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     check_data(cfg, ('val_dataloader',))
-    model = build_model(cfg)
+    model = build_distiller(cfg)
+    model.teachers.load_weights()
+    model.to(get_device()).eval()
     batches, further = draw_batches(cfg, args)
     report = check_teachers(model, batches, args.preprocessing_images, args.repeats, further)
     device = next(model.parameters()).device

@@ -16,8 +16,8 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import track_iter_progress
 
 from mtkdrl_mm.engine.build_dataloader import build_dataloader
+from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
-from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import atomic_write
@@ -76,12 +76,9 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    # The loss that reads the centres cannot be built before they exist.
-    cfg.model.pop('extra_losses', None)
-    cfg.model.pop('teacher_outputs', None)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    model = MODELS.build(cfg.model)
+    # Without the loss that reads the centres, which do not exist yet.
+    model = build_distiller(cfg)
     if model.connectors is None:
         raise InputError(
             '`feature_loss_weight` is 0: there are no connectors, which select the features.'

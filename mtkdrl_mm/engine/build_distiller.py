@@ -1,0 +1,35 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Building of a config's distiller for tools that need its teachers, and no training."""
+
+from mmengine.config import Config
+
+from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.utils import InputError
+
+
+def build_distiller(cfg: Config) -> MultiTeacherDistiller:
+    """Build the distiller of a config with the networks of its teachers.
+
+    Extra losses are left out, which may need files and have no effect without a
+    training, and so are stored outputs, which would replace the networks.
+
+    Args:
+        cfg (Config): The config; changed in place.
+
+    Returns:
+        MultiTeacherDistiller: The distiller, with random weights.
+
+    Raises:
+        InputError: If the model is no distiller.
+    """
+    kind = cfg.get('model', {}).get('type')
+    if not str(kind).endswith('MultiTeacherDistiller'):
+        raise InputError(
+            f"The config's model is a {kind}, which has no teachers: give a config whose model is "
+            'a MultiTeacherDistiller.'
+        )
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    cfg.model.pop('extra_losses', None)
+    cfg.model.pop('teacher_outputs', None)
+    return MODELS.build(cfg.model)
