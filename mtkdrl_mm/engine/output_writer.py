@@ -258,6 +258,7 @@ class OutputWriter:
         loader = self._loader(keys)
         with self._annotated():
             for batch in loader:
+                _check_sizes(batch)
                 with torch.no_grad():
                     data = self.model.data_preprocessor(batch, True)
                     inputs = self.model.format_inputs(data['inputs'])
@@ -549,6 +550,20 @@ class _Batches:
                 batch = []
         if batch:
             yield batch
+
+
+def _check_sizes(batch: dict[str, Any]) -> None:
+    """Refuse images of different sizes, whose padding would depend on the batch."""
+    inputs = batch['inputs']
+    if isinstance(inputs, Tensor):
+        return  # stacked by the loader
+    shapes = sorted({tuple(image.shape[-2:]) for image in inputs})
+    if len(shapes) > 1:
+        raise InputError(
+            f'The data pipeline yields images of different sizes ({shapes[0]} and {shapes[1]}), '
+            'which are padded to the largest one of a batch, so that what teachers make of them '
+            'cannot be stored. Add a crop or a resize to one size to the pipeline.'
+        )
 
 
 def _part_size(specs: dict[str, tuple[TensorSpec, ...]], dataset: DatasetRecord) -> int:

@@ -125,7 +125,14 @@ class TeacherOutputsSettings:
         for key in cfg:
             if key not in known:
                 raise InputError(f'`teacher_outputs` takes no "{key}". {near_matches(key, known)}')
-        return cls(**cfg)
+        settings = cls(**cfg)
+        for key in ('logits', 'maps', 'map_channels'):
+            if key in cfg and not settings.write:
+                raise InputError(
+                    f'`teacher_outputs.{key}` is for `write=True`: what a store holds was chosen '
+                    'when it was written, and running teachers give everything. Leave it out.'
+                )
+        return settings
 
 
 def _is_integer(value: Any, minimum: int) -> bool:

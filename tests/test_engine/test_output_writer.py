@@ -470,3 +470,18 @@ def test_nothing_but_teachers_and_inputs_is_left(session, store):
     writer.write_missing()
     assert sorted(os.listdir(store)) == ['a', 'b', 'inputs']
     assert sorted(os.listdir(inputs_folder(store))) == ['manifest.json', 'view_000', 'view_001']
+
+
+@pytest.mark.parametrize('sides', [(8, 8, 8), (8, 10, 8)])
+def test_images_of_different_sizes_are_refused(sides):
+    """Their padding would depend on the batch. A loader stacks images of one size."""
+    batch = dict(inputs=[torch.zeros(3, 8, side) for side in sides])
+    if len(set(sides)) == 1:
+        output_writer._check_sizes(batch)
+        output_writer._check_sizes(dict(inputs=torch.stack(batch['inputs'])))
+        return
+    with pytest.raises(InputError) as error:
+        output_writer._check_sizes(batch)
+    assert str(error.value).startswith(
+        'The data pipeline yields images of different sizes ((8, 8) and (8, 10)), which are padded'
+    )

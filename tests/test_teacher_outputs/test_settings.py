@@ -63,6 +63,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
             '` writes a store: set `views`, the number of augmented views',
         ),
         (dict(views=1, write=True), '` has `write=True`: set `root`, the folder.'),
+        (dict(root='s', maps='full'), 'maps` is for `write=True`: what a store holds was chosen '),
+        (dict(views=1, logits='float32'), 'logits` is for `write=True`: what a store holds was '),
         (dict(views=2, first_views=1), 'first_views` is for reading a store: set `views` instead.'),
     ],
 )
