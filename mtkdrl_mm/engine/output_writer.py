@@ -38,6 +38,7 @@ from mtkdrl_mm.teacher_outputs import (
     inputs_folder,
     inputs_manifest,
     load_basis,
+    stored_form,
     stored_tensors,
     teacher_folder,
 )
@@ -492,9 +493,7 @@ class OutputWriter:
     ) -> dict[str, tuple[dict[str, np.ndarray], str]]:
         """Fit the bases that are missing on the main process; read them on all."""
         wanted = [
-            name
-            for name, tensors in specs.items()
-            if any(spec.name == 'projected_map' for spec in tensors)
+            name for name, tensors in specs.items() if stored_form(tensors)['maps'] == 'projected'
         ]
         lacking = [
             name for name in wanted if Manifest.find(teacher_folder(self.root, name)) is None

@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Conversion between the outputs of networks and the tensors of a store."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,8 @@ _MAPS = {
     'token_map': True,
     'pooled_map': False,
     'pooled_token_map': True,
-    'projected_map': True,
+    'map_components': False,
+    'token_map_components': True,
 }
 
 
@@ -51,7 +51,8 @@ def stored_tensors(
         return tuple(specs)
     channels, height, width = output.feature_map.shape[1:]
     if settings.maps == 'projected' and settings.map_channels < channels:
-        specs.append(TensorSpec('projected_map', (settings.map_channels, height, width), dtype))
+        name = 'token_map_components' if of_tokens else 'map_components'
+        specs.append(TensorSpec(name, (settings.map_channels, height, width), dtype))
     elif settings.maps == 'pooled':
         name = 'pooled_token_map' if of_tokens else 'pooled_map'
         specs.append(TensorSpec(name, (channels, 1, 1), dtype))
@@ -73,7 +74,7 @@ def stored_form(tensors: Sequence[TensorSpec]) -> dict[str, Any]:
     """
     form: dict[str, Any] = dict(logits=tensors[0].dtype, maps='none')
     for spec in tensors:
-        if spec.name == 'projected_map':
+        if _is_projected(spec.name):
             form.update(maps='projected', map_channels=spec.shape[0])
         elif spec.name in _MAPS:
             form['maps'] = 'pooled' if spec.name.startswith('pooled') else 'full'
@@ -83,15 +84,15 @@ def stored_form(tensors: Sequence[TensorSpec]) -> dict[str, Any]:
 class BasisFit:
     r"""Fits the principal components of a teacher's maps, over images and positions.
 
-    The projection of a map F is
+    Of a map F, z is stored, and the map that is read is F':
 
     .. math::
-        \sqrt{k / c} \; U (F - \mu)
+        z = U (F - \mu), \qquad F' = U^T z + \mu
 
-    with the k leading components in the rows of U. The factor keeps the scale of
-    mean squares: a squared distance between two projected maps, averaged over k
-    channels, is the one between the maps, averaged over c channels, less what
-    the components leave out.
+    with the k leading components in the rows of U. Of all maps that k numbers
+    per position determine linearly, F' is on average nearest to F. Where F comes
+    from a ReLU, negative entries of F' are replaced by zero, which is nearer
+    still.
 
     Example:
         >>> import torch
@@ -162,7 +163,8 @@ class OutputCodec:
     Args:
         layout (PackedLayout): The tensors of every teacher.
         bases (Mapping[str, Mapping[str, np.ndarray]], optional): Bases of the
-            teachers whose maps are projected. Defaults to None.
+            teachers whose maps are projected, from :class:`BasisFit`. Defaults
+            to None.
 
     Attributes:
         saturated (int): Number of values beyond the range of float16, which
@@ -199,20 +201,20 @@ class OutputCodec:
         """Names of the teachers."""
         return tuple(self._specs)
 
-    def map_spec(self, teacher: str) -> tuple[TensorSpec, bool] | None:
-        """The stored map of a teacher.
+    def map_channels(self, teacher: str) -> int | None:
+        """Number of channels of a teacher's maps as they are read; None without maps."""
+        spec = self._map_spec(teacher)
+        if spec is None:
+            return None
+        return len(self._bases[teacher][1]) if _is_projected(spec.name) else spec.shape[0]
 
-        Args:
-            teacher (str): Name of the teacher.
+    def has_signed_map(self, teacher: str) -> bool:
+        """Whether the entries of a teacher's map are negative as often as positive."""
+        spec = self._map_spec(teacher)
+        return spec is not None and _MAPS[spec.name]
 
-        Returns:
-            tuple[TensorSpec, bool] | None: The tensor, and whether its entries
-            are negative as often as positive; None without a map.
-        """
-        for spec in self._specs[teacher]:
-            if spec.name in _MAPS:
-                return spec, _MAPS[spec.name]
-        return None
+    def _map_spec(self, teacher: str) -> TensorSpec | None:
+        return next((spec for spec in self._specs[teacher] if spec.name in _MAPS), None)
 
     def size(self, teacher: str, tensor: str) -> int:
         """Length of a teacher's ``'logits'`` or ``'embedding'``."""
@@ -251,18 +253,26 @@ class OutputCodec:
     def _convert_map(self, teacher: str, name: str, feature_map: Tensor) -> Tensor:
         if name.startswith('pooled'):
             return feature_map.float().mean(dim=(2, 3), keepdim=True)
-        if name != 'projected_map':
+        if not _is_projected(name):
             return feature_map
-        device = feature_map.device
+        components, mean = self._basis(teacher, feature_map.device)
+        # Not in the half precision of the training.
+        with autocast(feature_map.device.type, enabled=False):
+            centred = feature_map.float() - mean[:, None, None]
+            return _along_channels(components, centred)
+
+    def _restore_map(self, teacher: str, name: str, stored: Tensor) -> Tensor:
+        if not _is_projected(name):
+            return stored
+        components, mean = self._basis(teacher, stored.device)
+        with autocast(stored.device.type, enabled=False):
+            restored = _along_channels(components.T, stored) + mean[:, None, None]
+        return restored if _MAPS[name] else restored.clamp_(min=0)
+
+    def _basis(self, teacher: str, device: torch.device) -> tuple[Tensor, Tensor]:
         components, mean = (part.to(device) for part in self._bases[teacher])
         self._bases[teacher] = components, mean  # copied to the device once
-        scale = math.sqrt(len(components) / len(mean))
-        # Not in the half precision of the training.
-        with autocast(device.type, enabled=False):
-            centred = feature_map.float() - mean[:, None, None]
-            # Image by image: the roundings do not depend on the batch.
-            projected = [torch.tensordot(components, one, dims=1) for one in centred]
-            return torch.stack(projected).mul(scale)
+        return components, mean
 
     def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype == torch.float16 and tensor.dtype != torch.float16:
@@ -301,13 +311,18 @@ class OutputCodec:
 
         Returns:
             list[NetworkOutput]: In float32, without gradient, and contiguous as
-            those of networks; maps as they are stored.
+            those of networks; pooled maps of one position, projected maps with
+            all channels of the teacher, see :class:`BasisFit`.
         """
         outputs = []
-        for tensors in self.layout.unpack(packed).values():
+        for teacher, tensors in self.layout.unpack(packed).items():
             # Sums over strided tensors would be rounded in another order.
             whole = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
-            maps = [tensor for name, tensor in whole.items() if name in _MAPS]
+            maps = [
+                self._restore_map(teacher, name, tensor)
+                for name, tensor in whole.items()
+                if name in _MAPS
+            ]
             outputs.append(
                 NetworkOutput(
                     logits=whole['logits'],
@@ -316,3 +331,13 @@ class OutputCodec:
                 )
             )
         return outputs
+
+
+def _is_projected(name: str) -> bool:
+    return name.endswith('map_components')
+
+
+def _along_channels(matrix: Tensor, maps: Tensor) -> Tensor:
+    """Multiply the channels of every map, shape (B, c, h, w), by a matrix of shape (k, c)."""
+    # Image by image: the roundings do not depend on the batch.
+    return torch.stack([torch.tensordot(matrix, one, dims=1) for one in maps])

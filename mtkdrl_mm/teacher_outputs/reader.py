@@ -253,20 +253,21 @@ class StoreReader:
             if missing:
                 raise missing_part(missing[0])
 
-    def read_basis(self, teacher: str) -> dict[str, np.ndarray] | None:
-        """Read the basis of a teacher's projected maps.
-
-        Args:
-            teacher (str): Name of the teacher.
+    def read_bases(self) -> dict[str, dict[str, np.ndarray]]:
+        """Read the bases of projected maps.
 
         Returns:
-            dict[str, np.ndarray] | None: The basis; None without one.
+            dict[str, dict[str, np.ndarray]]: By teacher, without those that have
+            none.
 
         Raises:
-            InputError: If the file is missing, damaged or another one.
+            InputError: If a file is missing, damaged or another one.
         """
-        digest = self.manifests[teacher].basis_sha256
-        return None if digest is None else read_basis(teacher_folder(self.root, teacher), digest)
+        return {
+            name: read_basis(teacher_folder(self.root, name), manifest.basis_sha256)
+            for name, manifest in self.manifests.items()
+            if manifest.basis_sha256 is not None
+        }
 
     def read_packed(self, samples: Sequence[int], view: int | Sequence[int]) -> np.ndarray:
         """Read all teachers' tensors of samples, packed.

@@ -71,7 +71,7 @@ class StoredTeacherPool(nn.Module):
         """
         assert settings.root is not None
         reader = StoreReader(settings.root, names, verify=False)
-        return cls(OutputCodec(reader.layout))
+        return cls(OutputCodec(reader.layout, reader.read_bases()))
 
     @classmethod
     def of_live(cls, live: TeacherPool, settings: TeacherOutputsSettings) -> 'StoredTeacherPool':
@@ -85,7 +85,7 @@ class StoredTeacherPool(nn.Module):
             StoredTeacherPool: Its codec is replaced once the size of the maps is
             known.
         """
-        spec, specs = live.spec, {}
+        spec, specs, bases = live.spec, {}, {}
         for name, size, channels, signed in zip(
             spec.names, spec.embedding_sizes, spec.map_channels, spec.signed_maps
         ):
@@ -94,7 +94,13 @@ class StoredTeacherPool(nn.Module):
                 torch.empty(0, spec.num_classes), torch.empty(0, size), feature_map
             )
             specs[name] = stored_tensors(settings, output, signed)
-        return cls(OutputCodec(PackedLayout(specs)), live)
+            if channels is not None:
+                # Of the right size; it is fitted once the teachers have run.
+                bases[name] = dict(
+                    components=np.zeros((settings.map_channels, channels), np.float32),
+                    mean=np.zeros(channels, np.float32),
+                )
+        return cls(OutputCodec(PackedLayout(specs), bases), live)
 
     @property
     def codec(self) -> OutputCodec:
@@ -204,11 +210,10 @@ def spec_of(codec: OutputCodec) -> PoolSpec:
             f'The stored teachers disagree on the number of classes: {listed}. Leave some of them '
             'out of `model.teachers`, or store them again with a `class_map`.'
         )
-    maps = [codec.map_spec(name) for name in codec.names]
     return PoolSpec(
         names=codec.names,
         num_classes=next(iter(classes.values())),
         embedding_sizes=tuple(codec.size(name, 'embedding') for name in codec.names),
-        map_channels=tuple(None if found is None else found[0].shape[0] for found in maps),
-        signed_maps=tuple(found is not None and found[1] for found in maps),
+        map_channels=tuple(codec.map_channels(name) for name in codec.names),
+        signed_maps=tuple(codec.has_signed_map(name) for name in codec.names),
     )
