@@ -171,7 +171,8 @@ class OutputCodec:
             were replaced by its largest number.
 
     Raises:
-        InputError: If there is a tensor that this version does not know.
+        InputError: If there is a tensor that this version does not know, or a
+            projected map without its basis.
     """
 
     def __init__(
@@ -194,6 +195,11 @@ class OutputCodec:
                     raise InputError(
                         f'The stored outputs of teacher "{name}" hold "{spec.name}", which this '
                         'version of mtkdrl_mm does not know. Use the version that wrote them.'
+                    )
+                if _is_projected(spec.name) and name not in self._bases:
+                    raise InputError(
+                        f'The projected maps of teacher "{name}" have no basis in its manifest, so '
+                        'they cannot be read. Remove its folder and store this teacher again.'
                     )
 
     @property

@@ -34,9 +34,9 @@ class TeacherOutputsSettings:
         logits (str): For writing, 'float16' or 'float32', the data type of
             logits, embeddings and maps. Defaults to 'float16'.
         maps (str): For writing, 'none', 'pooled' (averaged over positions),
-            'full' or 'projected' (onto leading principal components). Defaults
-            to 'none'.
-        map_channels (int): For writing, number of channels of projected maps.
+            'full' or 'projected' (stored as leading principal components, and
+            read with all channels). Defaults to 'projected'.
+        map_channels (int): For writing, number of components of projected maps.
             Defaults to 64.
 
     Raises:
@@ -47,7 +47,7 @@ class TeacherOutputsSettings:
         >>> TeacherOutputsSettings.from_config('/data/store').root
         '/data/store'
         >>> TeacherOutputsSettings.from_config(dict(root='store', views=8, write=True)).maps
-        'none'
+        'projected'
     """
 
     root: str | None = None
@@ -56,7 +56,7 @@ class TeacherOutputsSettings:
     seed: int | None = None
     write: bool = False
     logits: str = 'float16'
-    maps: str = 'none'
+    maps: str = 'projected'
     map_channels: int = 64
 
     def __post_init__(self) -> None:

@@ -187,7 +187,7 @@ def test_a_store_is_filled_and_trained_from(on_images, tmp_path):
     rows = reader.read_rows([one.sample for one in carried], 0)
     for name, output in zip('ab', seen[2]):
         assert torch.equal(output.logits, torch.from_numpy(rows[name]['logits']))
-        assert output.feature_map.shape == (4, 3, 1, 1)
+        assert output.feature_map.shape == (4, 64, 1, 1)  # of the teacher
 
 
 def test_batches_in_memory_come_from_the_images(on_images):

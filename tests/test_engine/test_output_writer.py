@@ -382,13 +382,13 @@ def test_a_basis_is_fitted_once(session, store):
     session(**kwargs).write_missing()
     assert contents(store) == before
     reader = StoreReader(store, ['a'])
-    basis = reader.read_basis('a')
+    basis = reader.read_bases()['a']
     assert basis['components'].shape == (3, 32)
     np.testing.assert_allclose(basis['components'] @ basis['components'].T, np.eye(3), atol=1e-5)
-    rows = reader.read_rows([5], 1)['a']['projected_map']
+    rows = reader.read_rows([5], 1)['a']['map_components']
     _, outputs = expected_rows(writer, 5, 1)
     centred = outputs['a'].feature_map[0].numpy() - basis['mean'][:, None, None]
-    expected = np.einsum('kc,chw->khw', basis['components'], centred) * (3 / 32) ** 0.5
+    expected = np.einsum('kc,chw->khw', basis['components'], centred)
     np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-5)
 
 

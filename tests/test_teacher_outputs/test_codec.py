@@ -50,7 +50,8 @@ def codec_of(output, basis=None, of_tokens=False, **kwargs):
         (dict(maps='full'), 6, True, ('token_map', (6, 3, 3))),
         (dict(maps='pooled'), 6, False, ('pooled_map', (6, 1, 1))),
         (dict(maps='pooled'), 6, True, ('pooled_token_map', (6, 1, 1))),
-        (dict(maps='projected', map_channels=5), 6, True, ('projected_map', (5, 3, 3))),
+        (dict(maps='projected', map_channels=5), 6, True, ('token_map_components', (5, 3, 3))),
+        (dict(maps='projected', map_channels=4), 6, False, ('map_components', (4, 3, 3))),
         # Nothing would be saved.
         (dict(maps='projected', map_channels=6), 6, False, ('feature_map', (6, 3, 3))),
         (dict(maps='projected', map_channels=64), 6, True, ('token_map', (6, 3, 3))),
@@ -75,14 +76,17 @@ def test_stored_tensors(kwargs, channels, of_tokens, expected, dtype):
         (True, dict(maps='full'), True),
         (False, dict(maps='pooled'), False),
         (True, dict(maps='pooled'), True),
-        (False, dict(maps='projected', map_channels=2), True),
+        (False, dict(maps='projected', map_channels=2), False),
+        (True, dict(maps='projected', map_channels=2), True),
     ],
 )
-def test_signs_of_the_map(of_tokens, kwargs, signed):
-    codec = codec_of(outputs(), of_tokens=of_tokens, **kwargs)
-    spec, found = codec.map_spec('a')
-    assert found is signed and spec.name.endswith('map')
-    assert codec_of(outputs()).map_spec('a') is None
+def test_signs_and_channels_of_the_map(of_tokens, kwargs, signed):
+    basis = fitted(torch.randn(4, 6, 3, 3), 2)
+    codec = codec_of(outputs(), basis, of_tokens, **kwargs)
+    assert codec.has_signed_map('a') is signed
+    assert codec.map_channels('a') == 6
+    without = codec_of(outputs(), maps='none')
+    assert (without.has_signed_map('a'), without.map_channels('a')) == (False, None)
     assert (codec.size('a', 'logits'), codec.size('a', 'embedding')) == (5, 7)
 
 
@@ -195,58 +199,38 @@ def test_the_basis_does_not_depend_on_the_batches():
     assert one['explained'] == pytest.approx(1.0)
 
 
-def project(maps, basis):
+def stored_and_read(maps, basis, of_tokens=True):
+    """What is stored of maps, and the maps that are read."""
     output = outputs(images=len(maps), channels=None)
     output.feature_map = maps
-    kwargs = dict(maps='projected', map_channels=len(basis['components']), logits='float32')
+    kinds = ('map_components', 'token_map_components')
+    shape = (len(basis['components']), *maps.shape[2:])
     specs = (
-        *stored_tensors(settings(**kwargs), outputs(channels=None)),
-        TensorSpec('projected_map', (len(basis['components']), *maps.shape[2:]), 'float32'),
+        *stored_tensors(settings(logits='float32'), outputs(channels=None)),
+        TensorSpec(kinds[of_tokens], shape, 'float32'),
     )
     codec = OutputCodec(PackedLayout(dict(a=specs)), dict(a=basis))
+    stored = codec.to_tensors('a', output)[kinds[of_tokens]]
     (decoded,) = codec.decode(codec.encode([output]))
-    return decoded.feature_map
-
-
-def mean_square(first, second):
-    return (first - second).double().square().mean(dim=(1, 2, 3))
-
-
-def test_a_projection_onto_all_components_keeps_mean_squares():
-    maps = torch.randn(12, 6, 3, 3) + 2
-    projected = project(maps, fitted(maps, 6))
-    assert projected.shape == maps.shape
-    torch.testing.assert_close(
-        mean_square(projected[:6], projected[6:]),
-        mean_square(maps[:6], maps[6:]),
-        rtol=1e-5,
-        atol=0,
-    )
+    return stored, decoded.feature_map
 
 
 @pytest.mark.parametrize('kept', [2, 3, 5])
-def test_a_projection_keeps_the_mean_squares_of_what_the_components_span(kept):
-    """Averaged over k channels as over c, for any k from the rank on."""
+def test_maps_that_the_components_span_are_read_back(kept):
     maps, _ = maps_in_a_plane(12)
-    projected = project(maps, fitted(maps, kept))
-    assert projected.shape == (12, kept, 3, 3)
-    torch.testing.assert_close(
-        mean_square(projected[:6], projected[6:]),
-        mean_square(maps[:6], maps[6:]),
-        rtol=1e-4,
-        atol=0,
-    )
+    stored, read = stored_and_read(maps, fitted(maps, kept))
+    assert stored.shape == (12, kept, 3, 3)
+    torch.testing.assert_close(read, maps, rtol=1e-4, atol=1e-4)
 
 
-def test_a_projection_loses_what_the_components_leave_out():
+def test_what_is_read_lacks_the_variance_that_the_components_leave_out():
     maps = torch.randn(200, 6, 3, 3) * torch.tensor([3.0, 2, 1, 1, 1, 1]).view(-1, 1, 1)
     basis = fitted(maps, 2)
-    ratio = (
-        project(maps, basis).double().square().mean()
-        / (maps - torch.from_numpy(basis['mean'])[:, None, None]).double().square().mean()
-    )
-    assert float(ratio) == pytest.approx(float(basis['explained']), rel=1e-4)
-    assert float(ratio) == pytest.approx(13 / 17, rel=0.1)
+    _, read = stored_and_read(maps, basis)
+    mean = torch.from_numpy(basis['mean'])[:, None, None]
+    lost = (read - maps).double().square().sum() / (maps - mean).double().square().sum()
+    assert float(lost) == pytest.approx(1 - float(basis['explained']), rel=1e-4)
+    assert float(lost) == pytest.approx(4 / 17, rel=0.1)
 
 
 def test_closed_form_of_a_projection():
@@ -255,9 +239,28 @@ def test_closed_form_of_a_projection():
         mean=np.array([1, 2, 3, 4], np.float32),
     )
     maps = torch.arange(8.0).view(1, 4, 1, 2)
-    # sqrt(2 / 4) times channels 1 and 3 less their means.
-    expected = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).view(1, 2, 1, 2) * 0.5**0.5
-    torch.testing.assert_close(project(maps, basis), expected)
+    stored, read = stored_and_read(maps, basis)
+    # Channels 1 and 3 less their means; of the others, the means are read.
+    torch.testing.assert_close(stored, torch.tensor([[0.0, 1], [2, 3]]).view(1, 2, 1, 2))
+    expected = torch.tensor([[1.0, 1], [2, 3], [3, 3], [6, 7]]).view(1, 4, 1, 2)
+    torch.testing.assert_close(read, expected)
+
+
+@pytest.mark.parametrize('of_tokens', [False, True])
+def test_outputs_of_a_relu_are_not_read_below_zero(of_tokens):
+    maps = torch.randn(60, 6, 3, 3).clamp(min=0)
+    basis = fitted(maps, 2)
+    _, read = stored_and_read(maps, basis, of_tokens)
+    _, signed = stored_and_read(maps, basis)
+    assert (signed < 0).any()
+    assert torch.equal(read, signed if of_tokens else signed.clamp(min=0))
+    error = (read - maps).square().mean()
+    if not of_tokens:
+        assert error < (signed - maps).square().mean()
+
+
+def project(maps, basis):
+    return stored_and_read(maps, basis)[1]
 
 
 def test_the_projection_of_an_image_does_not_depend_on_its_batch():
@@ -303,4 +306,10 @@ def test_images_of_another_size():
 def test_tensors_of_a_later_version():
     layout = PackedLayout(dict(a=[TensorSpec('attention', (3,), 'float16')]))
     with pytest.raises(InputError, match=re.escape('hold "attention", which this version of mtk')):
+        OutputCodec(layout)
+
+
+def test_components_without_their_basis():
+    layout = PackedLayout(dict(a=[TensorSpec('map_components', (3, 2, 2), 'float16')]))
+    with pytest.raises(InputError, match=re.escape('projected maps of teacher "a" have no basis')):
         OutputCodec(layout)

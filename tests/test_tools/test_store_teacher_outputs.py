@@ -100,7 +100,7 @@ def test_settings_of_a_new_store(tool, parse, tmp_path):
         (None, dict(maps='none')),
         (('pooled_map', (6, 1, 1)), dict(maps='pooled')),
         (('token_map', (6, 2, 2)), dict(maps='full')),
-        (('projected_map', (6, 2, 2)), dict(maps='projected', map_channels=6)),
+        (('map_components', (6, 2, 2)), dict(maps='projected', map_channels=6)),
     ],
 )
 def test_settings_of_an_existing_store_need_no_flags(tool, parse, tmp_path, maps, expected):
@@ -117,7 +117,7 @@ def test_settings_of_an_existing_store_need_no_flags(tool, parse, tmp_path, maps
 
 
 def test_settings_are_those_of_the_chosen_teachers(tool, parse, tmp_path):
-    maps = ('projected_map', (2, 2, 2))
+    maps = ('map_components', (2, 2, 2))
     store = write_store(
         str(tmp_path),
         manifest('a', tensors=specs(maps)),

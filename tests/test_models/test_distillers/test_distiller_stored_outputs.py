@@ -1,13 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """A distiller whose teachers' outputs are read: the same loss, and no network."""
 
+import numpy as np
 import pytest
 import torch
 from test_teacher_outputs.stores import manifest, write_store
 
 from mtkdrl_mm.datasets import SampleOutputs
 from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
-from mtkdrl_mm.teacher_outputs import TensorSpec
+from mtkdrl_mm.teacher_outputs import TensorSpec, create_basis, teacher_folder
 from mtkdrl_mm.utils import InputError
 
 SIZES = dict(a=32, b=48)
@@ -72,17 +73,19 @@ def test_no_network_is_built(make_resnet, teachers, root):
 
 def test_connectors_fit_what_is_stored(make_resnet, teachers, tmp_path):
     vectors = [TensorSpec('logits', (5,), 'float16'), TensorSpec('embedding', (32,), 'float16')]
-    projected = TensorSpec('projected_map', (3, 1, 1), 'float16')
+    projected = TensorSpec('token_map_components', (3, 1, 1), 'float16')
+    basis = dict(components=np.eye(3, 24, dtype=np.float32), mean=np.zeros(24, np.float32))
+    _, digest = create_basis(teacher_folder(str(tmp_path), 'b'), basis)
     root = write_store(
         str(tmp_path),
         manifest('a', tensors=vectors),
-        manifest('b', tensors=[*vectors, projected]),
+        manifest('b', tensors=[*vectors, projected], basis_sha256=digest),
     )
     reading = MultiTeacherDistiller(student=make_resnet(4), teachers=teachers, teacher_outputs=root)
     kinds = {name: type(one).__name__ for name, one in reading.connectors.items()}
     assert kinds == dict(a='EmbeddingConnector', b='MapConnector')
     channels = [p.shape[0] for p in reading.connectors['b'].parameters() if p.ndim == 4]
-    assert channels[-1] == 3
+    assert channels[-1] == 24  # the teacher's, however many are stored
     # A ReLU could not follow what is negative as often as positive.
     names = [type(module).__name__ for module in reading.connectors['b'].modules()]
     assert 'ReLU' not in names
@@ -95,7 +98,7 @@ def test_a_training_that_writes_has_both(make_resnet, teachers):
     assert isinstance(writing.teachers, StoredTeacherPool)
     assert writing.live_teachers is writing.teachers.live
     assert writing.live_teachers.names == ('a', 'b')
-    assert writing.teachers.spec.map_channels == (8, 8)
+    assert writing.teachers.spec.map_channels == (32, 48)
     moved = writing.to(torch.float64)
     assert next(moved.live_teachers.parameters()).dtype == torch.float64
 

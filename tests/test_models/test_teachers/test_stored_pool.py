@@ -125,11 +125,13 @@ def test_teachers_of_other_classes(tmp_path):
         (('token_map', (6, 2, 2)), 6, True),
         (('pooled_map', (6, 1, 1)), 6, False),
         (('pooled_token_map', (6, 1, 1)), 6, True),
-        (('projected_map', (3, 2, 2)), 3, True),
+        (('map_components', (3, 2, 2)), 6, False),
+        (('token_map_components', (3, 2, 2)), 6, True),
     ],
 )
 def test_spec_of_each_kind_of_map(feature_map, channels, signed):
-    spec = spec_of(OutputCodec(PackedLayout(dict(a=specs(feature_map=feature_map)))))
+    bases = dict(a=dict(components=np.eye(3, 6), mean=np.zeros(6)))
+    spec = spec_of(OutputCodec(PackedLayout(dict(a=specs(feature_map=feature_map))), bases))
     assert (spec.map_channels, spec.signed_maps) == ((channels,), (signed,))
 
 
@@ -161,7 +163,7 @@ def writing(live, **kwargs):
         (dict(maps='none'), (None, None)),
         (dict(maps='full'), (32, None)),
         (dict(maps='pooled'), (32, None)),
-        (dict(maps='projected', map_channels=8), (8, None)),
+        (dict(maps='projected', map_channels=8), (32, None)),
         (dict(maps='projected', map_channels=64), (32, None)),
     ],
 )
@@ -173,7 +175,7 @@ def test_sizes_are_known_before_a_teacher_has_run(live, kwargs, channels):
     assert spec.num_classes == 5
     assert spec.embedding_sizes == (32, 16)
     assert spec.map_channels == channels
-    assert spec.signed_maps == (channels[0] == 8, False)
+    assert spec.signed_maps == (False, False)
 
 
 def test_what_is_computed_is_recorded_and_used_as_it_is_stored(live):
