@@ -480,9 +480,6 @@ class OutputWriter:
         with self._annotated(), torch.no_grad():
             data = next(iter(self._loader(keys)))
             inputs = self.model.format_inputs(self.model.data_preprocessor(data, True)['inputs'])
-            if len(inputs) < self.batch_size:
-                repeats = -(-self.batch_size // len(inputs))
-                inputs = torch.cat([inputs] * repeats)[: self.batch_size]
             self.pool.prepare(inputs)
             return dict(zip(self.pool.names, self.pool(inputs)))
 

@@ -331,6 +331,18 @@ def test_outputs_for_every_training_are_computed_in_a_mode_by_rule(pool_of, neve
         assert [str(teacher.mode) for teacher in pool] == ['folded, channels_last', 'eager']
 
 
+def test_incomplete_batches_are_filled_up_before_modes_are_compared(pool_of, never_timed):
+    pool = pool_of()
+    pool.batch_size = 8
+    seen = []
+    pool[0].network.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs = images(3)
+    pool.prepare(inputs)
+    # The hook is in the candidate too, which looks at two images first to fold.
+    assert [len(one) for one in seen] == [8, 2, 8]
+    assert torch.equal(seen[0], inputs[[0, 1, 2, 0, 1, 2, 0, 1]])
+
+
 def test_the_log_says_where_the_modes_come_from(pool_of, lines, never_timed):
     pool = pool_of()
     pool.restore_inference(dict(a=InferenceMode().to_dict()), 'the store')
