@@ -191,8 +191,9 @@ class TeacherPool(nn.ModuleList):
                 main = broadcast_from_main(choice.teacher.mode.to_dict())
                 wanted = InferenceMode.from_dict(main)
                 if wanted not in (None, choice.teacher.mode):
-                    other = None if wanted == EAGER else teacher.candidate(wanted, images)
-                    choice.teacher = other or teacher
+                    choice.teacher = teacher  # frees the copy that was chosen here
+                    if wanted != EAGER:
+                        choice.teacher = teacher.candidate(wanted, images) or teacher
                 if choice.teacher is not teacher:
                     teacher.adopt(choice.teacher)
                 choices.append(choice)
