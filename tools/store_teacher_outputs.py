@@ -40,8 +40,8 @@ from tqdm import tqdm
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.build_distiller import build_distiller
-from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter
-from mtkdrl_mm.engine.teacher_outputs import report_warnings, writing_session
+from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter, writing_session
+from mtkdrl_mm.engine.seeded_views import report_warnings
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.teacher_outputs import (

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.hooks import AgentHook, MetaLearningHook
-from mtkdrl_mm.engine.teacher_outputs import writing_session
+from mtkdrl_mm.engine.output_writer import writing_session
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 from mtkdrl_mm.utils import InputError

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex
+from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex, dataset_record
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
 from mtkdrl_mm.models.teachers.teacher_record import teacher_record
@@ -46,6 +47,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main
 
 from .data_workers import shield_workers
+from .seeded_views import describe_views, seeded_parts, view_seed
 
 # Bytes of the largest tensor file, which is the unit of work.
 _PART_BYTES = 64 * 2**20
@@ -92,7 +94,7 @@ class OutputWriter:
             :func:`connect_teacher_outputs`.
         loader (DataLoader): Its loader, for batch size, workers and collation.
         settings (TeacherOutputsSettings): With ``root`` and ``views``.
-        dataset_record (DatasetRecord): Identity of the data set.
+        data (DatasetRecord): Identity of the data set.
         views (ViewRecord): Identity of the views.
         names (Sequence[str], optional): The teachers to write. Defaults to
             None: all.
@@ -113,7 +115,7 @@ class OutputWriter:
         dataset: SeededDataset,
         loader: DataLoader,
         settings: TeacherOutputsSettings,
-        dataset_record: DatasetRecord,
+        data: DatasetRecord,
         views: ViewRecord,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -133,7 +135,7 @@ class OutputWriter:
         }
         self.inputs = StoreWriter(
             inputs_folder(self.root),
-            inputs_manifest(dataset_record, views, _part_size(specs, dataset_record)),
+            inputs_manifest(data, views, _part_size(specs, data)),
             any_part_size=True,
         )
         part_size = self.part_size
@@ -143,7 +145,7 @@ class OutputWriter:
             config.name: StoreWriter(
                 teacher_folder(self.root, config.name),
                 Manifest(
-                    dataset=dataset_record,
+                    dataset=data,
                     views=views,
                     tensors=specs[config.name],
                     part_size=part_size,
@@ -478,9 +480,6 @@ class OutputWriter:
         with self._annotated(), torch.no_grad():
             data = next(iter(self._loader(keys)))
             inputs = self.model.format_inputs(self.model.data_preprocessor(data, True)['inputs'])
-            if len(inputs) < self.batch_size:
-                repeats = -(-self.batch_size // len(inputs))
-                inputs = torch.cat([inputs] * repeats)[: self.batch_size]
             self.pool.prepare(inputs)
             return dict(zip(self.pool.names, self.pool(inputs)))
 
@@ -532,6 +531,43 @@ class OutputWriter:
                     'number, or remove the folder and store this teacher again.'
                 )
         return bases
+
+
+def writing_session(
+    model: MultiTeacherDistiller,
+    loader: DataLoader,
+    settings: TeacherOutputsSettings,
+    names: Sequence[str] | None = None,
+) -> OutputWriter:
+    """Prepare the writing of a store without a training.
+
+    Args:
+        model (MultiTeacherDistiller): The model, on its device, with loaded
+            teachers.
+        loader (DataLoader): The training data, with seeded parts.
+        settings (TeacherOutputsSettings): With ``root`` and ``views``.
+        names (Sequence[str], optional): The teachers to write. Defaults to
+            None: all.
+
+    Returns:
+        OutputWriter: Writes what is missing.
+
+    Raises:
+        InputError: If the store holds other outputs, or cannot be written.
+    """
+    dataset, _ = seeded_parts(loader)
+    assert settings.views is not None and isinstance(model.teachers, TeacherPool)
+    views = describe_views(model, dataset, view_seed(settings), settings.views)
+    return OutputWriter(
+        model,
+        model.teachers,
+        dataset,
+        loader,
+        replace(settings, write=True),
+        dataset_record(dataset),
+        views,
+        names,
+    )
 
 
 class _Batches:

@@ -1,16 +1,22 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """A training on some photographs whose teachers have files, as their stored outputs need them."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mtkdrl_mm.engine import output_writer
+from mtkdrl_mm.engine import output_writer, seeded_views, teacher_outputs, write_through
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
-from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.engine.output_writer import writing_session
+from mtkdrl_mm.engine.teacher_outputs import connect_teacher_outputs
+from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
+from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 
 NUM_IMAGES = 22
+LOSSLESS = dict(logits='float32', maps='full')
 AUGMENT = (
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5),
@@ -120,3 +126,66 @@ def run_epoch():
         return outputs, carried
 
     return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    return str(tmp_path / 'store')
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What is logged, and at which level."""
+    records = []
+
+    def record(message, logger=None, level=logging.INFO):
+        records.append((level, message))
+
+    for module in (seeded_views, teacher_outputs, write_through):
+        monkeypatch.setattr(module, 'print_log', record)
+    return records
+
+
+@pytest.fixture
+def fill(make_training, store):
+    """Function that fills a store of two views, as the tool does."""
+
+    def run(root=store, views=2, only=None, seed=None, form=LOSSLESS, **kwargs):
+        settings = TeacherOutputsSettings(root=root, views=views, seed=seed, **form)
+        writing_session(*make_training(**kwargs), settings).write_missing(views=only)
+        return root
+
+    return run
+
+
+@pytest.fixture
+def connect(make_training):
+    """Function that builds a training and connects it."""
+
+    def build(outputs, **kwargs):
+        model, loader = make_training(outputs, **kwargs)
+        return model, loader, connect_teacher_outputs(model, loader)
+
+    return build
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Numbers of images on which the teachers were run."""
+    counts = []
+    original = TeacherPool.forward
+
+    def forward(self, inputs, *args, **kwargs):
+        counts.append(len(inputs))
+        return original(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(TeacherPool, 'forward', forward)
+    return counts
+
+
+def assert_equal(first, second):
+    """The same outputs for the same images, bit by bit."""
+    assert first.keys() == second.keys() and len(first) == 22
+    for path, tensors in first.items():
+        assert len(tensors) == len(second[path])
+        assert all(torch.equal(a, b) for a, b in zip(tensors, second[path])), path

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.datasets import SeededIndex
 from mtkdrl_mm.engine import output_writer
-from mtkdrl_mm.engine.teacher_outputs import writing_session
+from mtkdrl_mm.engine.output_writer import writing_session
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.models.teachers import choose_mode
 from mtkdrl_mm.teacher_outputs import (
@@ -31,11 +31,6 @@ from mtkdrl_mm.teacher_outputs import (
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
-
-
-@pytest.fixture
-def store(tmp_path):
-    return str(tmp_path / 'store')
 
 
 @pytest.fixture

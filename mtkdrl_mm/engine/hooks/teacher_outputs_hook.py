@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 from mtkdrl_mm.registry import HOOKS
 
 from ..loops import ResumableEpochLoop, ResumableIterLoop
-from ..teacher_outputs import WriteThrough, connect_teacher_outputs
+from ..teacher_outputs import connect_teacher_outputs
+from ..write_through import WriteThrough
 from .step_hook import unwrap_distiller
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 from mmpretrain.models.losses import LabelSmoothLoss
+from mmpretrain.models.utils import RandomBatchAugment
 from mmpretrain.registry import BATCH_AUGMENTS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
@@ -164,6 +165,7 @@ class MultiTeacherDistiller(BaseModel):
         self.channels_last = channels_last
         inference = InferenceSettings.from_config(teacher_inference)
         self.teacher_outputs = TeacherOutputsSettings.from_config(teacher_outputs)
+        self._taken_augments: RandomBatchAugment | None = None
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
@@ -270,6 +272,22 @@ class MultiTeacherDistiller(BaseModel):
     def has_teachers(self) -> bool:
         """Whether there is a pool; testing needs none."""
         return bool(self._teachers)
+
+    def take_batch_augments(self) -> RandomBatchAugment | None:
+        """Take mixup and cutmix out of the data preprocessor, for the data set to apply.
+
+        The distiller keeps them for a later training of itself, on another data
+        set.
+
+        Returns:
+            RandomBatchAugment | None: The augmentations, at every call; None if
+            the data preprocessor never had any.
+        """
+        augments = getattr(self.data_preprocessor, 'batch_augments', None)
+        if augments is not None:
+            self._taken_augments = augments
+            self.data_preprocessor.batch_augments = None
+        return self._taken_augments
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'

@@ -38,8 +38,8 @@ _HALF_GAIN = 0.1
 _MIN_SECONDS = 0.008
 # For the same reason, of modes whose times differ by less than this part, the last one is taken.
 _MARGIN = 0.05
-# Timed rounds, and the seconds after which no further one begins.
-_ROUNDS, _SECONDS = 5, 5.0
+# Timed rounds of a candidate, and the seconds after which no further one begins.
+_ROUNDS, _SECONDS = 5, 2.5
 
 
 @dataclass
@@ -96,11 +96,13 @@ def choose_mode(
 ) -> Choice:
     """Choose the fastest mode of a teacher whose outputs are those of eager mode.
 
-    Candidates that raise an error or deviate are left out. The others and eager
-    mode are timed in turn; without a setting that demands a candidate, eager
+    Candidates that raise an error or deviate are left out. The others are timed
+    in turn with eager mode; without a setting that demands a candidate, eager
     mode is kept unless one is faster, and for teachers that take a few
     milliseconds. Where deterministic algorithms are
-    demanded from torch, times have no influence.
+    demanded from torch, times have no influence. Beside the teacher there is
+    never more than one copy of its network: the chosen one is built again,
+    unless it was the last.
 
     Args:
         teacher (Teacher): The teacher in eager mode, with loaded weights.
@@ -123,39 +125,101 @@ def choose_mode(
         return Choice(teacher)
     problems: list[str] = []
     reference = teacher(inputs)
-    if saved is None and timed and not settings.is_fixed and _is_quick(teacher, inputs):
+    measured = saved is None and timed
+    if measured and not settings.is_fixed and _is_quick(teacher, inputs):
         return Choice(teacher)
-    found: list[tuple[Teacher, float]] = []
+    candidates = _Candidates(teacher, inputs)
+    trials: list[_Trial] = []
     for chain in chains:
         for mode in chain:
-            candidate = _try(teacher, mode, inputs, reference, problems)
-            if candidate is not None:
-                found.append(candidate)
+            trial = _try(candidates, mode, reference, measured, problems)
+            if trial is not None:
+                trials.append(trial)
             elif mode is chain[0]:
                 break  # the others of the chain are built on it
-        if found:
+        if trials:
             break
-    if not found:
+    if not trials:
+        candidates.free()
         return Choice(teacher, problems=problems)
-    if saved is not None or not timed:
-        return Choice(*found[0], problems=problems)
-    seconds = _interleaved([teacher, *(candidate for candidate, _ in found)], inputs)
-    # Ratios are taken within each round, where the load on the machine was the same.
-    ratios = [statistics.median(t / e for t, e in zip(times, seconds[0])) for times in seconds]
-    eager_seconds = statistics.median(seconds[0])
+    if not measured:
+        first = trials[0]
+        return Choice(candidates.build(first.mode) or teacher, first.deviation, problems=problems)
     extra = settings.dtype == 'auto' and autocast_dtype(inputs.device) is None
-    costs = [
-        ratio / (1 - _HALF_GAIN) if extra and candidate.mode.half is not None else ratio
-        for ratio, (candidate, _) in zip(ratios[1:], found)
-    ]
+    best = _fastest(trials, extra)
+    eager_seconds = statistics.median(t for trial in trials for t in trial.eager_seconds)
+    times_count = not torch.are_deterministic_algorithms_enabled() and not settings.is_fixed
+    if times_count and best.cost(extra) > 1:
+        candidates.free()
+        return Choice(teacher, 0.0, eager_seconds, eager_seconds, problems)
+    chosen = candidates.build(best.mode) or teacher
+    return Choice(chosen, best.deviation, eager_seconds, best.ratio * eager_seconds, problems)
+
+
+class _Candidates:
+    """Builds candidates of a teacher, one at a time: several copies would need much memory."""
+
+    def __init__(self, teacher: Teacher, inputs: Tensor) -> None:
+        self.teacher, self.inputs = teacher, inputs
+        self._current: Teacher | None = None
+
+    def build(self, mode: InferenceMode) -> Teacher | None:
+        """Build a candidate, unless it is the last one; that one is freed first."""
+        if self._current is None or self._current.mode != mode:
+            self.free()
+            self._current = self.teacher.candidate(mode, self.inputs)
+        return self._current
+
+    def free(self) -> None:
+        """Free the last candidate."""
+        if self._current is None:
+            return
+        network, self._current = self._current.network, None
+        kept = {tensor.data_ptr() for tensor in _tensors(self.teacher.network)}
+        # The tensors by hand: reference cycles keep the modules until garbage is collected, and
+        # the compiler's cache for ever.
+        for tensor in _tensors(network):
+            if tensor.data_ptr() not in kept:
+                tensor.data = tensor.new_empty(0)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+@dataclass
+class _Trial:
+    """A mode whose outputs are those of eager mode.
+
+    Attributes:
+        mode (InferenceMode): The mode.
+        deviation (float): Largest deviation of the logits, as in :class:`Choice`.
+        eager_seconds (list[float]): Time of a batch in eager mode, by round.
+        seconds (list[float]): The same in this mode, measured directly after it.
+    """
+
+    mode: InferenceMode
+    deviation: float
+    eager_seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Part of the time of eager mode."""
+        # Taken within each round, where the load on the machine was the same.
+        return statistics.median(t / e for t, e in zip(self.seconds, self.eager_seconds))
+
+    def cost(self, extra: bool) -> float:
+        """The ratio, which half precision must make smaller still if it was not set (``extra``)."""
+        return self.ratio / (1 - _HALF_GAIN) if extra and self.mode.half else self.ratio
+
+
+def _fastest(trials: Sequence[_Trial], extra: bool) -> _Trial:
+    """The trial that costs least, or the first one where times must have no influence."""
     if torch.are_deterministic_algorithms_enabled():
-        best = 0
-    else:
-        best = max(i for i, cost in enumerate(costs) if cost <= min(costs) * (1 + _MARGIN))
-        if costs[best] > 1 and not settings.is_fixed:
-            return Choice(teacher, 0.0, eager_seconds, eager_seconds, problems)
-    chosen, deviation = found[best]
-    return Choice(chosen, deviation, eager_seconds, ratios[best + 1] * eager_seconds, problems)
+        return trials[0]
+    costs = [trial.cost(extra) for trial in trials]
+    return [t for t, cost in zip(trials, costs) if cost <= min(costs) * (1 + _MARGIN)][-1]
 
 
 def _by_rule(settings: InferenceSettings, network: nn.Module, inputs: Tensor) -> InferenceSettings:
@@ -207,23 +271,24 @@ def _chains(
 
 
 def _try(
-    teacher: Teacher,
+    candidates: _Candidates,
     mode: InferenceMode,
-    inputs: Tensor,
     reference: NetworkOutput,
+    measured: bool,
     problems: list[str],
-) -> tuple[Teacher, float] | None:
-    """Build a candidate and compare its outputs; None, and a problem, if it is of no use."""
+) -> _Trial | None:
+    """Build, compare and time a candidate; None, and a problem, if it is of no use."""
+    inputs = candidates.inputs
     try:
-        candidate = teacher.candidate(mode, inputs)
+        candidate = candidates.build(mode)
         if candidate is None:
             return None
-        measured = deviations(candidate(inputs), reference)
+        found = deviations(candidate(inputs), reference)
     except Exception as error:  # whatever a network, a compiler or a device may raise
         problems.append(f'{mode} ({type(error).__name__}: {first_line(error)})')
         return None
     tolerance = _tolerance(mode, inputs.device)
-    for name, value in measured.items():
+    for name, value in found.items():
         limit = tolerance if name == 'logits' else _FEATURE_FACTOR * tolerance
         if not value <= limit:
             what = name.replace('feature_', '')
@@ -232,7 +297,10 @@ def _try(
                 f'{limit:g})'
             )
             return None
-    return candidate, measured['logits']
+    trial = _Trial(mode, found['logits'])
+    if measured:
+        trial.eager_seconds, trial.seconds = _interleaved([candidates.teacher, candidate], inputs)
+    return trial
 
 
 def _tolerance(mode: InferenceMode, device: torch.device) -> float:

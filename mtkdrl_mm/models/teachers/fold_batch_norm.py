@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _LAYER_FUNCTIONS = {'conv1d', 'conv2d', 'conv3d', 'linear'}
+# Entries of a weight that are folded at once.
+_FOLDED_ENTRIES = 2**20
 # What reads a tensor's shape or kind only, and not its numbers.
 _METADATA = {
     Tensor.dim,
@@ -91,6 +93,7 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], Any]) -> int:
     with flow:
         run()
     layers = _layers_by_weight(network)
+    pairs: list[tuple[nn.Module, _BatchNorm]] = []
     replaced: dict[int, nn.Module] = {}
     for norm in {id(m): m for m in network.modules() if isinstance(m, _BatchNorm)}.values():
         follower = _without_norm(norm)
@@ -102,8 +105,12 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], Any]) -> int:
             continue
         if layer.bias is not None and flow.uses[id(layer.bias)] != 1:
             continue
-        _fold(layer, norm)
+        pairs.append((layer, norm))
         replaced[id(norm)] = follower
+    # It holds all activations and weights, of which none would be freed while they are folded.
+    del flow
+    for layer, norm in pairs:
+        _fold(layer, norm)
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if id(child) in replaced:
@@ -144,16 +151,16 @@ def _without_norm(norm: _BatchNorm) -> nn.Module | None:
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     """Fold a BatchNorm into a layer; computed in float64, so that it is rounded once."""
-    dtype = layer.weight.dtype
-    tensors = (
-        layer.weight,
-        layer.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.weight,
-        norm.bias,
-    )
-    weight, bias, mean, var, gamma, beta = (t if t is None else t.double() for t in tensors)
-    folded = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, gamma, beta)
+    weight = layer.weight
+    tensors = (weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    folded = torch.empty_like(weight), weight.new_empty(len(weight))
+    # Some output channels at a time: copies of all weights in float64 would need much memory.
+    step = max(1, _FOLDED_ENTRIES // max(1, weight[0].numel()))
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        w, b, mean, var, gamma, beta = (t if t is None else t[rows].double() for t in tensors)
+        parts = fuse_conv_bn_weights(w, b, mean, var, norm.eps, gamma, beta)
+        for tensor, part in zip(folded, parts):
+            tensor[rows] = part
     for name, tensor in zip(('weight', 'bias'), folded):
-        setattr(layer, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
+        setattr(layer, name, nn.Parameter(tensor, requires_grad=False))

@@ -162,7 +162,8 @@ class TeacherPool(nn.ModuleList):
 
         Args:
             inputs (Tensor): Images as normalised for the student, shape
-                (B, c, H, W), as many as in a step.
+                (B, c, H, W), as many as in a step; fewer are filled up to
+                :attr:`batch_size`.
 
         Raises:
             InputError: If a setting is impossible on the device.
@@ -170,6 +171,7 @@ class TeacherPool(nn.ModuleList):
         if self._prepared:
             return
         self._prepared = True
+        inputs = self._filled_up(inputs)
         settings = self.inference
         if settings.dtype == 'float16' and inputs.device.type == 'cpu':
             raise InputError(
@@ -189,8 +191,9 @@ class TeacherPool(nn.ModuleList):
                 main = broadcast_from_main(choice.teacher.mode.to_dict())
                 wanted = InferenceMode.from_dict(main)
                 if wanted not in (None, choice.teacher.mode):
-                    other = None if wanted == EAGER else teacher.candidate(wanted, images)
-                    choice.teacher = other or teacher
+                    choice.teacher = teacher  # frees the copy that was chosen here
+                    if wanted != EAGER:
+                        choice.teacher = teacher.candidate(wanted, images) or teacher
                 if choice.teacher is not teacher:
                     teacher.adopt(choice.teacher)
                 choices.append(choice)
@@ -274,9 +277,7 @@ class TeacherPool(nn.ModuleList):
             gradient, in the order of the pool.
         """
         count = len(inputs)
-        if self.batch_size is not None and count < self.batch_size:
-            repeats = -(-self.batch_size // count)
-            inputs = torch.cat([inputs] * repeats)[: self.batch_size]
+        inputs = self._filled_up(inputs)
         converted: dict[Preprocessing, Tensor] = {}
         outputs = []
         teachers = [teacher for teacher in self if names is None or teacher.name in names]
@@ -288,6 +289,14 @@ class TeacherPool(nn.ModuleList):
                 converted[wanted] = wanted.convert(inputs, self.student_preprocessing)
             outputs.append(_first(teacher(converted[wanted]), count))
         return outputs
+
+    def _filled_up(self, inputs: Tensor) -> Tensor:
+        """Repeat the images of an incomplete batch, up to :attr:`batch_size`."""
+        count = len(inputs)
+        if self.batch_size is None or count >= self.batch_size:
+            return inputs
+        repeats = -(-self.batch_size // count)
+        return torch.cat([inputs] * repeats)[: self.batch_size]
 
     def _infer_spec(self, num_classes: int | None) -> PoolSpec:
         """Infer the sizes of every teacher's outputs from dummy images."""

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models.utils import RandomBatchAugment
 from test_teacher_outputs.stores import manifest, write_store
 
 from mtkdrl_mm.datasets import SampleOutputs
@@ -130,3 +131,13 @@ def test_students_with_other_classes(make_resnet, teachers, root):
     student = make_resnet(4, num_classes=7)
     with pytest.raises(InputError, match='student has 7 classes, but its teachers have 5'):
         MultiTeacherDistiller(student=student, teachers=teachers, teacher_outputs=root)
+
+
+def test_batch_augments_are_taken_once_and_kept(make_distiller, make_resnet):
+    distiller = make_distiller([make_resnet(4)])
+    assert distiller.take_batch_augments() is None
+    augments = RandomBatchAugment(dict(type='Mixup', alpha=1.0))
+    distiller.data_preprocessor.batch_augments = augments
+    assert distiller.take_batch_augments() is augments
+    assert distiller.data_preprocessor.batch_augments is None
+    assert distiller.take_batch_augments() is augments

@@ -12,6 +12,7 @@ from torch import nn
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.classifier_output import run_classifier
 from mtkdrl_mm.models.infer_output import dummy_input_sizes, input_channels
+from mtkdrl_mm.models.teachers import fold_batch_norm
 from mtkdrl_mm.models.teachers.fold_batch_norm import fold_batch_norms
 from mtkdrl_mm.utils import InputError
 
@@ -132,6 +133,18 @@ def test_folded_weights_are_frozen():
     network = scramble(chain(CONV(), BN()))
     fold_batch_norms(network, lambda: network(torch.randn(2, 3, 8, 8)))
     assert not network[0].weight.requires_grad and not network[0].bias.requires_grad
+
+
+@pytest.mark.parametrize('entries', [1, 60])
+@pytest.mark.parametrize('name', FOLDED)
+def test_weights_are_folded_some_channels_at_a_time(monkeypatch, name, entries):
+    whole, parts = (scramble(copy.deepcopy(FOLDED[name][0])) for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    inputs = torch.randn(2, 3, 8, 8)
+    fold_batch_norms(whole, lambda: whole(inputs))
+    monkeypatch.setattr(fold_batch_norm, '_FOLDED_ENTRIES', entries)
+    fold_batch_norms(parts, lambda: parts(inputs))
+    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
 
 
 # BatchNorms of a network, and those that can be folded at least.

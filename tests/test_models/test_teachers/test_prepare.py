@@ -13,6 +13,7 @@ from torch.multiprocessing.spawn import start_processes
 from mtkdrl_mm.models import InferenceMode, InferenceSettings, Preprocessing, build_pool
 from mtkdrl_mm.models.teachers import choose_mode, fold_batch_norm
 from mtkdrl_mm.models.teachers.host_copy import HostCopy
+from mtkdrl_mm.models.teachers.teacher import Teacher
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 
@@ -47,6 +48,22 @@ def times(monkeypatch):
     monkeypatch.setattr(choose_mode, '_interleaved', measured)
     monkeypatch.setattr(choose_mode, 'cpu_has_bfloat16', lambda: False)
     return seconds
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Modes of all candidates, and those whose networks had not been freed when one was built."""
+    networks, held = [], []
+    original = Teacher.candidate
+
+    def candidate(self, mode, inputs):
+        held.append([mode for mode, one in networks if sum(p.numel() for p in one.parameters())])
+        result = original(self, mode, inputs)
+        networks.append((str(mode), result.network))
+        return result
+
+    monkeypatch.setattr(Teacher, 'candidate', candidate)
+    return lambda: ([mode for mode, _ in networks], held)
 
 
 @pytest.fixture
@@ -151,6 +168,33 @@ def test_the_fastest_mode_is_chosen_and_logged(pool_of, lines, times, seconds, m
     number, _, unit = deviation.partition(' ')
     assert unit == 'standard deviations.'
     assert 0 < float(number) < 1e-5 and len(number) == 4  # "2e-7"
+
+
+@pytest.mark.parametrize('fastest', ['eager', 'folded', 'folded, channels_last'])
+def test_one_copy_at_a_time(pool_of, lines, times, copies, fastest):
+    """All copies are referred to here, as by a cycle, and yet their tensors are freed."""
+    times.update({'eager': 1.0, 'folded': 1.2, 'folded, channels_last': 1.2, fastest: 0.5})
+    pool, inputs = pool_of(), images()
+    expected = pool(inputs)
+    pool.prepare(inputs)
+    built, held = copies()
+    again = ['folded'] if fastest == 'folded' else []
+    assert built == ['folded', 'folded, channels_last', *again]
+    assert held == [[] for _ in built]
+    assert_close(pool(inputs), expected, rtol=1e-5, atol=1e-5)
+    assert sum(p.numel() for p in pool.parameters()) > 1e4
+
+
+def test_tensors_that_a_copy_shares_are_not_freed(pool_of, times, monkeypatch):
+    """Such a network decides itself what a copy of it is."""
+    times.update({'eager': 1.0, 'folded': 1.2, 'folded, channels_last': 1.2})
+    pool, inputs = pool_of(), images()
+    classifier = pool[0].network.head.fc
+    monkeypatch.setattr(nn.Linear, '__deepcopy__', lambda self, memo: self, raising=False)
+    expected = pool(inputs)
+    pool.prepare(inputs)
+    assert pool[0].network.head.fc is classifier and str(pool[0].mode) == 'eager'
+    assert torch.equal(pool(inputs)[0].logits, expected[0].logits)
 
 
 def test_modes_differ_between_teachers(pool_of, lines, times):
@@ -329,6 +373,18 @@ def test_outputs_for_every_training_are_computed_in_a_mode_by_rule(pool_of, neve
         pool.batch_size = 8
         pool.prepare(images())
         assert [str(teacher.mode) for teacher in pool] == ['folded, channels_last', 'eager']
+
+
+def test_incomplete_batches_are_filled_up_before_modes_are_compared(pool_of, never_timed):
+    pool = pool_of()
+    pool.batch_size = 8
+    seen = []
+    pool[0].network.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs = images(3)
+    pool.prepare(inputs)
+    # The hook is in the candidate too, which looks at two images first to fold.
+    assert [len(one) for one in seen] == [8, 2, 8]
+    assert torch.equal(seen[0], inputs[[0, 1, 2, 0, 1, 2, 0, 1]])
 
 
 def test_the_log_says_where_the_modes_come_from(pool_of, lines, never_timed):

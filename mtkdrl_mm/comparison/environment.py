@@ -1,0 +1,52 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Command, code and machine of a comparison."""
+
+import os
+import os.path as osp
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mtkdrl_mm.utils.files import atomic_write
+
+from .results import Runs
+
+
+def current_commit(root: str) -> str:
+    """Short hash of a repository's commit.
+
+    Args:
+        root (str): Its folder.
+
+    Returns:
+        str: The hash, with ``+`` if its code differs from the commit.
+    """
+
+    def git(*arguments: str) -> str:
+        process = subprocess.run(['git', *arguments], cwd=root, capture_output=True, text=True)
+        return process.stdout.strip()
+
+    changed = git('status', '--porcelain', '--', 'mtkdrl_mm', 'configs', 'tools')
+    return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
+
+
+def write_environment(runs: Runs, command: Sequence[str], out: str) -> None:
+    """Write command, commit, device and versions to ``environment.txt``.
+
+    Args:
+        runs (Runs): The results.
+        command (Sequence[str]): The words of the command line.
+        out (str): Folder of the file.
+    """
+    commits = {run.commit or 'unknown' for results in runs.values() for run in results}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    with atomic_write(osp.join(out, 'environment.txt')) as file:
+        file.write(
+            f'command: python {shlex.join(command)}\ncommit: {", ".join(sorted(commits))}\n'
+            f'device: {device}, {os.cpu_count()} cores\nPython {platform.python_version()}, '
+            f'torch {torch.__version__}, numpy {np.__version__}\n'
+        )

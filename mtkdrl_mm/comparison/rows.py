@@ -1,0 +1,186 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Rows of a comparison, and the configs that they train."""
+
+import argparse
+import hashlib
+import os
+import os.path as osp
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.cli import add_common_arguments
+
+from .settings import ComparisonSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables: a method.
+
+    Attributes:
+        name (str): The method's name in tables, and its folder in the work dir.
+        config (str): The config file.
+        options (tuple[str, ...]): Options of this row, as ``--cfg-options``.
+        variables (tuple[tuple[str, str], ...]): Environment variables of this
+            row.
+    """
+
+    name: str
+    config: str
+    options: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> 'Row':
+        """Read the words that follow ``--row``.
+
+        Args:
+            words (Sequence[str]): Name, config, and ``KEY=VALUE`` pairs. A key in
+                capitals is an environment variable.
+
+        Returns:
+            Row: The row.
+
+        Raises:
+            InputError: If they are no name, config and ``KEY=VALUE``.
+        """
+        if len(words) < 2 or any('=' not in word for word in words[2:]):
+            raise InputError(f'--row takes NAME CONFIG KEY=VALUE ..., but got "{" ".join(words)}".')
+        settings = [word.partition('=') for word in words[2:]]
+        return cls(
+            words[0],
+            words[1],
+            tuple(f'{key}={value}' for key, _, value in settings if not key.isupper()),
+            tuple((key, value) for key, _, value in settings if key.isupper()),
+        )
+
+    def environment(self, seed: int) -> dict[str, str]:
+        """The environment variables of a training.
+
+        Args:
+            seed (int): Its seed, for configs that read ``RUN_SEED``.
+
+        Returns:
+            dict[str, str]: Those of this process, and those of the row.
+        """
+        return {**os.environ, **dict(self.variables), 'RUN_SEED': str(seed)}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A row with a seed: one training.
+
+    Attributes:
+        row (Row): The row.
+        seed (int): The seed.
+        description (str): What :func:`describe` returns for the row.
+        store (str, optional): Folder of the stored outputs of its teachers.
+            Defaults to None: they run.
+    """
+
+    row: Row
+    seed: int
+    description: str
+    store: str | None = None
+
+    def folder(self, work_dir: str) -> str:
+        """The folder of the training in a work dir."""
+        return osp.join(work_dir, self.row.name, f'seed_{self.seed}')
+
+
+def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> list[Row]:
+    """List the rows of a command line.
+
+    Args:
+        configs (Sequence[str]): One config file per method.
+        rows (Sequence[Sequence[str]]): The words of every ``--row``. Defaults to
+            ().
+
+    Returns:
+        list[Row]: The rows, with different names.
+
+    Raises:
+        InputError: If there are none, a config does not exist, or two have the
+            same name.
+    """
+    found = [Row(method_name(config), config) for config in configs]
+    found += [Row.parse(words) for words in rows]
+    if not found:
+        raise InputError('Nothing to compare: name configs, or add rows with --row.')
+    for row in found:
+        if not osp.isfile(row.config):
+            raise InputError(f'The config file "{row.config}" does not exist.')
+    names = [row.name for row in found]
+    if len(set(names)) < len(names):
+        raise InputError(f'Two rows have the same name: {sorted(names)}. Name them with --row.')
+    return found
+
+
+def method_name(config: str) -> str:
+    """The name of a method without a name.
+
+    Args:
+        config (str): Path of its config.
+
+    Returns:
+        str: The file name, without its suffix and the prefix ``student_``.
+    """
+    return osp.splitext(osp.basename(config))[0].removeprefix('student_')
+
+
+def read_config(row: Row, seed: int) -> Config:
+    """Read a row's config file for a seed, without options of the command line.
+
+    mmengine cannot read configs in several threads at once.
+
+    Args:
+        row (Row): The row, whose environment variables are set meanwhile.
+        seed (int): The seed.
+
+    Returns:
+        Config: The config.
+    """
+    before = dict(os.environ)
+    os.environ.update(row.environment(seed))
+    try:
+        return Config.fromfile(row.config)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` options as ``--cfg-options`` does.
+
+    Args:
+        options (Sequence[str]): The options.
+
+    Returns:
+        dict[str, Any]: Values by key.
+    """
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
+
+
+def describe(row: Row, settings: ComparisonSettings) -> str:
+    """Hash the config of a row as it is trained, but for the seed.
+
+    Args:
+        row (Row): The row.
+        settings (ComparisonSettings): With the options of all rows, and with
+            what is stored of the teachers.
+
+    Returns:
+        str: Twelve hexadecimal digits.
+    """
+    config = read_config(row, 0)
+    options = [*settings.cfg_options, *row.options]
+    if settings.store and config.model.get('teachers'):
+        options.append(f'{settings.views} views {settings.store_flags}')
+    text = config.pretty_text + '\n'.join(sorted(options))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

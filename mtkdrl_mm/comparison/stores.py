@@ -1,0 +1,126 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Which trainings read the outputs of their teachers from one store, and the filling of stores."""
+
+import hashlib
+import os
+import os.path as osp
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.utils import InputError
+
+from .rows import Combination, parse_options, read_config
+from .settings import ComparisonSettings
+
+
+@dataclass
+class Store:
+    """A store of teacher outputs for the trainings with the same data.
+
+    Attributes:
+        path (str): Its folder.
+        data (str): Hash of training data and preprocessing.
+        teachers (dict[str, str]): Config of every teacher, as text.
+        sources (list[Combination]): The trainings whose teachers it holds; one
+            for each choice of teachers.
+    """
+
+    path: str
+    data: str
+    teachers: dict[str, str]
+    sources: list[Combination]
+
+
+def plan_stores(
+    combinations: Sequence[Combination], settings: ComparisonSettings
+) -> tuple[list[Store], list[Combination]]:
+    """Find which trainings can read from one store.
+
+    They have the same training data, and no two different teachers of one name.
+
+    Args:
+        combinations (Sequence[Combination]): The trainings.
+        settings (ComparisonSettings): With ``store`` and ``cfg_options``.
+
+    Returns:
+        tuple[list[Store], list[Combination]]: The stores, and the trainings,
+        those with teachers with the folder of their store.
+    """
+    assert settings.store is not None
+    stores: list[Store] = []
+    planned: list[Combination] = []
+    for combination in combinations:
+        config = read_config(combination.row, combination.seed)
+        options = [*settings.cfg_options, *combination.row.options]
+        config.merge_from_dict(parse_options(options))
+        teachers = config.model.get('teachers')
+        if not teachers:
+            planned.append(combination)
+            continue
+        names = {teacher_name(teacher): str(teacher) for teacher in teachers}
+        parts = [config.train_dataloader.dataset, config.get('data_preprocessor')]
+        data = hashlib.sha256(repr(parts).encode()).hexdigest()
+        store = next((one for one in stores if _fits(one, data, names)), None)
+        if store is None:
+            store = Store(_folder(settings.store, data, names), data, {}, [])
+            stores.append(store)
+        if not names.keys() <= store.teachers.keys():
+            store.teachers.update(names)
+            store.sources.append(combination)
+        planned.append(replace(combination, store=store.path))
+    return stores, planned
+
+
+def _fits(store: Store, data: str, teachers: dict[str, str]) -> bool:
+    """Whether a store can hold these teachers too."""
+    return store.data == data and all(
+        store.teachers.get(name, text) == text for name, text in teachers.items()
+    )
+
+
+def _folder(root: str, data: str, teachers: dict[str, str]) -> str:
+    """The folder of a new store; the given one, if it is a store itself."""
+    if osp.isdir(osp.join(root, 'inputs')):
+        return root
+    return osp.join(
+        root, hashlib.sha256(f'{data} {sorted(teachers.items())}'.encode()).hexdigest()[:8]
+    )
+
+
+def fill_stores(stores: Sequence[Store], settings: ComparisonSettings) -> None:
+    """Run the teachers of all rows, where their outputs are not stored yet.
+
+    Args:
+        stores (Sequence[Store]): The stores.
+        settings (ComparisonSettings): With the settings of the store's tool.
+
+    Raises:
+        InputError: If one fails.
+    """
+    os.makedirs(settings.work_dir, exist_ok=True)
+    log_path = osp.join(settings.work_dir, 'store_output.txt')
+    for store in stores:
+        for source in store.sources:
+            row, start = source.row, time.time()
+            flags = shlex.split(settings.store_flags)
+            if settings.views is not None:
+                flags += ['--views', str(settings.views)]
+            command = settings.command('store_teacher_outputs.py', row.config, store.path, *flags)
+            options = [*settings.cfg_options, *row.options]
+            command += ['--cfg-options', *options] if options else []
+            with open(log_path, 'a') as log:
+                # The progress bar is on stderr.
+                process = subprocess.run(command, env=row.environment(source.seed), stdout=log)
+            if process.returncode != 0:
+                raise InputError(
+                    f'The outputs of the teachers of {row.name} could not be stored in '
+                    f'"{store.path}"; see above and {log_path}.'
+                )
+            print(
+                f'  teachers of {row.name}: stored in {store.path}, {time.time() - start:.0f} s',
+                flush=True,
+            )

@@ -1,0 +1,126 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Statistics of every method over its seeds, as plain data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from .results import Run, Runs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference of a method from the reference, seed by seed.
+
+    Attributes:
+        mean (float): Mean of the paired differences.
+        half_width (float, optional): Half the width of its 95 % confidence
+            interval; None with one pair.
+    """
+
+    mean: float
+    half_width: float | None
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method over its seeds.
+
+    Attributes:
+        method (str): Its name.
+        num_runs (int): Number of finished trainings.
+        mean (float): Mean of the metric.
+        std (float, optional): Standard deviation of the metric; None with one
+            training.
+        difference (Difference, optional): From the reference; None for the
+            reference, and without a common seed.
+        seconds_per_epoch (float): Median over the trainings.
+        peak_mib (float): Largest peak memory.
+        logit_weights (dict[str, float]): Each teacher's mean weight.
+        feature_weights (dict[str, float]): The same for the features.
+    """
+
+    method: str
+    num_runs: int
+    mean: float
+    std: float | None
+    difference: Difference | None
+    seconds_per_epoch: float
+    peak_mib: float
+    logit_weights: dict[str, float]
+    feature_weights: dict[str, float]
+
+
+def summarize(runs: Runs, reference: str) -> list[MethodSummary]:
+    """Summarize every method over its seeds.
+
+    Args:
+        runs (Runs): The results, at least one of every method.
+        reference (str): Name of the method that the others are compared with.
+
+    Returns:
+        list[MethodSummary]: One entry per method.
+    """
+    summaries = []
+    for method, results in runs.items():
+        values = [run.metric for run in results]
+        summaries.append(
+            MethodSummary(
+                method=method,
+                num_runs=len(values),
+                mean=float(np.mean(values)),
+                std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                difference=None
+                if method == reference
+                else paired_difference(results, runs.get(reference, [])),
+                seconds_per_epoch=float(np.median([run.seconds_per_epoch for run in results])),
+                peak_mib=float(np.max([run.peak_mib for run in results])),
+                logit_weights=mean_weights(results, 'logit'),
+                feature_weights=mean_weights(results, 'feature'),
+            )
+        )
+    return summaries
+
+
+def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Difference | None:
+    """Compare a method with a reference, seed by seed.
+
+    Args:
+        runs (Sequence[Run]): Trainings of the method.
+        references (Sequence[Run]): Trainings of the reference.
+
+    Returns:
+        Difference | None: The difference; None without a common seed.
+    """
+    ours = {run.seed: run.metric for run in runs}
+    theirs = {run.seed: run.metric for run in references}
+    paired = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    if len(paired) == 0:
+        return None
+    if len(paired) == 1:
+        return Difference(float(paired[0]), None)
+    half = stats.t.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / math.sqrt(len(paired))
+    return Difference(float(paired.mean()), float(half))
+
+
+def mean_weights(runs: Sequence[Run], kind: str) -> dict[str, float]:
+    """Average each teacher's weight over seeds and iterations, without the first tenth.
+
+    Args:
+        runs (Sequence[Run]): Trainings of a method.
+        kind (str): 'logit' or 'feature'.
+
+    Returns:
+        dict[str, float]: By teacher.
+    """
+    teachers: dict[str, list[float]] = {}
+    for run in runs:
+        for key, points in run.curves.items():
+            if key.startswith(f'teacher_weight/{kind}/'):
+                values = [value for _, value in points]
+                name = key.split('/', 2)[2]
+                teachers.setdefault(name, []).extend(values[len(values) // 10 :])
+    return {name: float(np.mean(values)) for name, values in teachers.items()}

@@ -1,0 +1,217 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Runs the trainings of a comparison, and reads their logs."""
+
+import glob
+import os
+import os.path as osp
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+
+import numpy as np
+import torch
+
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
+
+from .environment import current_commit
+from .results import Run, TrainingLog, result_path
+from .rows import Combination
+from .settings import ComparisonSettings
+
+
+def finished(combination: Combination, work_dir: str) -> Run | None:
+    """Read the result of a training that has finished before.
+
+    Args:
+        combination (Combination): The training.
+        work_dir (str): The comparison's work dir.
+
+    Returns:
+        Run | None: The result; None if there is none.
+
+    Raises:
+        InputError: If the result is damaged, or of another config.
+    """
+    path = result_path(combination.folder(work_dir))
+    if not osp.isfile(path):
+        return None
+    run = Run.read(path)
+    if run.config not in (None, combination.description):
+        raise InputError(
+            f'{path} is of another config than {combination.row.config} with these options is '
+            'now. Give another --work-dir, or remove that run to train it again.'
+        )
+    return run
+
+
+def train_all(
+    combinations: Sequence[Combination], settings: ComparisonSettings
+) -> list[Run | None]:
+    """Train all combinations that have not finished, as many at a time as there are jobs.
+
+    Args:
+        combinations (Sequence[Combination]): The trainings.
+        settings (ComparisonSettings): How they are started.
+
+    Returns:
+        list[Run | None]: The results in their order; None where a training
+        failed.
+
+    Raises:
+        InputError: If a result is damaged, or the logs of a training hold no
+            such metric.
+    """
+    free = gpus_of_jobs(settings.jobs, settings.launch)
+
+    def run(combination: Combination) -> Run | None:
+        return train_on_free_gpu(combination, settings, free)
+
+    with ThreadPoolExecutor(settings.jobs) as pool:
+        return list(pool.map(run, combinations))
+
+
+def gpus_of_jobs(jobs: int, launch: str) -> 'Queue[str | None]':
+    """Distribute the GPUs of this process to jobs.
+
+    Args:
+        jobs (int): Number of jobs.
+        launch (str): Launcher of a training with several processes, or ''.
+
+    Returns:
+        Queue[str | None]: One entry per job: its GPU, or None if all jobs use
+        the GPUs of this process.
+    """
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    gpus = visible.split(',') if visible else [str(i) for i in range(torch.cuda.device_count())]
+    free: Queue[str | None] = Queue()
+    for job in range(jobs):
+        free.put(None if jobs == 1 or launch or not gpus else gpus[job % len(gpus)])
+    return free
+
+
+def train_on_free_gpu(
+    combination: Combination, settings: ComparisonSettings, free: 'Queue[str | None]'
+) -> Run | None:
+    """Train one combination on a GPU that no other job uses.
+
+    Args:
+        combination (Combination): The training.
+        settings (ComparisonSettings): How it is started.
+        free (Queue[str | None]): The GPUs that are free.
+
+    Returns:
+        Run | None: As :func:`train`.
+    """
+    gpu = free.get()
+    try:
+        return train(combination, settings, gpu)
+    finally:
+        free.put(gpu)
+
+
+def train(
+    combination: Combination, settings: ComparisonSettings, gpu: str | None = None
+) -> Run | None:
+    """Train one combination, unless its result exists.
+
+    Args:
+        combination (Combination): The training.
+        settings (ComparisonSettings): How it is started.
+        gpu (str, optional): The only GPU that it is to see. Defaults to None:
+            all GPUs of this process.
+
+    Returns:
+        Run | None: The result; None if the training failed.
+
+    Raises:
+        InputError: If a result is damaged, or the logs hold no such metric.
+    """
+    run = finished(combination, settings.work_dir)
+    if run is not None:
+        return run
+    row, seed = combination.row, combination.seed
+    folder = combination.folder(settings.work_dir)
+    os.makedirs(folder, exist_ok=True)
+    command = settings.command('train.py', row.config, '--work-dir', folder)
+    command += ['--resume', '--cfg-options', f'randomness.seed={seed}']
+    command += [*settings.cfg_options, *row.options]
+    if combination.store is not None:
+        command.append(f'model.teacher_outputs={combination.store}')
+    environment = row.environment(seed)
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = gpu
+    if settings.jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // settings.jobs)
+        environment.setdefault('OMP_NUM_THREADS', str(threads))
+    start = time.time()
+    log_path = osp.join(folder, 'output.txt')
+    with open(log_path, 'a') as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    label = f'{row.name}, seed {seed}'
+    if process.returncode != 0:
+        print(f'  {label}: FAILED, see {log_path}', flush=True)
+        return None
+    logged = read_logs(folder, settings.metric)
+    peak_mib = logged.peak_mib or round(usage.ru_maxrss / 1024)
+    run = Run(
+        **{**vars(logged), 'peak_mib': peak_mib},
+        method=row.name,
+        seed=seed,
+        commit=current_commit(settings.root),
+        config=combination.description,
+        seconds=round(time.time() - start, 1),
+    )
+    run.write(result_path(folder))
+    print(f'  {label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
+    return run
+
+
+def read_logs(folder: str, metric: str) -> TrainingLog:
+    """Read accuracy, times and weights from the logs of a training.
+
+    Args:
+        folder (str): Its work dir.
+        metric (str): Name of the metric.
+
+    Returns:
+        TrainingLog: What they hold.
+
+    Raises:
+        InputError: If a log is damaged, or does not hold the metric.
+    """
+    records = []
+    for path in sorted(glob.glob(osp.join(folder, '*', 'vis_data', 'scalars.json'))):
+        records += read_json_lines(path)
+    values = [record[metric] for record in records if metric in record]
+    if not values:
+        raise InputError(f'No "{metric}" in the logs of {folder}: is it validated?')
+    steps = [record for record in records if 'loss' in record and 'epoch' in record]
+    if not steps:
+        raise InputError(
+            f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '
+            'iterations than the training has.'
+        )
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in steps:
+        for key, value in record.items():
+            if key.startswith(('teacher_weight/logit/', 'teacher_weight/feature/')):
+                curves.setdefault(key, []).append((record['step'], value))
+    iterations = max(record['iter'] for record in steps)
+    epochs = max(record['epoch'] for record in steps)
+    classes = osp.join(folder, 'class_weights.json')
+    class_weights = None
+    if osp.isfile(classes):
+        class_weights = read_json_object(classes, dict(logit=list, teachers=list))
+    times = [record['time'] for record in steps]
+    return TrainingLog(
+        metric=values[-1],
+        seconds_per_epoch=float(np.median(times)) * iterations / epochs,
+        peak_mib=max(record.get('memory', 0) for record in steps),
+        curves=curves,
+        class_weights=class_weights,
+    )

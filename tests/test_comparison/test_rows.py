@@ -1,0 +1,91 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Rows of a comparison, and the descriptions of their configs."""
+
+import os
+
+import pytest
+
+from mtkdrl_mm.comparison import Combination, Row, describe, list_rows
+from mtkdrl_mm.comparison.rows import parse_options
+from mtkdrl_mm.utils import InputError
+
+
+def test_a_row_has_options_and_variables(monkeypatch):
+    row = Row.parse(['fast', 'a.py', 'optim.lr=1', 'BACKBONE=x=y', 'b.c=d=e'])
+    assert row == Row('fast', 'a.py', ('optim.lr=1', 'b.c=d=e'), (('BACKBONE', 'x=y'),))
+    for words in (['fast'], ['fast', 'a.py', 'lr']):
+        with pytest.raises(
+            InputError, match=r'^--row takes NAME CONFIG KEY=VALUE \.\.\., but got "'
+        ):
+            Row.parse(words)
+    monkeypatch.setenv('BACKBONE', 'other')
+    monkeypatch.setenv('HOME', '/here')
+    environment = row.environment(3)
+    assert [environment[key] for key in ('BACKBONE', 'RUN_SEED', 'HOME')] == ['x=y', '3', '/here']
+    assert Combination(row, 3, 'hash').folder('runs') == os.path.join('runs', 'fast', 'seed_3')
+
+
+def test_rows_of_a_command_line(tmp_path):
+    first, second = (str(tmp_path / name) for name in ('student_aver.py', 'small.py'))
+    for path in (first, second):
+        open(path, 'w').close()
+    rows = list_rows([first, second], [['other', first, 'a=1']])
+    assert [row.name for row in rows] == ['aver', 'small', 'other']
+    assert rows[2] == Row('other', first, ('a=1',))
+    for configs, words, sentence in (
+        ([], [], 'Nothing to compare: name configs, or add rows with --row.'),
+        (['gone.py'], [], 'The config file "gone.py" does not exist.'),
+        (
+            [first],
+            [['aver', second]],
+            "Two rows have the same name: ['aver', 'aver']. Name them with --row.",
+        ),
+    ):
+        with pytest.raises(InputError) as error:
+            list_rows(configs, words)
+        assert str(error.value) == sentence
+
+
+def test_options_are_read_as_those_of_a_training():
+    assert parse_options([]) == {}
+    assert parse_options(['a.b=1', 'c=[x, y]', 'd=two words']) == {
+        'a.b': 1,
+        'c': ['x', 'y'],
+        'd': 'two words',
+    }
+
+
+def test_the_description_knows_variables_but_no_seed(settings, tmp_path, monkeypatch):
+    config = tmp_path / 'a.py'
+    config.write_text("path = '{{$STUDENT:resnet56}}/{{$RUN_SEED:0}}'")
+    row = Row('a', str(config))
+    monkeypatch.delenv('STUDENT', raising=False)
+    default = describe(row, settings())
+    monkeypatch.setenv('RUN_SEED', '7')
+    assert describe(row, settings()) == default
+    monkeypatch.setenv('STUDENT', 'mobilenetv2')
+    other = describe(row, settings())
+    assert other != default
+    monkeypatch.delenv('STUDENT')
+    chosen = Row('a', str(config), (), (('STUDENT', 'mobilenetv2'),))
+    assert describe(chosen, settings()) == other
+    # The environment is as before.
+    assert 'STUDENT' not in os.environ and os.environ['RUN_SEED'] == '7'
+    with_option = Row('a', str(config), ('b=1',))
+    for_all = settings(cfg_options=('b=1',))
+    assert describe(with_option, settings()) == describe(row, for_all) != default
+
+
+def test_a_store_is_part_of_the_description(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text("model = dict(teachers=[dict(name='a')])")
+    row = Row('a', str(config))
+    texts = [
+        describe(row, settings()),
+        describe(row, settings(store='s', views=2)),
+        describe(row, settings(store='s', views=4)),
+        describe(row, settings(store='s', views=4, store_flags='--maps full')),
+    ]
+    assert len(set(texts)) == 4
+    # Its path is not.
+    assert describe(row, settings(store='t', views=2)) == texts[1]

@@ -1,0 +1,82 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Which trainings share a store, and how it is filled."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mtkdrl_mm.comparison import Combination, Row, Store, fill_stores, plan_stores, stores
+from mtkdrl_mm.utils import InputError
+
+POOL = """
+train_dataloader = dict(dataset=dict(data_root='{data}'))
+model = dict(teachers=[dict(name=name, checkpoint=name + '{seed}.pth') for name in {names}])
+"""
+
+
+def test_trainings_with_the_same_data_and_teachers_share_a_store(settings, tmp_path):
+    def row(name, names, data='data', seed=''):
+        config = tmp_path / f'{name}.py'
+        config.write_text(POOL.format(names=names, data=data, seed=seed))
+        return Row(name, str(config))
+
+    def plan(*rows, seeds=(0, 1)):
+        given = [Combination(one, seed, 'hash') for seed in seeds for one in rows]
+        found, planned = plan_stores(given, settings(store=str(tmp_path / 'store'), views=2))
+        assert [(one.row, one.seed) for one in planned] == [(one.row, one.seed) for one in given]
+        sources = [[f'{one.row.name} {one.seed}' for one in store.sources] for store in found]
+        return sources, {(one.row.name, one.seed): one.store for one in planned}
+
+    both, one = row('both', ['a', 'b']), row('one', ['a'])
+    more, other = row('more', ['a', 'c']), row('other', ['a'], data='other')
+    # One run of the tool for each choice of teachers that is new.
+    assert plan(one, both, one)[0] == [['one 0', 'both 0']]
+    assert plan(both, one, more)[0] == [['both 0', 'more 0']]
+    filled, paths = plan(both, other)
+    assert filled == [['both 0'], ['other 0']]
+    assert paths['both', 0] == paths['both', 1] != paths['other', 0]
+    # The same names with other weights.
+    by_seed = row('by_seed', ['a'], seed='_{{$RUN_SEED:0}}')
+    filled, paths = plan(both, by_seed)
+    assert filled == [['both 0'], ['by_seed 0'], ['by_seed 1']]
+    assert len(set(paths.values())) == 3
+    # Without teachers there is nothing to store.
+    plain = tmp_path / 'plain.py'
+    plain.write_text(
+        "train_dataloader = dict(dataset=dict()); model = dict(type='ImageClassifier')"
+    )
+    nothing = {('plain', 0): None, ('plain', 1): None}
+    assert plan(Row('plain', str(plain))) == ([], nothing)
+    # A store that exists is used as it is.
+    (tmp_path / 'store' / 'inputs').mkdir(parents=True)
+    assert set(plan(both)[1].values()) == {str(tmp_path / 'store')}
+
+
+def test_stores_are_filled_by_their_tool(settings, monkeypatch, tmp_path, capsys):
+    calls = []
+
+    def run(command, env, stdout):
+        calls.append((command, env['RUN_SEED'], env['A']))
+        return SimpleNamespace(returncode=len(calls) - 1)
+
+    monkeypatch.setattr(stores.subprocess, 'run', run)
+    row = Row('fast', 'config.py', ('b=2',), (('A', 'x'),))
+    store = Store('store/1', 'data', {}, [Combination(row, 3, 'hash')])
+    kwargs = dict(work_dir=str(tmp_path / 'runs'), cfg_options=('a=1',), views=2)
+    fill_stores([store], settings(store_flags='--maps "full"', **kwargs))
+    tool = 'here/tools/store_teacher_outputs.py'
+    start = [tool, 'config.py', 'store/1', '--maps', 'full', '--views', '2']
+    end = ['--cfg-options', 'a=1', 'b=2']
+    assert calls == [([sys.executable, *start, *end], '3', 'x')]
+    assert capsys.readouterr().out == '  teachers of fast: stored in store/1, 0 s\n'
+    with pytest.raises(InputError) as error:
+        fill_stores([store], settings(launch='torchrun -n 2', **kwargs))
+    assert calls[1][0] == [
+        *('torchrun', '-n', '2', tool, 'config.py', 'store/1', '--views', '2'),
+        *('--launcher', 'pytorch', *end),
+    ]
+    assert str(error.value) == (
+        'The outputs of the teachers of fast could not be stored in "store/1"; see above and '
+        f'{tmp_path}/runs/store_output.txt.'
+    )

@@ -1,0 +1,42 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Statistics over seeds."""
+
+import pytest
+
+from mtkdrl_mm.comparison import summarize
+from mtkdrl_mm.comparison.summary import Difference, mean_weights
+
+
+def test_methods_are_compared_seed_by_seed(make_run):
+    runs = {
+        'aver': [
+            make_run(seed=seed, metric=metric) for seed, metric in ((0, 60), (1, 62), (2, 58))
+        ],
+        'mtkdrl': [
+            make_run('mtkdrl', seed, metric, seconds_per_epoch=seconds, peak_mib=100 + seed)
+            for seed, metric, seconds in ((2, 60, 1), (0, 61, 9), (1, 65, 2))
+        ],
+        'single': [make_run('single', 1, 61.5)],
+        'apart': [make_run('apart', 7, 70)],
+    }
+    aver, mtkdrl, single, apart = summarize(runs, 'aver')
+    assert [s.method for s in (aver, mtkdrl, single, apart)] == list(runs)
+    assert (aver.num_runs, aver.mean, aver.std, aver.difference) == (3, 60, 2, None)
+    assert (mtkdrl.mean, mtkdrl.seconds_per_epoch, mtkdrl.peak_mib) == (62, 2, 102)
+    # Differences 1, 3 and 2; Student's t with two degrees of freedom: 4.3027.
+    assert mtkdrl.difference.mean == pytest.approx(2)
+    assert mtkdrl.difference.half_width == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert single.std is None and single.difference == Difference(-0.5, None)
+    assert apart.difference is None
+    assert summarize(runs, 'gone')[1].difference is None
+
+
+def test_mean_weights_leave_out_the_first_tenth(make_run):
+    key = 'teacher_weight/logit/a/b'
+    runs = [
+        make_run(curves={key: [(step, 1.0 if step < 2 else 0.25) for step in range(20)]}),
+        make_run(curves={key: [(0, 0.5)], 'teacher_weight/feature/c': [(0, 0.125)]}),
+    ]
+    assert mean_weights(runs, 'logit') == {'a/b': pytest.approx((18 * 0.25 + 0.5) / 19)}
+    assert mean_weights(runs, 'feature') == {'c': 0.125}
+    assert mean_weights([], 'logit') == {}

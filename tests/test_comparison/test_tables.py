@@ -1,0 +1,47 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Tables of a comparison, character by character."""
+
+from mtkdrl_mm.comparison import write_environment, write_tables
+
+
+def test_tables(make_run, tmp_path):
+    curves = {'teacher_weight/logit/a': [(1, 0.25)], 'teacher_weight/logit/b': [(1, 0.75)]}
+    runs = {
+        'aver': [make_run(), make_run(seed=1, metric=62.0)],
+        'mtkdrl': [make_run('mtkdrl', seed=1, metric=62.5, curves=curves)],
+    }
+    text = write_tables(runs, 'accuracy/top1', 'aver', str(tmp_path))
+    assert text == (
+        '| method | runs | accuracy/top1 | std | minus aver | 95 % CI +- | s / epoch | peak MiB '
+        '| logit weights | feature weights |\n'
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n'
+        '| aver | 2 | 61.00 | 1.41 |  |  | 1.50 | 100 |  |  |\n'
+        '| mtkdrl | 1 | 62.50 |  | +0.50 |  | 1.50 | 100 | a 0.25, b 0.75 |  |'
+    )
+    assert (tmp_path / 'table.md').read_text() == text + '\n'
+    assert (tmp_path / 'table.csv').read_text().splitlines() == [
+        'method,runs,accuracy/top1,std,minus aver,95 % CI +-,s / epoch,peak MiB,logit weights,'
+        'feature weights',
+        'aver,2,61.00,1.41,,,1.50,100,,',
+        'mtkdrl,1,62.50,,+0.50,,1.50,100,"a 0.25, b 0.75",',
+    ]
+    assert (tmp_path / 'runs.csv').read_text().splitlines() == [
+        'method,seed,accuracy/top1,seconds',
+        'aver,0,60.0,3.0',
+        'aver,1,62.0,3.0',
+        'mtkdrl,1,62.5,3.0',
+    ]
+
+
+def test_small_metrics_have_more_digits(make_run, tmp_path):
+    runs = {'a': [make_run('a', metric=0.51234)], 'b': [make_run('b', metric=0.4)]}
+    lines = write_tables(runs, 'mAP', 'b', str(tmp_path)).splitlines()
+    assert lines[2].startswith('| a | 1 | 0.5123 |  | +0.1123 |  |')
+
+
+def test_environment(make_run, tmp_path):
+    runs = {'a': [make_run(commit='b+'), make_run(commit='a')], 'b': [make_run()]}
+    write_environment(runs, ['compare.py', '--row', 'two words'], str(tmp_path))
+    lines = (tmp_path / 'environment.txt').read_text().splitlines()
+    assert lines[:2] == ["command: python compare.py --row 'two words'", 'commit: a, b+, unknown']
+    assert len(lines) == 4

@@ -1,0 +1,182 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""How the trainings of a comparison are started, and what is read from their logs."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mtkdrl_mm.comparison import Combination, Row, Run, finished, train, train_all, training
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.utils import InputError
+
+ROW = Row('fast', 'config.py', ('a=2',), (('BACKBONE', 'aver'),))
+
+
+@pytest.mark.parametrize(
+    ('count', 'visible', 'jobs', 'launch', 'expected'),
+    [
+        (2, None, 2, '', ['0', '1']),
+        (2, None, 3, '', ['0', '1', '0']),
+        (4, '3,1', 3, '', ['3', '1', '3']),
+        (4, None, 1, '', [None]),  # one training sees them all
+        (4, None, 2, 'torchrun --nproc_per_node=4', [None, None]),
+        (0, None, 2, '', [None, None]),
+        (0, '', 2, '', [None, None]),
+    ],
+)
+def test_gpus_of_jobs(monkeypatch, count, visible, jobs, launch, expected):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    free = training.gpus_of_jobs(jobs, launch)
+    assert [free.get() for _ in range(free.qsize())] == expected
+
+
+def test_a_gpu_is_free_again_after_a_failure(settings, monkeypatch):
+    free = training.gpus_of_jobs(1, '')
+
+    def fail(*arguments):
+        assert arguments[-1] is None and free.qsize() == 0
+        raise ValueError
+
+    monkeypatch.setattr(training, 'train', fail)
+    with pytest.raises(ValueError):
+        training.train_on_free_gpu(Combination(ROW, 0, 'hash'), settings(), free)
+    assert free.qsize() == 1
+
+
+def test_results_are_in_the_order_of_the_trainings(settings, make_run, monkeypatch):
+    def train(combination, settings, gpu):
+        return None if combination.seed == 1 else make_run(seed=combination.seed)
+
+    monkeypatch.setattr(training, 'train', train)
+    combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
+    results = train_all(combinations, settings(jobs=2))
+    assert [run and run.seed for run in results] == [4, None, 3]
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Function that has trainings end with a status; returns their commands and environments."""
+
+    def replace(status, logs=None):
+        started = []
+
+        class Process:
+            pid = 1
+
+            def __init__(self, command, env, **kwargs):
+                started.append((command, env))
+                if logs is not None:
+                    write_logs(command[command.index('--work-dir') + 1], logs)
+
+        monkeypatch.setattr(training.subprocess, 'Popen', Process)
+        usage = SimpleNamespace(ru_maxrss=300 * 1024)
+        monkeypatch.setattr(training.os, 'wait4', lambda pid, options: (pid, status << 8, usage))
+        return started
+
+    return replace
+
+
+def test_training_sees_only_its_gpu(settings, start, tmp_path, capsys):
+    started = start(1)
+    kwargs = dict(cfg_options=('a=1',), jobs=2)
+    assert train(Combination(ROW, 3, 'hash'), settings(**kwargs), '5') is None
+    ((command, seen),) = started
+    assert seen['CUDA_VISIBLE_DEVICES'] == '5' and seen['RUN_SEED'] == '3'
+    assert seen['BACKBONE'] == 'aver'
+    # The row's options come last, and win.
+    assert command[-3:] == ['randomness.seed=3', 'a=1', 'a=2']
+    folder = str(tmp_path / 'fast' / 'seed_3')
+    assert command[command.index('--work-dir') + 1] == folder
+    assert capsys.readouterr().out == f'  fast, seed 3: FAILED, see {folder}/output.txt\n'
+    train(Combination(ROW, 3, 'hash', store='store/1'), settings(launch='torchrun', **kwargs))
+    command, _ = started[1]
+    assert command[:2] == ['torchrun', 'here/tools/train.py']
+    assert command[5:8] == ['--launcher', 'pytorch', '--resume']
+    assert command[-1] == 'model.teacher_outputs=store/1'
+
+
+def record(step, **values):
+    return {'loss': 1.0, 'epoch': 1 + step // 5, 'iter': step, 'step': step, 'time': 0.5, **values}
+
+
+LOGS = [
+    record(2, **{'teacher_weight/logit/a': 0.25, 'teacher_weight/feature/a': 0.5}),
+    record(4, time=0.1, **{'teacher_weight/logit/a': 0.75}),
+    {'accuracy/top1': 40.0, 'step': 1},
+    record(8),
+    {'accuracy/top1': 50.0, 'step': 2},
+]
+
+
+def write_logs(folder, records):
+    logs = os.path.join(folder, 'now', 'vis_data')
+    os.makedirs(logs, exist_ok=True)
+    with open(os.path.join(logs, 'scalars.json'), 'w') as file:
+        file.writelines(json.dumps(record) + '\n' for record in records)
+
+
+def test_what_is_trained_is_a_result_and_not_trained_again(
+    settings, start, tmp_path, monkeypatch, capsys
+):
+    started = start(0, LOGS)
+    monkeypatch.setattr(training, 'current_commit', lambda root: f'commit of {root}')
+    combination = Combination(ROW, 3, 'hash')
+    run = train(combination, settings())
+    path = result_path(combination.folder(str(tmp_path)))
+    assert (run.method, run.seed, run.config) == ('fast', 3, 'hash')
+    assert (run.metric, run.commit, run.peak_mib) == (50.0, 'commit of here', 300)
+    assert capsys.readouterr().out == f'  fast, seed 3: 50 in {run.seconds:.0f} s\n'
+    again = train(combination, settings())
+    assert len(started) == 1 and again == Run.read(path) == finished(combination, str(tmp_path))
+    assert again.metric == run.metric
+    # Other seeds have no result, and other configs another one.
+    assert finished(Combination(ROW, 4, 'hash'), str(tmp_path)) is None
+    with pytest.raises(InputError) as error:
+        train(Combination(ROW, 3, 'other'), settings())
+    assert str(error.value) == (
+        f'{path} is of another config than config.py with these options is now. Give another '
+        '--work-dir, or remove that run to train it again.'
+    )
+
+
+def test_what_logs_hold(tmp_path):
+    write_logs(tmp_path, LOGS)
+    log = training.read_logs(str(tmp_path), 'accuracy/top1')
+    assert log.metric == 50.0 and log.peak_mib == 0 and log.class_weights is None
+    # Four iterations in each of two epochs.
+    assert log.seconds_per_epoch == 0.5 * 4
+    assert log.curves == {
+        'teacher_weight/logit/a': [(2, 0.25), (4, 0.75)],
+        'teacher_weight/feature/a': [(2, 0.5)],
+    }
+    write_logs(tmp_path, [record(2, memory=70), record(4, memory=60), LOGS[-1]])
+    table = dict(logit=[[0.5, 0.5]], teachers=['a', 'b'], feature=[])
+    (tmp_path / 'class_weights.json').write_text(json.dumps(table))
+    log = training.read_logs(str(tmp_path), 'accuracy/top1')
+    assert log.peak_mib == 70 and log.class_weights == table
+
+
+def test_damaged_logs_are_named(tmp_path):
+    def read(metric='accuracy/top1'):
+        with pytest.raises(InputError) as error:
+            training.read_logs(str(tmp_path), metric)
+        return str(error.value)
+
+    write_logs(tmp_path, LOGS)
+    assert read('mIoU') == f'No "mIoU" in the logs of {tmp_path}: is it validated?'
+    (tmp_path / 'class_weights.json').write_text('{"logit": [')
+    assert 'class_weights.json" is damaged' in read()
+    logs = tmp_path / 'now' / 'vis_data' / 'scalars.json'
+    logs.write_text('{\n' + json.dumps(LOGS[0]) + '\n')
+    assert 'scalars.json" is damaged: line 1' in read()
+    write_logs(tmp_path, LOGS[-1:])
+    assert read() == (
+        f'No "loss" in the logs of {tmp_path}: set `default_hooks.logger.interval` to fewer '
+        'iterations than the training has.'
+    )
