@@ -2,7 +2,7 @@
 _base_ = [
     '../datasets/cifar10.py',
     '../schedules/cifar10.py',
-    '../pools/cifar10.py',
+    '../pools/cifar10_{{$CIFAR10_POOL:weak}}.py',
     '../distillation.py',
 ]
 

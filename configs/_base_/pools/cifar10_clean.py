@@ -1,0 +1,9 @@
+# Four small teachers for CIFAR-10, all of them taught well.
+teachers = [
+    dict(
+        name=name,
+        cfg_path=f'configs/cifar10/teacher_{name}.py',
+        checkpoint=f'work_dirs/cifar10/teacher_{name}/epoch_12.pth',
+    )
+    for name in ('resnet', 'densenet', 'repvgg', 'regnet')
+]
