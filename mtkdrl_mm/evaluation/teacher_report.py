@@ -1,11 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Report on a pool of teachers: tables, and warnings with what to change."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .agreement import Agreement
-from .class_order import ClassOrder
+from torch import Tensor
+
+from .agreement import Agreement, agreement
+from .calibration import expected_calibration_error, log_likelihood
+from .class_order import ClassOrder, class_order
 from .preprocessing_check import Alternative
 
 # Share of the way from chance to 100 % that every trained teacher reaches.
@@ -56,6 +62,26 @@ class TeacherResult:
     alternative: Alternative | None = None
     cost: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_logits(cls, name: str, logits: Tensor, labels: Tensor) -> 'TeacherResult':
+        """Compute what follows from logits and labels.
+
+        Args:
+            name (str): The teacher's name.
+            logits (Tensor): Shape (N, C).
+            labels (Tensor): Shape (N,).
+        """
+        accuracy = float((logits.argmax(dim=1) == labels).double().mean())
+        return cls(
+            name=name,
+            accuracy=accuracy,
+            accuracy_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+            confidence=float(logits.double().softmax(dim=1).max(dim=1).values.mean()),
+            calibration_error=expected_calibration_error(logits, labels),
+            log_likelihood=float(log_likelihood(logits, labels).mean()),
+            order=class_order(logits, labels),
+        )
+
 
 @dataclass
 class TeacherReport:
@@ -76,6 +102,27 @@ class TeacherReport:
     teachers: list[TeacherResult]
     agreements: dict[tuple[int, int], Agreement]
     preprocessing_images: int = 0
+
+    @classmethod
+    def from_logits(
+        cls, names: Sequence[str], logits: Sequence[Tensor], labels: Tensor
+    ) -> 'TeacherReport':
+        """Compute what follows from logits and labels: no costs, no other preprocessings.
+
+        Args:
+            names (Sequence[str]): The M teachers.
+            logits (Sequence[Tensor]): M tensors of shape (N, C).
+            labels (Tensor): Shape (N,).
+        """
+        return cls(
+            num_images=len(labels),
+            num_classes=logits[0].shape[1],
+            teachers=[TeacherResult.from_logits(n, z, labels) for n, z in zip(names, logits)],
+            agreements={
+                (a, b): agreement(logits[a], logits[b], labels)
+                for a, b in itertools.combinations(range(len(logits)), 2)
+            },
+        )
 
     def warnings(self) -> list[str]:
         """Problems that should be solved before training, one sentence each."""
