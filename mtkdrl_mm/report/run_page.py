@@ -65,10 +65,8 @@ def make_run_page(
         reason = 'No training step has been logged so far.'
         page.left_out.append(('Curves', reason))
     if model and not model.get('teachers') and not record.teachers:
-        kind = model.get('type', 'model of this kind')
-        page.left_out.append(
-            ('Weights, gallery, calibration', f'This training has no teachers: it is a {kind}.')
-        )
+        reason = f'This training has no teachers: its model is {_kind(model)}.'
+        page.left_out.append(('Weights, gallery, calibration', reason))
     else:
         _add_weights(page, record)
         _add_class_weights(page, record, classes)
@@ -91,12 +89,16 @@ def _dict(config: Any, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _kind(component: dict[str, Any]) -> str:
+    """The type in a component's config, without its package."""
+    return str(component.get('type', '')).rpartition('.')[2]
+
+
 def _component(value: Any) -> str:
     """The type of a config's component, with its other settings."""
     if isinstance(value, dict):
         rest = ', '.join(f'{k}={v!r}' for k, v in value.items() if k != 'type')
-        kind = str(value.get('type', '')).rpartition('.')[2]
-        return f'{kind} ({rest})' if rest else kind
+        return f'{_kind(value)} ({rest})' if rest else _kind(value)
     return str(value)
 
 
@@ -105,7 +107,7 @@ def _describe_model(model: dict[str, Any]) -> str:
         weighting = _component(_weighting(model)).split(' ')[0]
         count = len(model['teachers'])
         return f'Distillation from {count} teacher{"s" * (count != 1)}, weighed by {weighting}.'
-    return f'A {model["type"]} without teachers.' if model.get('type') else ''
+    return f'{_kind(model)} without teachers.' if model.get('type') else ''
 
 
 def _weighting(model: dict[str, Any]) -> Any:
@@ -195,7 +197,7 @@ def _curves(record: RunRecord) -> list[Block]:
     charts = []
     if 'loss' in keys:
         charts.append(LineChart('Loss', [Series('loss', record.curve('loss'))], 'iteration'))
-    if terms:
+    if len(terms) > 1:
         series = [Series(key, record.curve(key)) for key in terms]
         note = 'As they are added to the loss, with their weights.'
         charts.append(LineChart('Terms of the loss', series, 'iteration', note=note))

@@ -67,15 +67,18 @@ def checked_config(path: str, args: argparse.Namespace) -> Config:
 def look_with_progress(record: RunRecord, args: argparse.Namespace) -> FoundImages:
     """Run the networks of the training on images, with a progress bar."""
     MMLogger.get_current_instance().setLevel('WARNING')
-    with tqdm(unit=' images', leave=False) as bar:
+    bars: dict[str, tqdm] = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if bar.desc != f'{what}: ':
-                bar.reset(total)
-                bar.set_description(what)
-            bar.update(done - bar.n)
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(desc=f'{what} images', total=total)
+        bars[what].update(done - bars[what].n)
 
+    try:
         return look_at_images(record, lambda path: checked_config(path, args), args.images, show)
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def main() -> None:
