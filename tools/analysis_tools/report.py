@@ -71,6 +71,8 @@ def look_with_progress(record: RunRecord, args: argparse.Namespace) -> FoundImag
 
     def show(what: str, done: int, total: int) -> None:
         if what not in bars:
+            for bar in bars.values():
+                bar.close()
             bars[what] = tqdm(desc=f'{what} images', total=total)
         bars[what].update(done - bars[what].n)
 
