@@ -124,13 +124,14 @@ class LineChart:
         y_ticks = ticks(low, high, 5)
         if self.limits is None:
             low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
-        if low == high:
-            low, high = low - 0.5, high + 0.5
+        if len(y_ticks) == 1:
+            margin = abs(low) / 2 or 0.5
+            low, high = low - margin, low + margin
         x_low, x_high = self.x_limits or (min(xs), max(xs))
         x_ticks = ticks(x_low, x_high, 5, whole=self.x_limits is None)
         if x_low == x_high:
             x_low, x_high = x_low - 0.5, x_high + 0.5
-        y_labels = [format_number(tick) for tick in y_ticks]
+        y_labels = tick_labels(y_ticks)
         left = 10 + _LETTER * max(map(len, y_labels))
 
         def place(x: float, y: float) -> tuple[float, float]:
@@ -144,11 +145,9 @@ class LineChart:
             _, y = place(x_low, tick)
             parts.append(f'<path class="grid" d="M{left:.1f} {y}H{WIDTH - _RIGHT}"/>')
             parts.append(f'<text x="{left - 5:.1f}" y="{y + 4:.1f}" class="end">{label}</text>')
-        for tick in x_ticks:
+        for tick, label in zip(x_ticks, tick_labels(x_ticks)):
             x, _ = place(tick, low)
-            parts.append(
-                f'<text x="{x}" y="{HEIGHT - 22}" class="middle">{format_number(tick)}</text>'
-            )
+            parts.append(f'<text x="{x}" y="{HEIGHT - 22}" class="middle">{label}</text>')
         middle = (left + WIDTH - _RIGHT) / 2
         parts.append(
             f'<text x="{middle:.1f}" y="{HEIGHT - 5}" class="middle">{escape(self.x_label)}</text>'
@@ -237,7 +236,8 @@ def ticks(low: float, high: float, count: int, whole: bool = False) -> list[floa
         list[float]: At least one number, increasing.
     """
     span = high - low
-    if span <= 0 or not math.isfinite(span):
+    # Means of equal numbers differ in their last bits.
+    if span <= 1e-12 * max(abs(low), abs(high)) or not math.isfinite(span):
         return [low]
     raw = span / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
@@ -250,6 +250,20 @@ def ticks(low: float, high: float, count: int, whole: bool = False) -> list[floa
     # Rounded: 3 * 0.1 is 0.30000000000000004.
     digits = max(0, 2 - math.floor(math.log10(step)))
     return [round(i * step, digits) for i in range(first, last + 1)] or [low]
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Ticks as text, with as many digits as it takes to tell them apart.
+
+    Args:
+        values (Sequence[float]): Different numbers.
+    """
+    labels = [format_number(value) for value in values]
+    for digits in range(5, 17):
+        if len(set(labels)) == len(labels):
+            break
+        labels = [f'{value:.{digits}g}' for value in values]
+    return labels
 
 
 def average(points: Sequence[Point], most: int) -> list[Point]:

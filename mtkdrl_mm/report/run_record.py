@@ -88,6 +88,9 @@ class RunRecord:
     @property
     def by_epoch(self) -> bool:
         """Whether the training counts epochs."""
+        length = self.config.get('train_cfg')
+        if isinstance(length, dict) and 'max_iters' in length:
+            return False  # whatever the log counts
         return any('epoch' in record for record in self.train)
 
     @property
@@ -127,10 +130,11 @@ class RunRecord:
     @property
     def position(self) -> tuple[int, int | None]:
         """What is done, and the planned length; epochs, or iterations; None if not known."""
-        length = self.config.get('train_cfg') or {}
+        length = self.config.get('train_cfg')
         last = self.train[-1] if self.train else {}
         done = last.get('epoch', 0) if self.by_epoch else last.get('step', 0)
-        planned = length.get('max_epochs' if self.by_epoch else 'max_iters')
+        key = 'max_epochs' if self.by_epoch else 'max_iters'
+        planned = length.get(key) if isinstance(length, dict) else None
         return int(done), planned if isinstance(planned, int) else None
 
     @property
@@ -213,38 +217,69 @@ def read_run(work_dir: str) -> RunRecord:
             f'"{work_dir}" is no work dir of a training: it has no folder */vis_data. Give the '
             'folder that holds the last_checkpoint and the folders named after times.'
         )
-    train: list[Record] = []
-    val: list[Record] = []
-    sessions: list[str] = []
+    logs = []
     for folder in folders:
         path = osp.join(folder, 'scalars.json')
-        records = read_json_lines(path) if osp.isfile(path) else []
-        steps = [r for r in records if 'iter' in r and 'step' in r]
-        validations = [r for r in records if 'iter' not in r and 'step' in r]
-        if steps:
-            train = _without_repeated(train, steps[0]['step']) + steps
-            # A validation is numbered by the epochs, or iterations, that are done.
-            val = _without_repeated(val, steps[0].get('epoch', steps[0]['step']))
-        if validations:
-            val = _without_repeated(val, min(r['step'] for r in validations)) + validations
-        if steps:
-            sessions.append(osp.dirname(folder))
+        lines = read_json_lines(path) if osp.isfile(path) else []
+        logs.append([line for line in lines if 'step' in line])
+    sessions = [
+        osp.dirname(folder)
+        for folder, lines in zip(folders, logs)
+        if any(_is_training_step(line) for line in lines)
+    ]
     latest = sessions[-1] if sessions else osp.dirname(folders[-1])
-    record = RunRecord(work_dir, sessions, train, val)
-    # tools/test.py writes a config into the work dir as well, so that of the start comes first.
-    written = [osp.join(latest, 'vis_data', 'config.py')]
-    written += sorted(glob.glob(osp.join(glob.escape(work_dir), '*.py')), key=osp.getmtime)[::-1]
-    record.config_path = next((path for path in written if osp.isfile(path)), None)
-    if record.config_path is not None:
-        with open(record.config_path, encoding='utf-8') as file:
-            record.config_text = file.read()
-        try:
-            record.config = parse_literal_config(record.config_text, f'"{record.config_path}"')
-        except InputError as error:
-            record.config_problem = str(error)
+    record = RunRecord(work_dir, sessions, [], [])
+    _read_config(record, latest)
+    record.train = [line for lines in logs for line in lines if _is_training_step(line)]
+    by_epoch = record.by_epoch
+    record.train = []
+    for lines in logs:
+        _add_session(record, lines, by_epoch)
     record.environment = _read_environment(latest)
     record.checkpoint = _find_checkpoint(work_dir)
     return record
+
+
+def _is_training_step(line: Record) -> bool:
+    return 'iter' in line
+
+
+def _read_config(record: RunRecord, latest: str) -> None:
+    # tools/test.py writes a config into the work dir as well, so that of the start comes first.
+    written = [osp.join(latest, 'vis_data', 'config.py')]
+    others = glob.glob(osp.join(glob.escape(record.work_dir), '*.py'))
+    written += sorted(others, key=osp.getmtime, reverse=True)
+    record.config_path = next((path for path in written if osp.isfile(path)), None)
+    if record.config_path is None:
+        return
+    with open(record.config_path, encoding='utf-8') as file:
+        record.config_text = file.read()
+    try:
+        record.config = parse_literal_config(record.config_text, f'"{record.config_path}"')
+    except InputError as error:
+        record.config_problem = str(error)
+
+
+def _add_session(record: RunRecord, lines: list[Record], by_epoch: bool) -> None:
+    """Add the log of one start, in place of what it repeats of earlier ones."""
+    steps: list[Record] = []
+    validations: list[Record] = []
+    for line in lines:
+        if _is_training_step(line):
+            steps.append(line)
+            continue
+        if not by_epoch and steps:
+            # By default mmengine numbers validations by epochs, also where there are none.
+            line = {**line, 'step': max(line['step'], steps[-1]['step'])}
+        validations.append(line)
+    if steps:
+        record.train = _without_repeated(record.train, steps[0]['step']) + steps
+        # A validation is numbered by the epochs, or iterations, that are done.
+        first = steps[0]['epoch' if by_epoch else 'step']
+        record.val = _without_repeated(record.val, first)
+    if validations:
+        first = min(line['step'] for line in validations)
+        record.val = _without_repeated(record.val, first) + validations
 
 
 def _without_repeated(records: list[Record], first: float) -> list[Record]:

@@ -14,6 +14,7 @@ from mtkdrl_mm.report import read_run
 from mtkdrl_mm.report.image_outputs import look_at_images
 
 from .conftest import Workshop
+from .stored import BLENDED, BY_ITERATIONS
 
 pytestmark = pytest.mark.slow
 TOOL = 'tools/analysis_tools/report.py'
@@ -33,7 +34,8 @@ def trained(tmp_path_factory):
     """A workshop with a finished training of four epochs."""
     workshop = Workshop(tmp_path_factory.mktemp('report'))
     config = workshop.config()
-    work_dir = str(workshop.folder / 'run')
+    # No blank in it: the page must break it to fit a phone.
+    work_dir = str(workshop.folder / ('run_' + 80 * 'x'))
     done = workshop.train(config, '--work-dir', work_dir)
     assert done.returncode == 0, done.stderr[-2000:]
     return workshop, config, work_dir
@@ -110,17 +112,31 @@ def test_page_fits_a_phone(trained, tmp_path):
 
 def test_stored_outputs(trained):
     """Of teachers whose outputs were read, no network is needed."""
-    workshop, config, _ = trained
-    store, work_dir = str(workshop.folder / 'store'), str(workshop.folder / 'stored')
-    done = workshop.tool('tools/store_teacher_outputs.py', config, store, '--views', '2')
-    assert done.returncode == 0, done.stderr[-2000:]
-    options = [f'model.teacher_outputs={store}', 'train_cfg.max_epochs=2']
-    options += ['model.teachers.0.checkpoint=/no/teacher0.pth']
-    done = workshop.train(config, '--work-dir', work_dir, '--cfg-options', *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    html, printed = page_of(workshop, work_dir)
+    workshop = trained[0]
+    options = ['train_cfg.max_epochs=2', 'model.teachers.0.checkpoint=/no/teacher0.pth']
+    html, printed = page_of(workshop, train_from_store(workshop, trained[1], 'plain', options))
     assert 'Left out' not in printed and html.count('<img ') == 24
     assert 'On 32 training images, augmented as in epoch 3' in html
+
+
+def test_stored_outputs_of_blended_images_in_a_training_by_iterations(trained):
+    workshop = trained[0]
+    config = workshop.config('blended', extra=BLENDED + BY_ITERATIONS)
+    html, printed = page_of(workshop, train_from_store(workshop, config, 'blended', []))
+    assert printed.count('Left out') == 1 and 'blended by mixup or cutmix' in printed
+    assert re.search(r'label: class_\d \d\d %, class_\d \d\d? %', html)
+    assert '20 of 20 iterations, finished' in html
+
+
+def train_from_store(workshop, config, name, options):
+    """Store the outputs of two views and train from them; returns the work dir."""
+    store, work_dir = (str(workshop.folder / f'{name}_{what}') for what in ('store', 'run'))
+    done = workshop.tool('tools/store_teacher_outputs.py', config, store, '--views', '2')
+    assert done.returncode == 0, done.stderr[-2000:]
+    options = [f'model.teacher_outputs={store}', *options]
+    done = workshop.train(config, '--work-dir', work_dir, '--cfg-options', *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return work_dir
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mtkdrl_mm.report.charts import LineChart, Series, average, format_number, ticks
+from mtkdrl_mm.report.charts import LineChart, Series, average, format_number, tick_labels, ticks
 
 
 def paths(chart):
@@ -111,3 +111,16 @@ def test_a_bad_value_does_not_hide_its_group():
 )  # fmt: skip
 def test_numbers(value, text):
     assert format_number(value) == text
+
+
+def test_ticks_can_be_told_apart():
+    assert tick_labels([1000.0, 1000.2, 1000.4]) == ['1000', '1000.2', '1000.4']
+    assert tick_labels([0.0, 0.5]) == ['0', '0.5']
+
+
+def test_a_constant_has_one_tick():
+    """Means of equal numbers differ in their last bits."""
+    points = [(i, 0.1 + (i % 2) * 2e-17) for i in range(50)]
+    drawn = str(LineChart('t', [Series('lr', points)], 'x').svg())
+    assert drawn.count('class="end">0.1</text>') == 1
+    assert ticks(0.1, 0.1 + 2e-17, 5) == [0.1]

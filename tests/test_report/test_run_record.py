@@ -56,6 +56,17 @@ def test_training_by_iterations(tmp_path):
     assert record.metric('accuracy/top1') == [(100, 40.0)]
 
 
+def test_validations_that_mmengine_numbers_by_epochs(tmp_path):
+    """Its default, also for a training by iterations, whose log then counts epochs."""
+    records = [step(1, 100), validation(0, 40.0), step(1, 200), validation(0, 50.0)]
+    write_session(tmp_path, '20260101_000000', records, 'train_cfg = dict(max_iters=300)\n')
+    write_session(tmp_path, '20260101_010000', [step(1, 200), validation(0, 51.0), step(2, 300)],
+                  'train_cfg = dict(max_iters=300)\n')  # fmt: skip
+    record = read_run(str(tmp_path))
+    assert not record.by_epoch and record.position == (300, 300)
+    assert record.metric('accuracy/top1') == [(100, 40.0), (200, 51.0)]
+
+
 def test_length_and_cost(tmp_path):
     records = [step(1, 10, time=0.5, data_time=0.1), step(2, 30, time=0.25, data_time=0.2)]
     write_session(tmp_path, '20260101_000000', records, 'train_cfg = dict(max_epochs=3)\n')
