@@ -127,6 +127,9 @@ class TeacherReport:
     def warnings(self) -> list[str]:
         """Problems that should be solved before training, one sentence each."""
         found = []
+        excluded = 'No other order of the classes'
+        if self.preprocessing_images:
+            excluded = 'Neither another preprocessing nor another order of the classes'
         for index, teacher in enumerate(self.teachers):
             explained = self._explanations(index, teacher)
             found += explained
@@ -134,9 +137,8 @@ class TeacherReport:
             if not explained and 100 * teacher.accuracy < minimum:
                 found.append(
                     f'Teacher "{teacher.name}" has an accuracy of only '
-                    f'{100 * teacher.accuracy:.1f} %, below {minimum:.1f} %. Neither another '
-                    'preprocessing nor another order of the classes explains it. Check that its '
-                    '`checkpoint` was trained on these classes.'
+                    f'{100 * teacher.accuracy:.1f} %, below {minimum:.1f} %. {excluded} explains '
+                    'it. Check that its `checkpoint` was trained on these classes.'
                 )
         for (a, b), pair in self.agreements.items():
             if pair.near_duplicate:
@@ -154,7 +156,9 @@ class TeacherReport:
         order, best = teacher.order, teacher.alternative
         if order.clearly_better:
             short = self.num_classes <= LONGEST_LISTED_MAP
-            listed = str(order.class_map) if short else '[...] (in --out FILE.json)'
+            listed = '[...] (see --out FILE.json of check_teachers.py)'
+            if short:
+                listed = str(order.class_map)
             return [
                 f'Teacher "{teacher.name}" seems to have the classes in another order: with '
                 f'class_map={listed} its accuracy on held-out images is '
