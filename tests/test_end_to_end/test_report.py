@@ -87,6 +87,7 @@ def test_outputs_are_those_of_the_networks(trained):
     assert len(outputs) == 12 and outputs.images[0].shape == (16, 16, 3)
     assert torch.allclose(outputs.logit_weights.sum(dim=1), torch.ones(12))
     # After the warm-up, the published weights are the mean of policy, confidence and divergence.
+    assert (outputs.logit_weights - 0.5).abs().max() > 0.01
     ce = -(outputs.labels[:, None] * outputs.teacher_logits.log_softmax(dim=2)).sum(dim=2)
     confidence = 1 - ce.softmax(dim=1)
     soft = (outputs.teacher_logits / 4).log_softmax(dim=2)
