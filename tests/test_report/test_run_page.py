@@ -241,4 +241,10 @@ def test_of_many_classes_those_that_differ_most_are_shown(tmp_path):
     rows = section.blocks[0].rows
     assert len(rows) == 30 and rows[0] == ['class 17', '1.00', '0.00']
     assert rows[1] == ['class 900', '0.20', '0.80'] and 'Of 1000 classes' in section.intro
-    check(render(page))
+    html = render(page)
+    check(html)
+    # The colours are the numbers.
+    cells = re.findall(r'--share:(\d+)%">([\d.]+)</td>', html)
+    assert len(cells) == 2 * 30 * 2 and {(shade, text) for shade, text in cells} == {
+        ('100', '1.00'), ('0', '0.00'), ('20', '0.20'), ('80', '0.80'), ('50', '0.50'),
+    }  # fmt: skip
