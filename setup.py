@@ -73,6 +73,7 @@ setup(
     license='Apache License 2.0',
     keywords='computer vision, knowledge distillation, reinforcement learning, openmmlab',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={f'{PACKAGE}.report': ['templates/*']},
     python_requires='>=3.10',
     # torch, mmcv and mmengine are left out on purpose: which build of them fits depends on the
     # machine, and pip would replace a working one. mtkdrl_mm/__init__.py checks their versions.

@@ -5,17 +5,20 @@ from mmengine.config import Config
 
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import MODELS
+from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 from mtkdrl_mm.utils import InputError
 
 
-def build_distiller(cfg: Config) -> MultiTeacherDistiller:
-    """Build the distiller of a config with the networks of its teachers.
+def build_distiller(cfg: Config, read_stored_outputs: bool = False) -> MultiTeacherDistiller:
+    """Build the distiller of a config with its teachers.
 
     Extra losses are left out, which may need files and have no effect without a
     training, and so are stored outputs, which would replace the networks.
 
     Args:
         cfg (Config): The config; changed in place.
+        read_stored_outputs (bool): Whether a config that reads stored outputs
+            keeps them, and its teachers have no networks. Defaults to False.
 
     Returns:
         MultiTeacherDistiller: The distiller, with random weights.
@@ -31,5 +34,7 @@ def build_distiller(cfg: Config) -> MultiTeacherDistiller:
         )
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     cfg.model.pop('extra_losses', None)
-    cfg.model.pop('teacher_outputs', None)
+    stored = TeacherOutputsSettings.from_config(cfg.model.get('teacher_outputs'))
+    if not (read_stored_outputs and stored is not None and stored.reads):
+        cfg.model.pop('teacher_outputs', None)
     return MODELS.build(cfg.model)

@@ -2,7 +2,6 @@
 """Evaluation of a teacher pool on validation images, before training."""
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,15 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtkdrl_mm.evaluation import (
-    agreement,
-    alternatives,
-    best_alternative,
-    class_order,
-    confirm_alternative,
-    expected_calibration_error,
-    log_likelihood,
-)
+from mtkdrl_mm.evaluation import alternatives, best_alternative, confirm_alternative
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.infer_output import designed_size
@@ -67,16 +58,8 @@ def check_teachers(
         for record, output in zip(per_batch, pool(inputs)):
             record.append(output.logits.float().cpu())
     logits = [torch.cat(record) for record in per_batch]
-    results = [_evaluate(name, z, labels) for name, z in zip(pool.names, logits)]
-    report = TeacherReport(
-        num_images=len(labels),
-        num_classes=pool.spec.num_classes,
-        teachers=results,
-        agreements={
-            (a, b): agreement(logits[a], logits[b], labels)
-            for a, b in itertools.combinations(range(len(pool)), 2)
-        },
-    )
+    report = TeacherReport.from_logits(pool.names, logits, labels)
+    results = report.teachers
     if preprocessing_images > 0:
         sizes = itertools.accumulate(len(batch['data_samples']) for batch in batches)
         count = 1 + sum(size < preprocessing_images for size in sizes)
@@ -111,19 +94,6 @@ def _inputs(distiller: MultiTeacherDistiller, batches: Sequence[Batch]) -> Itera
     """Yield the batches as normalised for the student."""
     for batch in batches:
         yield distiller.data_preprocessor(dict(batch), False)['inputs']
-
-
-def _evaluate(name: str, logits: Tensor, labels: Tensor) -> TeacherResult:
-    accuracy = float((logits.argmax(dim=1) == labels).double().mean())
-    return TeacherResult(
-        name=name,
-        accuracy=accuracy,
-        accuracy_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
-        confidence=float(logits.double().softmax(dim=1).max(dim=1).values.mean()),
-        calibration_error=expected_calibration_error(logits, labels),
-        log_likelihood=float(log_likelihood(logits, labels).mean()),
-        order=class_order(logits, labels),
-    )
 
 
 def _check_preprocessing(

@@ -134,13 +134,15 @@ def check_same_classes(before: Any, now: Any, path: str) -> None:
     raise InputError(f'"{path}" was saved with {difference}. {_REMEDY}')
 
 
-def load_whole(model: nn.Module, state: dict[str, Any], path: str) -> str:
-    """Load the complete state of a model on resuming.
+def load_whole(model: nn.Module, state: dict[str, Any], path: str, remedy: str = _REMEDY) -> str:
+    """Load the complete state of a model, as on resuming.
 
     Args:
         model (nn.Module): The model.
         state (dict): The saved state.
         path (str): Path of the checkpoint, for the message.
+        remedy (str): What to do if it does not fit, for the message. Defaults to
+            the advice for resuming.
 
     Returns:
         str: A line for the log.
@@ -169,6 +171,6 @@ def load_whole(model: nn.Module, state: dict[str, Any], path: str) -> str:
         if keys
     ]
     if parts:
-        raise InputError(f'"{path}" is of another training: {"; ".join(parts)}. {_REMEDY}')
+        raise InputError(f'"{path}" is of another training: {"; ".join(parts)}. {remedy}')
     model.load_state_dict(state)
     return f'{type(model).__name__}: resumed {len(expected)}/{len(expected)} tensors of {path}'

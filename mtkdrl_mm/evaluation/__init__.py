@@ -5,7 +5,13 @@ The functions take logits and labels; none of them runs a network.
 """
 
 from .agreement import Agreement, agreement
-from .calibration import calibrated_log_likelihood, expected_calibration_error, log_likelihood
+from .calibration import (
+    ReliabilityBins,
+    calibrated_log_likelihood,
+    expected_calibration_error,
+    log_likelihood,
+    reliability_bins,
+)
 from .class_order import ClassOrder, class_order
 from .paired_tests import mcnemar, paired_gain
 from .preprocessing_check import (
@@ -19,6 +25,7 @@ __all__ = [
     'Agreement',
     'Alternative',
     'ClassOrder',
+    'ReliabilityBins',
     'agreement',
     'alternatives',
     'best_alternative',
@@ -29,4 +36,5 @@ __all__ = [
     'log_likelihood',
     'mcnemar',
     'paired_gain',
+    'reliability_bins',
 ]

@@ -2,6 +2,7 @@
 """Calibration error and log-likelihood of a classifier."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -24,12 +25,45 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
     Returns:
         float: Between 0 and 1.
     """
+    bins = reliability_bins(logits, labels, num_bins)
+    gaps = bins.count * (bins.accuracy - bins.confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+class ReliabilityBins(NamedTuple):
+    """Images of a classifier, grouped by confidence into bins of equal width.
+
+    Attributes:
+        confidence (Tensor): Mean probability of the predicted class, shape
+            (bins,), float64; 0 where a bin is empty.
+        accuracy (Tensor): Share of right predictions, likewise.
+        count (Tensor): Number of images, likewise.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    count: Tensor
+
+
+def reliability_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> ReliabilityBins:
+    """Group images by confidence, for a reliability diagram.
+
+    Args:
+        logits (Tensor): Shape (N, C).
+        labels (Tensor): Shape (N,).
+        num_bins (int): Number of bins. Defaults to 15.
+
+    Returns:
+        ReliabilityBins: Confidence, accuracy and number of images per bin.
+    """
     confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
     # A confidence of exactly 1 belongs to the last bin.
     bins = (confidence * num_bins).long().clamp(max=num_bins - 1)
-    gap = torch.zeros(num_bins, dtype=torch.float64)
-    gap.index_add_(0, bins, (predicted == labels).double() - confidence)
-    return float(gap.abs().sum() / len(labels))
+    sums = torch.zeros(3, num_bins, dtype=torch.float64)
+    right = (predicted == labels).double()
+    sums.index_add_(1, bins, torch.stack([confidence, right, torch.ones_like(right)]))
+    count = sums[2]
+    return ReliabilityBins(sums[0] / count.clamp(min=1), sums[1] / count.clamp(min=1), count)
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:

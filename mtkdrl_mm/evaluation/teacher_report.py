@@ -1,11 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Report on a pool of teachers: tables, and warnings with what to change."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .agreement import Agreement
-from .class_order import ClassOrder
+from torch import Tensor
+
+from .agreement import Agreement, agreement
+from .calibration import expected_calibration_error, log_likelihood
+from .class_order import ClassOrder, class_order
 from .preprocessing_check import Alternative
 
 # Share of the way from chance to 100 % that every trained teacher reaches.
@@ -56,6 +62,26 @@ class TeacherResult:
     alternative: Alternative | None = None
     cost: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_logits(cls, name: str, logits: Tensor, labels: Tensor) -> 'TeacherResult':
+        """Compute what follows from logits and labels.
+
+        Args:
+            name (str): The teacher's name.
+            logits (Tensor): Shape (N, C).
+            labels (Tensor): Shape (N,).
+        """
+        accuracy = float((logits.argmax(dim=1) == labels).double().mean())
+        return cls(
+            name=name,
+            accuracy=accuracy,
+            accuracy_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+            confidence=float(logits.double().softmax(dim=1).max(dim=1).values.mean()),
+            calibration_error=expected_calibration_error(logits, labels),
+            log_likelihood=float(log_likelihood(logits, labels).mean()),
+            order=class_order(logits, labels),
+        )
+
 
 @dataclass
 class TeacherReport:
@@ -77,9 +103,33 @@ class TeacherReport:
     agreements: dict[tuple[int, int], Agreement]
     preprocessing_images: int = 0
 
+    @classmethod
+    def from_logits(
+        cls, names: Sequence[str], logits: Sequence[Tensor], labels: Tensor
+    ) -> 'TeacherReport':
+        """Compute what follows from logits and labels: no costs, no other preprocessings.
+
+        Args:
+            names (Sequence[str]): The M teachers.
+            logits (Sequence[Tensor]): M tensors of shape (N, C).
+            labels (Tensor): Shape (N,).
+        """
+        return cls(
+            num_images=len(labels),
+            num_classes=logits[0].shape[1],
+            teachers=[TeacherResult.from_logits(n, z, labels) for n, z in zip(names, logits)],
+            agreements={
+                (a, b): agreement(logits[a], logits[b], labels)
+                for a, b in itertools.combinations(range(len(logits)), 2)
+            },
+        )
+
     def warnings(self) -> list[str]:
         """Problems that should be solved before training, one sentence each."""
         found = []
+        excluded = 'No other order of the classes'
+        if self.preprocessing_images:
+            excluded = 'Neither another preprocessing nor another order of the classes'
         for index, teacher in enumerate(self.teachers):
             explained = self._explanations(index, teacher)
             found += explained
@@ -87,9 +137,8 @@ class TeacherReport:
             if not explained and 100 * teacher.accuracy < minimum:
                 found.append(
                     f'Teacher "{teacher.name}" has an accuracy of only '
-                    f'{100 * teacher.accuracy:.1f} %, below {minimum:.1f} %. Neither another '
-                    'preprocessing nor another order of the classes explains it. Check that its '
-                    '`checkpoint` was trained on these classes.'
+                    f'{100 * teacher.accuracy:.1f} %, below {minimum:.1f} %. {excluded} explains '
+                    'it. Check that its `checkpoint` was trained on these classes.'
                 )
         for (a, b), pair in self.agreements.items():
             if pair.near_duplicate:
@@ -107,7 +156,9 @@ class TeacherReport:
         order, best = teacher.order, teacher.alternative
         if order.clearly_better:
             short = self.num_classes <= LONGEST_LISTED_MAP
-            listed = str(order.class_map) if short else '[...] (in --out FILE.json)'
+            listed = '[...] (see --out FILE.json of check_teachers.py)'
+            if short:
+                listed = str(order.class_map)
             return [
                 f'Teacher "{teacher.name}" seems to have the classes in another order: with '
                 f'class_map={listed} its accuracy on held-out images is '

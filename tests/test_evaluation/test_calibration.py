@@ -11,6 +11,7 @@ from mtkdrl_mm.evaluation import (
     calibrated_log_likelihood,
     expected_calibration_error,
     log_likelihood,
+    reliability_bins,
 )
 
 
@@ -23,6 +24,15 @@ def test_calibration_error_by_hand():
     # With one bin for all, gaps of both signs cancel.
     whole = abs(2 / 3 - (0.9 + 0.8 + 0.55) / 3)
     assert expected_calibration_error(probabilities.log(), labels, 1) == pytest.approx(whole)
+
+
+def test_reliability_bins_by_hand():
+    # Confidences 0.9 (right) and 0.8 (wrong) in the last of three bins, 0.55 (right) before it.
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.45, 0.55]])
+    bins = reliability_bins(probabilities.log(), torch.tensor([0, 1, 1]), 3)
+    assert bins.count.tolist() == [0, 1, 2]
+    assert bins.confidence.tolist() == pytest.approx([0, 0.55, 0.85])
+    assert bins.accuracy.tolist() == [0, 1, 0.5]
 
 
 def test_certain_and_right_is_calibrated():

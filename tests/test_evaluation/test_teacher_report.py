@@ -2,8 +2,10 @@
 """Tables and warnings of the report on a pool."""
 
 import json
+import math
 
 import pytest
+import torch
 
 from mtkdrl_mm.evaluation import Agreement, Alternative, ClassOrder
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport, TeacherResult, minimum_accuracy
@@ -97,7 +99,26 @@ def test_weak_teacher_without_an_explanation():
     (warning,) = report(result(accuracy=0.1, order=order)).warnings()
     assert 'class_map=[1, 0] its accuracy on held-out images is 90.0 % instead of 10.0 %' in warning
     (warning,) = report(result(accuracy=0.1, order=order), classes=100).warnings()
-    assert 'class_map=[...] (in --out FILE.json)' in warning
+    assert 'class_map=[...] (see --out FILE.json of check_teachers.py)' in warning
+
+
+def test_what_was_not_tried_is_not_excluded():
+    few = report(result(accuracy=0.52))
+    few.preprocessing_images = 0
+    assert few.warnings()[0].count('No other order of the classes explains it.') == 1
+    assert 'preprocessing' not in few.warnings()[0]
+    few.preprocessing_images = 100
+    assert 'Neither another preprocessing nor another order' in few.warnings()[0]
+
+
+def test_from_logits():
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0]])
+    found = TeacherReport.from_logits(['a', 'b'], [logits, -logits], torch.tensor([0, 1, 0, 0]))
+    assert (found.num_images, found.num_classes, found.preprocessing_images) == (4, 2, 0)
+    assert [one.accuracy for one in found.teachers] == [0.75, 0.25]
+    assert found.teachers[0].accuracy_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert found.teachers[0].confidence == pytest.approx(1 / (1 + math.exp(-4)))
+    assert found.agreements.keys() == {(0, 1)} and found.agreements[0, 1].observed == 0
 
 
 def test_duplicates():

@@ -1,0 +1,15 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""HTML pages about trainings, each in one file that needs no network.
+
+- ``run_record.py`` reads a work dir into plain data.
+- ``image_outputs.py`` runs a training's networks on some images.
+- ``charts.py``, ``gallery.py`` and ``page.py`` are the parts of pages.
+- ``run_page.py`` makes the page of one training from them.
+"""
+
+from .charts import LineChart, Series
+from .page import Page, render
+from .run_page import make_run_page
+from .run_record import RunRecord, read_run
+
+__all__ = ['LineChart', 'Page', 'RunRecord', 'Series', 'make_run_page', 'read_run', 'render']

@@ -1,0 +1,171 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Self-contained HTML pages: sections of tables, charts, galleries and text."""
+
+import os.path as osp
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jinja2
+
+from .charts import LineChart
+from .gallery import Picture
+
+_TEMPLATES = osp.join(osp.dirname(__file__), 'templates')
+
+
+@dataclass
+class Facts:
+    """Names and values, one per line.
+
+    Attributes:
+        rows (Sequence[tuple[str, str]]): Pairs of name and value.
+    """
+
+    kind: ClassVar[str] = 'facts'
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Charts:
+    """Charts beside and below each other.
+
+    Attributes:
+        charts (Sequence[LineChart]): The charts.
+        folded (str): If not empty, the charts are hidden until the reader opens
+            this line. Defaults to none.
+    """
+
+    kind: ClassVar[str] = 'charts'
+    charts: Sequence[LineChart]
+    folded: str = ''
+
+
+@dataclass
+class Table:
+    """A table, whose first column names its rows.
+
+    Attributes:
+        caption (str): What it shows.
+        head (Sequence[str]): Titles of the columns.
+        rows (Sequence[Sequence[str]]): The cells, as text.
+        note (str): A sentence below it. Defaults to none.
+        shades (Sequence[Sequence[float]], optional): For every cell but the
+            first of its row, a number from 0 to 1 that colours it. Defaults to
+            None.
+    """
+
+    kind: ClassVar[str] = 'table'
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ''
+    shades: Sequence[Sequence[float]] | None = None
+
+    def shade(self, row: int, column: int) -> str:
+        """Colour of a cell in percent; empty for none."""
+        if self.shades is None or column == 0:
+            return ''
+        return f'{100 * min(1.0, max(0.0, self.shades[row][column - 1])):.0f}'
+
+
+@dataclass
+class Gallery:
+    """Pictures with a title.
+
+    Attributes:
+        title (str): What they are.
+        groups (Sequence[tuple[str, Sequence[Picture]]]): Titled rows of
+            pictures.
+    """
+
+    kind: ClassVar[str] = 'gallery'
+    title: str
+    groups: Sequence[tuple[str, Sequence[Picture]]]
+
+
+@dataclass
+class Text:
+    """A long text, hidden until the reader opens it.
+
+    Attributes:
+        title (str): The line that opens it.
+        text (str): The text, which keeps its lines.
+    """
+
+    kind: ClassVar[str] = 'text'
+    title: str
+    text: str
+
+
+@dataclass
+class Notes:
+    """Sentences, one per line.
+
+    Attributes:
+        lines (Sequence[str]): The sentences.
+    """
+
+    kind: ClassVar[str] = 'notes'
+    lines: Sequence[str]
+
+
+Block = Facts | Charts | Table | Gallery | Text | Notes
+
+
+@dataclass
+class Section:
+    """A part of a page.
+
+    Attributes:
+        anchor (str): Its name in links.
+        title (str): Its heading.
+        blocks (Sequence[Block]): What it shows.
+        intro (str): What a reader must know to read it. Defaults to none.
+    """
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+    intro: str = ''
+
+
+@dataclass
+class Page:
+    """A page.
+
+    Attributes:
+        title (str): Its title.
+        subtitle (str): A line below it.
+        sections (list[Section]): Its parts.
+        left_out (list[tuple[str, str]]): What could be there and is not, with
+            the reason, as a sentence.
+        footer (str): The last line.
+    """
+
+    title: str
+    subtitle: str = ''
+    sections: list[Section] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    footer: str = ''
+
+
+def render(page: Page) -> str:
+    """Make the HTML of a page, which refers to no other file.
+
+    Args:
+        page (Page): The page.
+
+    Returns:
+        str: The whole file.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    with open(osp.join(_TEMPLATES, 'style.css'), encoding='utf-8') as file:
+        style = file.read()
+    return environment.get_template('page.html').render(page=page, style=style)

@@ -1,0 +1,152 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The page of a training, from the command line, and in a browser."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mtkdrl_mm.report import read_run
+from mtkdrl_mm.report.image_outputs import look_at_images
+
+from .conftest import Workshop
+from .stored import BLENDED, BY_ITERATIONS
+
+pytestmark = pytest.mark.slow
+TOOL = 'tools/analysis_tools/report.py'
+BROWSER = next(
+    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
+)
+# A page of its own measures the report in a frame: browsers have a least width for windows.
+FRAME = """<!DOCTYPE html><iframe id="frame" src="{page}" style="width: {width}px; height: 800px">
+</iframe><script>document.getElementById('frame').onload = event => {{
+const page = event.target.contentDocument.documentElement;
+document.title = [page.clientWidth, page.scrollWidth].join(' ');
+}}</script>"""
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A workshop with a finished training of four epochs."""
+    workshop = Workshop(tmp_path_factory.mktemp('report'))
+    config = workshop.config()
+    # No blank in it: the page must break it to fit a phone.
+    work_dir = str(workshop.folder / ('run_' + 80 * 'x'))
+    done = workshop.train(config, '--work-dir', work_dir)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return workshop, config, work_dir
+
+
+def page_of(workshop, work_dir, *flags):
+    out = workshop.folder / 'page.html'
+    done = workshop.tool(TOOL, work_dir, '--out', str(out), *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out.read_text(), done.stdout
+
+
+def test_page(trained):
+    workshop, _, work_dir = trained
+    html, printed = page_of(workshop, work_dir, '--images', '20')
+    assert 'Left out' not in printed
+    for title in ('Weights per class', 'Accuracy, calibration and agreement', 'Images by weight'):
+        assert f'>{title}</h2>' in html
+    assert 'On 16 validation images' in html and 'among 20 training images' in html
+    # 2 teachers, twice 6 images; all classes have a name.
+    assert html.count('<img ') == 24 and 'label: class_' in html
+    assert not re.search(r'(src|href)="(?!data:image/|#)', html)
+
+
+def test_without_images(trained):
+    workshop, _, work_dir = trained
+    html, printed = page_of(workshop, work_dir, '--no-images')
+    assert '<img ' not in html and printed.count('Left out by --no-images.') == 2
+
+
+def test_missing_teacher_is_a_reason(trained):
+    """The rest of the page is there."""
+    workshop, _, work_dir = trained
+    option = 'model.teachers.0.checkpoint=/no.pth'
+    html, printed = page_of(workshop, work_dir, '--cfg-options', option)
+    assert printed.count('"/no.pth" does not exist') == 2
+    assert '>Weights per class</h2>' in html
+
+
+def test_outputs_are_those_of_the_networks(trained):
+    """What is left of the weights without their two known parts is the agent's policy."""
+    work_dir = trained[2]
+    found = look_at_images(read_run(work_dir), Config.fromfile, 12)
+    outputs = found.weighted
+    assert found.class_names == [f'class_{i}' for i in range(4)] and outputs.names == (
+        'teacher0',
+        'teacher1',
+    )
+    assert len(outputs) == 12 and outputs.images[0].shape == (16, 16, 3)
+    assert torch.allclose(outputs.logit_weights.sum(dim=1), torch.ones(12))
+    # After the warm-up, the published weights are the mean of policy, confidence and divergence.
+    assert (outputs.logit_weights - 0.5).abs().max() > 0.01
+    ce = -(outputs.labels[:, None] * outputs.teacher_logits.log_softmax(dim=2)).sum(dim=2)
+    confidence = 1 - ce.softmax(dim=1)
+    soft = (outputs.teacher_logits / 4).log_softmax(dim=2)
+    student = (outputs.student_logits / 4).log_softmax(dim=1)[:, None]
+    divergence = (16 * (soft.exp() * (soft - student)).sum(dim=2)).softmax(dim=1)
+    policy = 3 * outputs.logit_weights - confidence - divergence
+    assert (policy > -1e-5).all() and torch.allclose(policy.sum(dim=1), torch.ones(12), atol=1e-5)
+    assert np.asarray(found.evaluated.labels).shape == (12, 4)
+
+
+@pytest.mark.skipif(BROWSER is None, reason='there is no Chromium or Chrome')
+def test_page_fits_a_phone(trained, tmp_path):
+    workshop, _, work_dir = trained
+    page_of(workshop, work_dir, '--images', '20')
+    frame = tmp_path / 'frame.html'
+    frame.write_text(FRAME.format(page=(workshop.folder / 'page.html').as_uri(), width=390))
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files']
+    flags += [f'--user-data-dir={tmp_path / "profile"}', '--dump-dom', frame.as_uri()]
+    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120)
+    width, needed = map(int, re.search('<title>([0-9]+) ([0-9]+)</title>', done.stdout).groups())
+    assert 0 < needed <= width <= 390
+
+
+def test_stored_outputs(trained):
+    """Of teachers whose outputs were read, no network is needed."""
+    workshop = trained[0]
+    options = ['train_cfg.max_epochs=2', 'model.teachers.0.checkpoint=/no/teacher0.pth']
+    html, printed = page_of(workshop, train_from_store(workshop, trained[1], 'plain', options))
+    assert 'Left out' not in printed and html.count('<img ') == 24
+    assert 'On 32 training images, augmented as in epoch 3' in html
+
+
+def test_stored_outputs_of_blended_images_in_a_training_by_iterations(trained):
+    workshop = trained[0]
+    config = workshop.config('blended', extra=BLENDED + BY_ITERATIONS)
+    html, printed = page_of(workshop, train_from_store(workshop, config, 'blended', []))
+    assert printed.count('Left out') == 1 and 'blended by mixup or cutmix' in printed
+    assert re.search(r'label: class_\d \d\d %, class_\d \d\d? %', html)
+    assert '20 of 20 iterations, finished' in html
+
+
+def train_from_store(workshop, config, name, options):
+    """Store the outputs of two views and train from them; returns the work dir."""
+    store, work_dir = (str(workshop.folder / f'{name}_{what}') for what in ('store', 'run'))
+    done = workshop.tool('tools/store_teacher_outputs.py', config, store, '--views', '2')
+    assert done.returncode == 0, done.stderr[-2000:]
+    options = [f'model.teacher_outputs={store}', *options]
+    done = workshop.train(config, '--work-dir', work_dir, '--cfg-options', *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return work_dir
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['/no'], 'The work dir "/no" does not exist'),
+        (['.', '--images', '0'], '`--images` must be'),
+    ],
+)
+def test_bad_input(trained, flags, message):
+    done = trained[0].tool(TOOL, *flags)
+    assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr

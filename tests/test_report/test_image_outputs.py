@@ -1,0 +1,50 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What is known of a training without its data: warm-up, pixels, and what is missing."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mtkdrl_mm.report.image_outputs import _to_rgb, _warms_up, look_at_images
+from mtkdrl_mm.report.run_record import RunRecord
+
+
+@pytest.mark.parametrize(
+    ('agent', 'meta', 'warms_up'),
+    [
+        ({}, dict(epoch=0, iter=5), True),  # within the first epoch, by default a warm-up
+        ({}, dict(epoch=1, iter=10), False),
+        (dict(warmup_epochs=3), dict(epoch=2, iter=20), True),
+        (dict(warmup_epochs=3), dict(epoch=3, iter=30), False),
+        (dict(warmup_iters=8), dict(epoch=0, iter=7), True),
+        (dict(warmup_iters=8), dict(epoch=0, iter=8), False),
+    ],
+)
+def test_warm_up(agent, meta, warms_up):
+    hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', **agent))
+    assert _warms_up(Config(dict(default_hooks=hooks)), meta) == warms_up
+
+
+@pytest.mark.parametrize('to_rgb', [True, False])
+def test_pixels_before_normalisation(make_distiller, to_rgb):
+    preprocessor = dict(mean=[10.0, 20.0, 30.0], std=[5.0, 6.0, 7.0], to_rgb=to_rgb)
+    model = make_distiller(data_preprocessor=preprocessor)
+    bgr = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    inputs = model.data_preprocessor(dict(inputs=bgr), False)['inputs']
+    images = _to_rgb(model, inputs)
+    expected = bgr.flip(1).permute(0, 2, 3, 1)
+    assert torch.equal(torch.from_numpy(images[1]), expected[1])
+
+
+@pytest.mark.parametrize(
+    ('values', 'reason'),
+    [
+        (dict(config=dict(model=dict(type='RetinaNet'))), 'This training has no teachers.'),
+        (dict(config=dict(model=dict(teachers=[1]))), 'There is no checkpoint so far.'),
+        (dict(checkpoint='a.pth'), 'The work dir holds no config file.'),
+    ],
+)
+def test_reasons(values, reason):
+    record = RunRecord('run', [], [], [], **values)
+    found = look_at_images(record, Config.fromfile, 10)
+    assert (found.weighted, found.evaluated, found.class_names) == (reason, reason, None)

@@ -1,0 +1,106 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Write one HTML page about a training: curves, weights, teachers, images, cost.
+
+The page is a single file that needs no network. It is made from the work dir of
+any training of this project, also one that was resumed or is not finished.
+
+    python tools/analysis_tools/report.py work_dirs/demo/mtkdrl/seed_0
+
+For the images, student and teachers are run on some of them (``--images``), with
+the last checkpoint; of teachers whose outputs the training read from a store,
+they are read. ``--no-images`` makes the page from the logs alone. Paths in the
+config that are no longer right are given as for training:
+
+    python tools/analysis_tools/report.py WORK_DIR --cfg-options data_root=/data/digits
+"""
+
+import argparse
+import os
+import os.path as osp
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from tqdm import tqdm
+
+from mtkdrl_mm.report import RunRecord, make_run_page, read_run, render
+from mtkdrl_mm.report.image_outputs import FoundImages, look_at_images
+from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils.cli import OptionsAction
+from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.launch import check_data, load_config, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('work_dir', help='work dir of the training')
+    parser.add_argument('--out', help='file to write; by default report.html in the work dir')
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=500,
+        help='greatest number of images that student and teachers are run on',
+    )
+    parser.add_argument(
+        '--no-images', action='store_true', help='run no networks: only what is in the logs'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        help="changes to the run's config for running the networks, such as paths",
+    )
+    return parser.parse_args()
+
+
+def checked_config(path: str, args: argparse.Namespace) -> Config:
+    """The config of the training, for running its networks."""
+    flags = dict(launcher='none', local_rank=0, no_pin_memory=False)
+    cfg = load_config(
+        argparse.Namespace(
+            config=path, work_dir=args.work_dir, cfg_options=args.cfg_options, **flags
+        )
+    )
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    return cfg
+
+
+def look_with_progress(record: RunRecord, args: argparse.Namespace) -> FoundImages:
+    """Run the networks of the training on images, with a progress bar."""
+    MMLogger.get_current_instance().setLevel('WARNING')
+    bars: dict[str, tqdm] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[what] = tqdm(desc=f'{what} images', total=total)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        return look_at_images(record, lambda path: checked_config(path, args), args.images, show)
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--images', args.images, minimum=1)
+    record = read_run(args.work_dir)
+    if args.no_images:
+        page = make_run_page(record, *['Left out by --no-images.'] * 2)
+    else:
+        found = look_with_progress(record, args)
+        page = make_run_page(record, found.weighted, found.evaluated, found.class_names)
+    out = args.out or osp.join(args.work_dir, 'report.html')
+    os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
+    text = render(page)
+    with atomic_write(out, encoding='utf-8') as file:
+        file.write(text)
+    for name, reason in page.left_out:
+        print(f'Left out: {name}. {reason}')
+    print(f'The report is in {out} ({len(text.encode()) / 1024:.0f} KiB).')
+
+
+if __name__ == '__main__':
+    run_tool(main)
