@@ -16,7 +16,8 @@ from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloade
 from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.engine.resume_checks import load_whole
-from mtkdrl_mm.engine.teacher_outputs import connect_teacher_outputs, seeded_parts
+from mtkdrl_mm.engine.seeded_views import seeded_parts
+from mtkdrl_mm.engine.teacher_outputs import connect_teacher_outputs
 from mtkdrl_mm.models import MTKDRL, MultiTeacherDistiller, TeacherPool
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing

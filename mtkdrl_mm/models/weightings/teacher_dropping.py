@@ -45,6 +45,6 @@ class TeacherDropping(Weighting):
         )
 
     def _kept(self, losses: Tensor) -> Tensor:
-        kept = torch.rand_like(losses) >= self.drop_rate
-        kept.scatter_(1, losses.argmax(dim=1, keepdim=True), True)
-        return kept.to(losses).div(kept.sum(dim=1, keepdim=True))
+        kept = torch.rand_like(losses).ge(self.drop_rate).to(losses)
+        kept = kept.scatter(1, losses.argmax(dim=1, keepdim=True), 1.0)
+        return kept.div(kept.sum(dim=1, keepdim=True))
