@@ -41,7 +41,8 @@ def requirements(name):
     if folder in ('demo', 'cifar10'):
         needed += ['mmdet'] if file.startswith('detector') else []
         needed += ['mmseg'] if file.startswith('segmentor') else []
-    if file.startswith(('deit_', 'cait_')):
+    distilled = folder == 'tiny_imagenet' and file != 'student_baseline.py'
+    if distilled or file.startswith(('deit_', 'cait_')):
         needed += ['timm']
     return needed
 
@@ -63,7 +64,7 @@ def read(name):
 def test_there_are_configs():
     assert set(FOLDERS) == {
         *('aekd', 'aver', 'baseline', 'camkd', 'ebkd', 'mmkd', 'mtkdrl'),
-        *('cifar10', 'cifar100', 'demo', 'detection', 'segmentation'),
+        *('cifar10', 'cifar100', 'demo', 'detection', 'segmentation', 'tiny_imagenet'),
     }
 
 
@@ -85,6 +86,8 @@ def build(tmp_path_factory):
     names = [teacher.name for teacher in read('mtkdrl/r18_imagenet.py').model.teachers]
     centers = str(tmp_path_factory.mktemp('centers') / 'imagenet.pth')
     torch.save({name: torch.zeros(1000, 2048) for name in names}, centers)
+    class_map = tmp_path_factory.mktemp('class_map') / 'classes.txt'
+    class_map.write_text(''.join(f'class {index}\n' for index in range(50)))
 
     def make_pool(teachers, *arguments, **settings):
         key = repr(teachers)
@@ -105,6 +108,9 @@ def build(tmp_path_factory):
             # The file that the config with the ND loss names.
             for loss in model.get('extra_losses', []):
                 loss.update({key: centers for key in ('centers',) if key in loss})
+            # That of Tiny-ImageNet, which its converter writes.
+            for teacher in model.get('teachers', []):
+                teacher.update({k: str(class_map) for k in ('class_map',) if k in teacher})
             with DefaultScope.overwrite_default_scope(read(name).default_scope):
                 return MODELS.build(model)
 
@@ -147,9 +153,8 @@ def test_every_config_can_be_built(name, build):
     spec = model.teachers.spec
     assert len(set(spec.names)) == spec.num_teachers >= 1
     assert all(teacher.checkpoint for teacher in model.teachers)
-    assert spec.num_classes == {'demo': 10, 'cifar10': 10, 'cifar100': 100}.get(
-        name.split('/')[0], 1000
-    )
+    sizes = {'demo': 10, 'cifar10': 10, 'cifar100': 100, 'tiny_imagenet': 50}
+    assert spec.num_classes == sizes.get(name.split('/')[0], 1000)
 
 
 METHODS = {
@@ -331,6 +336,21 @@ def test_published_pool_of_transformers(build):
     assert model.teachers.spec.embedding_sizes == (384, 384, 768)
     assert [type(c).__name__ for c in model.connectors.values()] == ['EmbeddingConnector'] * 3
     assert all(t.preprocessing.input_size in (None, (224, 224)) for t in model.teachers)
+
+
+def test_pool_of_efficientnets(build):
+    pytest.importorskip('timm')
+    model = build('tiny_imagenet/student_mtkdrl.py')
+    counts = [sum(p.numel() for p in t.network.parameters()) for t in model.teachers]
+    # timm's numbers for tf_efficientnet_lite0, 1 and 2
+    assert counts == [4_652_008, 5_416_680, 6_092_072]
+    assert model.teachers.spec.embedding_sizes == (1280, 1280, 1280)
+    assert [type(c).__name__ for c in model.connectors.values()] == ['MapConnector'] * 3
+    for teacher in model.teachers:
+        settings = teacher.preprocessing
+        assert (settings.input_size, settings.to_rgb) == ((128, 128), True)
+        # (pixel - 127) / 128
+        assert set(settings.mean) == {127.0} and set(settings.std) == {128.0}
 
 
 def test_no_decay_of_tokens_and_norms(build):

@@ -88,7 +88,7 @@ def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sampl
     [
         (['--source', 'nowhere'], 'source "nowhere" does not exist'),
         (['--source', 'configs'], 'has no folder train/airplane'),
-        (['--source', 'README.md'], 'is no tar archive'),
+        (['--source', 'README.md'], '"README.md" is no tar or zip archive'),
         (
             ['--source', '{source}', '--train', '31', '--student', '5'],
             'The sample needs 31 images of',

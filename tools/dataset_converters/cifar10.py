@@ -2,7 +2,7 @@
 """Draw a sample of CIFAR-10 as image files, with lists of labels.
 
 The source is CIFAR-10 as class folders (``train/<class>/*`` and
-``test/<class>/*``, or a tar archive of them); without a source, it is downloaded
+``test/<class>/*``, or an archive of them); without a source, it is downloaded
 by torchvision. The tool writes the sample and three lists of training labels:
 ``train.txt`` for teachers, ``train_noisy.txt`` with 40 % wrong labels for a weak
 teacher, and the shorter ``student.txt``.
@@ -14,15 +14,15 @@ import argparse
 import os
 import os.path as osp
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from mmengine.utils import track_iter_progress
 
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.image_folders import new_folder, open_source, write_labels
 from mtkdrl_mm.utils.launch import run_tool
 
 CLASSES = (
@@ -42,7 +42,7 @@ CLASSES = (
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('out', nargs='?', default='data/cifar10_sample', help='folder to write to')
-    parser.add_argument('--source', help='folder or tar archive with train/ and test/ folders')
+    parser.add_argument('--source', help='folder or archive with train/ and test/ folders')
     parser.add_argument('--train', type=int, default=1200, help='images per class for teachers')
     parser.add_argument(
         '--student', type=int, default=600, help='number of these images for the student'
@@ -53,24 +53,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_class_folders(root: str) -> str:
-    """Find the folder with ``train/<class>`` and ``test/<class>``.
+@contextmanager
+def class_folders(source: str | None) -> Iterator[str]:
+    """Find or download the folder with ``train/<class>`` and ``test/<class>``.
 
     Raises:
         InputError: If a class folder is missing.
     """
-    candidates = [root, *sorted(entry.path for entry in os.scandir(root) if entry.is_dir())]
-    for folder in candidates:
-        if osp.isdir(osp.join(folder, 'train', CLASSES[0])):
-            break
-    for split in ('train', 'test'):
-        for name in CLASSES:
-            if not osp.isdir(osp.join(folder, split, name)):
-                raise InputError(
-                    f'"{root}" has no folder {split}/{name}. CIFAR-10 is expected as '
-                    'train/<class>/*.jpg and test/<class>/*.jpg with the usual class names.'
-                )
-    return folder
+    if source is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield download(scratch)
+        return
+    with open_source(source, osp.join('train', CLASSES[0])) as folder:
+        for split in ('train', 'test'):
+            for name in CLASSES:
+                if not osp.isdir(osp.join(folder, split, name)):
+                    raise InputError(
+                        f'"{source}" has no folder {split}/{name}. CIFAR-10 is expected as '
+                        'train/<class>/*.jpg and test/<class>/*.jpg with the usual class names.'
+                    )
+        yield folder
 
 
 def download(root: str) -> str:
@@ -94,11 +96,6 @@ def draw(folder: str, count: int, rng: np.random.Generator) -> list[str]:
             f'The sample needs {count} images of "{folder}", which has only {len(names)}.'
         )
     return [names[i] for i in rng.permutation(len(names))[:count]]
-
-
-def write_list(path: str, rows: Sequence[tuple[str, int]]) -> None:
-    with atomic_write(path) as file:
-        file.writelines(f'{name} {label}\n' for name, label in rows)
 
 
 def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
@@ -125,7 +122,7 @@ def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
         lists['train_noisy'].append((row, wrong if rng.random() < args.noise else label))
     os.makedirs(osp.join(out, 'meta'))
     for key, rows in lists.items():
-        write_list(osp.join(out, 'meta', f'{key}.txt'), rows)
+        write_labels(osp.join(out, 'meta', f'{key}.txt'), rows)
 
 
 def main() -> None:
@@ -137,27 +134,8 @@ def main() -> None:
         raise InputError(
             f'--student is {args.student}, but must not exceed --train ({args.train}).'
         )
-    if osp.exists(args.out):
-        raise InputError(f'"{args.out}" exists. Remove it, or choose another folder.')
-    if args.source is not None and not osp.exists(args.source):
-        raise InputError(f'The source "{args.source}" does not exist.')
-    with tempfile.TemporaryDirectory() as scratch:
-        if args.source is None:
-            source = download(scratch)
-        elif osp.isdir(args.source):
-            source = find_class_folders(args.source)
-        else:
-            try:
-                with tarfile.open(args.source) as archive:
-                    archive.extractall(scratch, filter='data')
-            except tarfile.TarError as error:
-                raise InputError(f'"{args.source}" is no tar archive: {error}') from error
-            source = find_class_folders(scratch)
-        # The folder gets its name only when the sample is complete.
-        part = f'{args.out}.part'
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(args.out) as part, class_folders(args.source) as source:
         write_sample(source, part, args)
-        os.replace(part, args.out)
     print(
         f'{10 * args.train} training images ({10 * args.student} of them for the student) and '
         f'{10 * args.val} test images are in {args.out}.'

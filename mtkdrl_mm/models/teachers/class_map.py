@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Selection of the student's classes from a teacher's logits."""
 
+import re
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ class ClassMap(nn.Module):
     classes.
 
     Args:
-        indices (Sequence[int]): For every student class, the index of the
-            teacher's class.
+        indices (Sequence[int] | str): For every student class, the index of the
+            teacher's class; or a text file with a line per student class that
+            ends in this index (:func:`read_class_map`).
         role (str): Name of the teacher, for messages.
 
     Raises:
-        InputError: If it is no list of integers, or contains a class twice.
+        InputError: If it is no list of integers, or contains a class twice, or
+            if the file cannot be read.
 
     Example:
         >>> import torch
@@ -36,10 +39,12 @@ class ClassMap(nn.Module):
     def __init__(self, indices: Any, role: str) -> None:
         super().__init__()
         self.role = role
+        if isinstance(indices, str):
+            indices = read_class_map(indices, role)
         if not isinstance(indices, (list, tuple)) or not indices:
             raise InputError(
                 f'The `class_map` of {role} must be a list that gives, for every student class, '
-                f"the index of the teacher's class, but is {indices!r}."
+                f"the index of the teacher's class, or a file of them, but is {indices!r}."
             )
         first: dict[int, int] = {}
         for entry, index in enumerate(indices):
@@ -93,3 +98,44 @@ class ClassMap(nn.Module):
             Tensor: Logits in the student's classes, shape (B, C).
         """
         return logits[:, self.indices]
+
+
+def read_class_map(path: str, role: str) -> list[int]:
+    """Read a class map from a text file.
+
+    The file has a line for every class of the student, in their order. Its last
+    word is the index of the teacher's class; what precedes it, such as the
+    class's name, is for readers.
+
+    Args:
+        path (str): The file.
+        role (str): Name of the teacher, for messages.
+
+    Returns:
+        list[int]: For every student class, the index of the teacher's class.
+
+    Raises:
+        InputError: If the file cannot be read, is empty, or has a line that does
+            not end in an index.
+    """
+    where = f'The `class_map` of {role}, "{path}",'
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            lines = [(number, line.split()) for number, line in enumerate(file, 1)]
+    except OSError as error:
+        raise InputError(f'{where} cannot be read: {error.strerror or error}.') from error
+    except UnicodeDecodeError as error:
+        raise InputError(f'{where} is no text file: {error}.') from error
+    indices = []
+    for number, words in lines:
+        if not words:
+            continue
+        if re.fullmatch(r'[0-9]+', words[-1]) is None:
+            raise InputError(
+                f"{where} must end every line in the index of a teacher's class (0, 1, ...), but "
+                f'line {number} ends in "{words[-1]}".'
+            )
+        indices.append(int(words[-1]))
+    if not indices:
+        raise InputError(f'{where} has no line.')
+    return indices

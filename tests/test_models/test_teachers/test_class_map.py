@@ -76,6 +76,37 @@ def test_bad_maps(make_resnet, class_map, message):
         build_pool([teacher], Preprocessing(), student_classes=5)
 
 
+@pytest.mark.parametrize('text', ['3\n0\n6\n', '\ufeffn01\ttailed frog\t3\r\n\r\nn02 0\r\n6'])
+def test_map_from_a_file(make_pool, make_resnet, tmp_path, text):
+    path = tmp_path / 'classes.txt'
+    path.write_bytes(text.encode())
+    pool = make_pool([dict(make_resnet(4, num_classes=7), class_map=str(path))])
+    assert pool[0].class_map.indices.tolist() == [3, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, r'"t", "\S+map.txt", cannot be read: No such file'),
+        (b'', r'"t", "\S+map.txt", has no line'),
+        (b'cat 3\ndog -1\n', r'line 2 ends in "-1"'),
+        (b'3 cat\n', r'line 1 ends in "cat"'),
+        ('cat \u00b2'.encode(), r'line 1 ends in "\u00b2"'),  # int() refuses what isdigit() takes
+        (b'\xff\xfe3', r'is no text file'),
+        (b'a 1\nb 1\n', r'class 1 of the teacher twice: entries 0 and 1'),
+        (b'a 1\nb 7\n', r'class 7 in entry 1, but the teacher has 7 classes'),
+        (b'a 1\n', r'has 1 entries, but the student has 2 classes'),
+    ],
+)
+def test_bad_files(make_resnet, tmp_path, content, message):
+    path = tmp_path / 'map.txt'
+    if content is not None:
+        path.write_bytes(content)
+    teacher = dict(make_resnet(4, num_classes=7), name='t', class_map=str(path))
+    with pytest.raises(InputError, match=message):
+        build_pool([teacher], Preprocessing(), student_classes=2)
+
+
 def test_distiller_knows_the_students_classes(make_distiller, make_resnet):
     larger = make_resnet(4, num_classes=7)
     with pytest.raises(InputError, match='"t" has 4 entries, but the student has 5 classes'):
