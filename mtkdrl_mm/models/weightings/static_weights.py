@@ -31,8 +31,8 @@ class StaticWeights(Weighting):
             None: those of the logits.
 
     Raises:
-        InputError: If a teacher is not in the pool, a weight is negative or no
-            number, or all are 0.
+        InputError: If these are no weights by name, a teacher is not in the pool,
+            a weight is negative or no number, or all are 0.
 
     Example:
         >>> from mtkdrl_mm.models import PoolSpec, StaticWeights
@@ -65,6 +65,11 @@ class StaticWeights(Weighting):
 
 
 def _normalised(pool: PoolSpec, part: str, weights: Mapping[str, float]) -> Tensor:
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f'`weighting.{part}` must give weights by the names of teachers, for example '
+            f'dict({pool.names[0]}=1.0), but is {weights!r}.'
+        )
     for name, value in weights.items():
         if name not in pool.names:
             raise InputError(
