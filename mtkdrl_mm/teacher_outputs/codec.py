@@ -265,14 +265,17 @@ class OutputCodec:
         # Not in the half precision of the training.
         with autocast(feature_map.device.type, enabled=False):
             centred = feature_map.float() - mean[:, None, None]
-            return _along_channels(components, centred)
+            # Image by image: the roundings do not depend on the batch.
+            return torch.stack([torch.tensordot(components, one, dims=1) for one in centred])
 
     def _restore_map(self, teacher: str, name: str, stored: Tensor) -> Tensor:
         if not _is_projected(name):
             return stored
         components, mean = self._basis(teacher, stored.device)
         with autocast(stored.device.type, enabled=False):
-            restored = _along_channels(components.T, stored) + mean[:, None, None]
+            # In one product for the whole batch: what is read is not stored again.
+            rows = torch.addmm(mean, stored.permute(0, 2, 3, 1).flatten(0, 2), components)
+        restored = rows.unflatten(0, (len(stored), *stored.shape[2:])).permute(0, 3, 1, 2)
         return restored if _MAPS[name] else restored.clamp_(min=0)
 
     def _basis(self, teacher: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -341,9 +344,3 @@ class OutputCodec:
 
 def _is_projected(name: str) -> bool:
     return name.endswith('map_components')
-
-
-def _along_channels(matrix: Tensor, maps: Tensor) -> Tensor:
-    """Multiply the channels of every map, shape (B, c, h, w), by a matrix of shape (k, c)."""
-    # Image by image: the roundings do not depend on the batch.
-    return torch.stack([torch.tensordot(matrix, one, dims=1) for one in maps])
