@@ -273,9 +273,12 @@ class OutputCodec:
             return stored
         components, mean = self._basis(teacher, stored.device)
         with autocast(stored.device.type, enabled=False):
-            # In one product for the whole batch: what is read is not stored again.
-            rows = torch.addmm(mean, stored.permute(0, 2, 3, 1).flatten(0, 2), components)
-        restored = rows.unflatten(0, (len(stored), *stored.shape[2:])).permute(0, 3, 1, 2)
+            # A product for each image: the roundings do not depend on the batch, and an image
+            # has the same map whether it was computed or read, in whatever order.
+            rows = torch.bmm(
+                stored.flatten(2).transpose(1, 2), components.expand(len(stored), -1, -1)
+            )
+        restored = rows.add(mean).unflatten(1, stored.shape[2:]).permute(0, 3, 1, 2)
         return restored if _MAPS[name] else restored.clamp_(min=0)
 
     def _basis(self, teacher: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -313,3 +313,20 @@ def test_components_without_their_basis():
     layout = PackedLayout(dict(a=[TensorSpec('map_components', (3, 2, 2), 'float16')]))
     with pytest.raises(InputError, match=re.escape('projected maps of teacher "a" have no basis')):
         OutputCodec(layout)
+
+
+def test_the_map_that_is_read_does_not_depend_on_its_batch():
+    """Another order of the images, or an incomplete last batch."""
+    basis = fitted(torch.randn(40, 32, 2, 2), 4)
+    specs = (
+        *stored_tensors(settings(), outputs(channels=None)),
+        TensorSpec('map_components', (4, 2, 2), 'float16'),
+    )
+    codec = OutputCodec(PackedLayout(dict(a=specs)), dict(a=basis))
+    output = outputs(images=33, channels=None)
+    output.feature_map = torch.randn(33, 32, 2, 2)
+    packed = codec.encode([output])
+    together = codec.decode(packed)[0].feature_map
+    assert together.shape == (33, 32, 2, 2)
+    for images in ([0], [32], [3, 30, 7], list(range(20, 33))):
+        assert torch.equal(codec.decode(packed[images])[0].feature_map, together[images])
