@@ -25,7 +25,7 @@ test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" 
 	$(call stage, mypy)
 	@$(PY) -m mypy mtkdrl_mm
 	$(call stage, pytest)
-	@$(PY) -m pytest tests -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
+	@$(PY) -m pytest tests -n auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
 
 test-modern: ## The same for distillation, on a current torch (Python 3.12, numpy 2)
 	@bash tools/dev/test_modern.sh
