@@ -60,15 +60,12 @@ class MapConnector(Connector):
         assert source is not None and target is not None
         height, width = target.shape[-2:]
         layers = self.projection
-        # Many channels and few positions: convolution and normalisation are faster in this layout.
-        resized = resize_map(source, (height, width)).contiguous(memory_format=torch.channels_last)
-        convolved = projected = layers.conv(resized)
+        convolved = projected = layers.conv(resize_map(source, (height, width)))
         if layers.with_norm:
             projected = layers.norm(projected)
         if layers.with_activation:
             projected = layers.activate(projected)
         mean_vjp = partial(self._mean_vjp, size=source.shape[-2:])
-        target = target.contiguous(memory_format=torch.channels_last)
         return Projection(projected, target, LinearStem(source, convolved, mean_vjp))
 
     def _mean_vjp(self, gradient: Tensor, size: tuple[int, int]) -> Tensor:

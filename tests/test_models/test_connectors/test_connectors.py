@@ -38,7 +38,7 @@ def test_map_connector_is_resize_convolution_norm_relu():
     connector = MapConnector(3, 7).train()
     student, teacher = output(3, 4, 4), output(7, 2, 2)
     projection = connector(student, teacher)
-    assert torch.equal(projection.target, teacher.feature_map)
+    assert projection.target is teacher.feature_map
     assert projection.features.shape == projection.target.shape
     weight = connector.projection.conv.weight
     mixed = torch.einsum('oc,bchw->bohw', weight[..., 0, 0], F.avg_pool2d(student.feature_map, 2))
