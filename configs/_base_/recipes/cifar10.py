@@ -1,4 +1,5 @@
-# The sample of CIFAR-10: a small RepVGG learns from four teachers.
+# The sample of CIFAR-10: a small RepVGG learns from four teachers. The pool is weak,
+# clean or confused, chosen by the environment variable CIFAR10_POOL.
 _base_ = [
     '../datasets/cifar10.py',
     '../schedules/cifar10.py',
@@ -15,3 +16,5 @@ model = dict(
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=8))
 train_dataloader = dict(dataset=dict(ann_file='meta/student.txt'))
+# Part of the work dir's name.
+variant = '{{$CIFAR10_POOL:weak}}'
