@@ -88,7 +88,7 @@ def parse_args() -> argparse.Namespace:
         choices=MAPS,
         help='feature maps: none (logits and embeddings only), averaged over positions, full, or '
         'projected onto their leading principal components; by default as in an existing store, '
-        'else none',
+        'else projected',
     )
     parser.add_argument(
         '--map-channels',

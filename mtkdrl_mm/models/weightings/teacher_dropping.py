@@ -21,8 +21,9 @@ class TeacherDropping(Weighting):
     Those that are kept have equal weights. Labels are not looked at.
 
     Source: Sariyildiz et al., "UNIC: Universal Classification Models via
-    Multi-teacher Distillation", ECCV 2024. There the kept losses are divided by
-    the number of all teachers; here, as for all weightings, weights sum to 1.
+    Multi-teacher Distillation", ECCV 2024. The authors divide by the number of
+    kept teachers of the whole batch; here, as for all weightings, the weights
+    of every image sum to 1.
 
     Args:
         pool (PoolSpec): The pool of M teachers; supplied by the distiller.
