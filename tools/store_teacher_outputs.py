@@ -54,7 +54,7 @@ from mtkdrl_mm.teacher_outputs import (
     stored_form,
     teacher_folder,
 )
-from mtkdrl_mm.teacher_outputs.settings import DTYPES, MAPS
+from mtkdrl_mm.teacher_outputs.settings import DTYPES, EMBEDDINGS, FORM_KEYS, MAPS
 from mtkdrl_mm.utils import InputError, check_number, near_matches
 from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
@@ -82,6 +82,18 @@ def parse_args() -> argparse.Namespace:
         choices=DTYPES,
         help='data type of logits, embeddings and maps; float32 loses nothing; by default that of '
         'an existing store, else float16',
+    )
+    parser.add_argument(
+        '--embeddings',
+        choices=EMBEDDINGS,
+        help='embeddings: full, or projected onto their leading principal components; by default '
+        'as in an existing store, else projected',
+    )
+    parser.add_argument(
+        '--embedding-channels',
+        type=int,
+        help='number of components of projected embeddings; by default that of an existing store, '
+        'else 64',
     )
     parser.add_argument(
         '--maps',
@@ -117,6 +129,7 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
     for flag, value, minimum in (
         ('--views', args.views, 1),
         ('--seed', args.seed, 0),
+        ('--embedding-channels', args.embedding_channels, 1),
         ('--map-channels', args.map_channels, 1),
         ('--check', args.check, 1),
     ):
@@ -140,7 +153,7 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
     if stored is not None:
         values.update(views=stored.views.num_views, seed=stored.views.seed)
         values.update(form_of(args.store, args.teachers))
-    for key in ('views', 'seed', 'logits', 'maps', 'map_channels'):
+    for key in ('views', 'seed', *FORM_KEYS):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     return TeacherOutputsSettings(root=args.store, write=True, **values)
@@ -151,8 +164,15 @@ def form_of(store: str, names: Sequence[str] | None) -> dict[str, Any]:
     stored = list_teachers(store)
     known = [name for name in stored if names is None or name in names] or stored
     forms = [stored_form(Manifest.read(teacher_folder(store, name)).tensors) for name in known]
-    # What was stored as a whole had fewer channels than were asked for, or no map.
-    return max(forms, key=lambda form: MAPS.index(form['maps']), default={})
+    # What was stored as a whole had fewer channels than were asked for, or there was no map.
+    most: dict[str, Any] = {}
+    for keys, order in (
+        (('embeddings', 'embedding_channels'), EMBEDDINGS),
+        (('maps', 'map_channels'), MAPS),
+    ):
+        chosen = max(forms, key=lambda form: order.index(form[keys[0]]), default={})
+        most.update({key: chosen[key] for key in ('logits', *keys) if key in chosen})
+    return most
 
 
 def chosen_teachers(model: MultiTeacherDistiller, args: argparse.Namespace) -> list[str]:

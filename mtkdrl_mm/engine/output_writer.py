@@ -34,11 +34,13 @@ from mtkdrl_mm.teacher_outputs import (
     TeacherOutputsSettings,
     TensorSpec,
     ViewRecord,
+    basis_key,
     check_free_space,
     create_basis,
     inputs_folder,
     inputs_manifest,
     load_basis,
+    name_basis,
     stored_form,
     stored_tensors,
     teacher_folder,
@@ -54,7 +56,7 @@ _PART_BYTES = 64 * 2**20
 # A view has at least so many parts, if it has enough images, so that little is lost by a kill.
 _MIN_PARTS = 8
 _MIN_PART_SIZE, _MAX_PART_SIZE = 64, 16384
-# Images on which the principal components of maps are fitted.
+# Images on which principal components are fitted.
 _BASIS_IMAGES = 2048
 
 Progress = Callable[[int], None]
@@ -83,7 +85,7 @@ class OutputWriter:
     """Computes the outputs of a pool on a data set, and writes what a store lacks.
 
     The first process that writes a store decides how it is cut into parts, in
-    which mode the networks run, and the bases of projected maps; all others
+    which mode the networks run, and the bases of what is projected; all others
     follow it. Several processes, started together or not, divide the parts.
 
     Args:
@@ -491,46 +493,64 @@ class OutputWriter:
         self, specs: dict[str, tuple[TensorSpec, ...]]
     ) -> dict[str, tuple[dict[str, np.ndarray], str]]:
         """Fit the bases that are missing on the main process; read them on all."""
-        wanted = [
-            name for name, tensors in specs.items() if stored_form(tensors)['maps'] == 'projected'
-        ]
+        wanted = {name: self._projected(tensors) for name, tensors in specs.items()}
+        wanted = {name: sizes for name, sizes in wanted.items() if sizes}
         lacking = [
             name for name in wanted if Manifest.find(teacher_folder(self.root, name)) is None
         ]
         bases = {}
         if is_main_process() and lacking:
-            channels = self.settings.map_channels
-            total = len(self.dataset)
-            generator = np.random.default_rng(self.seed)
-            chosen = np.sort(generator.permutation(total)[:_BASIS_IMAGES]).tolist()
-            print_log(
-                f'Fitting {channels} principal components of the maps on {len(chosen)} images: '
-                f'{", ".join(lacking)}.',
-                'current',
-            )
-            fits = {name: BasisFit() for name in lacking}
-            for batch in self.compute(((sample, 0) for sample in chosen), lacking):
-                for name, output in batch.outputs.items():
-                    assert output.feature_map is not None
-                    fits[name].update(output.feature_map)
-            for name, fit in fits.items():
-                bases[name] = create_basis(teacher_folder(self.root, name), fit.basis(channels))
-                share = 100 * float(bases[name][0]['explained'])
-                print_log(
-                    f'{name}: {channels} components hold {share:.1f} % of the variance.', 'current'
+            fits = self._fit({name: wanted[name] for name in lacking})
+            for name, of_kinds in fits.items():
+                arrays: dict[str, np.ndarray] = {}
+                for kind, fit in of_kinds.items():
+                    arrays.update(name_basis(kind, fit.basis(wanted[name][kind])))
+                bases[name] = create_basis(teacher_folder(self.root, name), arrays)
+                shares = (
+                    f'{wanted[name][kind]} components of the {kind} hold '
+                    f'{100 * float(bases[name][0][f"{basis_key(kind)}explained"]):.1f} %'
+                    for kind in of_kinds
                 )
+                print_log(f'{name}: {", ".join(shares)} of the variance.', 'current')
         barrier()
-        for name in wanted:
+        for name, sizes in wanted.items():
+            folder = teacher_folder(self.root, name)
             if name not in bases:
-                bases[name] = load_basis(teacher_folder(self.root, name))
-            stored = len(bases[name][0]['components'])
-            if stored != self.settings.map_channels:
-                raise InputError(
-                    f'"{teacher_folder(self.root, name)}" holds a basis of {stored} components, '
-                    f'but the maps are to be projected onto {self.settings.map_channels}. Set that '
-                    'number, or remove the folder and store this teacher again.'
-                )
+                bases[name] = load_basis(folder)
+            for kind, size in sizes.items():
+                stored = len(bases[name][0].get(f'{basis_key(kind)}components', ()))
+                if stored != size:
+                    raise InputError(
+                        f'"{folder}" holds a basis of {stored} components for the {kind}, but they '
+                        f'are to be projected onto {size}. Set that number, or remove the folder '
+                        'and store this teacher again.'
+                    )
         return bases
+
+    def _projected(self, tensors: Sequence[TensorSpec]) -> dict[str, int]:
+        """What is projected of a teacher, 'embeddings' or 'maps', and onto how many components."""
+        form, settings = stored_form(tensors), self.settings
+        sizes = dict(embeddings=settings.embedding_channels, maps=settings.map_channels)
+        return {kind: size for kind, size in sizes.items() if form[kind] == 'projected'}
+
+    def _fit(self, wanted: dict[str, dict[str, int]]) -> dict[str, dict[str, BasisFit]]:
+        """Run teachers on some images for the components of their embeddings and maps."""
+        total = len(self.dataset)
+        generator = np.random.default_rng(self.seed)
+        chosen = np.sort(generator.permutation(total)[:_BASIS_IMAGES]).tolist()
+        print_log(
+            f'Fitting principal components on {len(chosen)} images: {", ".join(wanted)}.',
+            'current',
+        )
+        fits = {name: {kind: BasisFit() for kind in kinds} for name, kinds in wanted.items()}
+        for batch in self.compute(((sample, 0) for sample in chosen), list(wanted)):
+            for name, output in batch.outputs.items():
+                features = dict(embeddings=output.embedding, maps=output.feature_map)
+                for kind, fit in fits[name].items():
+                    feature = features[kind]
+                    assert feature is not None
+                    fit.update(feature)
+        return fits
 
 
 def writing_session(

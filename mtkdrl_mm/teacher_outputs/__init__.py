@@ -2,7 +2,7 @@
 """Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
 from .basis import create_basis, load_basis, read_basis
-from .codec import BasisFit, OutputCodec, stored_form, stored_tensors
+from .codec import BasisFit, OutputCodec, basis_key, name_basis, stored_form, stored_tensors
 from .journal import ViewJournal
 from .manifest import (
     DatasetRecord,
@@ -34,6 +34,7 @@ __all__ = [
     'TensorSpec',
     'ViewJournal',
     'ViewRecord',
+    'basis_key',
     'check_free_space',
     'create_basis',
     'format_bytes',
@@ -42,6 +43,7 @@ __all__ = [
     'library_versions',
     'list_teachers',
     'load_basis',
+    'name_basis',
     'read_basis',
     'stored_form',
     'stored_tensors',

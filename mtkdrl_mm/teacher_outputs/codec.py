@@ -16,6 +16,7 @@ from .manifest import TensorSpec
 from .packed_layout import PackedLayout
 from .settings import TeacherOutputsSettings
 
+_EMBEDDINGS = ('embedding', 'embedding_components')
 # Names of a stored map, and whether its entries are negative as often as positive.
 _MAPS = {
     'feature_map': False,
@@ -39,14 +40,16 @@ def stored_tensors(
 
     Returns:
         tuple[TensorSpec, ...]: Logits, embedding, and the map if there is one.
-        A map with no more channels than it is to be projected onto is stored
-        as it is.
+        What has no more channels than it is to be projected onto is stored as
+        it is.
     """
     dtype = settings.logits
-    specs = [
-        TensorSpec('logits', tuple(output.logits.shape[1:]), dtype),
-        TensorSpec('embedding', tuple(output.embedding.shape[1:]), dtype),
-    ]
+    specs = [TensorSpec('logits', tuple(output.logits.shape[1:]), dtype)]
+    size = output.embedding.shape[1]
+    if settings.embeddings == 'projected' and settings.embedding_channels < size:
+        specs.append(TensorSpec('embedding_components', (settings.embedding_channels,), dtype))
+    else:
+        specs.append(TensorSpec('embedding', (size,), dtype))
     if output.feature_map is None or settings.maps == 'none':
         return tuple(specs)
     channels, height, width = output.feature_map.shape[1:]
@@ -69,12 +72,14 @@ def stored_form(tensors: Sequence[TensorSpec]) -> dict[str, Any]:
         tensors (Sequence[TensorSpec]): From its manifest.
 
     Returns:
-        dict[str, Any]: ``logits``, ``maps``, and ``map_channels`` of projected
-        maps, see :class:`TeacherOutputsSettings`.
+        dict[str, Any]: ``logits``, ``embeddings``, ``maps``, and the numbers of
+        components of what is projected, see :class:`TeacherOutputsSettings`.
     """
-    form: dict[str, Any] = dict(logits=tensors[0].dtype, maps='none')
+    form: dict[str, Any] = dict(logits=tensors[0].dtype, embeddings='full', maps='none')
     for spec in tensors:
-        if _is_projected(spec.name):
+        if spec.name == 'embedding_components':
+            form.update(embeddings='projected', embedding_channels=spec.shape[0])
+        elif _is_projected(spec.name):
             form.update(maps='projected', map_channels=spec.shape[0])
         elif spec.name in _MAPS:
             form['maps'] = 'pooled' if spec.name.startswith('pooled') else 'full'
@@ -82,9 +87,9 @@ def stored_form(tensors: Sequence[TensorSpec]) -> dict[str, Any]:
 
 
 class BasisFit:
-    r"""Fits the principal components of a teacher's maps, over images and positions.
+    r"""Fits the principal components of a teacher's features, over images and positions.
 
-    Of a map F, z is stored, and the map that is read is F':
+    Of a map F with c channels, z is stored, and the map that is read is F':
 
     .. math::
         z = U (F - \mu), \qquad F' = U^T z + \mu
@@ -94,11 +99,26 @@ class BasisFit:
     from a ReLU, negative entries of F' are replaced by zero, which is nearer
     still.
 
+    Of an embedding F, what is stored and compared is
+
+    .. math::
+        e = \sqrt{k / c} \, U (F - \mu)
+
+    since a linear connector A h + b loses nothing by it: the mean square error
+    to F over the c entries is that of U (A h + b - mu) sqrt(k / c) to e over the
+    k entries, plus a part outside the components that the connector makes as
+    small as what the components leave out. So losses keep their size, with
+    connectors of k in place of c rows.
+
     Example:
         >>> import torch
         >>> from mtkdrl_mm.teacher_outputs import BasisFit
         >>> fit = BasisFit()
         >>> fit.update(torch.rand(8, 16, 4, 4))
+        >>> fit.basis(channels=3)['components'].shape
+        (3, 16)
+        >>> fit = BasisFit()
+        >>> fit.update(torch.rand(8, 16))
         >>> fit.basis(channels=3)['components'].shape
         (3, 16)
     """
@@ -109,13 +129,13 @@ class BasisFit:
         self._sum: Tensor | None = None
         self._products: Tensor | None = None
 
-    def update(self, maps: Tensor) -> None:
-        """Add the maps of some images.
+    def update(self, features: Tensor) -> None:
+        """Add the features of some images.
 
         Args:
-            maps (Tensor): Shape (B, c, h, w).
+            features (Tensor): Maps of shape (B, c, h, w), or embeddings (B, c).
         """
-        rows = maps.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+        rows = features.detach().float().movedim(1, -1).flatten(0, -2)
         if self._shift is None:
             # Some channels of transformers have means a hundred times their deviation, whose
             # squares would leave no digits for it.
@@ -163,16 +183,16 @@ class OutputCodec:
     Args:
         layout (PackedLayout): The tensors of every teacher.
         bases (Mapping[str, Mapping[str, np.ndarray]], optional): Bases of the
-            teachers whose maps are projected, from :class:`BasisFit`. Defaults
-            to None.
+            teachers of which something is projected, from :class:`BasisFit`,
+            see :func:`name_basis`. Defaults to None.
 
     Attributes:
         saturated (int): Number of values beyond the range of float16, which
             were replaced by its largest number.
 
     Raises:
-        InputError: If there is a tensor that this version does not know, or a
-            projected map without its basis.
+        InputError: If there is a tensor that this version does not know, or
+            components without their basis.
     """
 
     def __init__(
@@ -186,20 +206,25 @@ class OutputCodec:
         for entry in layout.entries:
             self._specs.setdefault(entry.teacher, []).append(entry.spec)
         self._bases = {
-            name: (torch.tensor(basis['components']), torch.tensor(basis['mean']))
+            (name, key): (
+                torch.tensor(basis[f'{key}components']),
+                torch.tensor(basis[f'{key}mean']),
+            )
             for name, basis in (bases or {}).items()
+            for key in map(basis_key, ('embeddings', 'maps'))
+            if f'{key}components' in basis
         }
         for name, specs in self._specs.items():
             for spec in specs:
-                if spec.name not in ('logits', 'embedding', *_MAPS):
+                if spec.name not in ('logits', *_EMBEDDINGS, *_MAPS):
                     raise InputError(
                         f'The stored outputs of teacher "{name}" hold "{spec.name}", which this '
                         'version of mtkdrl_mm does not know. Use the version that wrote them.'
                     )
-                if _is_projected(spec.name) and name not in self._bases:
+                if _is_projected(spec.name) and (name, _basis_key(spec.name)) not in self._bases:
                     raise InputError(
-                        f'The projected maps of teacher "{name}" have no basis in its manifest, so '
-                        'they cannot be read. Remove its folder and store this teacher again.'
+                        f'"{spec.name}" of teacher "{name}" have no basis in its manifest, so they '
+                        'cannot be read. Remove its folder and store this teacher again.'
                     )
 
     @property
@@ -212,7 +237,9 @@ class OutputCodec:
         spec = self._map_spec(teacher)
         if spec is None:
             return None
-        return len(self._bases[teacher][1]) if _is_projected(spec.name) else spec.shape[0]
+        if not _is_projected(spec.name):
+            return spec.shape[0]
+        return len(self._bases[teacher, _basis_key(spec.name)][1])
 
     def has_signed_map(self, teacher: str) -> bool:
         """Whether the entries of a teacher's map are negative as often as positive."""
@@ -222,9 +249,13 @@ class OutputCodec:
     def _map_spec(self, teacher: str) -> TensorSpec | None:
         return next((spec for spec in self._specs[teacher] if spec.name in _MAPS), None)
 
-    def size(self, teacher: str, tensor: str) -> int:
-        """Length of a teacher's ``'logits'`` or ``'embedding'``."""
-        return next(s.shape[0] for s in self._specs[teacher] if s.name == tensor)
+    def num_classes(self, teacher: str) -> int:
+        """Length of a teacher's logits."""
+        return next(s.shape[0] for s in self._specs[teacher] if s.name == 'logits')
+
+    def embedding_size(self, teacher: str) -> int:
+        """Length of a teacher's embeddings as they are read."""
+        return next(s.shape[0] for s in self._specs[teacher] if s.name in _EMBEDDINGS)
 
     def to_tensors(self, teacher: str, output: NetworkOutput) -> dict[str, Tensor]:
         """Convert the outputs of one teacher to the tensors that are stored.
@@ -244,6 +275,9 @@ class OutputCodec:
         for spec in self._specs[teacher]:
             if spec.name in ('logits', 'embedding'):
                 tensor = getattr(output, spec.name)
+            elif spec.name == 'embedding_components':
+                tensor = self._project(teacher, spec.name, output.embedding)
+                tensor = tensor * (len(tensor[0]) / output.embedding.shape[1]) ** 0.5
             else:
                 assert output.feature_map is not None
                 tensor = self._convert_map(teacher, spec.name, output.feature_map)
@@ -259,19 +293,25 @@ class OutputCodec:
     def _convert_map(self, teacher: str, name: str, feature_map: Tensor) -> Tensor:
         if name.startswith('pooled'):
             return feature_map.float().mean(dim=(2, 3), keepdim=True)
-        if not _is_projected(name):
-            return feature_map
-        components, mean = self._basis(teacher, feature_map.device)
+        return self._project(teacher, name, feature_map) if _is_projected(name) else feature_map
+
+    def _project(self, teacher: str, name: str, features: Tensor) -> Tensor:
+        """U (F - mu), of shape (B, k) or (B, k, h, w)."""
+        components, mean = self._basis(teacher, name, features.device)
         # Not in the half precision of the training.
-        with autocast(feature_map.device.type, enabled=False):
-            centred = feature_map.float() - mean[:, None, None]
+        with autocast(features.device.type, enabled=False):
             # Image by image: the roundings do not depend on the batch.
-            return torch.stack([torch.tensordot(components, one, dims=1) for one in centred])
+            return torch.stack(
+                [
+                    torch.tensordot(components, one - mean.view(-1, *[1] * (one.dim() - 1)), dims=1)
+                    for one in features.float()
+                ]
+            )
 
     def _restore_map(self, teacher: str, name: str, stored: Tensor) -> Tensor:
         if not _is_projected(name):
             return stored
-        components, mean = self._basis(teacher, stored.device)
+        components, mean = self._basis(teacher, name, stored.device)
         with autocast(stored.device.type, enabled=False):
             # A product for each image: the roundings do not depend on the batch, and an image
             # has the same map whether it was computed or read, in whatever order.
@@ -281,9 +321,10 @@ class OutputCodec:
         restored = rows.add(mean).unflatten(1, stored.shape[2:]).permute(0, 3, 1, 2)
         return restored if _MAPS[name] else restored.clamp_(min=0)
 
-    def _basis(self, teacher: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        components, mean = (part.to(device) for part in self._bases[teacher])
-        self._bases[teacher] = components, mean  # copied to the device once
+    def _basis(self, teacher: str, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = teacher, _basis_key(name)
+        components, mean = (part.to(device) for part in self._bases[key])
+        self._bases[key] = components, mean  # copied to the device once
         return components, mean
 
     def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -324,7 +365,8 @@ class OutputCodec:
         Returns:
             list[NetworkOutput]: In float32, without gradient, and contiguous as
             those of networks; pooled maps of one position, projected maps with
-            all channels of the teacher, see :class:`BasisFit`.
+            all channels of the teacher, projected embeddings as they are stored,
+            see :class:`BasisFit`.
         """
         outputs = []
         for teacher, tensors in self.layout.unpack(packed).items():
@@ -338,12 +380,32 @@ class OutputCodec:
             outputs.append(
                 NetworkOutput(
                     logits=whole['logits'],
-                    embedding=whole['embedding'],
+                    embedding=next(whole[name] for name in _EMBEDDINGS if name in whole),
                     feature_map=maps[0] if maps else None,
                 )
             )
         return outputs
 
 
+def basis_key(kind: str) -> str:
+    """What the names of the arrays of a basis start with, of 'embeddings' or 'maps'."""
+    return dict(embeddings='embedding_', maps='')[kind]
+
+
+def name_basis(kind: str, basis: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name the arrays of a basis as they stand in a teacher's file.
+
+    Args:
+        kind (str): 'embeddings' or 'maps', of which it is the basis.
+        basis (Mapping[str, np.ndarray]): From :meth:`BasisFit.basis`.
+    """
+    return {f'{basis_key(kind)}{key}': array for key, array in basis.items()}
+
+
+def _basis_key(name: str) -> str:
+    """The key of the basis on which a stored tensor depends."""
+    return basis_key('embeddings' if name in _EMBEDDINGS else 'maps')
+
+
 def _is_projected(name: str) -> bool:
-    return name.endswith('map_components')
+    return name.endswith('_components')

@@ -9,7 +9,10 @@ from mtkdrl_mm.utils.errors import InputError, near_matches
 
 #: Attribute of a data sample that holds its stored outputs.
 SAMPLE_FIELD = 'teacher_outputs'
+EMBEDDINGS = ('full', 'projected')
 MAPS = ('none', 'pooled', 'full', 'projected')
+#: Settings that say how outputs are stored.
+FORM_KEYS = ('logits', 'embeddings', 'embedding_channels', 'maps', 'map_channels')
 DTYPES = ('float16', 'float32')
 
 
@@ -33,6 +36,10 @@ class TeacherOutputsSettings:
             their outputs. Defaults to False.
         logits (str): For writing, 'float16' or 'float32', the data type of
             logits, embeddings and maps. Defaults to 'float16'.
+        embeddings (str): For writing, 'full', or 'projected' (stored and
+            compared as leading principal components). Defaults to 'projected'.
+        embedding_channels (int): For writing, number of components of projected
+            embeddings. Defaults to 64.
         maps (str): For writing, 'none', 'pooled' (averaged over positions),
             'full' or 'projected' (stored as leading principal components, and
             read with all channels). Defaults to 'projected'.
@@ -56,12 +63,14 @@ class TeacherOutputsSettings:
     seed: int | None = None
     write: bool = False
     logits: str = 'float16'
+    embeddings: str = 'projected'
+    embedding_channels: int = 64
     maps: str = 'projected'
     map_channels: int = 64
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ('views', 'first_views', 'map_channels'):
+        for name in ('views', 'first_views', 'embedding_channels', 'map_channels'):
             value = getattr(self, name)
             if value is not None and not _is_integer(value, 1):
                 raise InputError(
@@ -78,7 +87,12 @@ class TeacherOutputsSettings:
         if self.root is not None:
             # No shell expands "~" in a config, or after the "=" of a command-line option.
             object.__setattr__(self, 'root', osp.expanduser(self.root))
-        for name, choices in (('logits', DTYPES), ('maps', MAPS), ('write', (True, False))):
+        for name, choices in (
+            ('logits', DTYPES),
+            ('embeddings', EMBEDDINGS),
+            ('maps', MAPS),
+            ('write', (True, False)),
+        ):
             value = getattr(self, name)
             if value not in choices or isinstance(value, int) != (name == 'write'):
                 listed = ', '.join(map(repr, choices))
@@ -126,7 +140,7 @@ class TeacherOutputsSettings:
             if key not in known:
                 raise InputError(f'`teacher_outputs` takes no "{key}". {near_matches(key, known)}')
         settings = cls(**cfg)
-        for key in ('logits', 'maps', 'map_channels'):
+        for key in FORM_KEYS:
             if key in cfg and not settings.write:
                 raise InputError(
                     f'`teacher_outputs.{key}` is for `write=True`: what a store holds was chosen '

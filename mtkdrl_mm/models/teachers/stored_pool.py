@@ -16,6 +16,7 @@ from mtkdrl_mm.teacher_outputs import (
     PackedLayout,
     StoreReader,
     TeacherOutputsSettings,
+    name_basis,
     stored_tensors,
 )
 from mtkdrl_mm.utils import InputError
@@ -94,12 +95,10 @@ class StoredTeacherPool(nn.Module):
                 torch.empty(0, spec.num_classes), torch.empty(0, size), feature_map
             )
             specs[name] = stored_tensors(settings, output, signed)
+            # Of the right size; they are fitted once the teachers have run.
+            bases[name] = name_basis('embeddings', _zeros(settings.embedding_channels, size))
             if channels is not None:
-                # Of the right size; it is fitted once the teachers have run.
-                bases[name] = dict(
-                    components=np.zeros((settings.map_channels, channels), np.float32),
-                    mean=np.zeros(channels, np.float32),
-                )
+                bases[name].update(name_basis('maps', _zeros(settings.map_channels, channels)))
         return cls(OutputCodec(PackedLayout(specs), bases), live)
 
     @property
@@ -194,6 +193,11 @@ class StoredTeacherPool(nn.Module):
         return [in_layout_of(inputs, output) for output in self.codec.decode(rows)]
 
 
+def _zeros(components: int, channels: int) -> dict[str, np.ndarray]:
+    shape = (components, channels)
+    return dict(components=np.zeros(shape, np.float32), mean=np.zeros(channels, np.float32))
+
+
 def spec_of(codec: OutputCodec) -> PoolSpec:
     """Names and sizes of what a codec decodes.
 
@@ -203,7 +207,7 @@ def spec_of(codec: OutputCodec) -> PoolSpec:
     Raises:
         InputError: If the teachers disagree on the number of classes.
     """
-    classes = {name: codec.size(name, 'logits') for name in codec.names}
+    classes = {name: codec.num_classes(name) for name in codec.names}
     if len(set(classes.values())) > 1:
         listed = ', '.join(f'"{name}" has {count}' for name, count in classes.items())
         raise InputError(
@@ -213,7 +217,7 @@ def spec_of(codec: OutputCodec) -> PoolSpec:
     return PoolSpec(
         names=codec.names,
         num_classes=next(iter(classes.values())),
-        embedding_sizes=tuple(codec.size(name, 'embedding') for name in codec.names),
+        embedding_sizes=tuple(codec.embedding_size(name) for name in codec.names),
         map_channels=tuple(codec.map_channels(name) for name in codec.names),
         signed_maps=tuple(codec.has_signed_map(name) for name in codec.names),
     )
