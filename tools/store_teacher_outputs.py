@@ -87,13 +87,13 @@ def parse_args() -> argparse.Namespace:
         '--embeddings',
         choices=EMBEDDINGS,
         help='embeddings: full, or projected onto their leading principal components; by default '
-        'as in an existing store, else projected',
+        'as in an existing store, else projected with float16 and full with float32',
     )
     parser.add_argument(
         '--embedding-channels',
         type=int,
         help='number of components of projected embeddings; by default that of an existing store, '
-        'else 64',
+        'else 256',
     )
     parser.add_argument(
         '--maps',

@@ -36,10 +36,12 @@ class TeacherOutputsSettings:
             their outputs. Defaults to False.
         logits (str): For writing, 'float16' or 'float32', the data type of
             logits, embeddings and maps. Defaults to 'float16'.
-        embeddings (str): For writing, 'full', or 'projected' (stored and
-            compared as leading principal components). Defaults to 'projected'.
+        embeddings (str, optional): For writing, 'full', or 'projected' (stored
+            and compared as leading principal components). Defaults to None:
+            'projected' with float16, 'full' with float32, which is for those who
+            want to lose nothing.
         embedding_channels (int): For writing, number of components of projected
-            embeddings. Defaults to 64.
+            embeddings. Defaults to 256.
         maps (str): For writing, 'none', 'pooled' (averaged over positions),
             'full' or 'projected' (stored as leading principal components, and
             read with all channels). Defaults to 'projected'.
@@ -63,8 +65,8 @@ class TeacherOutputsSettings:
     seed: int | None = None
     write: bool = False
     logits: str = 'float16'
-    embeddings: str = 'projected'
-    embedding_channels: int = 64
+    embeddings: str | None = None
+    embedding_channels: int = 256
     maps: str = 'projected'
     map_channels: int = 64
 
@@ -87,6 +89,9 @@ class TeacherOutputsSettings:
         if self.root is not None:
             # No shell expands "~" in a config, or after the "=" of a command-line option.
             object.__setattr__(self, 'root', osp.expanduser(self.root))
+        if self.embeddings is None:
+            chosen = 'full' if self.logits == 'float32' else 'projected'
+            object.__setattr__(self, 'embeddings', chosen)
         for name, choices in (
             ('logits', DTYPES),
             ('embeddings', EMBEDDINGS),

@@ -113,10 +113,13 @@ def test_compressed(cases, maps):
     """The first two epochs of a training that fills the store run the teachers."""
     kind = 'mixed'
     config, train = cases.config(kind), cases.distillery.distil
-    flags = ['--maps', maps] + ['--map-channels', '7'] * (maps == 'projected')
+    flags = ['--maps', maps, '--embedding-channels', '9']
+    flags += ['--map-channels', '7'] * (maps == 'projected')
     root = cases.store(kind, *flags)
     filled = str(cases.distillery.folder / f'filled_{maps}')
-    settings = dict(root=filled, views=2, write=True, maps=maps, map_channels=7)
+    settings = dict(
+        root=filled, views=2, write=True, embedding_channels=9, maps=maps, map_channels=7
+    )
     # Without maps there are connectors of another kind, which have no normalisation.
     options = dict(model__connector=None) if maps == 'none' else {}
     filling = train(config, f'filling_{maps}', settings, **options)

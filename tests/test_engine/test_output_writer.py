@@ -38,7 +38,8 @@ def session(make_training, store):
     """Function that prepares the writing of a store of two views."""
 
     def make(root=store, teachers=None, views=2, logits='float32', maps='none', **kwargs):
-        given = {key: kwargs.pop(key) for key in ('map_channels', 'seed') if key in kwargs}
+        keys = ('embeddings', 'embedding_channels', 'map_channels', 'seed')
+        given = {key: kwargs.pop(key) for key in keys if key in kwargs}
         settings = TeacherOutputsSettings(root=root, views=views, logits=logits, maps=maps, **given)
         model, loader = make_training(**kwargs)
         return writing_session(model, loader, settings, teachers)
@@ -387,6 +388,25 @@ def test_a_basis_is_fitted_once(session, store):
     np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_bases_of_embeddings_and_maps_stand_in_one_file(session, store):
+    kwargs = dict(maps='projected', map_channels=3, embeddings='projected', embedding_channels=9)
+    writer = session(**kwargs)
+    writer.write_missing()
+    reader = StoreReader(store, ['a', 'b'])
+    bases = reader.read_bases()
+    assert set(bases['b']) == {'embedding_components', 'embedding_mean', 'embedding_explained'}
+    assert set(bases['a']) == {*bases['b'], 'components', 'mean', 'explained'}
+    rows = reader.read_rows([5], 1)
+    _, outputs = expected_rows(writer, 5, 1)
+    for name in ('a', 'b'):
+        components, mean = (bases[name][f'embedding_{key}'] for key in ('components', 'mean'))
+        embedding = outputs[name].embedding[0].numpy()
+        expected = components @ (embedding - mean) * (9 / len(embedding)) ** 0.5
+        np.testing.assert_allclose(
+            rows[name]['embedding_components'][0], expected, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_a_basis_of_another_number_of_components(session, store):
     """Left by a job that was killed before it wrote a manifest."""
     session(maps='projected', map_channels=3)
@@ -394,8 +414,8 @@ def test_a_basis_of_another_number_of_components(session, store):
     with pytest.raises(InputError) as error:
         session(maps='projected', map_channels=4)
     assert str(error.value) == (
-        f'"{store}/a" holds a basis of 3 components, but the maps are to be projected onto 4. Set '
-        'that number, or remove the folder and store this teacher again.'
+        f'"{store}/a" holds a basis of 3 components for the maps, but they are to be projected '
+        'onto 4. Set that number, or remove the folder and store this teacher again.'
     )
 
 

@@ -49,7 +49,9 @@ def test_a_view_is_stored_once_it_has_been_passed(connect, fill, store, run_epoc
     assert contents(store) == contents(fill(store + '_by_tool'))
 
 
-@pytest.mark.parametrize('form', [{}, dict(maps='projected', map_channels=4), dict(maps='pooled')])
+@pytest.mark.parametrize(
+    'form', [{}, dict(maps='projected', map_channels=4, embedding_channels=5), dict(maps='pooled')]
+)
 def test_the_student_sees_the_same_numbers_whether_read_or_not(connect, store, run_epoch, form):
     form = dict(logits='float16', **form)
     model, loader, filling = connect(write(store, **form))

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Conversion of outputs: what is stored, how it is rounded, and the projection of maps."""
+"""Conversion of outputs: what is stored, how it is rounded, and what is projected."""
 
 import re
 
@@ -14,6 +14,7 @@ from mtkdrl_mm.teacher_outputs import (
     PackedLayout,
     TeacherOutputsSettings,
     TensorSpec,
+    name_basis,
     stored_form,
     stored_tensors,
 )
@@ -87,7 +88,31 @@ def test_signs_and_channels_of_the_map(of_tokens, kwargs, signed):
     assert codec.map_channels('a') == 6
     without = codec_of(outputs(), maps='none')
     assert (without.has_signed_map('a'), without.map_channels('a')) == (False, None)
-    assert (codec.size('a', 'logits'), codec.size('a', 'embedding')) == (5, 7)
+    assert (codec.num_classes('a'), codec.embedding_size('a')) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'stored'),
+    [
+        (dict(embedding_channels=6), TensorSpec('embedding_components', (6,), 'float16')),
+        (dict(embedding_channels=7), TensorSpec('embedding', (7,), 'float16')),
+        (dict(), TensorSpec('embedding', (7,), 'float16')),
+        (dict(embeddings='full', embedding_channels=6), TensorSpec('embedding', (7,), 'float16')),
+        (dict(logits='float32', embedding_channels=6), TensorSpec('embedding', (7,), 'float32')),
+        (
+            dict(logits='float32', embeddings='projected', embedding_channels=6),
+            TensorSpec('embedding_components', (6,), 'float32'),
+        ),
+    ],
+)
+def test_how_embeddings_are_stored(kwargs, stored):
+    wanted = settings(maps='none', **kwargs)
+    specs = stored_tensors(wanted, outputs())
+    assert specs[1:] == (stored,)
+    assert stored_tensors(settings(**stored_form(specs)), outputs()) == specs
+    basis = name_basis('embeddings', fitted(torch.randn(9, 7), 6))
+    codec = codec_of(outputs(), basis, maps='none', **kwargs)
+    assert codec.embedding_size('a') == stored.shape[0]
 
 
 def test_lossless_rows_lose_nothing():
@@ -166,10 +191,10 @@ def maps_in_a_plane(images, channels=8, side=3, rank=2, seed=0):
     return torch.einsum('cr,brhw->bchw', axes, weights) + shift[:, None, None], axes
 
 
-def fitted(maps, channels, batch=5):
+def fitted(features, channels, batch=5):
     fit = BasisFit()
-    for first in range(0, len(maps), batch):
-        fit.update(maps[first : first + batch])
+    for first in range(0, len(features), batch):
+        fit.update(features[first : first + batch])
     return fit.basis(channels)
 
 
@@ -259,8 +284,8 @@ def test_outputs_of_a_relu_are_not_read_below_zero(of_tokens):
         assert error < (signed - maps).square().mean()
 
 
-def project(maps, basis):
-    return stored_and_read(maps, basis)[1]
+def project(maps, basis, of_tokens=True):
+    return stored_and_read(maps, basis, of_tokens)[1]
 
 
 def test_the_projection_of_an_image_does_not_depend_on_its_batch():
@@ -277,6 +302,81 @@ def test_the_projection_is_not_rounded_by_mixed_precision():
     expected = project(maps, basis)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert torch.equal(project(maps, basis), expected)
+
+
+def stored_embeddings(embedding, basis):
+    """What is stored of embeddings, and read."""
+    output = outputs(images=len(embedding), channels=None)
+    output.embedding = embedding
+    kwargs = dict(logits='float32', embeddings='projected')
+    codec = codec_of(
+        output,
+        name_basis('embeddings', basis),
+        embedding_channels=len(basis['components']),
+        **kwargs,
+    )
+    stored = codec.to_tensors('a', output)['embedding_components']
+    (decoded,) = codec.decode(codec.encode([output]))
+    assert torch.equal(decoded.embedding, stored)
+    return stored
+
+
+def test_closed_form_of_a_projected_embedding():
+    basis = dict(
+        components=np.array([[0, 1, 0, 0], [0, 0, 0, 1]], np.float32),
+        mean=np.array([1, 2, 3, 4], np.float32),
+    )
+    stored = stored_embeddings(torch.tensor([[9.0, 4, 9, 10], [1, 2, 3, 4]]), basis)
+    expected = torch.tensor([[2.0, 6], [0, 0]]) * (2 / 4) ** 0.5
+    torch.testing.assert_close(stored, expected)
+
+
+@pytest.mark.parametrize('kept', [2, 5])
+def test_a_linear_connector_loses_nothing_by_the_components(kept):
+    """The loss to them, and its gradient to the student, are those to the embeddings."""
+    student = torch.randn(30, 4, requires_grad=True)
+    embedding = torch.randn(30, 12) * torch.logspace(1, -1, 12)
+    basis = fitted(embedding, kept)
+    stored = stored_embeddings(embedding, basis)
+    components, mean = (torch.from_numpy(basis[key]) for key in ('components', 'mean'))
+    small, bias = torch.randn(kept, 4), torch.randn(kept)
+    scale = (kept / 12) ** 0.5
+    # The connector to all entries whose image lies in the components.
+    whole = student @ (components.T @ small).T / scale + components.T @ bias / scale + mean
+    to_all = (whole - embedding).square().mean(dim=1)
+    to_components = (student @ small.T + bias - stored).square().mean(dim=1)
+    left_out = embedding - mean - (embedding - mean) @ components.T @ components
+    torch.testing.assert_close(to_all, to_components + left_out.square().mean(dim=1))
+    gradients = [torch.autograd.grad(loss.sum(), student)[0] for loss in (to_all, to_components)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_the_components_of_an_embedding_do_not_depend_on_its_batch():
+    embedding = torch.randn(33, 96)
+    basis = fitted(embedding, 5)
+    together = stored_embeddings(embedding, basis)
+    for images in ([0], [32], [3, 30, 7], range(20, 33)):
+        assert torch.equal(
+            stored_embeddings(embedding[list(images)], basis), together[list(images)]
+        )
+
+
+def test_embeddings_and_maps_have_bases_of_their_own():
+    output = outputs(images=6)
+    bases = dict(embeddings=fitted(torch.randn(20, 7), 3), maps=fitted(torch.randn(20, 6, 3, 3), 2))
+    named = {**name_basis('maps', bases['maps']), **name_basis('embeddings', bases['embeddings'])}
+    codec = codec_of(
+        output,
+        named,
+        logits='float32',
+        embeddings='projected',
+        embedding_channels=3,
+        map_channels=2,
+    )
+    (decoded,) = codec.decode(codec.encode([output]))
+    expected = stored_embeddings(output.embedding, bases['embeddings'])
+    assert torch.equal(decoded.embedding, expected)
+    assert torch.equal(decoded.feature_map, project(output.feature_map, bases['maps'], False))
 
 
 def test_several_teachers_keep_their_order():
@@ -311,7 +411,7 @@ def test_tensors_of_a_later_version():
 
 def test_components_without_their_basis():
     layout = PackedLayout(dict(a=[TensorSpec('map_components', (3, 2, 2), 'float16')]))
-    with pytest.raises(InputError, match=re.escape('projected maps of teacher "a" have no basis')):
+    with pytest.raises(InputError, match='"map_components" of teacher "a" have no basis in its'):
         OutputCodec(layout)
 
 

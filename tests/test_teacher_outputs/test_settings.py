@@ -45,7 +45,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     [
         (3, 'must be the folder of a store, or a dict with `root` and `views`, but is 3.'),
         (['s'], "must be the folder of a store, or a dict with `root` and `views`, but is ['s']."),
-        (dict(rot='s'), 'takes no "rot". Did you mean "root" or "write"? Known: "first_views", '),
+        (dict(rot='s'), 'takes no "rot". Did you mean "root" or "write"? Known: "embedding_c'),
         ('', "root` must be the path of a folder, but is ''."),
         (dict(root=3), 'root` must be the path of a folder, but is 3.'),
         (dict(views=0), 'views` must be a positive integer, but is 0.'),
@@ -53,6 +53,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
         (dict(views='2'), "views` must be a positive integer, but is '2'."),
         (dict(root='s', first_views=0), 'first_views` must be a positive integer, but is 0.'),
         (dict(views=1, map_channels=1.5), 'map_channels` must be a positive integer, but is 1.5.'),
+        (
+            dict(views=1, embedding_channels=0),
+            'embedding_channels` must be a positive integer, but is 0.',
+        ),
+        (dict(views=1, embeddings='no'), "embeddings` must be one of 'full', 'projected', but is"),
+        (dict(root='s', embeddings='full'), 'embeddings` is for `write=True`: what a store holds'),
         (dict(views=1, seed=-1), 'seed` must be an integer from 0, but is -1.'),
         (dict(views=1, logits='half'), "logits` must be one of 'float16', 'float32', but is 'half"),
         (dict(views=1, maps=False), "maps` must be one of 'none', 'pooled', 'full', 'projected', "),

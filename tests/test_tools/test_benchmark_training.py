@@ -76,7 +76,12 @@ def test_all_is_measured_by_one_command(tool, config, tmp_path, monkeypatch, cap
     def measure_memory(names, arguments, runs):
         """In this process, for one variant; the argument is the folder with images and stores."""
         assert runs == 3
-        assert sorted(os.listdir(arguments[1])) == ['embeddings', 'images', 'maps']
+        assert sorted(os.listdir(arguments[1])) == [
+            'embeddings',
+            'full_embeddings',
+            'images',
+            'maps',
+        ]
         with monkeypatch.context() as context:
             run(tool, context, *sys.argv[1:], '--memory-of', 'embeddings', *arguments)
         found = PeakMemory(**json.loads(capsys.readouterr().out.strip().split('\n')[-1]))
@@ -91,11 +96,12 @@ def test_all_is_measured_by_one_command(tool, config, tmp_path, monkeypatch, cap
     assert list(folder.iterdir()) == []
 
     variants = numbers['variants']
-    assert list(variants) == ['plain', 'embeddings', 'maps', 'live', 'aver', 'bound']
+    stores = ('embeddings', 'full_embeddings', 'maps')
+    assert list(variants) == ['plain', *stores, 'live', 'aver', 'bound']
     for name, one in variants.items():
         assert len(one['step_seconds']) == 3 and min(one['step_seconds']) > 0
         # An interval of two rounds; the last, shorter one does not count.
-        assert len(one['update_seconds']) == (name in ('embeddings', 'maps', 'live'))
+        assert len(one['update_seconds']) == (name in (*stores, 'live'))
         # The lower bound reads no data.
         assert len(one['loading_seconds']) == (0 if name == 'bound' else 2)
     rows = [line for line in text.splitlines() if line.startswith('| ')]
@@ -155,7 +161,7 @@ def test_ratios_are_those_of_the_same_rounds(tool):
             update_seconds=[update],
         )
 
-    names = ('plain', 'embeddings', 'maps', 'live', 'aver', 'bound')
+    names = ('plain', 'embeddings', 'full_embeddings', 'maps', 'live', 'aver', 'bound')
     variants = {name: variant([1.0, 2.0, 10.0], [2.0, 4.0]) for name in names}
     variants['embeddings'] = variant([1.0, 2.1, 11.0], [2.0, 4.0], update=0.1)
     variants['bound'] = variant([2.0, 4.0, 5.0], [])

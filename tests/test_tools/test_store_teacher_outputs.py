@@ -81,13 +81,18 @@ def test_settings_of_a_new_store(tool, parse, tmp_path):
     assert read(parse(f'{store} --views 8')) == TeacherOutputsSettings(
         root=store, views=8, write=True
     )
-    line = f'{store} --views 2 --seed 3 --logits float32 --maps projected --map-channels 7'
+    line = (
+        f'{store} --views 2 --seed 3 --logits float32 --embeddings projected '
+        '--embedding-channels 5 --maps projected --map-channels 7'
+    )
     assert read(parse(line)) == TeacherOutputsSettings(
         root=store,
         views=2,
         seed=3,
         write=True,
         logits='float32',
+        embeddings='projected',
+        embedding_channels=5,
         maps='projected',
         map_channels=7,
     )
@@ -107,9 +112,8 @@ def test_settings_of_an_existing_store_need_no_flags(tool, parse, tmp_path, maps
     of = manifest('a', tensors=specs(maps, 'float32'))
     store = write_store(str(tmp_path), of, manifest('b', tensors=specs(None, 'float32')))
     settings = tool.read_settings(parse(store))
-    assert settings == TeacherOutputsSettings(
-        root=store, views=2, seed=0, write=True, logits='float32', **expected
-    )
+    fixed = dict(root=store, views=2, seed=0, write=True, logits='float32', embeddings='full')
+    assert settings == TeacherOutputsSettings(**fixed, **expected)
     # Flags outweigh them; what does not fit is found when the folder is opened.
     settings = tool.read_settings(parse(f'{store} --views 3 --seed 1 --logits float16 --maps full'))
     assert (settings.views, settings.seed) == (3, 1)
@@ -133,6 +137,22 @@ def test_settings_are_those_of_the_chosen_teachers(tool, parse, tmp_path):
     assert maps_of('') == 'projected'
     # A teacher that is added is stored as the others.
     assert maps_of('--teachers new') == 'projected'
+
+
+def test_embeddings_are_stored_as_the_others(tool, parse, tmp_path):
+    vectors = [TensorSpec('logits', (3,), 'float16')]
+    components = [*vectors, TensorSpec('embedding_components', (4,), 'float16')]
+    store = write_store(
+        str(tmp_path), manifest('a', tensors=specs()), manifest('b', tensors=components)
+    )
+
+    def embeddings(flags):
+        settings = tool.read_settings(parse(f'{store} {flags}'))
+        return settings.embeddings, settings.embedding_channels
+
+    assert embeddings('') == embeddings('--teachers new') == ('projected', 4)
+    assert embeddings('--teachers a') == ('full', 256)
+    assert embeddings('--embeddings full') == ('full', 4)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ the machine affects all of them alike; ratios are taken within a round. Every st
 backward pass, optimiser, hooks, and the agent's updates.
 
 - plain training of the student, the reference
-- the distillation from a store of logits and embeddings, and from one with projected maps
+- the distillation from a store of logits and embeddings (256 components of them, and in full), and
+  from one with projected maps
 - the distillation with running teachers, and AVER with the same teachers
 - the eager lower bound: the teachers' forward passes in eager mode and the student's own step
 
@@ -71,12 +72,13 @@ CONFIG = osp.join(TOOLS, '..', '..', 'configs', 'mtkdrl', 'r18_imagenet.py')
 TITLES = dict(
     plain='plain training of the student',
     embeddings='{method} from a store: logits, embeddings',
+    full_embeddings='{method} from a store: logits, full embeddings',
     maps='{method} from a store: projected maps besides',
     live='{method}, running teachers',
     aver='AVER, running teachers',
     bound='eager lower bound: networks alone',
 )
-STORES = ('embeddings', 'maps')
+STORES = ('embeddings', 'full_embeddings', 'maps')
 
 
 def parse_args() -> argparse.Namespace:
@@ -198,7 +200,7 @@ def measure_reading(args: argparse.Namespace, store: str, folder: str) -> dict[s
     teachers = list_teachers(store)
     entries = StoreReader(store, teachers).layout.entries
     sizes = {
-        name: max(entry.spec.shape[0] for entry in entries if entry.spec.name == name)
+        name: max(entry.spec.shape[0] for entry in entries if entry.spec.name.startswith(name))
         for name in ('logits', 'embedding')
     }
     out = osp.join(folder, 'reading.json')
@@ -313,6 +315,7 @@ def measure(args: argparse.Namespace, folder: str) -> tuple[str, dict[str, Any]]
     cfg, settings = read_config(args, images)
     contents: dict[str, dict[str, Any]] = dict(
         embeddings=dict(maps='none'),
+        full_embeddings=dict(maps='none', embeddings='full'),
         maps=dict(maps='projected', map_channels=args.map_channels),
     )
     row_bytes = {

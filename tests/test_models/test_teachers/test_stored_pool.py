@@ -165,6 +165,7 @@ def writing(live, **kwargs):
         (dict(maps='pooled'), (32, None)),
         (dict(maps='projected', map_channels=8), (32, None)),
         (dict(maps='projected', map_channels=64), (32, None)),
+        (dict(maps='none', embedding_channels=20), (None, None)),
     ],
 )
 def test_sizes_are_known_before_a_teacher_has_run(live, kwargs, channels):
@@ -173,7 +174,7 @@ def test_sizes_are_known_before_a_teacher_has_run(live, kwargs, channels):
     spec = StoredTeacherPool.of_live(live, settings).spec
     assert spec.names == ('a', 'b')
     assert spec.num_classes == 5
-    assert spec.embedding_sizes == (32, 16)
+    assert spec.embedding_sizes == (min(32, settings.embedding_channels), 16)
     assert spec.map_channels == channels
     assert spec.signed_maps == (False, False)
 
