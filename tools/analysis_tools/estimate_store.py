@@ -79,8 +79,8 @@ def parse_args() -> argparse.Namespace:
         '--embeddings',
         type=int,
         nargs='+',
-        default=[2048] * 4,
-        help='size of the embedding of every teacher',
+        default=[256] * 4,
+        help='stored numbers of the embedding of every teacher',
     )
     parser.add_argument(
         '--maps',

@@ -14,6 +14,10 @@ from mtkdrl_mm.structures.projection import LinearStem
 
 from .base import Connector
 
+# At most so many positions are normalised in channels_last on a CPU: for 32 images with 2,048
+# channels of 2x2 positions, the connector takes 0.8 of the time, of 3x3 0.8, of 4x4 1.8.
+_FEW_POSITIONS = 9
+
 
 @MODELS.register_module()
 class MapConnector(Connector):
@@ -61,6 +65,8 @@ class MapConnector(Connector):
         height, width = target.shape[-2:]
         layers = self.projection
         convolved = projected = layers.conv(resize_map(source, (height, width)))
+        if projected.device.type == 'cpu' and height * width <= _FEW_POSITIONS:
+            projected = projected.contiguous(memory_format=torch.channels_last)
         if layers.with_norm:
             projected = layers.norm(projected)
         if layers.with_activation:
