@@ -35,11 +35,13 @@ from mmengine.dist import (
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.utils.dl_utils import set_multi_processing
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.build_distiller import build_distiller
+from mtkdrl_mm.engine.held_out import build_held_out
 from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter, writing_session
 from mtkdrl_mm.engine.seeded_views import report_warnings
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
@@ -48,9 +50,13 @@ from mtkdrl_mm.teacher_outputs import (
     Manifest,
     StoreReader,
     TeacherOutputsSettings,
+    create_basis,
     format_bytes,
+    has_basis,
+    held_out_root,
     inputs_folder,
     list_teachers,
+    load_basis,
     stored_form,
     teacher_folder,
 )
@@ -196,7 +202,7 @@ def chosen_teachers(model: MultiTeacherDistiller, args: argparse.Namespace) -> l
     return [name for name in chosen if name in stored]
 
 
-def describe(writer: OutputWriter, args: argparse.Namespace) -> str:
+def describe(writer: OutputWriter, store: str) -> str:
     """What will be written, and what it will take."""
     dataset = writer.inputs.manifest.dataset
     needed = writer.bytes_needed()
@@ -216,12 +222,12 @@ def describe(writer: OutputWriter, args: argparse.Namespace) -> str:
                 f'{contents} ({manifest.tensors[0].dtype})',
             )
         )
-    free = shutil.disk_usage(existing_folder(args.store)).free
+    free = shutil.disk_usage(existing_folder(store)).free
     return (
         f'Outputs of {count(len(writer.names), "teacher")} on {dataset.num_samples:,} images x '
         f'{count(writer.num_views, "view")}, in parts of {writer.part_size:,} images\n\n'
         f'{table(rows, "<>>><")}\n\n'
-        f'To write: {format_bytes(sum(needed.values()))}. Free on the disk of "{args.store}": '
+        f'To write: {format_bytes(sum(needed.values()))}. Free on the disk of "{store}": '
         f'{format_bytes(free)}.'
     )
 
@@ -341,10 +347,7 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
             f'{count(int(saturated), "value")}. --logits float32 keeps them.'
         )
     accuracy.report(logger, writer.pool.spec.num_classes)
-    logger.info(
-        f'The store is complete. Train from it with --cfg-options '
-        f'model.teacher_outputs={writer.root}'
-    )
+    logger.info('The store is complete.')
 
 
 def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> None:
@@ -420,13 +423,36 @@ def run() -> None:
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
+    run_session(model, loader, settings, names, args, logger)
+    if cfg.get('held_out_dataloader') is not None:
+        root = held_out_root(args.store)
+        logger.info('The held-out images of the agent:')
+        if is_main_process() and not args.dry_run:
+            copy_bases(args.store, root, names)
+        barrier()
+        loader = build_held_out(cfg, seed=0)
+        run_session(model, loader, replace(settings, root=root), names, args, logger)
+    if args.check is None and not args.dry_run:
+        logger.info(f'Train from it with --cfg-options model.teacher_outputs={args.store}')
+
+
+def run_session(
+    model: MultiTeacherDistiller,
+    loader: DataLoader,
+    settings: TeacherOutputsSettings,
+    names: list[str],
+    args: argparse.Namespace,
+    logger: MMLogger,
+) -> None:
+    """Write, check or estimate one store."""
+    assert settings.root is not None
     if args.dry_run and args.check is None:
-        with shadow(args.store) as folder:
+        with shadow(settings.root) as folder:
             try:
                 session = writing_session(model, loader, replace(settings, root=folder), names)
             except InputError as error:
-                raise InputError(str(error).replace(folder, args.store)) from error
-            estimate(session, args, logger)
+                raise InputError(str(error).replace(folder, settings.root)) from error
+            estimate(session, settings.root, logger)
             barrier()  # before the folder is removed
         return
     writer = writing_session(model, loader, settings, names)
@@ -434,14 +460,22 @@ def run() -> None:
     if args.check is not None:
         check(writer, args.check, settings.seed or 0, logger)
         return
-    logger.info(describe(writer, args))
+    logger.info(describe(writer, settings.root))
     writer.check_free_space()
     write(writer, logger)
 
 
-def estimate(writer: OutputWriter, args: argparse.Namespace, logger: MMLogger) -> None:
+def copy_bases(store: str, held_out: str, names: Sequence[str]) -> None:
+    """Have what is projected mean the same in both stores."""
+    for name in names:
+        folder = teacher_folder(store, name)
+        if has_basis(folder):
+            create_basis(teacher_folder(held_out, name), load_basis(folder)[0])
+
+
+def estimate(writer: OutputWriter, store: str, logger: MMLogger) -> None:
     """Print what writing will take."""
-    logger.info(describe(writer, args))
+    logger.info(describe(writer, store))
     per_image = writer.seconds_per_image()
     logger.info(
         f'{1000 * per_image:.2f} ms per augmented image: about '

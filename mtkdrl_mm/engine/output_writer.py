@@ -37,6 +37,7 @@ from mtkdrl_mm.teacher_outputs import (
     basis_key,
     check_free_space,
     create_basis,
+    has_basis,
     inputs_folder,
     inputs_manifest,
     load_basis,
@@ -495,9 +496,7 @@ class OutputWriter:
         """Fit the bases that are missing on the main process; read them on all."""
         wanted = {name: self._projected(tensors) for name, tensors in specs.items()}
         wanted = {name: sizes for name, sizes in wanted.items() if sizes}
-        lacking = [
-            name for name in wanted if Manifest.find(teacher_folder(self.root, name)) is None
-        ]
+        lacking = [name for name in wanted if not has_basis(teacher_folder(self.root, name))]
         bases = {}
         if is_main_process() and lacking:
             fits = self._fit({name: wanted[name] for name in lacking})

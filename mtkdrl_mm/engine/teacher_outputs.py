@@ -1,13 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Connects the training data of a distillation to a store of teacher outputs."""
 
+from dataclasses import replace
 from typing import Any
 
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import SampleAnnotator, SeededBatchSampler, SeededDataset, dataset_record
-from mtkdrl_mm.models import MultiTeacherDistiller
+from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
 from mtkdrl_mm.models.teachers.teacher_record import complete_record, teacher_record
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
@@ -15,6 +16,9 @@ from mtkdrl_mm.teacher_outputs import (
     StoreReader,
     TeacherOutputsSettings,
     ViewRecord,
+    held_out_root,
+    inputs_folder,
+    teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -66,12 +70,52 @@ def connect_teacher_outputs(
     return None
 
 
+def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
+    """Connect the agent's held-out images to the store, as :func:`connect_teacher_outputs`.
+
+    A training that fills a store runs its teachers on them.
+
+    Args:
+        model (MultiTeacherDistiller): The model, on its device.
+        loader (DataLoader): The held-out images, built by
+            :func:`mtkdrl_mm.engine.held_out.build_held_out`.
+
+    Raises:
+        InputError: If the store does not hold these images, or on another basis
+            than the training data.
+    """
+    settings, pool = model.teacher_outputs, model.teachers
+    if settings is None or not settings.reads:
+        return
+    assert settings.root is not None and isinstance(pool, StoredTeacherPool)
+    root = held_out_root(settings.root)
+    if Manifest.find(inputs_folder(root)) is None:
+        raise InputError(
+            f'"{settings.root}" holds no outputs for the `held_out` images of AgentHook. Run '
+            'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
+        )
+    dataset, sampler = seeded_parts(loader)
+    reader = _connect_reader(model, dataset, sampler, replace(settings, root=root))
+    whole = StoreReader(settings.root, pool.names, verify=False)
+    for name in pool.names:
+        of_both = [
+            (one.manifests[name].tensors, one.manifests[name].basis_sha256)
+            for one in (reader, whole)
+        ]
+        if of_both[0] != of_both[1]:
+            raise InputError(
+                f'"{teacher_folder(root, name)}" was stored in another form than '
+                f'"{teacher_folder(settings.root, name)}". Remove the first folder and store this '
+                'teacher again.'
+            )
+
+
 def _connect_reader(
     model: MultiTeacherDistiller,
     dataset: SeededDataset,
     sampler: SeededBatchSampler,
     settings: TeacherOutputsSettings,
-) -> None:
+) -> StoreReader:
     assert settings.root is not None
     reader = StoreReader(settings.root, model.teachers.names)
     stored = reader.inputs.views
@@ -101,6 +145,7 @@ def _connect_reader(
         'run.' + _without_maps(model),
         'current',
     )
+    return reader
 
 
 def _without_maps(model: MultiTeacherDistiller) -> str:

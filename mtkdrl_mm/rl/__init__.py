@@ -3,9 +3,15 @@
 
 from .advantage import Advantage, BatchZScoreAdvantage, MinMaxAdvantage, StandardizedAdvantage
 from .agent_trainer import AgentTrainer
-from .algorithms import DDPG, DPG, PPO, Algorithm, PolicyGradient, WeightedBCE
+from .algorithms import DDPG, DPG, PPO, Algorithm, MixtureLikelihood, PolicyGradient, WeightedBCE
 from .critic import Critic
-from .reward import ClosenessReward, ImprovementReward, Reward, StudentLossReward
+from .reward import (
+    ClosenessReward,
+    ImprovementReward,
+    LabelProbabilityReward,
+    Reward,
+    StudentLossReward,
+)
 from .rollout_buffer import RolloutBuffer
 from .state import StateLayout, TeacherState
 from .state_projection import RandomProjection
@@ -21,7 +27,9 @@ __all__ = [
     'ClosenessReward',
     'Critic',
     'ImprovementReward',
+    'LabelProbabilityReward',
     'MinMaxAdvantage',
+    'MixtureLikelihood',
     'PolicyGradient',
     'RandomProjection',
     'Reward',

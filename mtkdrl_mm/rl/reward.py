@@ -63,6 +63,22 @@ class StudentLossReward(Reward):
 
 
 @TASK_UTILS.register_module()
+class LabelProbabilityReward(Reward):
+    r"""Probability that the teacher gives to the label.
+
+    .. math::
+        R_i^m = \sum_c y_i^c \, \mathrm{softmax}(z_i^m)^c
+
+    The reward of :class:`MixtureLikelihood`. It does not depend on the student.
+    """
+
+    @torch.no_grad()
+    def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
+        """The probabilities, shape (B, M)."""
+        return (terms.soft_labels[:, None] * terms.teacher_log_probs().exp()).sum(dim=-1)
+
+
+@TASK_UTILS.register_module()
 class ImprovementReward(Reward):
     r"""Decrease of the student's cross entropy when it follows the teacher.
 

@@ -25,6 +25,7 @@ class StateLayout:
         logit_size (int): Length of the logits.
         performance (bool): Whether embedding, logits and cross entropy are there.
         gap (bool): Whether cosine and gap are there.
+        cross_entropy (bool): Whether the performance part has the cross entropy.
 
     Example:
         >>> from mtkdrl_mm.rl import StateLayout
@@ -39,6 +40,7 @@ class StateLayout:
     logit_size: int
     performance: bool = True
     gap: bool = True
+    cross_entropy: bool = True
 
     @property
     def sizes(self) -> list[int]:
@@ -48,7 +50,16 @@ class StateLayout:
     @property
     def shared_size(self) -> int:
         """Length of what follows the embedding, the same for all teachers."""
-        return self.logit_size + self.performance + 2 * self.gap
+        return self.logit_size + self._cross_entropy_size + 2 * self.gap
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether every state has an embedding."""
+        return self.performance and 0 not in self.embedding_sizes
+
+    @property
+    def _cross_entropy_size(self) -> int:
+        return int(self.performance and self.cross_entropy)
 
     def slices(self, teacher: int) -> dict[str, slice]:
         """Where each part of a teacher's state is.
@@ -59,7 +70,7 @@ class StateLayout:
         lengths = dict(
             embedding=self.embedding_sizes[teacher],
             logits=self.logit_size,
-            cross_entropy=int(self.performance),
+            cross_entropy=self._cross_entropy_size,
             cosine=int(self.gap),
             gap=int(self.gap),
         )
@@ -119,6 +130,12 @@ class TeacherState:
         performance (bool): Whether the performance part is in the state.
             Defaults to True.
         gap (bool): Whether the gap part is in the state. Defaults to True.
+        embedding (bool): Whether the performance part has the embedding.
+            Defaults to True.
+        cross_entropy (bool): Whether the performance part has the cross
+            entropy, by which the agent sees the label of the training image: it
+            can follow whoever is right about it, even one that has learned it by
+            heart, or a wrong label. Defaults to True.
         projection_size (int, optional): Length k that embedding and logits are
             brought to where they are longer, by a fixed random projection.
             Defaults to None: they stay as they are.
@@ -132,6 +149,8 @@ class TeacherState:
         self,
         performance: bool = True,
         gap: bool = True,
+        embedding: bool = True,
+        cross_entropy: bool = True,
         projection_size: int | None = None,
         projection_seed: int = 0,
     ) -> None:
@@ -139,6 +158,8 @@ class TeacherState:
             raise ValueError('`performance` and `gap` are both False: the state would be empty.')
         self.performance = performance
         self.gap = gap
+        self.embedding = embedding
+        self.cross_entropy = cross_entropy
         self.projection: RandomProjection | None = None
         if projection_size is not None:
             if not isinstance(projection_size, int) or projection_size < 1:
@@ -150,7 +171,7 @@ class TeacherState:
             self.projection = RandomProjection(projection_size, projection_seed)
 
     def layout(self, embedding_sizes: Sequence[int], num_classes: int) -> StateLayout:
-        """Layout of the states: d_m + C + 3 entries with both parts, unless projected.
+        """Layout of the states: d_m + C + 3 entries with all parts, unless projected.
 
         Args:
             embedding_sizes (Sequence[int]): d_m of the M teachers.
@@ -158,7 +179,8 @@ class TeacherState:
         """
         if not self.performance:
             return StateLayout((0,) * len(embedding_sizes), 0, performance=False, gap=self.gap)
-        layout = StateLayout(tuple(embedding_sizes), num_classes, gap=self.gap)
+        sizes = tuple(embedding_sizes) if self.embedding else (0,) * len(embedding_sizes)
+        layout = StateLayout(sizes, num_classes, gap=self.gap, cross_entropy=self.cross_entropy)
         return layout if self.projection is None else layout.shortened(self.projection.size)
 
     @torch.no_grad()
@@ -175,10 +197,12 @@ class TeacherState:
         for m, teacher in enumerate(terms.teachers):
             parts: list[Tensor] = []
             if self.performance:
-                embedding, logits = at_least_float32(teacher.embedding), terms.teacher_logits[:, m]
-                if self.projection is not None:
-                    embedding, logits = self.projection(embedding), self.projection(logits)
-                parts += [embedding, logits, terms.teacher_ce[:, m, None]]
+                long = [terms.teacher_logits[:, m]]
+                if self.embedding:
+                    long.insert(0, at_least_float32(teacher.embedding))
+                parts += long if self.projection is None else map(self.projection, long)
+                if self.cross_entropy:
+                    parts.append(terms.teacher_ce[:, m, None])
             if self.gap:
                 parts += [terms.feature_cosine[:, m, None], terms.logit_loss[:, m, None]]
             states.append(torch.cat(parts, dim=1).detach())

@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
-from .basis import create_basis, load_basis, read_basis
+from .basis import create_basis, has_basis, load_basis, read_basis
 from .codec import BasisFit, OutputCodec, basis_key, name_basis, stored_form, stored_tensors
 from .journal import ViewJournal
 from .manifest import (
@@ -14,7 +14,7 @@ from .manifest import (
     library_versions,
 )
 from .packed_layout import PackedLayout, PackedTensor
-from .paths import inputs_folder, teacher_folder
+from .paths import held_out_root, inputs_folder, teacher_folder
 from .reader import StoreReader, list_teachers
 from .settings import SAMPLE_FIELD, TeacherOutputsSettings
 from .writer import StoreWriter, check_free_space, format_bytes
@@ -38,6 +38,8 @@ __all__ = [
     'check_free_space',
     'create_basis',
     'format_bytes',
+    'has_basis',
+    'held_out_root',
     'inputs_folder',
     'inputs_manifest',
     'library_versions',

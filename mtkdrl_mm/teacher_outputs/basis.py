@@ -47,6 +47,11 @@ def create_basis(
     return load_basis(folder)
 
 
+def has_basis(folder: str) -> bool:
+    """Whether the folder of a teacher has a basis."""
+    return osp.isfile(osp.join(folder, BASIS))
+
+
 def read_basis(folder: str, sha256: str) -> dict[str, np.ndarray]:
     """Read a teacher's basis.
 

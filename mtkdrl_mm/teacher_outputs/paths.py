@@ -18,6 +18,8 @@ from mtkdrl_mm.utils.files import PARTIAL_SUFFIX
 INPUTS = 'inputs'
 #: Folder of the rows that trainings have computed, until parts are made of them.
 JOURNALS = 'journals'
+#: Folder of the store of the agent's held-out images, within that of the training data.
+HELD_OUT = 'held_out'
 MANIFEST = 'manifest.json'
 BASIS = 'basis.safetensors'
 #: Age in seconds of a temporary file that no process writes any more.
@@ -30,6 +32,11 @@ _PARTIAL = re.compile(rf'\.(?P<host>[\w%-]+)\.(?P<pid>\d+)\.[0-9a-f]+{re.escape(
 def inputs_folder(root: str) -> str:
     """Path of the folder with the checksums of the inputs."""
     return osp.join(root, INPUTS)
+
+
+def held_out_root(root: str) -> str:
+    """Path of the store of the agent's held-out images, within another store."""
+    return osp.join(root, HELD_OUT)
 
 
 def teacher_folder(root: str, name: str) -> str:
@@ -55,7 +62,7 @@ def teacher_folder(root: str, name: str) -> str:
     if not name:
         raise InputError('A teacher whose outputs are stored needs a name, but it is empty.')
     safe = quote(name, safe='')
-    if safe.startswith('.') or safe.lower() in (INPUTS, JOURNALS):
+    if safe.startswith('.') or safe.lower() in (INPUTS, JOURNALS, HELD_OUT):
         safe = f'%{ord(safe[0]):02X}{safe[1:]}'
     if len(safe) > _MAX_NAME:
         safe = f'{safe[:_MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from .errors import InputError
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+LOADERS = ('train_dataloader', 'held_out_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def follow_data(cfg: Config, before: Config, options: dict[str, Any]) -> None:

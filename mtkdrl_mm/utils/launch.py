@@ -113,6 +113,8 @@ def check_data(
         InputError: If a data folder or annotation file does not exist, or a
             split has other classes than the training data.
     """
+    if 'train_dataloader' in loaders and 'held_out_dataloader' in cfg:
+        loaders += ('held_out_dataloader',)
     check_files(cfg, loaders)
     adapt_classes(cfg, loaders, trained_classes)
     leave_out_damaged_images(cfg)

@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
@@ -14,7 +15,10 @@ from mtkdrl_mm.rl import Advantage, AgentTrainer, Algorithm, Reward, RolloutBuff
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
 
+from ..held_out import build_held_out
 from ..loops import schedule_steps
+from ..seeded_views import seeded_parts
+from ..teacher_outputs import connect_held_out
 from .step_hook import StepHook, unwrap_distiller
 
 
@@ -26,7 +30,8 @@ class AgentHook(StepHook):
 
     - In every training step it adds the states that the agent observed and the
       rewards of the teachers to the rollout buffer (phase 1). The agent is
-      frozen.
+      frozen. With ``experience='held_out'`` it does so just before an update, for
+      images of their own, which show the student as it is then.
     - At the end of every epoch, or every ``update_interval`` iterations, it
       updates the agent from the buffer and clears it (phase 2).
     - During the warm-up the weights are 1/M. The agent is pre-trained from the
@@ -54,6 +59,10 @@ class AgentHook(StepHook):
             to None: once per epoch.
         buffer_budget (float): Greatest size of the rollout buffer in MiB of
             host memory, per process. Defaults to 512.
+        experience (str): What the agent learns from: the 'training' images, or
+            the 'held_out' ones of the config's ``held_out_dataloader``, which
+            neither the student nor a teacher should have been trained on.
+            Defaults to 'training', as published.
 
     Raises:
         InputError: If a component is unknown, a number is out of range, or the
@@ -84,7 +93,15 @@ class AgentHook(StepHook):
         warmup_iters: int | None = None,
         update_interval: int | None = None,
         buffer_budget: float = 512.0,
+        experience: str = 'training',
     ) -> None:
+        if experience not in ('training', 'held_out'):
+            raise InputError(
+                "`experience` of AgentHook must be 'training' or 'held_out', but is "
+                f'{experience!r}.'
+            )
+        self.experience = experience
+        self.held_out: DataLoader | None = None
         self.reward = build_component(TASK_UTILS, reward, Reward, 'reward')
         self.advantage = build_component(TASK_UTILS, advantage, Advantage, 'advantage')
         # Built in `before_train`, when agent and seed are known.
@@ -138,10 +155,15 @@ class AgentHook(StepHook):
             except ValueError as error:
                 raise InputError(f'Resuming AgentHook: {error}') from error
             self._saved_state = None
+        if self.experience == 'held_out':
+            self.held_out = build_held_out(runner.cfg, runner.seed)
+            connect_held_out(distiller, self.held_out)
+            count = len(self.held_out.dataset)  # type: ignore[arg-type]
+            runner.logger.info(f'The agent learns from {count} held-out images.')
         weighting.attach_trainer()
         self._weighting = weighting
         self._runner = runner
-        self._names = ['reward', *(f'reward/{name}' for name in distiller.teachers.names)]
+        self._reward_names = ['reward', *(f'reward/{name}' for name in distiller.teachers.names)]
         super().before_train(runner)
 
     def before_train_iter(
@@ -156,9 +178,10 @@ class AgentHook(StepHook):
     def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """Phase 1: add the step to the buffer."""
         assert self.trainer is not None and isinstance(weights, AgentAction)
-        rewards = self.trainer.observe(terms, weights, self._runner.iter).mean(dim=0)
-        entropy = weights.policy_entropy.mean()
-        self._log = torch.cat([rewards.mean()[None], rewards, entropy[None]])
+        self._log = weights.policy_entropy.mean()[None]
+        if self.held_out is None:
+            rewards = self.trainer.observe(terms, weights, self._runner.iter).mean(dim=0)
+            self._log = torch.cat([rewards.mean()[None], rewards, self._log])
 
     def after_train_iter(
         self,
@@ -168,7 +191,8 @@ class AgentHook(StepHook):
         outputs: dict | None = None,
     ) -> None:
         """Log rewards and entropy; update the agent if it is time."""
-        self.log(runner, [*self._names, 'policy_entropy'], self._log)
+        names = self._reward_names if self.held_out is None else []
+        self.log(runner, [*names, 'policy_entropy'], self._log)
         if self.update_interval:
             before, after = (step // self.update_interval for step in schedule_steps(runner))
             if after > before:
@@ -182,6 +206,8 @@ class AgentHook(StepHook):
     def _update(self, runner: Runner) -> None:
         """Phase 2: update the agent from the buffer."""
         assert self.trainer is not None
+        if self.held_out is not None:
+            self._observe_held_out(runner)
         held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
         results = self.trainer.update()
         if not results:
@@ -192,6 +218,29 @@ class AgentHook(StepHook):
         runner.logger.info(
             f'Agent update {self.trainer.algorithm.updates} from {held} of {seen} images: {details}'
         )
+
+    def _observe_held_out(self, runner: Runner) -> None:
+        """Phase 1 on the held-out images, another view of them at every update."""
+        assert self.trainer is not None and self.held_out is not None
+        distiller = unwrap_distiller(runner, 'AgentHook')
+        _, sampler = seeded_parts(self.held_out)
+        sampler.set_position(runner.seed, self.trainer.algorithm.updates)
+        means, counts = [], []
+        distiller.eval()
+        try:
+            for number, batch in enumerate(self.held_out):
+                with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
+                    data = distiller.data_preprocessor(batch, False)
+                    terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
+                    assert isinstance(weights, AgentAction)
+                    rewards = self.trainer.observe(terms, weights, runner.iter + number)
+                means.append(rewards.mean(dim=0))
+                counts.append(len(rewards))
+        finally:
+            distiller.train()
+        shares = torch.tensor(counts, device=means[0].device) / sum(counts)
+        mean = shares @ torch.stack(means)
+        self.log(runner, self._reward_names, torch.cat([mean.mean()[None], mean]))
 
     def gather_state(self) -> None:
         """Collect the buffers of all processes for the next checkpoint.

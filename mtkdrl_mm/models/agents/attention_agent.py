@@ -45,7 +45,7 @@ class AttentionAgent(Agent):
         super().__init__(layout.sizes, standardize=False)
         self.layout = layout
         self.embedding_bins = int(check_number('embedding_bins', embedding_bins, minimum=1))
-        size = layout.shared_size + self.embedding_bins * layout.performance
+        size = layout.shared_size + self.embedding_bins * layout.has_embeddings
         self.normalizer = StateNormalizer([size]) if standardize else None
         self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
@@ -60,7 +60,7 @@ class AttentionAgent(Agent):
         Returns:
             Tensor: Shape (B, M, embedding_bins + shared_size of the layout).
         """
-        if not self.layout.performance:
+        if not self.layout.has_embeddings:
             return torch.stack(list(states), dim=1)
         tokens = []
         for m, state in enumerate(states):

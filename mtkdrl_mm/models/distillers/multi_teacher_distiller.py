@@ -338,20 +338,9 @@ class MultiTeacherDistiller(BaseModel):
                 that must be trained, the images or their labels do not fit the
                 networks, or an image has several labels.
         """
-        inputs = self.format_inputs(inputs)
         if self.training:
             self.weighting.check_trainer()
-        if self.input_size not in (None, tuple(inputs.shape[-2:])):
-            raise InputError(
-                f'The `input_size` of the student is {self.input_size}, but the data pipeline '
-                f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
-            )
-        labels = self._labels(data_samples, inputs.device)
-        if self.training:
-            self.teachers.prepare(inputs)
-        teachers = self.teachers(inputs, data_samples)
-        student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
-        terms = self.make_terms(inputs, student, teachers, labels, data_samples)
+        terms = self._run_networks(inputs, data_samples)
         with autocast(inputs.device.type, enabled=False):
             weights = self.weighting(terms)
             for hook in self._step_hooks.values():
@@ -367,7 +356,41 @@ class MultiTeacherDistiller(BaseModel):
                 level = weights.logit if extra.level == 'logit' else weights.feature
                 weighed = (level * extra(terms)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
-        return {**losses, **student.logs}
+        return {**losses, **terms.student.logs}
+
+    @torch.no_grad()
+    def weigh(self, inputs: Tensor, data_samples: list) -> tuple[StepTerms, TeacherWeights]:
+        """Compute terms and weights of images on which the student is not trained.
+
+        Args:
+            inputs (Tensor): Shape (B, 3, H, W).
+            data_samples (list[DataSample]): With hard or soft labels.
+
+        Returns:
+            tuple[StepTerms, TeacherWeights]: Without gradient. No step hook is
+            called.
+
+        Raises:
+            InputError: As :meth:`loss`.
+        """
+        terms = self._run_networks(inputs, data_samples)
+        with autocast(inputs.device.type, enabled=False):
+            return terms, self.weighting(terms)
+
+    def _run_networks(self, inputs: Tensor, data_samples: list) -> StepTerms:
+        """Run student and teachers, and make the terms of the batch."""
+        inputs = self.format_inputs(inputs)
+        if self.input_size not in (None, tuple(inputs.shape[-2:])):
+            raise InputError(
+                f'The `input_size` of the student is {self.input_size}, but the data pipeline '
+                f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
+            )
+        labels = self._labels(data_samples, inputs.device)
+        if self.training:
+            self.teachers.prepare(inputs)
+        teachers = self.teachers(inputs, data_samples)
+        student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
+        return self.make_terms(inputs, student, teachers, labels, data_samples)
 
     def format_inputs(self, inputs: Tensor) -> Tensor:
         """Bring preprocessed images to the memory format in which networks run.

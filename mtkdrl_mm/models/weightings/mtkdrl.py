@@ -49,8 +49,9 @@ class MTKDRL(Weighting):
             through the fusion. Defaults to 'agent'; 'dynamic' mixing always
             trains the fused weights.
         state (dict, optional): Arguments of :class:`TeacherState`
-            (``performance``, ``gap``, and ``projection_size`` for a fixed random
-            projection of embeddings and logits). With
+            (``performance``, ``gap``, ``embedding``, ``cross_entropy``, and
+            ``projection_size`` for a fixed random projection of embeddings and
+            logits). With
             ``learned_projection_size`` instead, the agent learns the
             projection; see :class:`ProjectingAgent`. Defaults to None.
 
@@ -155,10 +156,10 @@ class MTKDRL(Weighting):
                 f"{what} needs 'agent' and another of {PARTS} in `parts`, but they are "
                 f'{self.parts}.'
             )
-        if not (self.state.performance and self.state.gap):
+        if not (self.state.performance and self.state.gap and self.state.cross_entropy):
             raise InputError(
-                f'{what} reads confidence and divergence from the state: leave `performance` and '
-                '`gap` of `state` True.'
+                f'{what} reads confidence and divergence from the state: leave `performance`, '
+                '`cross_entropy` and `gap` of `state` True.'
             )
 
     @torch.no_grad()

@@ -4,8 +4,18 @@
 from .base import Algorithm, LogProbs
 from .ddpg import DDPG
 from .dpg import DPG
+from .mixture_likelihood import MixtureLikelihood
 from .policy_gradient import PolicyGradient
 from .ppo import PPO
 from .weighted_bce import WeightedBCE
 
-__all__ = ['DDPG', 'DPG', 'PPO', 'Algorithm', 'LogProbs', 'PolicyGradient', 'WeightedBCE']
+__all__ = [
+    'DDPG',
+    'DPG',
+    'PPO',
+    'Algorithm',
+    'LogProbs',
+    'MixtureLikelihood',
+    'PolicyGradient',
+    'WeightedBCE',
+]

@@ -1,0 +1,38 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The images of which the agent learns, and the student does not."""
+
+from copy import deepcopy
+
+from mmengine.config import Config
+from torch.utils.data import DataLoader
+
+from mtkdrl_mm.utils import InputError
+
+from .build_dataloader import build_dataloader, seeded_dataloader
+
+
+def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
+    """Build the loader of ``held_out_dataloader``.
+
+    Args:
+        cfg (Config): The training's config. The loader is given like
+            ``train_dataloader``; without a sampler, all images come in their
+            order.
+        seed (int, optional): The run's seed.
+
+    Returns:
+        DataLoader: With seeded parts, see :func:`seeded_parts`.
+
+    Raises:
+        InputError: If the config has none.
+    """
+    dataloader = cfg.get('held_out_dataloader')
+    if dataloader is None:
+        raise InputError(
+            "AgentHook has `experience='held_out'`, but the config has no `held_out_dataloader`: "
+            'give one, like `train_dataloader`, with labelled images that neither the student nor '
+            'a teacher is trained on.'
+        )
+    dataloader = deepcopy(dataloader)
+    dataloader.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
+    return build_dataloader(seeded_dataloader(dataloader), seed)
