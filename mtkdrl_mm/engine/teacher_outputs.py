@@ -29,6 +29,7 @@ from .seeded_views import (
     restart_workers,
     seeded_parts,
     set_views,
+    view_seed,
 )
 from .write_through import WriteThrough
 
@@ -73,7 +74,7 @@ def connect_teacher_outputs(
 def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
     """Connect the agent's held-out images to the store, as :func:`connect_teacher_outputs`.
 
-    A training that fills a store runs its teachers on them.
+    A training that fills a store runs its teachers on them, on the same views.
 
     Args:
         model (MultiTeacherDistiller): The model, on its device.
@@ -85,7 +86,12 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
             than the training data.
     """
     settings, pool = model.teacher_outputs, model.teachers
-    if settings is None or not settings.reads:
+    if settings is None:
+        return
+    dataset, sampler = seeded_parts(loader)
+    if not settings.reads:
+        assert settings.views is not None
+        set_views(model, dataset, sampler, view_seed(settings), settings.views)
         return
     assert settings.root is not None and isinstance(pool, StoredTeacherPool)
     root = held_out_root(settings.root)
@@ -94,7 +100,6 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
             f'"{settings.root}" holds no outputs for the `held_out` images of AgentHook. Run '
             'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
         )
-    dataset, sampler = seeded_parts(loader)
     reader = _connect_reader(model, dataset, sampler, replace(settings, root=root))
     whole = StoreReader(settings.root, pool.names, verify=False)
     for name in pool.names:

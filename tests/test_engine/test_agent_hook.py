@@ -304,6 +304,7 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
         (dict(update_interval=0), '`update_interval` must be at least 1'),
+        (dict(experience='val'), "`experience` of AgentHook must be 'training' or 'held_out'"),
         (dict(buffer_budget=0), '`buffer_budget` must be greater than 0'),
         (dict(buffer_budget=-5.0), '`buffer_budget` must be greater than 0, but is -5.0'),
     ],

@@ -8,13 +8,22 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import AttentionAgent, JointAgent, PerTeacherAgent
-from mtkdrl_mm.rl import DDPG, DPG, PPO, PolicyGradient, RolloutBuffer, StateLayout
+from mtkdrl_mm.rl import (
+    DDPG,
+    DPG,
+    PPO,
+    MixtureLikelihood,
+    PolicyGradient,
+    RolloutBuffer,
+    StateLayout,
+)
 from mtkdrl_mm.utils import InputError
 
 SIZES = [3, 3]
 ADAM = dict(type='Adam', lr=0.01)
 ALGORITHMS = {
     'pg': partial(PolicyGradient, optimizer=ADAM, entropy_weight=0.01),
+    'ml': partial(MixtureLikelihood, optimizer=ADAM, entropy_weight=0.01),
     'ppo': partial(PPO, optimizer=ADAM, entropy_weight=0.01),
     'dpg': partial(DPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),
     'ddpg': partial(DDPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import KLDivergence
-from mtkdrl_mm.rl import ClosenessReward, ImprovementReward, StudentLossReward
+from mtkdrl_mm.rl import (
+    ClosenessReward,
+    ImprovementReward,
+    LabelProbabilityReward,
+    StudentLossReward,
+)
 from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
 
 
@@ -123,3 +128,16 @@ def test_student_loss_reward_is_minus_the_students_loss(make_terms):
         torch.testing.assert_close(reward[i], expected.detach().expand(3))
     assert reward.shape == (6, 3) and not reward.requires_grad
     assert not torch.allclose(reward, StudentLossReward()(terms, equal_weights(terms)))
+
+
+def test_probability_of_the_label():
+    logits = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]]).log()
+    other = torch.tensor([[0.1, 0.1, 0.8], [0.5, 0.25, 0.25]]).log()
+    reward = LabelProbabilityReward()
+    terms = terms_of(torch.zeros(2, 3), logits, other, labels=torch.tensor([0, 2]))
+    expected = torch.tensor([[0.7, 0.1], [0.4, 0.25]])
+    torch.testing.assert_close(reward(terms, None), expected)
+    soft = torch.tensor([[0.5, 0.5, 0], [0, 0.2, 0.8]])
+    terms = terms_of(torch.zeros(2, 3), logits, other, labels=soft)
+    expected = torch.tensor([[0.45, 0.1], [0.38, 0.25]])
+    torch.testing.assert_close(reward(terms, None), expected)

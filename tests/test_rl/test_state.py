@@ -76,3 +76,26 @@ def test_shortened_layout():
     layout = StateLayout((3, 9), 6, gap=False).shortened(4)
     assert layout == StateLayout((3, 4), 4, gap=False)
     assert layout.sizes == [3 + 4 + 1, 4 + 4 + 1]
+
+
+@pytest.mark.parametrize('gap', [True, False])
+def test_a_state_that_shows_no_label_and_no_embedding(make_terms, gap):
+    terms = make_terms()
+    state = TeacherState(gap=gap, embedding=False, cross_entropy=False)
+    layout = state.layout([3, 4, 5], 5)
+    assert layout.sizes == [5 + 2 * gap] * 3 and not layout.has_embeddings
+    for m, one in enumerate(state(terms)):
+        assert torch.equal(one[:, layout.slices(m)['logits']], terms.teacher_logits[:, m])
+        assert layout.slices(m)['cross_entropy'] == slice(5, 5)
+        if gap:
+            assert torch.equal(one[:, 5], terms.feature_cosine[:, m])
+    embeddings = TeacherState(gap=gap, cross_entropy=False)
+    assert embeddings.layout([3, 4, 5], 5).sizes == [3 + 5 + 2 * gap, 9 + 2 * gap, 10 + 2 * gap]
+    for m, one in enumerate(embeddings(terms)):
+        assert torch.equal(one[:, : 3 + m], terms.teachers[m].embedding)
+
+
+def test_labels_do_not_enter_a_state_without_cross_entropy_and_gap(make_terms):
+    state = TeacherState(gap=False, cross_entropy=False)
+    states = [state(make_terms(labels=torch.full((6,), label))) for label in (0, 3)]
+    assert all(torch.equal(one, other) for one, other in zip(*states))

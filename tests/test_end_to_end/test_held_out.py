@@ -1,0 +1,83 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""An agent that learns from held-out images, with running and with stored teachers."""
+
+import numpy as np
+import pytest
+
+from mtkdrl_mm.teacher_outputs import StoreReader, held_out_root, list_teachers
+from mtkdrl_mm.utils import InputError
+
+from .stored import LOSSLESS_FLAGS, Distillery, difference
+
+pytestmark = pytest.mark.slow
+
+HELD_OUT = """
+held_out_dataloader = dict(
+    batch_size=5, num_workers=0, collate_fn=dict(type='default_collate'),
+    dataset=dict(train_dataloader['dataset'], data_prefix='val'))
+default_hooks['agent'].update(experience='held_out', update_interval=3)
+"""
+LIVE = dict(views=2)
+KEYS = ('components', 'mean', 'explained')
+BASES = {*KEYS, *(f'embedding_{key}' for key in KEYS)}
+
+
+@pytest.fixture(scope='module')
+def distillery(tmp_path_factory):
+    return Distillery(tmp_path_factory.mktemp('held_out'))
+
+
+def assert_same(first, second):
+    """Student, connectors, agent and optimisers, bit by bit; no buffer is left over."""
+    assert first['agent_hook']['algorithm']['updates'] == 7
+    assert all(buffer['seen'] == 0 for buffer in first['agent_hook']['buffers'])
+    for key in ('state_dict', 'agent_hook', 'optimizer'):
+        assert difference(first[key], second[key], key) is None
+
+
+def test_stored_outputs_of_held_out_images(distillery):
+    d = distillery
+    config = d.config('held_out', extra=HELD_OUT)
+    root = d.fill(config, 'store', *LOSSLESS_FLAGS)
+    live = d.distil(config, 'live', LIVE)
+    with d.without_teachers():
+        assert_same(live, d.distil(config, 'read', root))
+        # Interrupted after the second epoch.
+        d.distil(config, 'resumed', root, epochs=2)
+        assert_same(live, d.distil(config, 'resumed', root, resume=True))
+    # Another experience is another agent.
+    plain = d.distil(d.config('plain'), 'plain', LIVE)
+    assert difference(live['state_dict'], plain['state_dict']) is not None
+    # A training that fills a store sees the same views.
+    filling = dict(root=str(d.folder / 'filled'), views=2, write=True)
+    filling.update(logits='float32', maps='full')
+    assert_same(live, d.distil(config, 'filling', filling))
+
+
+def test_components_mean_the_same_in_both_stores(distillery):
+    d = distillery
+    config = d.config('projected', extra=HELD_OUT)
+    flags = ['--maps', 'projected', '--map-channels', '7', '--embedding-channels', '9']
+    root = d.fill(config, 'projected', *flags)
+    whole, held_out = (
+        StoreReader(folder, list_teachers(root)) for folder in (root, held_out_root(root))
+    )
+    assert whole.num_samples == 31 and held_out.num_samples == 16
+    for name, basis in whole.read_bases().items():
+        other = held_out.read_bases()[name]
+        assert basis.keys() == other.keys() == BASES
+        assert all(np.array_equal(basis[key], other[key]) for key in basis)
+    with d.without_teachers():
+        trained = d.distil(config, 'read_projected', root)
+    assert trained['agent_hook']['algorithm']['updates'] == 7
+
+
+def test_a_store_without_held_out_images(distillery):
+    d = distillery
+    root = d.fill(d.config('whole'), 'whole')
+    config = d.config('lacking', extra=HELD_OUT)
+    with pytest.raises(InputError, match='holds no outputs for the `held_out` images of AgentHoo'):
+        d.distil(config, 'lacking', root)
+    # The tool adds what is missing.
+    d.fill(config, 'whole')
+    assert d.distil(config, 'whole', root)['agent_hook']['algorithm']['updates'] == 7

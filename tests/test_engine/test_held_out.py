@@ -1,0 +1,140 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Images of which the agent learns, and the student does not."""
+
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mtkdrl_mm.engine.held_out import build_held_out
+from mtkdrl_mm.rl import ImprovementReward
+from mtkdrl_mm.utils import InputError
+
+from .test_agent_hook import Training, equal
+
+
+@pytest.fixture
+def config(photos):
+    """A config with 22 held-out images."""
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
+    dataset = dict(type='CustomDataset', data_root=str(photos), pipeline=pipeline)
+    loader = dict(
+        dataset=dataset, batch_size=8, num_workers=0, collate_fn=dict(type='default_collate')
+    )
+    return Config(dict(held_out_dataloader=loader))
+
+
+@pytest.fixture
+def train(make_runner, make_distiller, make_batch, config):
+    """Function that makes a training whose agent learns from held-out images."""
+
+    def make(**kwargs):
+        torch.manual_seed(3)
+        distiller = make_distiller(
+            weighting='MTKDRL',
+            data_preprocessor=dict(mean=[127.0] * 3, std=[60.0] * 3, num_classes=5),
+        )
+        training = Training(make_runner, distiller, make_batch(4), **kwargs)
+        training.runner.cfg = config
+        optimizer = torch.optim.SGD(distiller.student.parameters(), lr=0.1)
+        training.runner.optim_wrapper = OptimWrapper(optimizer)
+        return training
+
+    return make
+
+
+def held_out(**kwargs):
+    return dict(experience='held_out', reward='ImprovementReward', **kwargs)
+
+
+def seen(training, monkeypatch):
+    """What the agent's trainer observes."""
+    records = []
+    trainer = training.hook.trainer
+    original = trainer.observe
+
+    def observe(terms, action, iteration):
+        records.append((terms, action))
+        return original(terms, action, iteration)
+
+    monkeypatch.setattr(trainer, 'observe', observe)
+    return records
+
+
+def test_the_loader_gives_all_images_in_their_order(config):
+    loader = build_held_out(config, seed=0)
+    paths = [sample.img_path for batch in loader for sample in batch['data_samples']]
+    assert len(paths) == 22 and paths == sorted(paths)
+    # The config is left as it is.
+    assert config.held_out_dataloader.dataset.type == 'CustomDataset'
+
+
+def test_a_config_without_held_out_images():
+    with pytest.raises(InputError, match=re.escape("AgentHook has `experience='held_out'`, but")):
+        build_held_out(Config(dict(train_dataloader=dict())), seed=0)
+
+
+def test_the_agent_learns_from_held_out_images_alone(train, monkeypatch):
+    training = train(**held_out()).start()
+    records = seen(training, monkeypatch)
+    training.step(3)
+    assert records == [] and len(training.hook.trainer.buffer) == 0
+    before = training.agent()
+    training.step(1)
+    assert [len(terms.labels) for terms, _ in records] == [8, 8, 6]
+    labels = torch.cat([terms.labels for terms, _ in records])
+    # Images are sorted by class: "class_0/00.png", "class_0/05.png", ...
+    assert labels.tolist() == sorted(number % 5 for number in range(22))
+    assert not equal(before, training.agent())
+    rewards = torch.cat([ImprovementReward()(*record) for record in records]).mean(dim=0)
+    assert training.scalar('reward/b') == pytest.approx(float(rewards[1]), rel=1e-5)
+    assert training.scalar('reward') == pytest.approx(float(rewards.mean()), rel=1e-5)
+
+
+def test_the_student_is_as_if_they_did_not_exist(train):
+    """Nothing of it is trained on them, its running statistics included."""
+    alone, other = train(warmup_epochs=9).start(), train(warmup_epochs=9, **held_out()).start()
+    for training in (alone, other):
+        training.step(8)
+        assert training.distiller.training and training.distiller.student.training
+    assert not equal(alone.agent(), other.agent())
+    first, second = (one.distiller.student.state_dict() for one in (alone, other))
+    assert equal(first, second)
+    for (terms, _), (others, _) in zip(alone.records, other.records):
+        assert torch.equal(terms.student.logits, others.student.logits)
+
+
+def test_every_update_sees_another_view(train, monkeypatch):
+    training = train(**held_out()).start()
+    records = seen(training, monkeypatch)
+    training.step(8)
+    first, second = records[0][0].inputs, records[3][0].inputs
+    flipped = [torch.equal(one.flip(-1), other) for one, other in zip(first, second)]
+    equal_ = [torch.equal(one, other) for one, other in zip(first, second)]
+    assert any(flipped) and any(equal_) and all(a or b for a, b in zip(flipped, equal_))
+
+
+def test_a_resumed_training_goes_on_exactly(train):
+    whole = train(**held_out()).start().step(12)
+    first = train(**held_out()).start().step(6)
+    second = train(**held_out())
+    second.distiller.load_state_dict(first.distiller.state_dict())
+    second.runner.iter, second.runner.epoch = first.runner.iter, first.runner.epoch
+    second.start(first.save()).step(6)
+    assert equal(whole.agent(), second.agent())
+
+
+def test_terms_of_images_that_are_not_trained_on_have_no_gradient(train):
+    distiller = train().distiller.eval()
+    calls = []
+    distiller.register_step_hook(lambda *record: calls.append(record))
+    inputs, samples = train().batch
+    terms, weights = distiller.weigh(inputs, samples)
+    assert not terms.student_logits.requires_grad and calls == []
+    assert torch.equal(weights.logit, torch.full((4, 2), 0.5))  # it is warming up
