@@ -7,6 +7,7 @@ from .fused_policy import FusedPolicy
 from .joint_agent import JointAgent
 from .per_teacher_agent import PerTeacherAgent
 from .projecting_agent import ProjectingAgent
+from .static_agent import StaticAgent
 
 __all__ = [
     'Agent',
@@ -16,4 +17,5 @@ __all__ = [
     'PerTeacherAgent',
     'Policy',
     'ProjectingAgent',
+    'StaticAgent',
 ]
