@@ -81,7 +81,10 @@ def test_a_teacher_with_no_confidence_at_all(make_terms, make_spec):
         (dict(mixing='learned'), "must be 'fixed' or 'dynamic'"),
         (dict(mixing='dynamic', parts=('confidence', 'divergence')), "needs 'agent' and another"),
         (dict(mixing='dynamic', parts=('agent',)), "needs 'agent' and another"),
-        (dict(mixing='dynamic', state=dict(gap=False)), 'leave `performance`, `cross_entropy` and `gap`'),
+        (
+            dict(mixing='dynamic', state=dict(gap=False)),
+            'leave `performance`, `cross_entropy` and `gap`',
+        ),
     ],
 )
 def test_bad_arguments(make_terms, make_spec, kwargs, message):

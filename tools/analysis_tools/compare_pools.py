@@ -1,0 +1,174 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Compare methods on several pools of teachers of the CIFAR-10 sample.
+
+Every pool is one comparison of compare_methods.py, in a folder of its own, with a row per method
+and one per single teacher. All trainings read the teachers' outputs from stores, which are filled
+once. What is finished is not trained again. The tables of all pools together, pools.md and
+pools.csv, are written after every pool.
+
+    python tools/analysis_tools/compare_pools.py --seeds 0 1 2 3 4 --jobs 2 \\
+        --store work_dirs/pool_stores --work-dir work_dirs/pools --out docs/results/pools
+"""
+
+import argparse
+import os
+import os.path as osp
+import subprocess
+import sys
+
+from mmengine.logging import MMLogger
+
+from mtkdrl_mm.comparison import Row, Run
+from mtkdrl_mm.comparison.pools import write_pools
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.rows import read_config
+from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.launch import run_tool
+
+CONFIGS = 'configs/cifar10'
+#: Environment variables of every pool.
+POOLS: dict[str, dict[str, str]] = dict(
+    clean=dict(CIFAR10_POOL='clean'),
+    weak=dict(CIFAR10_POOL='weak'),
+    memorising=dict(CIFAR10_POOL='memorising'),
+    specialists=dict(CIFAR10_POOL='specialists'),
+    duplicates=dict(CIFAR10_POOL='duplicates'),
+    calibration=dict(CIFAR10_POOL='calibration'),
+    confused=dict(CIFAR10_POOL='confused'),
+    confused_noisy=dict(CIFAR10_POOL='confused', CIFAR10_LABELS='noisy'),
+)
+#: Config and options of every row.
+METHODS: dict[str, tuple[str, ...]] = dict(
+    alone=('student_baseline.py',),
+    aver=('student_aver.py',),
+    ebkd=('student_ebkd.py',),
+    camkd=('student_camkd.py',),
+    aekd=('student_aekd.py',),
+    mmkd=('student_mmkd.py',),
+    teacher_dropping=('student_teacher_dropping.py',),
+    mtkdrl=('student_mtkdrl.py',),
+    mtkdrl_as_released=('student_mtkdrl_as_released.py',),
+    mtkdrl_improvement=('student_mtkdrl_improvement.py',),
+    mtkdrl_stacking=('student_mtkdrl_stacking.py',),
+    # Ceilings: the best weights that are the same for all images, and the teachers' correctness.
+    static=('student_mtkdrl_stacking.py', 'model.weighting.agent.type=StaticAgent'),
+    oracle=('student_aver.py', 'model.weighting.type=CorrectTeachers'),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--pools', nargs='+', choices=POOLS, default=list(POOLS), help='pools')
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=[*METHODS, 'singles'],
+        default=[*METHODS, 'singles'],
+        help='methods; "singles" stands for every teacher alone',
+    )
+    parser.add_argument('--ours', choices=METHODS, default='mtkdrl_stacking', help='what is judged')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], help='seeds')
+    parser.add_argument('--store', default='work_dirs/pool_stores', help='folder of the stores')
+    parser.add_argument('--views', type=int, default=4, help='augmented views of every image')
+    parser.add_argument('--work-dir', default='work_dirs/pools', help='logs and checkpoints')
+    parser.add_argument('--out', help='folder for the tables; by default the work dir')
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel trainings')
+    parser.add_argument(
+        '--report-only', action='store_true', help='write the tables without training'
+    )
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    return parser.parse_args()
+
+
+def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The rows of a pool.
+
+    Args:
+        pool (str): Its name.
+        methods (list[str]): Names of the methods.
+
+    Returns:
+        tuple[dict[str, list[str]], list[str]]: For every row its config and options, and
+        the names of the rows with one teacher.
+    """
+    variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
+    rows = {
+        name: [osp.join(CONFIGS, METHODS[name][0]), *METHODS[name][1:], *variables]
+        for name in methods
+        if name in METHODS
+    }
+    singles = []
+    if 'singles' in methods:
+        config = osp.join(CONFIGS, 'student_aver.py')
+        for teacher in map(
+            teacher_name, read_config(Row.parse(['', config, *variables]), 0).model.teachers
+        ):
+            singles.append(f'{teacher}_alone')
+            rows[singles[-1]] = [
+                config,
+                'model.weighting.type=StaticWeights',
+                f'model.weighting.logit.{teacher}=1',
+                *variables,
+            ]
+    return rows, singles
+
+
+def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> int:
+    """Run compare_methods.py; return its exit status."""
+    command = [sys.executable, osp.join(osp.dirname(osp.abspath(__file__)), 'compare_methods.py')]
+    for name, words in rows.items():
+        command += ['--row', name, *words]
+    command += ['--seeds', *map(str, args.seeds), '--jobs', str(args.jobs)]
+    command += ['--work-dir', osp.join(args.work_dir, pool)]
+    command += ['--store', osp.join(args.store, pool), '--views', str(args.views)]
+    if args.report_only:
+        command.append('--report-only')
+    if args.out:
+        command += ['--out', osp.join(args.out, pool)]
+    if args.cfg_options:
+        command += ['--cfg-options', *args.cfg_options]
+    return subprocess.run(command).returncode
+
+
+def read_runs(folder: str, rows: dict[str, list[str]], seeds: list[int]) -> dict[str, list[Run]]:
+    """The results that there are."""
+    runs = {}
+    for name in rows:
+        paths = [result_path(osp.join(folder, name, f'seed_{seed}')) for seed in seeds]
+        found = [Run.read(path) for path in paths if osp.isfile(path)]
+        if found:
+            runs[name] = found
+    return runs
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--jobs', args.jobs, minimum=1)
+    check_number('--views', args.views, minimum=1)
+    MMLogger.get_current_instance().setLevel('WARNING')
+    rows, singles = {}, {}
+    for pool in args.pools:
+        rows[pool], singles[pool] = pool_rows(pool, args.methods)
+    out = args.out or args.work_dir
+    os.makedirs(out, exist_ok=True)
+    failed = []
+    text = ''
+    for pool in args.pools:
+        print(f'\n== {pool} ==', flush=True)
+        if compare(pool, rows[pool], args):
+            failed.append(pool)
+        results = {
+            name: read_runs(osp.join(args.work_dir, name), rows[name], args.seeds)
+            for name in args.pools
+        }
+        results = {name: runs for name, runs in results.items() if runs}
+        if results:
+            text = write_pools(results, singles, args.ours, out)
+    print(f'\n{text}\n\nThe tables are in {out}.')
+    if failed:
+        raise InputError(f'Not all trainings of these pools have results: {", ".join(failed)}.')
+
+
+if __name__ == '__main__':
+    run_tool(main)
