@@ -417,14 +417,16 @@ def run() -> None:
         init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     logger = MMLogger.get_instance('mtkdrl_mm', logger_name='mtkdrl_mm')
-    check_data(cfg, ('train_dataloader',))
+    held_out = cfg.get('held_out_dataloader') is not None
+    # Of whatever method: other methods train from this store, too.
+    check_data(cfg, ('train_dataloader', *(('held_out_dataloader',) if held_out else ())))
     model = build_distiller(cfg)
     names = chosen_teachers(model, args)
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
     run_session(model, loader, settings, names, args, logger)
-    if cfg.get('held_out_dataloader') is not None:
+    if held_out:
         root = held_out_root(args.store)
         logger.info('The held-out images of the agent:')
         if is_main_process() and not args.dry_run:

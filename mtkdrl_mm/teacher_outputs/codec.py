@@ -105,10 +105,11 @@ class BasisFit:
         e = \sqrt{k / c} \, U (F - \mu)
 
     since a linear connector A h + b loses nothing by it: the mean square error
-    to F over the c entries is that of U (A h + b - mu) sqrt(k / c) to e over the
+    to F over the c entries is that of sqrt(k / c) U (A h + b - mu) to e over the
     k entries, plus a part outside the components that the connector makes as
-    small as what the components leave out. So losses keep their size, with
-    connectors of k in place of c rows.
+    small as what the components leave out. :class:`EmbeddingConnector` therefore
+    scales what its k rows yield by the same factor. Losses and gradients are
+    those of a connector with c rows.
 
     Example:
         >>> import torch
@@ -255,7 +256,17 @@ class OutputCodec:
 
     def embedding_size(self, teacher: str) -> int:
         """Length of a teacher's embeddings as they are read."""
-        return next(s.shape[0] for s in self._specs[teacher] if s.name in _EMBEDDINGS)
+        return self._embedding_spec(teacher).shape[0]
+
+    def embedding_scale(self, teacher: str) -> float:
+        """Factor by which the components of a teacher's embeddings are scaled; 1 in full."""
+        spec = self._embedding_spec(teacher)
+        if not _is_projected(spec.name):
+            return 1.0
+        return float((spec.shape[0] / len(self._bases[teacher, _basis_key(spec.name)][1])) ** 0.5)
+
+    def _embedding_spec(self, teacher: str) -> TensorSpec:
+        return next(spec for spec in self._specs[teacher] if spec.name in _EMBEDDINGS)
 
     def to_tensors(self, teacher: str, output: NetworkOutput) -> dict[str, Tensor]:
         """Convert the outputs of one teacher to the tensors that are stored.
@@ -277,7 +288,7 @@ class OutputCodec:
                 tensor = getattr(output, spec.name)
             elif spec.name == 'embedding_components':
                 tensor = self._project(teacher, spec.name, output.embedding)
-                tensor = tensor * (len(tensor[0]) / output.embedding.shape[1]) ** 0.5
+                tensor = tensor * self.embedding_scale(teacher)
             else:
                 assert output.feature_map is not None
                 tensor = self._convert_map(teacher, spec.name, output.feature_map)

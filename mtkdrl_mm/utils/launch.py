@@ -113,12 +113,22 @@ def check_data(
         InputError: If a data folder or annotation file does not exist, or a
             split has other classes than the training data.
     """
-    if 'train_dataloader' in loaders and 'held_out_dataloader' in cfg:
+    if (
+        'train_dataloader' in loaders
+        and 'held_out_dataloader' not in loaders
+        and _uses_held_out(cfg)
+    ):
         loaders += ('held_out_dataloader',)
     check_files(cfg, loaders)
     adapt_classes(cfg, loaders, trained_classes)
     leave_out_damaged_images(cfg)
     add_checks(cfg)
+
+
+def _uses_held_out(cfg: Config) -> bool:
+    """Whether a hook trains an agent on the images of ``held_out_dataloader``."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return any(isinstance(one, dict) and one.get('experience') == 'held_out' for one in hooks)
 
 
 def build_runner(cfg: Config) -> Runner:

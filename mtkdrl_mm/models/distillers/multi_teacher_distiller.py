@@ -512,20 +512,25 @@ class MultiTeacherDistiller(BaseModel):
     def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleDict:
         spec = self.teachers.spec
         connectors = nn.ModuleDict()
-        for name, embedding_size, map_channels, signed in zip(
-            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.signed_maps
+        scales = spec.embedding_scales or (1.0,) * spec.num_teachers
+        for name, embedding_size, map_channels, signed, scale in zip(
+            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.signed_maps, scales
         ):
             use_map = output.feature_map is not None and map_channels is not None
             chosen, other = (MapConnector, EmbeddingConnector)[:: 1 if use_map else -1]
             kind = cfg.get('type') or chosen.__name__
             features = output.feature_map if kind == 'MapConnector' else output.embedding
             # A ReLU could not follow what is negative as often as positive.
-            defaults = dict(act_cfg=None) if signed and kind == 'MapConnector' else {}
+            defaults: dict[str, Any] = (
+                dict(act_cfg=None) if signed and kind == 'MapConnector' else {}
+            )
             if features is None or (kind == 'MapConnector' and map_channels is None):
                 raise InputError(
                     'MapConnector needs a student and teachers with spatial maps. Leave `type` '
                     'out of `connector`, or use EmbeddingConnector.'
                 )
+            if scale != 1 and kind == 'EmbeddingConnector':
+                defaults['scale'] = scale
             settings = {**defaults, **cfg, 'type': kind}
             if 'type' not in cfg:
                 # Settings of connectors between maps, in a pool where some have none.

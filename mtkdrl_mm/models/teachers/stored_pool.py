@@ -220,4 +220,5 @@ def spec_of(codec: OutputCodec) -> PoolSpec:
         embedding_sizes=tuple(codec.embedding_size(name) for name in codec.names),
         map_channels=tuple(codec.map_channels(name) for name in codec.names),
         signed_maps=tuple(codec.has_signed_map(name) for name in codec.names),
+        embedding_scales=tuple(codec.embedding_scale(name) for name in codec.names),
     )

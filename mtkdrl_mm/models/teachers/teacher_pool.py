@@ -34,6 +34,9 @@ class PoolSpec:
         signed_maps (tuple[bool, ...]): Whether the entries of a teacher's map
             are negative as often as positive, as those of a transformer's
             tokens and of projected maps. Defaults to ().
+        embedding_scales (tuple[float, ...]): Factor by which the components of
+            a teacher's embedding are scaled, see :class:`BasisFit`; 1 for an
+            embedding in full. Defaults to (): 1 for all.
     """
 
     names: tuple[str, ...]
@@ -41,6 +44,7 @@ class PoolSpec:
     embedding_sizes: tuple[int, ...]
     map_channels: tuple[int | None, ...]
     signed_maps: tuple[bool, ...] = ()
+    embedding_scales: tuple[float, ...] = ()
 
     @property
     def num_teachers(self) -> int:

@@ -62,3 +62,45 @@ def test_embedding_connector_is_linear():
     assert projection.target is teacher.embedding
     layer = connector.projection
     torch.testing.assert_close(projection.features, student.embedding @ layer.weight.T + layer.bias)
+
+
+def test_scaled_components_are_learned_as_the_whole_embedding():
+    """By SGD, step by step: loss, gradient to the student, and the connector's weights."""
+    torch.manual_seed(0)
+    components = torch.linalg.qr(torch.randn(12, 3, dtype=torch.float64))[0].T
+    mean = torch.randn(12, dtype=torch.float64)
+    values = torch.randn(20, 3, dtype=torch.float64)
+    embeddings = values @ components + mean
+    scale = (3 / 12) ** 0.5
+    small = EmbeddingConnector(5, 3, scale=scale).double()
+    whole = EmbeddingConnector(5, 12).double()
+    with torch.no_grad():
+        whole.projection.weight.copy_(components.T @ small.projection.weight)
+        whole.projection.bias.copy_(components.T @ small.projection.bias + mean)
+    features = torch.randn(20, 5, dtype=torch.float64, requires_grad=True)
+    student = NetworkOutput(features[:, :2], features)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.3, momentum=0.9) for one in (small, whole)]
+    for _ in range(5):
+        gradients = []
+        losses = []
+        for connector, target, optimizer in zip(
+            (small, whole), (scale * values, embeddings), optimizers
+        ):
+            result = connector(student, NetworkOutput(target[:, :2], target))
+            loss = (result.features - result.target).square().mean(dim=1).sum()
+            optimizer.zero_grad()
+            gradients.append(torch.autograd.grad(loss, features, retain_graph=True)[0])
+            loss.backward(inputs=list(connector.parameters()))
+            optimizer.step()
+            losses.append(loss)
+        torch.testing.assert_close(losses[0], losses[1])
+        torch.testing.assert_close(gradients[0], gradients[1])
+        torch.testing.assert_close(components @ whole.projection.weight, small.projection.weight)
+    # AE-KD's gradient goes through the linear layer alone.
+    upstream = torch.randn(20, 3, dtype=torch.float64)
+    result = small(student, NetworkOutput(values[:, :2], values))
+    (of_stem,) = torch.autograd.grad(
+        result.features, result.stem.output, upstream, retain_graph=True
+    )
+    (expected,) = torch.autograd.grad(result.features, features, upstream)
+    torch.testing.assert_close(result.stem.mean_vjp(of_stem.mean(0)), expected.mean(0))

@@ -174,7 +174,9 @@ def test_sizes_are_known_before_a_teacher_has_run(live, kwargs, channels):
     spec = StoredTeacherPool.of_live(live, settings).spec
     assert spec.names == ('a', 'b')
     assert spec.num_classes == 5
-    assert spec.embedding_sizes == (min(32, settings.embedding_channels), 16)
+    size = min(32, settings.embedding_channels)
+    assert spec.embedding_sizes == (size, 16)
+    assert spec.embedding_scales == pytest.approx(((size / 32) ** 0.5, 1.0))
     assert spec.map_channels == channels
     assert spec.signed_maps == (False, False)
 
