@@ -29,6 +29,7 @@ METHODS = {
     'mmkd': 'MMKD',
     'mtkdrl': 'MTKDRL',
     'mtkdrl_improvement': 'MTKDRL',
+    'mtkdrl_stacking': 'MTKDRL',
     'mtkdrl_as_released': 'MTKDRL',
 }
 DISTILLED = [f'student_{method}' for method in METHODS]
