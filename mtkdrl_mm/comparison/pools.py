@@ -5,6 +5,10 @@ import csv
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from mtkdrl_mm.utils.files import atomic_write
 
@@ -31,6 +35,36 @@ class PoolResult:
     pool: str
     rivals: dict[str, Difference]
     weights: dict[str, float]
+
+
+def best_subset(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, sizes: Sequence[int]
+) -> tuple[str, ...]:
+    """The teachers whose equally weighted mixture makes the labels most likely.
+
+    Args:
+        logits (Mapping[str, np.ndarray]): The teachers' logits by name, each of
+            shape (N, C), on images that they were not trained on.
+        labels (np.ndarray): Their labels, shape (N,).
+        sizes (Sequence[int]): How many teachers there may be.
+
+    Returns:
+        tuple[str, ...]: Their names, in the order of the pool.
+
+    Raises:
+        ValueError: If no subset has one of the sizes.
+    """
+    rows = np.arange(len(labels))
+    of_label = {name: log_softmax(z, axis=1)[rows, labels] for name, z in logits.items()}
+    likelihoods = {
+        names: float(np.mean(logsumexp([of_label[name] for name in names], axis=0)))
+        - np.log(len(names))
+        for size in sizes
+        for names in combinations(logits, size)
+    }
+    if not likelihoods:
+        raise ValueError(f'No subset of {len(logits)} teachers has {list(sizes)} of them.')
+    return max(likelihoods, key=lambda names: likelihoods[names])
 
 
 def best_single(runs: Runs, singles: Sequence[str]) -> str | None:

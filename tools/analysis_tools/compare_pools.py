@@ -16,16 +16,28 @@ import os.path as osp
 import subprocess
 import sys
 
+import numpy as np
 from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, init_default_scope
 
-from mtkdrl_mm.comparison import Row, Run
-from mtkdrl_mm.comparison.pools import write_pools
+from mtkdrl_mm.comparison import (
+    Combination,
+    ComparisonSettings,
+    Row,
+    Run,
+    fill_stores,
+    plan_stores,
+)
+from mtkdrl_mm.comparison.pools import best_subset, write_pools
 from mtkdrl_mm.comparison.results import result_path
-from mtkdrl_mm.comparison.rows import read_config
+from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.teacher_outputs import StoreReader, held_out_root
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
+TOOLS = osp.dirname(osp.abspath(__file__))
+ROOT = osp.dirname(osp.dirname(TOOLS))
 CONFIGS = 'configs/cifar10'
 #: Environment variables of every pool.
 POOLS: dict[str, dict[str, str]] = dict(
@@ -56,6 +68,8 @@ METHODS: dict[str, tuple[str, ...]] = dict(
     oracle=('student_aver.py', 'model.weighting.type=CorrectTeachers'),
 )
 
+SETS = ('singles', 'subsets')
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -63,9 +77,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--methods',
         nargs='+',
-        choices=[*METHODS, 'singles'],
-        default=[*METHODS, 'singles'],
-        help='methods; "singles" stands for every teacher alone',
+        choices=[*METHODS, *SETS],
+        default=[*METHODS, *SETS],
+        help='methods; "singles" stands for every teacher alone, "subsets" for the pair and the '
+        'subset of teachers, equally weighted, that make the held-out labels most likely',
     )
     parser.add_argument('--ours', choices=METHODS, default='mtkdrl_stacking', help='what is judged')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], help='seeds')
@@ -101,9 +116,8 @@ def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list
     singles = []
     if 'singles' in methods:
         config = osp.join(CONFIGS, 'student_aver.py')
-        for teacher in map(
-            teacher_name, read_config(Row.parse(['', config, *variables]), 0).model.teachers
-        ):
+        teachers = read_config(Row.parse(['aver', config, *variables]), 0).model.teachers
+        for teacher in map(teacher_name, teachers):
             singles.append(f'{teacher}_alone')
             rows[singles[-1]] = [
                 config,
@@ -114,9 +128,48 @@ def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list
     return rows, singles
 
 
+def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
+    """The rows of the best pair and the best subset of teachers, chosen on the held-out images."""
+    variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
+    config = osp.join(CONFIGS, METHODS['aver'][0])
+    row = Row.parse(['aver', config, *variables])
+    settings = ComparisonSettings(
+        work_dir=osp.join(args.work_dir, pool),
+        root=ROOT,
+        metric='accuracy/top1',
+        cfg_options=tuple(args.cfg_options),
+        store=osp.join(args.store, pool),
+        views=args.views,
+    )
+    stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
+    fill_stores(stores, settings)
+    held_out = held_out_root(stores[0].path)
+    names = [teacher_name(teacher) for teacher in read_config(row, 0).model.teachers]
+    reader = StoreReader(held_out, names, verify=False)
+    cfg = read_config(row, 0)
+    cfg.merge_from_dict(parse_options(args.cfg_options))
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    labels = np.array(DATASETS.build(cfg.held_out_dataloader.dataset).get_gt_labels())
+    views = [reader.read_rows(range(len(labels)), view) for view in range(reader.num_views)]
+    logits = {
+        name: np.concatenate([view[name]['logits'].astype(np.float64) for view in views])
+        for name in names
+    }
+    rows = {}
+    for title, sizes in (('best_pair', [2]), ('best_subset', range(1, len(names) + 1))):
+        chosen = best_subset(logits, np.tile(labels, len(views)), sizes)
+        rows[title] = [
+            config,
+            'model.weighting.type=StaticWeights',
+            *(f'model.weighting.logit.{name}=1' for name in chosen),
+            *variables,
+        ]
+    return rows
+
+
 def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> int:
     """Run compare_methods.py; return its exit status."""
-    command = [sys.executable, osp.join(osp.dirname(osp.abspath(__file__)), 'compare_methods.py')]
+    command = [sys.executable, osp.join(TOOLS, 'compare_methods.py')]
     for name, words in rows.items():
         command += ['--row', name, *words]
     command += ['--seeds', *map(str, args.seeds), '--jobs', str(args.jobs)]
@@ -156,6 +209,8 @@ def main() -> None:
     text = ''
     for pool in args.pools:
         print(f'\n== {pool} ==', flush=True)
+        if 'subsets' in args.methods and not args.report_only:
+            rows[pool].update(subset_rows(pool, args))
         if compare(pool, rows[pool], args):
             failed.append(pool)
         results = {
