@@ -34,7 +34,7 @@ def test_gains_over_the_rivals(runs):
     assert result.rivals['aver'].half_width == 0
     # t of 2 degrees of freedom, 4.303, times the deviation 1 of 1, 0 and 2, over sqrt(3).
     assert result.rivals['b_alone'].half_width == pytest.approx(2.484, abs=1e-3)
-    assert result.weights == dict(a=0.2, b=0.8)
+    assert result.weights == pytest.approx(dict(a=0.2, b=0.8))
 
 
 def test_tables(runs, tmp_path):
