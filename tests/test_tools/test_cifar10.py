@@ -4,6 +4,7 @@
 import os
 import subprocess
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def read(out, name):
     return {path: int(label) for path, label in rows}
 
 
-SIZES = ['--train', 20, '--student', 8, '--val', 4]
+# All 30 training images of a class, no more.
+SIZES = ['--train', 20, '--student', 8, '--held-out', 6, '--select', 4, '--val', 4]
 
 
 @pytest.fixture(scope='module')
@@ -51,26 +53,80 @@ def sample(source, tmp_path_factory):
     return out
 
 
+LISTS = {
+    'train': 200,
+    'train_noisy': 200,
+    'specialist_a': 5 * 20 + 5,
+    'specialist_b': 5 * 20 + 5,
+    'student': 80,
+    'student_noisy': 80,
+    'held_out': 60,
+    'select': 40,
+    'val': 40,
+}
+
+
 def test_lists_and_files(source, sample):
-    lists = {name: read(sample, name) for name in ('train', 'student', 'val', 'train_noisy')}
-    assert {name: len(rows) for name, rows in lists.items()} == dict(
-        train=200, student=80, val=40, train_noisy=200
-    )
-    for name, folder in (('train', 'train'), ('val', 'val')):
-        for path, label in lists[name].items():
-            assert path.split('/')[0] == CLASSES[label]
-            original = source / ('test' if name == 'val' else 'train') / path
-            assert (sample / folder / path).read_bytes() == original.read_bytes()
+    files = {file.stem for file in (sample / 'meta').iterdir()}
+    lists = {name: read(sample, name) for name in files}
+    assert {name: len(rows) for name, rows in lists.items()} == LISTS
+    for name, rows in lists.items():
+        split = 'test' if name == 'val' else 'train'
+        for path, label in rows.items():
+            if not name.endswith('noisy'):
+                assert path.split('/')[0] == CLASSES[label]
+            original = source / split / path
+            copy = sample / ('val' if name == 'val' else 'train') / path
+            assert copy.read_bytes() == original.read_bytes()
     assert lists['student'].items() <= lists['train'].items()
-    assert list(lists['student'].values()).count(3) == 8
+    for name in ('student', 'held_out', 'select'):
+        assert set(np.bincount(list(lists[name].values()))) == {LISTS[name] // 10}
 
 
-def test_two_fifths_of_the_noisy_labels_are_wrong(sample):
-    right, noisy = read(sample, 'train'), read(sample, 'train_noisy')
-    assert right.keys() == noisy.keys()
+def test_no_image_is_in_two_of_the_parts(sample):
+    parts = [read(sample, name).keys() for name in ('train', 'held_out', 'select')]
+    assert len(set().union(*parts)) == sum(map(len, parts)) == 300
+    copied = {str(file.relative_to(sample / 'train')) for file in sample.glob('train/*/*')}
+    assert copied == set().union(*parts)
+
+
+def test_further_lists_leave_those_of_older_samples_as_they_are(sample):
+    """Checksums of the files as they were when these four were all."""
+    found = {
+        name: zlib.crc32((sample / 'meta' / f'{name}.txt').read_bytes())
+        for name in ('train', 'train_noisy', 'student', 'val')
+    }
+    assert found == dict(train=2819027898, train_noisy=134405196, student=1252725853, val=406809253)
+
+
+@pytest.mark.parametrize(('name', 'tolerance'), [('train', 0.1), ('student', 0.15)])
+def test_two_fifths_of_the_noisy_labels_are_wrong(sample, name, tolerance):
+    right, noisy = read(sample, name), read(sample, f'{name}_noisy')
+    assert list(right) == list(noisy)
     wrong = [noisy[path] for path in right if noisy[path] != right[path]]
-    assert len(wrong) / len(right) == pytest.approx(0.4, abs=0.1)
+    assert len(wrong) / len(right) == pytest.approx(0.4, abs=tolerance)
     assert set(wrong) == set(range(10))
+
+
+def test_sizes_of_other_lists_change_neither_student_nor_its_noise(source, sample, tmp_path):
+    sizes = ['--train', 21, '--student', 8, '--held-out', 0, '--select', 9, '--val', 4]
+    assert run(tmp_path / 'out', '--source', source, *sizes).returncode == 0
+    for name in ('student', 'student_noisy', 'val'):
+        assert read(tmp_path / 'out', name) == read(sample, name)
+    # The images are handed out in the same order.
+    assert read(tmp_path / 'out', 'train').keys() > read(sample, 'train').keys()
+    assert read(tmp_path / 'out', 'select').keys() > read(sample, 'select').keys()
+    assert not (tmp_path / 'out' / 'meta' / 'held_out.txt').exists()
+    # Specialists get the first of the 21 images and the 21st of a class outside their own.
+    train = list(read(tmp_path / 'out', 'train').items())
+    classes = [train[21 * label : 21 * label + 21] for label in range(10)]
+    for name, own in (('specialist_a', range(5)), ('specialist_b', range(5, 10))):
+        expected = [
+            row
+            for label, rows in enumerate(classes)
+            for row in (rows if label in own else [rows[0], rows[20]])
+        ]
+        assert list(read(tmp_path / 'out', name).items()) == expected
 
 
 def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sample, tmp_path):
@@ -79,8 +135,9 @@ def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sampl
             archive.add(source / split, arcname=f'cifar10/{split}')
     assert run(tmp_path / 'a', '--source', tmp_path / 'cifar.tar.xz', *SIZES).returncode == 0
     assert run(tmp_path / 'b', '--source', source, *SIZES, '--seed', 1).returncode == 0
-    assert read(tmp_path / 'a', 'train_noisy') == read(sample, 'train_noisy')
-    assert read(tmp_path / 'b', 'train').keys() != read(sample, 'train').keys()
+    for name in LISTS:
+        assert read(tmp_path / 'a', name) == read(sample, name)
+        assert read(tmp_path / 'b', name) != read(sample, name)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +147,15 @@ def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sampl
         (['--source', 'configs'], 'has no folder train/airplane'),
         (['--source', 'README.md'], '"README.md" is no tar or zip archive'),
         (
-            ['--source', '{source}', '--train', '31', '--student', '5'],
-            'The sample needs 31 images of',
+            '--source {source} --train 20 --student 5 --held-out 6 --select 5'.split(),
+            'The sample needs 31 images of train/airplane (--train 20, --held-out 6, --select 5), '
+            'but "{source}" has only 30.',
         ),
+        (
+            '--source {source} --train 5 --student 5 --held-out 1 --select 1 --val 6'.split(),
+            'The sample needs 6 images of test/airplane (--val 6), but "{source}" has only 5.',
+        ),
+        (['--source', '{source}', '--held-out', '-1'], '`--held-out` must be at least 0'),
         (['--source', '{source}', '--train', '5', '--student', '6'], 'must not exceed --train (5)'),
         (['--source', '{source}', '--noise', '1.5'], '`--noise` must be at least 0 and at most 1'),
     ],
@@ -100,7 +163,7 @@ def test_an_archive_gives_the_same_and_another_seed_another_sample(source, sampl
 def test_bad_input_is_one_sentence(source, tmp_path, flags, message):
     done = run(tmp_path / 'out', *(flag.format(source=source) for flag in flags))
     assert done.returncode != 0
-    assert message in done.stderr and 'Traceback' not in done.stderr
+    assert message.format(source=source) in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path / 'out').exists()
 
 

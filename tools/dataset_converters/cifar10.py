@@ -3,9 +3,17 @@
 
 The source is CIFAR-10 as class folders (``train/<class>/*`` and
 ``test/<class>/*``, or an archive of them); without a source, it is downloaded
-by torchvision. The tool writes the sample and three lists of training labels:
-``train.txt`` for teachers, ``train_noisy.txt`` with 40 % wrong labels for a weak
-teacher, and the shorter ``student.txt``.
+by torchvision. The tool writes the images, and these lists to ``meta/``:
+
+- ``train.txt``: the teachers' images;
+- ``train_noisy.txt``: the same with 40 % wrong labels, for a weak teacher;
+- ``specialist_a.txt``, ``specialist_b.txt``: all of them for the first five classes,
+  and few for the last five, and the other way round;
+- ``student.txt``: the first of them in each class, for the student;
+- ``student_noisy.txt``: the same with 40 % wrong labels;
+- ``held_out.txt``: images that neither teachers nor student learn from, for an agent;
+- ``select.txt``: others, to choose settings by;
+- ``val.txt``: test images.
 
     python tools/dataset_converters/cifar10.py data/cifar10_sample --source cifar10.tar.xz
 """
@@ -17,6 +25,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 
 import numpy as np
 from mmengine.utils import track_iter_progress
@@ -37,6 +46,10 @@ CLASSES = (
     'ship',
     'truck',
 )
+# The path of an image below its split, and its label.
+Row = tuple[str, int]
+# A specialist's list has one in so many of the teachers' images outside its classes.
+SPECIALIST_STEP = 20
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +59,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--train', type=int, default=1200, help='images per class for teachers')
     parser.add_argument(
         '--student', type=int, default=600, help='number of these images for the student'
+    )
+    parser.add_argument(
+        '--held-out', type=int, default=200, help='images per class for an agent, not for --train'
+    )
+    parser.add_argument(
+        '--select', type=int, default=100, help='further images per class, to choose settings by'
     )
     parser.add_argument('--val', type=int, default=500, help='test images per class')
     parser.add_argument('--noise', type=float, default=0.4, help='share of wrong labels')
@@ -88,14 +107,82 @@ def download(root: str) -> str:
     return root
 
 
-def draw(folder: str, count: int, rng: np.random.Generator) -> list[str]:
-    """Draw ``count`` different images of a class folder, in random order."""
+def shuffle(folder: str, rng: np.random.Generator) -> list[str]:
+    """List the images of a class folder in random order."""
     names = sorted(os.listdir(folder))
-    if count > len(names):
-        raise InputError(
-            f'The sample needs {count} images of "{folder}", which has only {len(names)}.'
-        )
-    return [names[i] for i in rng.permutation(len(names))[:count]]
+    return [names[i] for i in rng.permutation(len(names))]
+
+
+def mislabel(rows: list[Row], share: float, rng: np.random.Generator) -> list[Row]:
+    """Replace a share of the labels by other classes, drawn evenly."""
+    noisy = []
+    for path, label in rows:
+        wrong = (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
+        noisy.append((path, wrong if rng.random() < share else label))
+    return noisy
+
+
+def specialize(rows: list[list[Row]], classes: range) -> list[Row]:
+    """Choose a specialist's images: all of its classes, few of the others.
+
+    Args:
+        rows (list[list[Row]]): The teachers' images of every class.
+        classes (range): The labels of the specialist's classes.
+
+    Returns:
+        list[Row]: In the order of the classes.
+    """
+    return [
+        row
+        for label, images in enumerate(rows)
+        for row in (images if label in classes else images[::SPECIALIST_STEP])
+    ]
+
+
+def draw_images(
+    source: str, out: str, args: argparse.Namespace, rng: np.random.Generator
+) -> dict[str, list[list[Row]]]:
+    """Draw the images of all lists and copy them.
+
+    A list gets the images of its class that follow those of the lists before it,
+    so its size changes no list before it.
+
+    Args:
+        source (str): Folder with ``train/<class>`` and ``test/<class>``.
+        out (str): Gets ``train/<class>`` and ``val/<class>``.
+        args (argparse.Namespace): The command line.
+        rng (np.random.Generator): Draws one permutation per folder.
+
+    Returns:
+        dict[str, list[list[Row]]]: For ``train``, ``held_out``, ``select`` and
+        ``val`` the images of every class.
+
+    Raises:
+        InputError: If a class folder has too few images.
+    """
+    splits = {
+        ('train', 'train'): dict(train=args.train, held_out=args.held_out, select=args.select),
+        ('test', 'val'): dict(val=args.val),
+    }
+    drawn: dict[str, list[list[Row]]] = {name: [] for counts in splits.values() for name in counts}
+    for label, name in enumerate(track_iter_progress(list(CLASSES))):
+        for (split, target), counts in splits.items():
+            images = shuffle(osp.join(source, split, name), rng)
+            needed = sum(counts.values())
+            if needed > len(images):
+                flags = ', '.join(f'--{key.replace("_", "-")} {n}' for key, n in counts.items())
+                whole = f'"{args.source}"' if args.source else 'CIFAR-10'
+                raise InputError(
+                    f'The sample needs {needed} images of {split}/{name} ({flags}), but {whole} '
+                    f'has only {len(images)}. Choose smaller numbers.'
+                )
+            os.makedirs(osp.join(out, target, name))
+            for file in images[:needed]:
+                shutil.copy(osp.join(source, split, name, file), osp.join(out, target, name))
+            rest = iter(images)
+            for key, count in counts.items():
+                drawn[key].append([(f'{name}/{file}', label) for file in islice(rest, count)])
+    return drawn
 
 
 def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
@@ -105,24 +192,25 @@ def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
         source (str): Folder with ``train/<class>`` and ``test/<class>``.
         out (str): Gets ``train/<class>``, ``val/<class>`` and ``meta/*.txt``.
         args (argparse.Namespace): The command line.
+
+    Raises:
+        InputError: If a class folder has too few images.
     """
     rng = np.random.default_rng(args.seed)
-    lists: dict[str, list[tuple[str, int]]] = dict(train=[], train_noisy=[], student=[], val=[])
-    for label, name in enumerate(track_iter_progress(list(CLASSES))):
-        for split, folder, count in (('train', 'train', args.train), ('val', 'test', args.val)):
-            os.makedirs(osp.join(out, split, name))
-            for number, file in enumerate(draw(osp.join(source, folder, name), count, rng)):
-                shutil.copy(osp.join(source, folder, name, file), osp.join(out, split, name))
-                row = f'{name}/{file}'
-                lists[split].append((row, label))
-                if split == 'train' and number < args.student:
-                    lists['student'].append((row, label))
-    for row, label in lists['train']:
-        wrong = (label + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
-        lists['train_noisy'].append((row, wrong if rng.random() < args.noise else label))
+    drawn = draw_images(source, out, args, rng)
+    lists = {key: list(chain.from_iterable(rows)) for key, rows in drawn.items()}
+    lists['train_noisy'] = mislabel(lists['train'], args.noise, rng)
+    lists['student'] = [row for rows in drawn['train'] for row in rows[: args.student]]
+    # A generator of its own: the state of the other depends on the number of teachers' images.
+    student_rng = np.random.default_rng([args.seed, 1])
+    lists['student_noisy'] = mislabel(lists['student'], args.noise, student_rng)
+    half = len(CLASSES) // 2
+    lists['specialist_a'] = specialize(drawn['train'], range(half))
+    lists['specialist_b'] = specialize(drawn['train'], range(half, len(CLASSES)))
     os.makedirs(osp.join(out, 'meta'))
     for key, rows in lists.items():
-        write_labels(osp.join(out, 'meta', f'{key}.txt'), rows)
+        if rows:  # nothing can be trained from an empty list
+            write_labels(osp.join(out, 'meta', f'{key}.txt'), rows)
 
 
 def main() -> None:
@@ -130,6 +218,8 @@ def main() -> None:
     check_number('--noise', args.noise, maximum=1)
     for option in ('train', 'student', 'val'):
         check_number(f'--{option}', getattr(args, option), minimum=1)
+    check_number('--held-out', args.held_out)
+    check_number('--select', args.select)
     if args.student > args.train:
         raise InputError(
             f'--student is {args.student}, but must not exceed --train ({args.train}).'
@@ -137,7 +227,8 @@ def main() -> None:
     with new_folder(args.out) as part, class_folders(args.source) as source:
         write_sample(source, part, args)
     print(
-        f'{10 * args.train} training images ({10 * args.student} of them for the student) and '
+        f'{10 * args.train} training images ({10 * args.student} of them for the student), '
+        f'{10 * args.held_out} held-out images, {10 * args.select} to choose settings by and '
         f'{10 * args.val} test images are in {args.out}.'
     )
 

@@ -1,9 +1,11 @@
-# The sample of CIFAR-10: a small RepVGG learns from four teachers. The pool is weak,
-# clean or confused, chosen by the environment variable CIFAR10_POOL.
+# The sample of CIFAR-10: a small RepVGG learns from four teachers. The environment
+# variable CIFAR10_POOL chooses one of ../pools/cifar10_*.py, and CIFAR10_LABELS the
+# student's labels, clean or noisy.
 _base_ = [
     '../datasets/cifar10.py',
     '../schedules/cifar10.py',
     '../pools/cifar10_{{$CIFAR10_POOL:weak}}.py',
+    '../labels/cifar10_{{$CIFAR10_LABELS:clean}}.py',
     '../distillation.py',
 ]
 
@@ -15,6 +17,6 @@ model = dict(
     teachers=_base_.teachers,
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=8))
-train_dataloader = dict(dataset=dict(ann_file='meta/student.txt'))
+train_dataloader = dict(dataset=dict(ann_file=_base_.student_labels))
 # Part of the work dir's name.
-variant = '{{$CIFAR10_POOL:weak}}'
+variant = '{{$CIFAR10_POOL:weak}}_{{$CIFAR10_LABELS:clean}}'
