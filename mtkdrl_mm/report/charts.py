@@ -336,10 +336,9 @@ class DotChart:
                 color = self._color(key)
                 parts.append(f'<circle class="dot {color}" cx="{place(value)}" cy="{y}" r="3.5"/>')
         mean, deviation = self._statistics(row)
-        if mean is not None:
-            path = f'M{place(mean)} {y - 7}V{y + 7}'
-            if deviation is not None:
-                path += f'M{place(mean - deviation)} {y}H{place(mean + deviation)}'
+        if mean is not None and deviation is not None:
+            ends = place(mean - deviation), place(mean + deviation)
+            path = f'M{place(mean)} {y - 7}V{y + 7}M{ends[0]} {y}H{ends[1]}'
             parts.append(f'<path class="mean" d="{path}"/>')
         return parts
 
@@ -356,7 +355,8 @@ class DotChart:
         keys = {name: dot.format(self._color(name)) for name in names if colored}
         if not colored:
             keys[f'{len(names)} values'] = dot.format('')
-        keys['mean and standard deviation'] = '<path class="mean" d="M2 4H22M12 0V8"/>'
+        if any(self._statistics(row)[1] is not None for row in self.rows):
+            keys['mean and standard deviation'] = '<path class="mean" d="M2 4H22M12 0V8"/>'
         if self.reference in self.rows:
             keys[f'mean of {self.reference}'] = f'<path {line_style(0, True)} d="M0 4H24"/>'
         return [(_key(content), name, '') for name, content in keys.items()]

@@ -1,12 +1,15 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Self-contained HTML pages: sections of tables, charts, galleries and text."""
 
+import os
 import os.path as osp
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jinja2
+
+from mtkdrl_mm.utils.files import atomic_write
 
 from .charts import DotChart, LineChart
 from .gallery import Picture
@@ -205,3 +208,20 @@ def render(page: Page) -> str:
     with open(osp.join(_TEMPLATES, 'style.css'), encoding='utf-8') as file:
         style = file.read()
     return environment.get_template('page.html').render(page=page, style=style)
+
+
+def write_page(page: Page, path: str) -> int:
+    """Write the HTML of a page to a file.
+
+    Args:
+        page (Page): The page.
+        path (str): The file, whose folder is created where it is missing.
+
+    Returns:
+        int: Its size in bytes.
+    """
+    content = render(page).encode()
+    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+    with atomic_write(path, 'wb') as file:
+        file.write(content)
+    return len(content)

@@ -227,7 +227,8 @@ def read_run(work_dir: str) -> RunRecord:
     if not folders:
         raise InputError(
             f'"{work_dir}" is no work dir of a training: it has no folder */vis_data. Give the '
-            'folder that holds the last_checkpoint and the folders named after times.'
+            'folder that holds the last_checkpoint and the folders named after times, or that of '
+            'a comparison, with folders METHOD/seed_N.'
         )
     logs = []
     for folder in folders:
