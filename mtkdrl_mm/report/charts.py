@@ -23,7 +23,7 @@ _DASHES = ('', '7 3', '2 3')
 MAX_POINTS = 240
 # Up to this number, the points are marked.
 _MARKED = 24
-_ROW = 36  # height of a row of dots, with its name
+_ROW = 40  # height of a row of dots, with its name
 
 
 @dataclass(frozen=True)
@@ -328,8 +328,9 @@ class DotChart:
         name = row if len(row) <= room else row[: room - 1] + '…'
         y = top + 25
         parts = [
-            f'<text x="2" y="{top + 12}" class="name">{escape(name)}</text>',
-            f'<text x="{WIDTH - 2}" y="{top + 12}" class="end">{summary}</text>',
+            f'<path class="grid" d="M0 {top}H{WIDTH}"/>',
+            f'<text x="2" y="{top + 13}" class="name">{escape(name)}</text>',
+            f'<text x="{WIDTH - 2}" y="{top + 13}" class="end">{summary}</text>',
         ]
         for key, value in self.rows[row].items():
             if math.isfinite(value):

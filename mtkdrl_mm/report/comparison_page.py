@@ -16,7 +16,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
 from .charts import DotChart, LineChart, Series, format_duration, ticks
-from .page import Block, Cell, Charts, Facts, Fold, Page, Section, Table, Text
+from .page import Block, Cell, Charts, Facts, Fold, Notes, Page, Section, Table, Text
 from .run_record import WEIGHT_KEYS, ClassWeights, RunRecord, read_run
 from .weight_tables import class_tables
 
@@ -162,9 +162,9 @@ def _results_section(
         head[2:2] = [f'minus {reference}', '95 % interval']
         note += (
             f' Differences are taken from {reference} seed by seed, with the 95 % interval of '
-            'their mean. Green is above 0 and red below, where the interval does not contain 0; without '
-            'colour, the seeds do not tell the two apart. Of 20 equal methods, about one is '
-            'coloured by chance.'
+            'their mean. Green is above 0 and red below, where the interval does not contain 0; '
+            'without colour, the seeds do not tell the two apart. Of 20 equal methods, about one '
+            'is coloured by chance.'
         )
     blocks: list[Block] = [Table(f'{plan.metric} of the methods', head, rows, note)]
     chart = DotChart(
@@ -224,12 +224,16 @@ def _runs_table(record: ComparisonRecord, folder: str, digits: int) -> Table:
         f'written again: python tools/analysis_tools/report.py {example}'
     )
     head = ['method', *(f'seed {seed}' for seed in seeds)]
-    return Table(f'{record.plan.metric} of every training', head, rows, note)
+    return Table('The same in numbers', head, rows, note)
 
 
 def _missing_section(record: ComparisonRecord, logs: _Logs, folder: str) -> Section:
     rows: list[list[str | Cell]] = []
-    for one in record.missing:
+    waiting: dict[str, list[str]] = {}
+    for one in sorted(record.missing, key=lambda one: not one.failed):
+        if one.state == 'not started':
+            waiting.setdefault(one.method, []).append(str(one.seed))
+            continue
         log = logs.started.get((one.method, one.seed))
         done = ''
         if log is not None and log.train:
@@ -242,14 +246,17 @@ def _missing_section(record: ComparisonRecord, logs: _Logs, folder: str) -> Sect
         state = one.state if one.exit_code is None else f'{one.state}, exit code {one.exit_code}'
         rows.append([name, state, done, Cell(one.reason, wrap=True), link])
     head = ['training', 'state', 'done', 'end of its output', 'output']
-    table = Table(
-        'They are no part of the results',
-        head,
-        rows,
-        note='Failed trainings, and those that are not finished, go on when the comparison is '
-        'started again.',
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table('Failed, or not finished', head, rows))
+    if waiting:
+        lines = [f'{name}: seed{"s" * (len(s) > 1)} {", ".join(s)}' for name, s in waiting.items()]
+        blocks.append(Notes([f'Not started: {line}' for line in lines]))
+    intro = (
+        'They are no part of the results, and go on when the comparison is started again. '
+        'Trainings that run are among those that are not finished.'
     )
-    return Section('missing', 'Trainings without a result', [table])
+    return Section('missing', 'Trainings without a result', blocks, intro)
 
 
 def _scale(values: Iterable[float]) -> tuple[float, float] | None:

@@ -87,6 +87,11 @@ class Table:
         """The cells of every row."""
         return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
 
+    @property
+    def texts(self) -> set[int]:
+        """The columns whose cells are texts of several lines, from 0 on."""
+        return {column for row in self.cells for column, cell in enumerate(row) if cell.wrap}
+
     def shade(self, row: int, column: int) -> str:
         """Colour of a cell in percent; empty for none."""
         if self.shades is None or column == 0:
