@@ -154,12 +154,12 @@ def _results_section(
         deviation = '' if one.std is None else f' ± {one.std:.{digits}f}'
         row: list[str | Cell] = [one.method, f'{one.mean:.{digits}f}{deviation}']
         if compared:
-            row += _difference_cells(one, reference, digits)
+            row.append(_difference_cell(one, reference, digits))
         rows.append([*row, str(one.num_runs)])
-    head = ['method', plan.metric, 'seeds']
+    head = ['method', f'{plan.metric} ± std', 'seeds']
     note = 'Means over the seeds with their standard deviation.'
     if compared:
-        head[2:2] = [f'minus {reference}', '95 % interval']
+        head.insert(2, f'minus {reference} ± 95 % interval')
         note += (
             f' Differences are taken from {reference} seed by seed, with the 95 % interval of '
             'their mean. Green is above 0 and red below, where the interval does not contain 0; '
@@ -179,17 +179,14 @@ def _results_section(
     return Section('results', 'Results', blocks)
 
 
-def _difference_cells(summary: MethodSummary, reference: str, digits: int) -> list[str | Cell]:
-    """Difference from the reference, and its interval."""
+def _difference_cell(summary: MethodSummary, reference: str, digits: int) -> Cell:
+    """Difference from the reference, with half the width of its interval."""
     gap = summary.difference
     if gap is None:
-        return ['reference' if summary.method == reference else 'no common seed', '']
-    tone = _tone(gap)
-    cells: list[str | Cell] = [Cell(f'{gap.mean:+.{digits}f}', tone=tone)]
+        return Cell('reference' if summary.method == reference else 'no common seed')
     if gap.half_width is None:
-        return [*cells, 'one seed']
-    low, high = gap.mean - gap.half_width, gap.mean + gap.half_width
-    return [*cells, Cell(f'{low:+.{digits}f} to {high:+.{digits}f}', tone=tone)]
+        return Cell(f'{gap.mean:+.{digits}f} (one seed)')
+    return Cell(f'{gap.mean:+.{digits}f} ± {gap.half_width:.{digits}f}', tone=_tone(gap))
 
 
 def _tone(gap: Difference) -> str:

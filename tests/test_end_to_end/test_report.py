@@ -148,10 +148,10 @@ def test_page_of_a_comparison(trained, compared):
     assert '3 methods, 12 seeds: 23 of 36 trainings finished, 1 failed.' in html
     for title in ('Results over the training', 'Weights per class', 'Cost'):
         assert f'>{title}</h2>' in html
-    # Of the seeds 0 to 10: 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2.
-    assert '<td class="above">+1.91</td>' in html
+    # Of the seeds 0 to 10: 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2; t with ten degrees of freedom: 2.228.
+    assert '<td class="above">+1.91 ± 0.56</td>' in html
     html, _ = page_of(trained[0], str(compared), '--reference', 'b' + 60 * 'x')
-    assert '<td class="below">-1.91</td>' in html
+    assert '<td class="below">-1.91 ± 0.56</td>' in html
 
 
 @needs_browser
