@@ -104,6 +104,14 @@ def write_comparison_page(work_dir: str) -> None:
     write_page(make_comparison_page(read_comparison(work_dir)), osp.join(work_dir, PAGE_NAME))
 
 
+def try_comparison_page(work_dir: str) -> None:
+    """The same while trainings go on, which a page must not stop."""
+    try:
+        write_comparison_page(work_dir)
+    except Exception as error:  # whatever is in logs that are written right now, or a full disk
+        print(f'  {osp.join(work_dir, PAGE_NAME)} is not up to date: {error!r}', flush=True)
+
+
 def write_report(runs: Runs, metric: str, reference: str, out: str) -> None:
     from mtkdrl_mm.comparison.plots import write_plots  # matplotlib, which nothing else needs
 
@@ -155,17 +163,16 @@ def main() -> None:
         device=describe_device(),
     )
     plan.write(settings.work_dir)
-
-    def write_so_far() -> None:
-        write_comparison_page(settings.work_dir)
-
-    write_so_far()
+    write_comparison_page(settings.work_dir)
     if not args.report_only:
         if settings.store:
             stores, combinations = plan_stores(combinations, settings)
             if known < total:
                 fill_stores(stores, settings)
-        results = train_all(combinations, settings, on_end=write_so_far)
+        results = train_all(
+            combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
+        )
+        write_comparison_page(settings.work_dir)
     by_row: dict[str, list[Run]] = {row.name: [] for row in rows}
     for combination, run in zip(combinations, results):
         if run is not None:
