@@ -4,7 +4,8 @@
 The plots are in :mod:`mtkdrl_mm.comparison.plots`, which alone needs matplotlib.
 """
 
-from .environment import write_environment
+from .environment import command_line, describe_device, write_environment
+from .record import ComparisonRecord, Missing, Plan, is_comparison, read_comparison
 from .results import Run, Runs, TrainingLog
 from .rows import Combination, Row, describe, list_rows
 from .settings import ComparisonSettings
@@ -15,19 +16,26 @@ from .training import finished, train, train_all
 
 __all__ = [
     'Combination',
+    'ComparisonRecord',
     'ComparisonSettings',
     'Difference',
     'MethodSummary',
+    'Missing',
+    'Plan',
     'Row',
     'Run',
     'Runs',
     'Store',
     'TrainingLog',
+    'command_line',
     'describe',
+    'describe_device',
     'fill_stores',
     'finished',
+    'is_comparison',
     'list_rows',
     'plan_stores',
+    'read_comparison',
     'summarize',
     'train',
     'train_all',

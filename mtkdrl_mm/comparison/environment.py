@@ -34,6 +34,21 @@ def current_commit(root: str) -> str:
     return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
 
 
+def command_line(words: Sequence[str]) -> str:
+    """The command that started a tool, as it can be given to a shell.
+
+    Args:
+        words (Sequence[str]): The words after ``python``.
+    """
+    return f'python {shlex.join(words)}'
+
+
+def describe_device() -> str:
+    """The device of this process, and its cores: "CPU, 2 cores"."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+    return f'{device}, {os.cpu_count()} cores'
+
+
 def write_environment(runs: Runs, command: Sequence[str], out: str) -> None:
     """Write command, commit, device and versions to ``environment.txt``.
 
@@ -43,10 +58,9 @@ def write_environment(runs: Runs, command: Sequence[str], out: str) -> None:
         out (str): Folder of the file.
     """
     commits = {run.commit or 'unknown' for results in runs.values() for run in results}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
     with atomic_write(osp.join(out, 'environment.txt')) as file:
         file.write(
-            f'command: python {shlex.join(command)}\ncommit: {", ".join(sorted(commits))}\n'
-            f'device: {device}, {os.cpu_count()} cores\nPython {platform.python_version()}, '
+            f'command: {command_line(command)}\ncommit: {", ".join(sorted(commits))}\n'
+            f'device: {describe_device()}\nPython {platform.python_version()}, '
             f'torch {torch.__version__}, numpy {np.__version__}\n'
         )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .results import Runs
+from .summary import mean_curve
 
 _DPI = 120
 
@@ -77,9 +78,8 @@ def plot_weights(runs: Runs) -> Figure | None:
     for axes, results in zip(grid.flat, moving.values()):
         keys = [key for key in results[0].curves if key.startswith('teacher_weight/logit/')]
         for key in keys:
-            shortest = min(len(run.curves[key]) for run in results)
-            points = np.array([run.curves[key][:shortest] for run in results])
-            axes.plot(points[0, :, 0], points[:, :, 1].mean(axis=0), label=key.split('/', 2)[2])
+            points, _ = mean_curve([run.curves.get(key, []) for run in results])
+            axes.plot(*np.reshape(points, (-1, 2)).T, label=key.split('/', 2)[2])
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize=7)

@@ -12,6 +12,8 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 
+#: File name of what a training printed, in its work dir.
+OUTPUT_NAME = 'output.txt'
 _KEYS: dict[str, type | tuple[type, ...]] = dict(
     method=str,
     seed=int,
@@ -108,6 +110,28 @@ def result_path(folder: str) -> str:
         str: Its path.
     """
     return osp.join(folder, 'result.json')
+
+
+def failure_path(folder: str) -> str:
+    """The file that says that a training failed.
+
+    Args:
+        folder (str): The training's work dir.
+
+    Returns:
+        str: Its path. The file is removed when the training is started again.
+    """
+    return osp.join(folder, 'failure.json')
+
+
+def metric_digits(runs: Runs) -> int:
+    """Decimals of a metric: mAP is between 0 and 1 and needs more.
+
+    Args:
+        runs (Runs): The results, at least one.
+    """
+    largest = max(run.metric for results in runs.values() for run in results)
+    return 4 if largest <= 1 else 2
 
 
 def _check_tables(contents: dict[str, Any], path: str) -> None:

@@ -89,7 +89,18 @@ class Combination:
 
     def folder(self, work_dir: str) -> str:
         """The folder of the training in a work dir."""
-        return osp.join(work_dir, self.row.name, f'seed_{self.seed}')
+        return training_folder(work_dir, self.row.name, self.seed)
+
+
+def training_folder(work_dir: str, method: str, seed: int) -> str:
+    """The folder of a training in the work dir of a comparison.
+
+    Args:
+        work_dir (str): The work dir.
+        method (str): Name of the training's row.
+        seed (int): Its seed.
+    """
+    return osp.join(work_dir, method, f'seed_{seed}')
 
 
 def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> list[Row]:

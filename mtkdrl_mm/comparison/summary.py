@@ -106,6 +106,29 @@ def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Differe
     return Difference(float(paired.mean()), float(half))
 
 
+def mean_curve(
+    curves: Sequence[Sequence[tuple[float, float]]],
+) -> tuple[list[tuple[float, float]], list[float]]:
+    """Average curves at the places that all of them have.
+
+    A shorter one ends the mean: from there on it would be that of other trainings.
+
+    Args:
+        curves (Sequence[Sequence[tuple[float, float]]]): Pairs (x, y). Of a
+            repeated x, the last counts.
+
+    Returns:
+        tuple[list[tuple[float, float]], list[float]]: Pairs of x and mean, and
+        the standard deviation at each; none with less than two curves.
+    """
+    tables = [dict(curve) for curve in curves]
+    shared = sorted(set.intersection(*map(set, tables))) if tables else []
+    values = [[table[x] for table in tables] for x in shared]
+    points = [(x, float(np.mean(row))) for x, row in zip(shared, values)]
+    spread = [float(np.std(row, ddof=1)) for row in values] if len(tables) > 1 else []
+    return points, spread
+
+
 def mean_weights(runs: Sequence[Run], kind: str) -> dict[str, float]:
     """Average each teacher's weight over seeds and iterations, without the first tenth.
 

@@ -6,7 +6,7 @@ import os.path as osp
 
 from mtkdrl_mm.utils.files import atomic_write
 
-from .results import Runs
+from .results import Runs, metric_digits
 from .summary import summarize
 
 
@@ -43,9 +43,7 @@ def _method_rows(runs: Runs, metric: str, reference: str) -> list[list[str]]:
     """The header, and a row of text per method."""
     header = ['method', 'runs', metric, 'std', f'minus {reference}', '95 % CI +-']
     header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
-    # mAP is between 0 and 1 and needs more digits.
-    largest = max(run.metric for results in runs.values() for run in results)
-    digits = 4 if largest <= 1 else 2
+    digits = metric_digits(runs)
     rows = [header]
     for summary in summarize(runs, reference):
         gap = summary.difference

@@ -6,18 +6,21 @@ import os
 import os.path as osp
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Queue
+from threading import Lock
 
 import numpy as np
 import torch
 
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 
 from .environment import current_commit
-from .results import Run, TrainingLog, result_path
+from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
 
@@ -48,13 +51,17 @@ def finished(combination: Combination, work_dir: str) -> Run | None:
 
 
 def train_all(
-    combinations: Sequence[Combination], settings: ComparisonSettings
+    combinations: Sequence[Combination],
+    settings: ComparisonSettings,
+    on_end: Callable[[], None] | None = None,
 ) -> list[Run | None]:
     """Train all combinations that have not finished, as many at a time as there are jobs.
 
     Args:
         combinations (Sequence[Combination]): The trainings.
         settings (ComparisonSettings): How they are started.
+        on_end (Callable[[], None], optional): Is called whenever a training
+            has ended, by one job at a time. Defaults to None.
 
     Returns:
         list[Run | None]: The results in their order; None where a training
@@ -66,8 +73,17 @@ def train_all(
     """
     free = gpus_of_jobs(settings.jobs, settings.launch)
 
+    lock = Lock()
+
     def run(combination: Combination) -> Run | None:
-        return train_on_free_gpu(combination, settings, free)
+        known = finished(combination, settings.work_dir)
+        if known is not None:
+            return known
+        result = train_on_free_gpu(combination, settings, free)
+        if on_end is not None:
+            with lock:
+                on_end()
+        return result
 
     with ThreadPoolExecutor(settings.jobs) as pool:
         return list(pool.map(run, combinations))
@@ -146,14 +162,17 @@ def train(
     if settings.jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // settings.jobs)
         environment.setdefault('OMP_NUM_THREADS', str(threads))
+    with suppress(FileNotFoundError):
+        os.remove(failure_path(folder))
     start = time.time()
-    log_path = osp.join(folder, 'output.txt')
+    log_path = osp.join(folder, OUTPUT_NAME)
     with open(log_path, 'a') as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     label = f'{row.name}, seed {seed}'
     if process.returncode != 0:
+        write_json(dict(exit_code=process.returncode), failure_path(folder))
         print(f'  {label}: FAILED, see {log_path}', flush=True)
         return None
     logged = read_logs(folder, settings.metric)

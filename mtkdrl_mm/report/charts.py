@@ -1,10 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Line charts as small SVG drawings, whose colours are those of the page."""
+"""Charts as small SVG drawings, whose colours are those of the page."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import ClassVar
 
 from markupsafe import Markup
 
@@ -21,6 +23,7 @@ _DASHES = ('', '7 3', '2 3')
 MAX_POINTS = 240
 # Up to this number, the points are marked.
 _MARKED = 24
+_ROW = 40  # height of a row of dots, with its name
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,15 @@ class Series:
         reference (bool): Whether the line is there to compare the others with,
             and drawn without a colour of its own; it comes last. Defaults to
             False.
+        spread (Sequence[float]): For every point half the height of a band
+            around the line, such as a standard deviation. Defaults to (): no
+            band.
     """
 
     name: str
     points: Sequence[Point]
     reference: bool = False
+    spread: Sequence[float] = ()
 
     @property
     def last(self) -> float:
@@ -49,6 +56,12 @@ class Series:
     def finite(self) -> list[Point]:
         """The points that can be drawn."""
         return [(x, y) for x, y in self.points if math.isfinite(y)]
+
+    @property
+    def edges(self) -> tuple[list[Point], list[Point]]:
+        """Upper and lower edge of the band; both empty without one."""
+        pairs = [(x, y, s) for (x, y), s in zip(self.points, self.spread) if math.isfinite(y + s)]
+        return [(x, y + s) for x, y, s in pairs], [(x, y - s) for x, y, s in pairs]
 
 
 @dataclass(frozen=True)
@@ -93,10 +106,8 @@ class LineChart:
             group = -(-longest // MAX_POINTS)
             found.append(f'Every point is the mean of {group} log lines.')
         bad = sum(len(one.points) - len(one.finite) for one in self.shown)
-        if bad:
-            values = '1 value is' if bad == 1 else f'{bad} values are'
-            found.append(f'{values} not finite and missing in the line.')
-        return ' '.join(found)
+        found.append(describe_missing(bad, 'the line'))
+        return ' '.join(filter(None, found))
 
     @property
     def description(self) -> str:
@@ -118,7 +129,9 @@ class LineChart:
     def svg(self) -> Markup:
         """The drawing, as an ``svg`` element."""
         lines = [average(one.points, MAX_POINTS) for one in self.shown]
-        finite = [(x, y) for line in lines for x, y in line if math.isfinite(y)]
+        bands = [[average(edge, MAX_POINTS) for edge in one.edges] for one in self.shown]
+        drawn = [*lines, *(edge for band in bands for edge in band)]
+        finite = [(x, y) for line in drawn for x, y in line if math.isfinite(y)]
         xs, ys = [x for x, _ in finite] or [0.0], [y for _, y in finite] or [0.0]
         low, high = self.limits or (min(ys), max(ys))
         y_ticks = ticks(low, high, 5)
@@ -152,13 +165,15 @@ class LineChart:
         parts.append(
             f'<text x="{middle:.1f}" y="{HEIGHT - 5}" class="middle">{escape(self.x_label)}</text>'
         )
+        for index, (upper, lower) in enumerate(bands):
+            around = [place(x, y) for x, y in [*upper, *reversed(lower)]]
+            if around:
+                path = 'L'.join(f'{x:g} {y:g}' for x, y in around)
+                parts.append(f'<path class="band c{index % NUM_COLORS}" d="M{path}Z"/>')
         for index, line in enumerate(lines):
             places = [place(x, y) if math.isfinite(y) else None for x, y in line]
             parts += self._line(index, self.shown[index].reference, places)
-        return Markup(
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{escape(self.description)}">{"".join(parts)}</svg>'
-        )
+        return _drawing(HEIGHT, self.description, parts)
 
     @staticmethod
     def _line(
@@ -187,10 +202,7 @@ class LineChart:
         """Key, name and last value of every series."""
         return [
             (
-                Markup(
-                    '<svg class="key" viewBox="0 0 24 8" aria-hidden="true">'
-                    f'<path {line_style(index, one.reference)} d="M0 4H24"/></svg>'
-                ),
+                _key(f'<path {line_style(index, one.reference)} d="M0 4H24"/>'),
                 one.name,
                 self._last(one) if self.show_last else '',
             )
@@ -198,9 +210,181 @@ class LineChart:
         ]
 
     def _last(self, series: Series) -> str:
-        if self.decimals is None:
-            return format_number(series.last)
-        return f'{series.last:.{self.decimals}f}'
+        text = self._number(series.last)
+        return f'{text} ± {self._number(series.spread[-1])}' if series.spread else text
+
+    def _number(self, value: float) -> str:
+        return format_number(value) if self.decimals is None else f'{value:.{self.decimals}f}'
+
+
+@dataclass(frozen=True)
+class DotChart:
+    """Numbers of several rows as dots on one scale, with mean and standard deviation.
+
+    Attributes:
+        title (str): What is drawn.
+        rows (Mapping[str, Mapping[str, float]]): By the rows' names, at least
+            one value for each, by a name that tells it apart in its row, such
+            as that of a seed. Equal names have the same colour; of more than
+            eight, none has. Values that are not finite are not drawn.
+        x_label (str): What the values are.
+        reference (str): The row whose mean is drawn through all rows. Defaults
+            to none.
+        decimals (int, optional): Decimals of mean and deviation. Defaults to
+            None: four significant digits.
+        note (str): A sentence below the title. Defaults to none.
+    """
+
+    title: str
+    rows: Mapping[str, Mapping[str, float]]
+    x_label: str
+    reference: str = ''
+    decimals: int | None = None
+    note: str = ''
+    show_last: ClassVar[bool] = False
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the values."""
+        return list(dict.fromkeys(name for values in self.rows.values() for name in values))
+
+    @property
+    def remarks(self) -> str:
+        """What a reader must know about the dots: values that are not finite."""
+        bad = sum(not math.isfinite(v) for values in self.rows.values() for v in values.values())
+        return describe_missing(bad, 'the picture')
+
+    @property
+    def description(self) -> str:
+        """The chart in words, for those who cannot see it."""
+        rows = [f'{row}: {self.summary(row)}' for row in self.rows]
+        return f'Chart of {self.title} on a scale of {self.x_label}. {"; ".join(rows)}.'
+
+    def summary(self, row: str) -> str:
+        """Mean and standard deviation of a row in words.
+
+        Args:
+            row (str): Its name.
+        """
+        mean, deviation = self._statistics(row)
+        texts = [
+            format_number(value) if self.decimals is None else f'{value:.{self.decimals}f}'
+            for value in (mean, deviation)
+            if value is not None
+        ]
+        return ' ± '.join(texts) or 'no finite value'
+
+    def _statistics(self, row: str) -> tuple[float | None, float | None]:
+        """Mean and standard deviation; None where there are too few values."""
+        values = [value for value in self.rows[row].values() if math.isfinite(value)]
+        return (
+            statistics.mean(values) if values else None,
+            statistics.stdev(values) if len(values) > 1 else None,
+        )
+
+    def svg(self) -> Markup:
+        """The drawing, as an ``svg`` element."""
+        reach = []
+        for row, values in self.rows.items():
+            mean, deviation = self._statistics(row)
+            reach += [value for value in values.values() if math.isfinite(value)]
+            if mean is not None and deviation is not None:
+                reach += [mean - deviation, mean + deviation]
+        reach = reach or [0.0]
+        marks = ticks(min(reach), max(reach), 5)
+        low, high = marks[0], marks[-1]
+        if low == high:
+            margin = abs(low) / 2 or 0.5
+            low, high = low - margin, low + margin
+        labels = tick_labels(marks)
+        # Half of the outermost labels is beside the scale.
+        side = max(_RIGHT, _LETTER * max(map(len, labels)) / 2 + 2)
+        height = _TOP + _ROW * len(self.rows) + _BOTTOM
+
+        def place(value: float) -> float:
+            return round(side + (value - low) / (high - low) * (WIDTH - 2 * side), 1)
+
+        parts = []
+        for mark, label in zip(marks, labels):
+            x = place(mark)
+            parts.append(f'<path class="grid" d="M{x} {_TOP}V{height - _BOTTOM}"/>')
+            parts.append(f'<text x="{x}" y="{height - 22}" class="middle">{label}</text>')
+        parts.append(
+            f'<text x="{WIDTH / 2:g}" y="{height - 5}" class="middle">{escape(self.x_label)}</text>'
+        )
+        compared = self._statistics(self.reference)[0] if self.reference in self.rows else None
+        if compared is not None:
+            path = f'M{place(compared)} {_TOP}V{height - _BOTTOM}'
+            parts.append(f'<path {line_style(0, True)} d="{path}"/>')
+        for number, row in enumerate(self.rows):
+            parts += self._row(row, _TOP + _ROW * number, place)
+        return _drawing(height, self.description, parts)
+
+    def _row(self, row: str, top: float, place: Callable[[float], float]) -> list[str]:
+        """The elements of a row: its name, its dots, and its mean."""
+        summary = self.summary(row)
+        # Name and summary share a line.
+        room = int((WIDTH - 20) / _LETTER) - len(summary)
+        name = row if len(row) <= room else row[: room - 1] + '…'
+        y = top + 25
+        parts = [
+            f'<path class="grid" d="M0 {top}H{WIDTH}"/>',
+            f'<text x="2" y="{top + 13}" class="name">{escape(name)}</text>',
+            f'<text x="{WIDTH - 2}" y="{top + 13}" class="end">{summary}</text>',
+        ]
+        for key, value in self.rows[row].items():
+            if math.isfinite(value):
+                color = self._color(key)
+                parts.append(f'<circle class="dot {color}" cx="{place(value)}" cy="{y}" r="3.5"/>')
+        mean, deviation = self._statistics(row)
+        if mean is not None and deviation is not None:
+            ends = place(mean - deviation), place(mean + deviation)
+            path = f'M{place(mean)} {y - 7}V{y + 7}M{ends[0]} {y}H{ends[1]}'
+            parts.append(f'<path class="mean" d="{path}"/>')
+        return parts
+
+    def _color(self, name: str) -> str:
+        names = self.names
+        return f'c{names.index(name)}' if len(names) <= NUM_COLORS else ''
+
+    @property
+    def legend(self) -> list[tuple[Markup, str, str]]:
+        """Key and name of the dots, of mean and deviation, and of the reference."""
+        dot = '<circle class="dot {}" cx="12" cy="4" r="3.5"/>'
+        names = self.names
+        colored = len(names) <= NUM_COLORS
+        keys = {name: dot.format(self._color(name)) for name in names if colored}
+        if not colored:
+            keys[f'{len(names)} values'] = dot.format('')
+        if any(self._statistics(row)[1] is not None for row in self.rows):
+            keys['mean and standard deviation'] = '<path class="mean" d="M2 4H22M12 0V8"/>'
+        if self.reference in self.rows:
+            keys[f'mean of {self.reference}'] = f'<path {line_style(0, True)} d="M0 4H24"/>'
+        return [(_key(content), name, '') for name, content in keys.items()]
+
+
+def _drawing(height: float, description: str, parts: Sequence[str]) -> Markup:
+    """An ``svg`` element of the charts' width."""
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" '
+        f'aria-label="{escape(description)}">{"".join(parts)}</svg>'
+    )
+
+
+def _key(content: str) -> Markup:
+    """The sign of a legend's entry."""
+    return Markup(f'<svg class="key" viewBox="0 0 24 8" aria-hidden="true">{content}</svg>')
+
+
+def describe_missing(count: int, where: str) -> str:
+    """A sentence about values that cannot be drawn; empty if there are none.
+
+    Args:
+        count (int): Their number.
+        where (str): Where they are missing.
+    """
+    values = '1 value is' if count == 1 else f'{count} values are'
+    return f'{values} not finite and missing in {where}.' if count else ''
 
 
 def line_style(index: int, reference: bool = False) -> str:
@@ -220,6 +404,17 @@ def format_number(value: float) -> str:
     """
     whole = math.isfinite(value) and value == int(value) and abs(value) < 1e6
     return str(int(value)) if whole else f'{value:.4g}'
+
+
+def format_duration(seconds: float) -> str:
+    """A time in words: "34 s", "12 min", "3.2 h".
+
+    Args:
+        seconds (float): The time.
+    """
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
 
 
 def ticks(low: float, high: float, count: int, whole: bool = False) -> list[float]:

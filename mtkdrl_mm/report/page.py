@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Self-contained HTML pages: sections of tables, charts, galleries and text."""
 
+import os
 import os.path as osp
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,9 @@ from typing import ClassVar
 
 import jinja2
 
-from .charts import LineChart
+from mtkdrl_mm.utils.files import atomic_write
+
+from .charts import DotChart, LineChart
 from .gallery import Picture
 
 _TEMPLATES = osp.join(osp.dirname(__file__), 'templates')
@@ -31,14 +34,31 @@ class Charts:
     """Charts beside and below each other.
 
     Attributes:
-        charts (Sequence[LineChart]): The charts.
-        folded (str): If not empty, the charts are hidden until the reader opens
-            this line. Defaults to none.
+        charts (Sequence[LineChart | DotChart]): The charts.
     """
 
     kind: ClassVar[str] = 'charts'
-    charts: Sequence[LineChart]
-    folded: str = ''
+    charts: Sequence[LineChart | DotChart]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is more than text.
+
+    Attributes:
+        text (str): What it says.
+        tone (str): "above" or "below" for a number that is certainly greater,
+            or smaller, than another. Defaults to none.
+        href (str): Address of the page that it links to, relative to this
+            page. Defaults to none.
+        wrap (bool): Whether a long text is broken into lines. Defaults to
+            False.
+    """
+
+    text: str
+    tone: str = ''
+    href: str = ''
+    wrap: bool = False
 
 
 @dataclass
@@ -48,7 +68,7 @@ class Table:
     Attributes:
         caption (str): What it shows.
         head (Sequence[str]): Titles of the columns.
-        rows (Sequence[Sequence[str]]): The cells, as text.
+        rows (Sequence[Sequence[str | Cell]]): The cells.
         note (str): A sentence below it. Defaults to none.
         shades (Sequence[Sequence[float]], optional): For every cell but the
             first of its row, a number from 0 to 1 that colours it. Defaults to
@@ -58,9 +78,19 @@ class Table:
     kind: ClassVar[str] = 'table'
     caption: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
     note: str = ''
     shades: Sequence[Sequence[float]] | None = None
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The cells of every row."""
+        return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
+
+    @property
+    def texts(self) -> set[int]:
+        """The columns whose cells are texts of several lines, from 0 on."""
+        return {column for row in self.cells for column, cell in enumerate(row) if cell.wrap}
 
     def shade(self, row: int, column: int) -> str:
         """Colour of a cell in percent; empty for none."""
@@ -110,7 +140,21 @@ class Notes:
     lines: Sequence[str]
 
 
-Block = Facts | Charts | Table | Gallery | Text | Notes
+@dataclass
+class Fold:
+    """Blocks that are hidden until the reader opens them.
+
+    Attributes:
+        title (str): The line that opens them.
+        blocks (Sequence[Block]): What it hides.
+    """
+
+    kind: ClassVar[str] = 'fold'
+    title: str
+    blocks: Sequence['Block']
+
+
+Block = Facts | Charts | Table | Gallery | Text | Notes | Fold
 
 
 @dataclass
@@ -169,3 +213,20 @@ def render(page: Page) -> str:
     with open(osp.join(_TEMPLATES, 'style.css'), encoding='utf-8') as file:
         style = file.read()
     return environment.get_template('page.html').render(page=page, style=style)
+
+
+def write_page(page: Page, path: str) -> int:
+    """Write the HTML of a page to a file.
+
+    Args:
+        page (Page): The page.
+        path (str): The file, whose folder is created where it is missing.
+
+    Returns:
+        int: Its size in bytes.
+    """
+    content = render(page).encode()
+    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+    with atomic_write(path, 'wb') as file:
+        file.write(content)
+    return len(content)

@@ -12,16 +12,15 @@ from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
-from .charts import LineChart, Series, format_number
+from .charts import LineChart, Series, format_duration, format_number
 from .gallery import extreme_images, make_pictures
 from .image_outputs import ImageOutputs
-from .page import Block, Charts, Facts, Gallery, Notes, Page, Section, Table, Text
-from .run_record import WEIGHT_KEYS, ClassWeights, RunRecord
+from .page import Block, Charts, Facts, Fold, Gallery, Notes, Page, Section, Table, Text
+from .run_record import WEIGHT_KEYS, RunRecord
+from .weight_tables import class_labels, class_tables
 
 #: Pictures in each row of the gallery.
 PICTURES = 6
-# Of more classes, those are shown whose weights differ most from the mean of all classes.
-_MOST_CLASSES = 30
 _BINS = 10
 # A bin of fewer images says little.
 _BIN_IMAGES = 10
@@ -114,15 +113,11 @@ def _weighting(model: dict[str, Any]) -> Any:
     return model.get('weighting', 'AVER')  # the distiller's default
 
 
-def _unit(record: RunRecord) -> str:
-    return 'epoch' if record.by_epoch else 'iteration'
-
-
 def _overview(record: RunRecord) -> Section:
     model, config = _dict(record.config, 'model'), record.config
     rows: list[tuple[str, str]] = []
     done, planned = record.position
-    unit = _unit(record)
+    unit = record.unit
     if planned is None:
         rows.append(('Length', f'{done} {unit}s'))
     else:
@@ -182,7 +177,7 @@ def _results(record: RunRecord) -> Table:
             continue
         (high, when), (low, _) = (max(finite), min(finite)) if finite else ((np.nan, 0.0),) * 2
         rows.append([key, *map(format_number, (points[-1][1], high, when, low))])
-    unit = _unit(record)
+    unit = record.unit
     head = ['metric', 'last', 'highest', f'in {unit}', 'lowest']
     return Table('Results of the validations', head, rows)
 
@@ -205,7 +200,7 @@ def _curves(record: RunRecord) -> list[Block]:
         series = [Series(key, record.metric(key)) for key in group]
         if max((len(one.points) for one in series), default=0) > 1:
             title = f'Validation: {prefix}' if prefix else 'Validation'
-            charts.append(LineChart(title, series, _unit(record)))
+            charts.append(LineChart(title, series, record.unit))
     if rates:
         series = [Series(key, record.curve(key)) for key in rates]
         charts.append(LineChart('Learning rate', series, 'iteration'))
@@ -217,7 +212,7 @@ def _curves(record: RunRecord) -> list[Block]:
     if others:
         count = len(others)
         title = f'{count} more chart{"s" * (count != 1)}: everything else that was logged'
-        blocks.append(Charts(others, folded=title))
+        blocks.append(Fold(title, [Charts(others)]))
     return blocks
 
 
@@ -238,12 +233,6 @@ def _groups(keys: Sequence[str], alone: bool = False) -> dict[str, list[str]]:
     return groups
 
 
-def _kinds(record: RunRecord) -> list[str]:
-    """Which weights had an effect: those of features only with a feature loss."""
-    unused = _dict(record.config, 'model').get('feature_loss_weight') == 0
-    return ['logit'] if unused else ['logit', 'feature']
-
-
 def _add_weights(page: Page, record: RunRecord) -> None:
     teachers = record.teachers
     title = 'Weights of the teachers'
@@ -262,7 +251,7 @@ def _add_weights(page: Page, record: RunRecord) -> None:
             limits=(0.0, 1.0),
             decimals=3,
         )
-        for kind in _kinds(record)
+        for kind in record.weight_kinds
     ]
     intro = (
         'Every image has one weight per teacher, and they sum to 1. The lines are means over the '
@@ -280,48 +269,15 @@ def _add_class_weights(page: Page, record: RunRecord, classes: Sequence[str] | N
     except InputError as error:
         page.left_out.append((title, str(error)))
         return
-    kinds = _kinds(record)
-    total = len(weights.logit)
-    shown = list(range(total))
-    intro = 'Mean weights of the images of each class over the last epoch.'
-    if total > _MOST_CLASSES:
-        # Largest first.
-        away = sum(_distance(getattr(weights, kind)) for kind in kinds)
-        shown = np.argsort(-away, kind='stable')[:_MOST_CLASSES].tolist()
-        intro += (
-            f' Of {total} classes, these are the {_MOST_CLASSES} whose weights differ most from '
-            'the mean of all classes.'
+    tables, intro = class_tables(weights, record.weight_kinds, classes)
+    page.sections.append(
+        Section(
+            'classes',
+            title,
+            tables,
+            f'Mean weights of the images of each class over the last epoch.{intro}',
         )
-    names = class_labels(classes, total)
-    tables = [_class_table(kind, weights, shown, names) for kind in kinds]
-    page.sections.append(Section('classes', title, tables, intro))
-
-
-def _distance(table: np.ndarray) -> np.ndarray:
-    """How far the weights of each class are from the mean, shape (C,)."""
-    return np.abs(table - table.mean(axis=0)).sum(axis=1)
-
-
-def class_labels(classes: Sequence[str] | None, count: int) -> list[str]:
-    """Names of classes, or their numbers.
-
-    Args:
-        classes (Sequence[str], optional): The names, if they are known.
-        count (int): Number of classes.
-    """
-    if classes is not None and len(classes) == count:
-        return list(classes)
-    return [f'class {index}' for index in range(count)]
-
-
-def _class_table(
-    kind: str, weights: ClassWeights, shown: Sequence[int], names: Sequence[str]
-) -> Table:
-    table = getattr(weights, kind)
-    rows = [[names[c], *(f'{value:.2f}' for value in table[c])] for c in shown]
-    shades = [table[c].tolist() for c in shown]
-    head = ['class', *weights.teachers]
-    return Table(f'{kind.capitalize()} weights per class', head, rows, shades=shades)
+    )
 
 
 def _add_evaluation(page: Page, outputs: ImageOutputs | str) -> None:
@@ -452,7 +408,9 @@ def _cost(record: RunRecord) -> Section:
             rows.append(
                 ('Waiting for data', f'{waiting:.4g} s of it ({100 * waiting / time:.0f} %)')
             )
-        rows.append(('All training steps', f'{_duration(record.seconds)}, without validation'))
+        rows.append(
+            ('All training steps', f'{format_duration(record.seconds)}, without validation')
+        )
     memory = [y for _, y in record.curve('memory')]
     rows.append(
         (
@@ -465,13 +423,6 @@ def _cost(record: RunRecord) -> Section:
     if any(one.points for one in series):
         blocks.append(Charts([LineChart('Seconds per iteration', series, 'iteration')]))
     return Section('cost', 'Cost', blocks)
-
-
-def _duration(seconds: float) -> str:
-    """A time in words: "34 s", "12 min", "3.2 h"."""
-    if seconds < 120:
-        return f'{seconds:.0f} s'
-    return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
 
 
 def _add_config(page: Page, record: RunRecord) -> None:

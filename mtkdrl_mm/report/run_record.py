@@ -94,6 +94,18 @@ class RunRecord:
         return any('epoch' in record for record in self.train)
 
     @property
+    def unit(self) -> str:
+        """What the training counts: "epoch" or "iteration"."""
+        return 'epoch' if self.by_epoch else 'iteration'
+
+    @property
+    def weight_kinds(self) -> list[str]:
+        """Which weights had an effect: those of features only with a feature loss."""
+        model = self.config.get('model')
+        unused = isinstance(model, dict) and model.get('feature_loss_weight') == 0
+        return ['logit'] if unused else ['logit', 'feature']
+
+    @property
     def teachers(self) -> list[str]:
         """Names of the teachers whose weights were logged."""
         prefix = WEIGHT_KEYS['logit']
@@ -215,7 +227,8 @@ def read_run(work_dir: str) -> RunRecord:
     if not folders:
         raise InputError(
             f'"{work_dir}" is no work dir of a training: it has no folder */vis_data. Give the '
-            'folder that holds the last_checkpoint and the folders named after times.'
+            'folder that holds the last_checkpoint and the folders named after times, or that of '
+            'a comparison, with folders METHOD/seed_N.'
         )
     logs = []
     for folder in folders:

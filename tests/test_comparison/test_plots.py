@@ -51,3 +51,9 @@ def test_files_for_what_there_is(make_run, tmp_path):
 def test_nothing_else_needs_matplotlib():
     code = 'import sys, mtkdrl_mm.comparison; sys.exit("matplotlib" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_a_teacher_that_a_training_lacks_has_no_line(make_run):
+    runs = {'a': [make_run(curves={KEY: [(1, 0.5)]}), make_run()]}
+    (line,) = plots.plot_weights(runs).axes[0].lines
+    assert len(line.get_xdata()) == 0

@@ -4,7 +4,7 @@
 import pytest
 
 from mtkdrl_mm.comparison import summarize
-from mtkdrl_mm.comparison.summary import Difference, mean_weights
+from mtkdrl_mm.comparison.summary import Difference, mean_curve, mean_weights
 
 
 def test_methods_are_compared_seed_by_seed(make_run):
@@ -40,3 +40,12 @@ def test_mean_weights_leave_out_the_first_tenth(make_run):
     assert mean_weights(runs, 'logit') == {'a/b': pytest.approx((18 * 0.25 + 0.5) / 19)}
     assert mean_weights(runs, 'feature') == {'c': 0.125}
     assert mean_weights([], 'logit') == {}
+
+
+def test_mean_curves_are_taken_where_all_curves_are():
+    # The second one was resumed: it repeats a step, and has others.
+    curves = [[(1, 0.0), (2, 4.0), (4, 1.0)], [(1, 2.0), (2, 9.0), (2, 8.0), (3, 5.0)]]
+    points, spread = mean_curve(curves)
+    assert points == [(1, 1.0), (2, 6.0)] and spread == pytest.approx([2**0.5, 8**0.5])
+    assert mean_curve(curves[:1]) == (curves[0], [])
+    assert mean_curve([*curves, []]) == ([], []) == mean_curve([])

@@ -59,6 +59,24 @@ def test_results_are_in_the_order_of_the_trainings(settings, make_run, monkeypat
     assert [run and run.seed for run in results] == [4, None, 3]
 
 
+def test_every_training_that_ends_is_reported(settings, make_run, monkeypatch, tmp_path):
+    """Those that have finished before are no news."""
+    ended = []
+
+    def train(combination, settings, gpu):
+        ended.append(combination.seed)
+        return None if combination.seed == 1 else make_run(seed=combination.seed)
+
+    monkeypatch.setattr(training, 'train', train)
+    (tmp_path / 'fast' / 'seed_4').mkdir(parents=True)
+    make_run(seed=4).write(result_path(str(tmp_path / 'fast' / 'seed_4')))
+    combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
+    seen = []
+    results = train_all(combinations, settings(), on_end=lambda: seen.append(list(ended)))
+    assert [run and run.seed for run in results] == [4, None, 3]
+    assert seen == [[1], [1, 3]]
+
+
 @pytest.fixture
 def start(monkeypatch):
     """Function that has trainings end with a status; returns their commands and environments."""
@@ -94,6 +112,7 @@ def test_training_sees_only_its_gpu(settings, start, tmp_path, capsys):
     folder = str(tmp_path / 'fast' / 'seed_3')
     assert command[command.index('--work-dir') + 1] == folder
     assert capsys.readouterr().out == f'  fast, seed 3: FAILED, see {folder}/output.txt\n'
+    assert json.loads((tmp_path / 'fast/seed_3/failure.json').read_text()) == dict(exit_code=1)
     train(Combination(ROW, 3, 'hash', store='store/1'), settings(launch='torchrun', **kwargs))
     command, _ = started[1]
     assert command[:2] == ['torchrun', 'here/tools/train.py']
@@ -127,8 +146,12 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     started = start(0, LOGS)
     monkeypatch.setattr(training, 'current_commit', lambda root: f'commit of {root}')
     combination = Combination(ROW, 3, 'hash')
+    failure = tmp_path / 'fast' / 'seed_3' / 'failure.json'
+    failure.parent.mkdir(parents=True)
+    failure.write_text('{"exit_code": 1}')  # of an earlier try
     run = train(combination, settings())
     path = result_path(combination.folder(str(tmp_path)))
+    assert not failure.exists()
     assert (run.method, run.seed, run.config) == ('fast', 3, 'hash')
     assert (run.metric, run.commit, run.peak_mib) == (50.0, 'commit of here', 300)
     assert capsys.readouterr().out == f'  fast, seed 3: 50 in {run.seconds:.0f} s\n'

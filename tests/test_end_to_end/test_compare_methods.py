@@ -49,6 +49,17 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     for name in ('table.md', 'accuracy.png', 'weights.png', 'classes.png', 'environment.txt'):
         assert (out / name).stat().st_size > 0, name
 
+    page = (work_dir / 'report.html').read_text()
+    assert '3 methods, 2 seeds: 4 of 6 trainings finished, 2 failed.' in page
+    assert page.count('failed, exit code 1') == 2 and 'MTKDLR' in page
+    assert page.count('href="broken/seed_3/output.txt"') == 1
+    for run in runs.values():
+        assert f'<td>{run:.2f}</td>' in page
+    # It is written again without training, by the tool for pages about trainings too.
+    again = workshop.tool('tools/analysis_tools/report.py', str(work_dir))
+    assert again.returncode == 0, again.stderr
+    assert (work_dir / 'report.html').read_text() == page
+
     # Nothing is trained again; one lost result gives the same number again.
     shutil.rmtree(work_dir / 'mtkdrl' / 'seed_4')
     stamp = (work_dir / 'aver' / 'seed_3' / 'result.json').stat().st_mtime_ns
@@ -60,6 +71,10 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     with open(out / 'runs.csv') as file:
         second = {(r['method'], r['seed']): float(r['accuracy/top1']) for r in csv.DictReader(file)}
     assert second == runs
+
+    page = (work_dir / 'report.html').read_text()
+    assert '2 methods, 2 seeds: 4 of 4 trainings finished.' in page
+    assert 'Trainings without a result' not in page
 
     # Results of another config are not taken for this one's.
     other = workshop.tool(*command, 'train_cfg.val_interval=2')
@@ -107,6 +122,10 @@ def test_the_teachers_run_once_for_all(workshop: Workshop):
         .splitlines()[-1]
         .startswith('Error: The outputs of the teachers of mtkdrl could not be stored in "')
     )
+    # Such a failure leaves a page as well.
+    assert 'Not started: other: seed 5' in (work_dir / 'report.html').read_text()
+    twice = workshop.tool(*command, '--seeds', '5', '4', '5')
+    assert twice.stderr.strip() == 'Error: --seeds names a seed twice: 5 4 5.'
     lonely = workshop.tool(*command[:2], '--views', '2')
     assert lonely.stderr.strip() == (
         'Error: --views and --store-flags belong to --store: name the folder.'

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The page of a training, from the command line, and in a browser."""
+"""The pages of a training and of a comparison, from the command line, and in a browser."""
 
 import re
 import shutil
@@ -10,6 +10,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mtkdrl_mm.comparison import Plan, Row, Run
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.training import read_logs
 from mtkdrl_mm.report import read_run
 from mtkdrl_mm.report.image_outputs import look_at_images
 
@@ -21,6 +24,7 @@ TOOL = 'tools/analysis_tools/report.py'
 BROWSER = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
 )
+needs_browser = pytest.mark.skipif(BROWSER is None, reason='there is no Chromium or Chrome')
 # A page of its own measures the report in a frame: browsers have a least width for windows.
 FRAME = """<!DOCTYPE html><iframe id="frame" src="{page}" style="width: {width}px; height: 800px">
 </iframe><script>document.getElementById('frame').onload = event => {{
@@ -98,17 +102,64 @@ def test_outputs_are_those_of_the_networks(trained):
     assert np.asarray(found.evaluated.labels).shape == (12, 4)
 
 
-@pytest.mark.skipif(BROWSER is None, reason='there is no Chromium or Chrome')
-def test_page_fits_a_phone(trained, tmp_path):
-    workshop, _, work_dir = trained
-    page_of(workshop, work_dir, '--images', '20')
+def check_width(page, tmp_path):
+    """Check in a browser that a page needs no scrolling to the side on a phone."""
     frame = tmp_path / 'frame.html'
-    frame.write_text(FRAME.format(page=(workshop.folder / 'page.html').as_uri(), width=390))
+    frame.write_text(FRAME.format(page=page.as_uri(), width=390))
     flags = ['--headless', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files']
     flags += [f'--user-data-dir={tmp_path / "profile"}', '--dump-dom', frame.as_uri()]
     done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120)
     width, needed = map(int, re.search('<title>([0-9]+) ([0-9]+)</title>', done.stdout).groups())
     assert 0 < needed <= width <= 390
+
+
+@needs_browser
+def test_page_fits_a_phone(trained, tmp_path):
+    workshop, _, work_dir = trained
+    page_of(workshop, work_dir, '--images', '20')
+    check_width(workshop.folder / 'page.html', tmp_path)
+
+
+@pytest.fixture(scope='module')
+def compared(trained, tmp_path_factory):
+    """The work dir of a comparison, of one training under many long names."""
+    work_dir = tmp_path_factory.mktemp('compared')
+    names = [name + 60 * 'x' for name in 'abc']
+    seeds = list(range(12))
+    rows = [Row(name, 'configs/' + 80 * 'y', (f'key={80 * "z"}',)) for name in names]
+    Plan(rows=rows, seeds=seeds, reference=names[0], command=200 * 'c').write(str(work_dir))
+    for number, name in enumerate(names[:2]):
+        for seed in seeds:
+            folder = work_dir / name / f'seed_{seed}'
+            shutil.copytree(trained[2], folder, ignore=shutil.ignore_patterns('*.pth'))
+            log = vars(read_logs(str(folder), 'accuracy/top1'))
+            log['metric'] = 60.0 + number + seed % 3 * number
+            Run(**log, method=name, seed=seed, seconds=3.0).write(result_path(str(folder)))
+    (folder / 'result.json').unlink()
+    (folder / 'failure.json').write_text('{"exit_code": 1}')
+    (folder / 'output.txt').write_text('Error: ' + 250 * 'e')
+    return work_dir
+
+
+def test_page_of_a_comparison(trained, compared):
+    """Charts, weights per class and failures come from the files of real trainings."""
+    html, printed = page_of(trained[0], str(compared))
+    assert 'Left out' not in printed
+    assert '3 methods, 12 seeds: 23 of 36 trainings finished, 1 failed.' in html
+    for title in ('Results over the training', 'Weights per class', 'Cost'):
+        assert f'>{title}</h2>' in html
+    # Of the seeds 0 to 10: 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2; t with ten degrees of freedom: 2.228.
+    assert '<td class="above">+1.91 ± 0.56</td>' in html
+    html, _ = page_of(trained[0], str(compared), '--reference', 'b' + 60 * 'x')
+    assert '<td class="below">-1.91 ± 0.56</td>' in html
+
+
+@needs_browser
+def test_page_of_a_comparison_fits_a_phone(trained, compared, tmp_path):
+    html, _ = page_of(trained[0], str(compared))
+    page = tmp_path / 'open.html'
+    page.write_text(html.replace('<details>', '<details open>'))
+    check_width(page, tmp_path)
 
 
 def test_stored_outputs(trained):
@@ -145,8 +196,14 @@ def train_from_store(workshop, config, name, options):
     [
         (['/no'], 'The work dir "/no" does not exist'),
         (['.', '--images', '0'], '`--images` must be'),
+        (['tools'], '"tools" is no work dir of a training: it has no folder */vis_data.'),
+        (['{compared}', '--images', '9'], 'Error: --images is for the page of one training'),
+        (['{compared}', '--cfg-options', 'a=1'], 'Error: --cfg-options is for the page of one'),
+        (['{compared}', '--reference', 'gone'], 'Error: No row is named "gone": the rows are'),
+        (['{trained}', '--reference', 'a'], 'Error: --reference is for the page of a comparison'),
     ],
 )
-def test_bad_input(trained, flags, message):
+def test_bad_input(trained, compared, flags, message):
+    flags = [flag.format(compared=compared, trained=trained[2]) for flag in flags]
     done = trained[0].tool(TOOL, *flags)
     assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr

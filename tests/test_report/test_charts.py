@@ -7,7 +7,16 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mtkdrl_mm.report.charts import LineChart, Series, average, format_number, tick_labels, ticks
+from mtkdrl_mm.report.charts import (
+    DotChart,
+    LineChart,
+    Series,
+    average,
+    format_duration,
+    format_number,
+    tick_labels,
+    ticks,
+)
 
 
 def paths(chart):
@@ -124,3 +133,91 @@ def test_a_constant_has_one_tick():
     drawn = str(LineChart('t', [Series('lr', points)], 'x').svg())
     assert drawn.count('class="end">0.1</text>') == 1
     assert ticks(0.1, 0.1 + 2e-17, 5) == [0.1]
+
+
+def test_a_band_is_around_its_line():
+    series = [Series('a', [(0, 2.0), (1, math.nan), (2, 4.0)], spread=[1.0, 1.0, 2.0])]
+    chart = LineChart('t', series, 'x', limits=(0, 8), decimals=1)
+    root = ET.fromstring(chart.svg())
+    (band,) = [e.get('d') for e in root.iter('path') if e.get('class') == 'band c0']
+    corners = [tuple(map(float, p.split())) for p in band.strip('MZ').split('L')]
+    height = 210 - 38 - 10
+    heights = [(172 - y) / height * 8 for _, y in corners]
+    assert heights == pytest.approx([3, 6, 2, 1], abs=0.01)  # upper edge, then back
+    assert corners[0][0] == corners[3][0] < corners[1][0] == corners[2][0] == 360 - 14
+    assert [value for _, _, value in chart.legend] == ['4.0 ± 2.0']
+    # It counts for the range of the axis.
+    labels = [e.text for e in ET.fromstring(LineChart('t', series, 'x').svg()).iter('text')]
+    assert '6' in labels
+
+
+def test_long_bands_are_averaged_like_their_lines():
+    points = [(i, 1.0) for i in range(1000)]
+    chart = LineChart('t', [Series('a', points, spread=[0.5] * 1000)], 'x')
+    (band,) = re.findall(r'class="band c0" d="([^"]*)"', str(chart.svg()))
+    assert band.count('L') == 2 * 200 - 1
+
+
+def dots(chart):
+    """Class and place of every dot, and the paths of the means."""
+    root = ET.fromstring(chart.svg())
+    circles = [
+        (e.get('class').split()[1:], float(e.get('cx')), float(e.get('cy')))
+        for e in root.iter('circle')
+    ]
+    return circles, [e.get('d') for e in root.iter('path') if e.get('class') == 'mean']
+
+
+def test_dots_are_placed_linearly():
+    rows = {'one': {'s0': 10.0, 's1': 30.0}, 'two': {'s1': 20.0}}
+    chart = DotChart('t', rows, 'x', reference='two', decimals=1)
+    circles, means = dots(chart)
+    assert [color for color, _, _ in circles] == [['c0'], ['c1'], ['c1']]
+    (_, first, y), (_, last, _), (_, middle, below) = circles
+    assert middle == pytest.approx((first + last) / 2, abs=0.1) and below > y
+    # The mean is 20, at the place of the other row's dot, and the deviation 14.1.
+    assert len(means) == 1 and means[0].startswith(f'M{middle} ')
+    low, high = map(float, re.search(r'M([\d.]+) [\d.]+H([\d.]+)', means[0]).groups())
+    assert (high - low) / (last - first) == pytest.approx(2**0.5, abs=0.01)
+    assert f'<path class="line reference" stroke-dasharray="4 4" d="M{middle} ' in chart.svg()
+    assert chart.summary('one') == '20.0 ± 14.1' and chart.summary('two') == '20.0'
+    names = [name for _, name, _ in chart.legend]
+    assert names == ['s0', 's1', 'mean and standard deviation', 'mean of two']
+
+
+def test_values_of_many_names_have_no_colours():
+    chart = DotChart('t', {'a': {f's{i}': float(i) for i in range(9)}}, 'x')
+    assert {tuple(color) for color, _, _ in dots(chart)[0]} == {()}
+    assert [name for _, name, _ in chart.legend] == ['9 values', 'mean and standard deviation']
+
+
+@pytest.mark.parametrize(
+    ('values', 'drawn', 'text'),
+    [
+        ([3.0], 1, '3'),
+        ([3.0, 3.0], 2, '3 ± 0'),
+        ([math.nan], 0, 'no finite value'),
+        ([math.inf, 2.5], 1, '2.5'),
+        ([], 0, 'no finite value'),
+    ],
+)
+def test_degenerate_rows_are_drawn(values, drawn, text):
+    chart = DotChart('t', {'<a>': dict(zip('xyz', values))}, 'x')
+    assert len(dots(chart)[0]) == drawn and f'&lt;a&gt;: {text}' in chart.svg()
+    assert 'nan' not in re.sub(r'aria-label="[^"]*"', '', chart.svg())
+    missing = len(values) - drawn
+    assert chart.remarks == ('1 value is not finite and missing in the picture.' if missing else '')
+
+
+def test_long_names_leave_room_for_their_numbers():
+    name = 60 * 'x'
+    chart = DotChart('t', {name: {'s': 12.5}}, 'x')
+    shown = [e.text for e in ET.fromstring(chart.svg()).iter('text') if e.get('class') == 'name']
+    # 50 letters fit.
+    assert shown == [45 * 'x' + '…']
+    assert name in chart.description
+
+
+@pytest.mark.parametrize(('seconds', 'text'), [(34.4, '34 s'), (720, '12 min'), (11520, '3.2 h')])
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text

@@ -3,7 +3,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from mtkdrl_mm.evaluation import agreement
 from mtkdrl_mm.report import make_run_page, read_run, render
 from mtkdrl_mm.report.image_outputs import ImageOutputs
 
+from .html_checks import HOSTILE, check
 from .work_dirs import step, validation, write_session
 
 DISTILLER = """
@@ -21,61 +21,6 @@ model = dict(type='mtkdrl_mm.MultiTeacherDistiller', student=dict(cfg_path='stud
 train_cfg = dict(max_epochs=2)
 train_dataloader = dict(batch_size=8, dataset=dict(type='CustomDataset'{classes}))
 """
-VOID = {'meta', 'link', 'img', 'br'}
-HOSTILE = '<script>alert("1")</script>'
-
-
-class Checker(HTMLParser):
-    """Collects tags, texts and references; fails where tags do not match."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.ids = [], [], [], []
-        self.headings, self.text = [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.tags.append(tag)
-        self.attributes += attributes
-        self.ids += [value for key, value in attributes if key == 'id']
-        if tag == 'img':
-            assert dict(attributes)['alt'] and dict(attributes)['width']
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f'</{tag}>'
-
-    def handle_data(self, data):
-        if not {'style', 'script'} & set(self.open):
-            self.text.append(data)
-            if self.open and self.open[-1] == 'h2':
-                self.headings.append(data)
-
-
-def check(html):
-    """Check the HTML of a page; returns what is in it."""
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert checker.open == [] and html.startswith('<!DOCTYPE html>')
-    assert 'script' not in checker.tags and 'link' not in checker.tags
-    for key, value in checker.attributes:
-        assert not key.startswith('on')
-        if key in ('src', 'href', 'xlink:href', 'action', 'data', 'poster'):
-            assert value.startswith(('data:image/', '#'))
-        if key == 'href':
-            assert value[1:] in checker.ids
-        if key in ('aria-labelledby', 'for'):
-            assert value in checker.ids
-    assert len(set(checker.ids)) == len(checker.ids)
-    style = re.search('<style>(.*?)</style>', html, re.DOTALL)[1]
-    assert 'url(' not in style and '@import' not in style
-    checker.words = ' '.join(' '.join(checker.text).split())
-    return checker
 
 
 def weights(a, b):

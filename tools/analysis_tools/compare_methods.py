@@ -6,7 +6,8 @@ is finished is not trained again, what was interrupted goes on, and one failed r
 does not stop the others. A config can read the seed as ``{{$RUN_SEED:0}}``, for
 files that differ between seeds. The results are written to the output folder:
 ``table.md``, ``table.csv``, ``runs.csv``, ``accuracy.png``, ``weights.png``,
-``classes.png`` and ``environment.txt``.
+``classes.png`` and ``environment.txt``. The work dir gets ``report.html``, one page about
+all of it, whenever a training has ended.
 
     python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
         --seeds 0 1 2 3 4 --work-dir work_dirs/compare --out docs/results/digits
@@ -33,17 +34,22 @@ from mmengine.logging import MMLogger
 from mtkdrl_mm.comparison import (
     Combination,
     ComparisonSettings,
+    Plan,
     Run,
     Runs,
+    command_line,
     describe,
+    describe_device,
     fill_stores,
     finished,
     list_rows,
     plan_stores,
+    read_comparison,
     train_all,
     write_environment,
     write_tables,
 )
+from mtkdrl_mm.report import PAGE_NAME, make_comparison_page, write_page
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -93,6 +99,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_comparison_page(work_dir: str) -> None:
+    """Write the page about what there is so far."""
+    write_page(make_comparison_page(read_comparison(work_dir)), osp.join(work_dir, PAGE_NAME))
+
+
+def try_comparison_page(work_dir: str) -> None:
+    """The same while trainings go on, which a page must not stop."""
+    try:
+        write_comparison_page(work_dir)
+    except Exception as error:  # whatever is in logs that are written right now, or a full disk
+        print(f'  {osp.join(work_dir, PAGE_NAME)} is not up to date: {error!r}', flush=True)
+
+
 def write_report(runs: Runs, metric: str, reference: str, out: str) -> None:
     from mtkdrl_mm.comparison.plots import write_plots  # matplotlib, which nothing else needs
 
@@ -108,6 +127,8 @@ def main() -> None:
     check_number('--jobs', args.jobs, minimum=1)
     if args.store is None and (args.views is not None or args.store_flags):
         raise InputError('--views and --store-flags belong to --store: name the folder.')
+    if len(set(args.seeds)) < len(args.seeds):
+        raise InputError(f'--seeds names a seed twice: {" ".join(map(str, args.seeds))}.')
     settings = ComparisonSettings(
         work_dir=args.work_dir,
         root=ROOT,
@@ -131,12 +152,27 @@ def main() -> None:
     total = len(combinations)
     print(f'{total} trainings: {len(rows)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
+    os.makedirs(settings.work_dir, exist_ok=True)
+    plan = Plan(
+        rows=rows,
+        seeds=args.seeds,
+        metric=settings.metric,
+        reference=args.reference,
+        cfg_options=args.cfg_options,
+        command=command_line(sys.argv),
+        device=describe_device(),
+    )
+    plan.write(settings.work_dir)
+    write_comparison_page(settings.work_dir)
     if not args.report_only:
         if settings.store:
             stores, combinations = plan_stores(combinations, settings)
             if known < total:
                 fill_stores(stores, settings)
-        results = train_all(combinations, settings)
+        results = train_all(
+            combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
+        )
+        write_comparison_page(settings.work_dir)
     by_row: dict[str, list[Run]] = {row.name: [] for row in rows}
     for combination, run in zip(combinations, results):
         if run is not None:
@@ -145,6 +181,7 @@ def main() -> None:
     if not runs:
         raise InputError(f'No training has finished; see {settings.work_dir}/*/*/output.txt.')
     write_report(runs, settings.metric, args.reference, args.out or settings.work_dir)
+    print(f'A page about all of it is {osp.join(settings.work_dir, PAGE_NAME)}.')
     failed = sum(run is None for run in results)
     if failed:
         raise InputError(f'{failed} of {total} trainings have no result; see above.')

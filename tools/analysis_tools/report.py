@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Write one HTML page about a training: curves, weights, teachers, images, cost.
+"""Write one HTML page about a training, or a comparison: results, curves, weights, cost.
 
 The page is a single file that needs no network. It is made from the work dir of
 any training of this project, also one that was resumed or is not finished.
@@ -12,33 +12,47 @@ they are read. ``--no-images`` makes the page from the logs alone. Paths in the
 config that are no longer right are given as for training:
 
     python tools/analysis_tools/report.py WORK_DIR --cfg-options data_root=/data/digits
+
+The work dir of ``compare_methods.py`` gives the page of the comparison, from what there is so
+far. No network is run for it, and ``--reference`` compares with another method:
+
+    python tools/analysis_tools/report.py work_dirs/compare --reference mtkdrl
 """
 
 import argparse
-import os
 import os.path as osp
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from mtkdrl_mm.report import RunRecord, make_run_page, read_run, render
+from mtkdrl_mm.comparison import is_comparison, read_comparison
+from mtkdrl_mm.report import (
+    PAGE_NAME,
+    Page,
+    RunRecord,
+    make_comparison_page,
+    make_run_page,
+    read_run,
+    write_page,
+)
 from mtkdrl_mm.report.image_outputs import FoundImages, look_at_images
-from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.cli import OptionsAction
-from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import check_data, load_config, run_tool
+
+DEFAULT_IMAGES = 500
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('work_dir', help='work dir of the training')
+    parser.add_argument('work_dir', help='work dir of the training, or comparison')
     parser.add_argument('--out', help='file to write; by default report.html in the work dir')
     parser.add_argument(
         '--images',
         type=int,
-        default=500,
-        help='greatest number of images that student and teachers are run on',
+        help='greatest number of images that student and teachers are run on; by default '
+        f'{DEFAULT_IMAGES}',
     )
     parser.add_argument(
         '--no-images', action='store_true', help='run no networks: only what is in the logs'
@@ -48,6 +62,9 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         action=OptionsAction,
         help="changes to the run's config for running the networks, such as paths",
+    )
+    parser.add_argument(
+        '--reference', help='of a comparison: the method that the others are compared with'
     )
     return parser.parse_args()
 
@@ -83,23 +100,40 @@ def look_with_progress(record: RunRecord, args: argparse.Namespace) -> FoundImag
             bar.close()
 
 
-def main() -> None:
-    args = parse_args()
+def comparison_page(args: argparse.Namespace, out: str) -> Page:
+    for flag, value in (('--images', args.images), ('--cfg-options', args.cfg_options)):
+        if value is not None:
+            raise InputError(
+                f'{flag} is for the page of one training, but "{args.work_dir}" holds a '
+                'comparison, for whose page no network is run.'
+            )
+    return make_comparison_page(read_comparison(args.work_dir, args.reference), out)
+
+
+def run_page(args: argparse.Namespace) -> Page:
+    if args.images is None:
+        args.images = DEFAULT_IMAGES
     check_number('--images', args.images, minimum=1)
     record = read_run(args.work_dir)
+    if args.reference is not None:
+        raise InputError(
+            f'--reference is for the page of a comparison, but "{args.work_dir}" holds one '
+            'training.'
+        )
     if args.no_images:
-        page = make_run_page(record, *['Left out by --no-images.'] * 2)
-    else:
-        found = look_with_progress(record, args)
-        page = make_run_page(record, found.weighted, found.evaluated, found.class_names)
-    out = args.out or osp.join(args.work_dir, 'report.html')
-    os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
-    text = render(page)
-    with atomic_write(out, encoding='utf-8') as file:
-        file.write(text)
+        return make_run_page(record, *['Left out by --no-images.'] * 2)
+    found = look_with_progress(record, args)
+    return make_run_page(record, found.weighted, found.evaluated, found.class_names)
+
+
+def main() -> None:
+    args = parse_args()
+    out = args.out or osp.join(args.work_dir, PAGE_NAME)
+    page = comparison_page(args, out) if is_comparison(args.work_dir) else run_page(args)
+    size = write_page(page, out)
     for name, reason in page.left_out:
         print(f'Left out: {name}. {reason}')
-    print(f'The report is in {out} ({len(text.encode()) / 1024:.0f} KiB).')
+    print(f'The report is in {out} ({size / 1024:.0f} KiB).')
 
 
 if __name__ == '__main__':
