@@ -10,7 +10,6 @@ import pytest
 from mtkdrl_mm.comparison import list_rows
 from mtkdrl_mm.utils import InputError
 
-
 ROOT = Path(__file__).parents[2]
 
 
