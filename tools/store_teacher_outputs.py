@@ -298,13 +298,12 @@ class Accuracy:
                 continue
             accuracy = 100 * correct / total
             logger.info(
-                f'Teacher "{name}" is right on {accuracy:.1f} % of {int(total):,} augmented '
-                'training images.'
+                f'Teacher "{name}" is right on {accuracy:.1f} % of {int(total):,} augmented images.'
             )
             if accuracy < minimum_accuracy(num_classes):
                 logger.warning(
                     f'Teacher "{name}" has an accuracy of only {accuracy:.1f} % on the augmented '
-                    'training images. Check its checkpoint and preprocessing with '
+                    'images. Check its checkpoint and preprocessing with '
                     'tools/analysis_tools/check_teachers.py before training from this store.'
                 )
 

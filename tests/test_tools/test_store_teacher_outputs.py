@@ -260,7 +260,7 @@ def test_the_folder_whose_disk_counts(tool, tmp_path, monkeypatch):
     assert tool.existing_folder('/nothing') == '/'
 
 
-def test_what_it_will_take(tool, parse, tmp_path, monkeypatch):
+def test_what_it_will_take(tool, tmp_path, monkeypatch):
     store = str(tmp_path)
     of = manifest('a', tensors=specs(('feature_map', (2, 2, 2))))
     writers = dict(a=StoreWriter(teacher_folder(store, 'a'), of))
@@ -278,7 +278,7 @@ def test_what_it_will_take(tool, parse, tmp_path, monkeypatch):
         bytes_needed=lambda: dict(a=writers['a'].bytes_needed(), inputs=inputs.bytes_needed()),
     )
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=3 * 2**30))
-    lines = tool.describe(writer, parse(store)).split('\n')
+    lines = tool.describe(writer, store).split('\n')
     assert lines[0] == 'Outputs of 1 teacher on 10 images x 2 views, in parts of 4 images'
     head, teacher, pixels = (re.split(r'  +', line) for line in lines[2:5])
     assert head == ['teacher', 'per image and view', 'on disk', 'to write', 'contents']
@@ -302,7 +302,7 @@ def test_accuracy_on_what_is_stored(tool, logger):
     accuracy.add(batch([4, 4, 4], [None, [4, 1], [4]]))
     accuracy.add(batch([4], [None]))
     accuracy.report(logger, 5)
-    assert logger.lines == ['Teacher "a" is right on 80.0 % of 5 augmented training images.']
+    assert logger.lines == ['Teacher "a" is right on 80.0 % of 5 augmented images.']
 
 
 def test_a_teacher_near_chance(tool, logger):
@@ -423,8 +423,8 @@ def test_writing(tool, logger):
     assert writer.calls == [(True, True), (False, False)]
     assert logger.lines == [
         '1,000 augmented images, 500.00 ms each: about 8 min on 1 process.',
-        'Teacher "a" is right on 75.0 % of 4 augmented training images.',
-        'The store is complete. Train from it with --cfg-options model.teacher_outputs=store',
+        'Teacher "a" is right on 75.0 % of 4 augmented images.',
+        'The store is complete.',
     ]
 
 
