@@ -4,7 +4,15 @@
 import pytest
 import torch
 
-from mtkdrl_mm.models import MTKDRL, Agent, JointAgent, PerTeacherAgent, StaticAgent
+from mtkdrl_mm.models import (
+    MTKDRL,
+    Agent,
+    AttentionAgent,
+    JointAgent,
+    PerTeacherAgent,
+    PoolSpec,
+    StaticAgent,
+)
 from mtkdrl_mm.rl import MixtureLikelihood, RolloutBuffer, TeacherState
 
 SIZES = [4, 6, 5]
@@ -154,3 +162,30 @@ def test_static_agent_learns_one_policy_for_all_images():
         weights = head.exp()
         assert torch.equal(weights, weights[:1].expand(400, 2))
         assert float(weights[0, 0]) == pytest.approx((0.9 * 0.7 - 0.1 * 0.3) / 0.8, abs=0.01)
+
+
+def test_attention_agent_on_states_without_embeddings(make_terms):
+    state = TeacherState(embedding=False, cross_entropy=False)
+    layout = state.layout([3, 4, 5], 5)
+    agent = AttentionAgent(layout, hidden=8, heads=2)
+    states = state(make_terms(dtype=torch.float32))
+    assert agent.normalized_sizes == [7] * 3  # five logits, cosine and gap; no bins
+    assert torch.equal(agent.tokens(states), torch.stack(states, dim=1))
+    for head in agent(states):
+        torch.testing.assert_close(head.exp().sum(dim=1), torch.ones(len(head)))
+
+
+@pytest.mark.parametrize('size', [2, 9])
+def test_learned_projection_of_states_without_embeddings(make_terms, size):
+    spec = PoolSpec(('a', 'b', 'c'), 5, (3, 4, 5), (3, 4, 5))
+    weighting = MTKDRL(
+        spec,
+        agent='JointAgent',
+        parts=['agent'],
+        state=dict(embedding=False, gap=False, learned_projection_size=size),
+    )
+    weighting.warming_up = False
+    weights = weighting(make_terms(dtype=torch.float32))
+    torch.testing.assert_close(weights.logit.sum(dim=1), torch.ones(6))
+    first = weighting.agent.agent.stem[0]
+    assert first.in_features == 3 * (min(size, 5) + 1)
