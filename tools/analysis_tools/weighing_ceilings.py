@@ -1,0 +1,124 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""How much there is to gain from weighing the teachers of a config, without training a student.
+
+From the stored outputs of the config's held-out images (see tools/store_teacher_outputs.py), it
+fits weights of the teachers that are the same for all images, and weights per image by an agent
+that sees the teachers' logits, and compares by cross-validation how likely the labels are under the
+weighted teachers. Where weights per image gain nothing over the same weights for all images, no
+agent can choose better targets for the student.
+
+    python tools/analysis_tools/weighing_ceilings.py configs/cifar10/student_aver.py STORE
+"""
+
+import argparse
+
+import torch
+from mmengine.registry import DATASETS, init_default_scope
+
+from mtkdrl_mm.benchmark import markdown_table
+from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.evaluation.mixtures import Mixture, compare_mixtures
+from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, held_out_root, inputs_folder
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('config', help='distillation config with `held_out_dataloader`')
+    parser.add_argument('store', help='store of the teachers, with the held-out images')
+    parser.add_argument('--folds', type=int, default=5, help='folds of the cross-validation')
+    parser.add_argument('--passes', type=int, default=20, help='passes over the images of a fit')
+    parser.add_argument('--seed', type=int, default=0, help='seed of folds and fits')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def read_outputs(args: argparse.Namespace) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """The teachers' names, their logits of every view (V, N, M, C), and the labels (N,)."""
+    cfg = load_config(args)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    if cfg.get('held_out_dataloader') is None:
+        raise InputError(
+            f'"{args.config}" has no `held_out_dataloader`: give labelled images that no teacher '
+            'was trained on.'
+        )
+    check_data(cfg, ('held_out_dataloader',))
+    root = held_out_root(args.store)
+    if Manifest.find(inputs_folder(root)) is None:
+        raise InputError(
+            f'"{args.store}" holds no outputs of the held-out images. Run '
+            'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
+        )
+    names = [teacher_name(teacher) for teacher in cfg.model.get('teachers') or ()]
+    reader = StoreReader(root, names)
+    dataset = DATASETS.build(cfg.held_out_dataloader.dataset)
+    labels = torch.tensor(dataset.get_gt_labels())
+    if len(labels) != reader.num_samples:
+        raise InputError(
+            f'"{root}" holds {reader.num_samples} images, but `held_out_dataloader` has '
+            f'{len(labels)}: store them again.'
+        )
+    views = []
+    for view in range(reader.num_views):
+        rows = reader.read_rows(range(len(labels)), view)
+        views.append(torch.stack([torch.tensor(rows[name]['logits']) for name in names], dim=1))
+    return names, torch.stack(views).float(), labels
+
+
+def describe(mixtures: list[Mixture], names: list[str], images: torch.Tensor) -> str:
+    """The table, and what it means."""
+    by_name = {one.name: one for one in mixtures}
+    rows = [
+        [
+            one.name,
+            f'{one.cross_entropy:.3f}',
+            f'{100 * one.accuracy:.1f}',
+            ', '.join(f'{name} {float(w):.2f}' for name, w in zip(names, one.weights)),
+        ]
+        for one in mixtures
+    ]
+    table = markdown_table(['weights', 'cross entropy', 'accuracy', 'mean weights'], rows)
+    static, free = by_name['static weights'], by_name['weights per image']
+    lines = [
+        _sentence('Static weights', static, by_name['equal weights'], 'equal weights', images),
+        _sentence('Weights per image', free, static, 'static ones', images),
+    ]
+    return '\n'.join([table, '', *lines])
+
+
+def _sentence(what: str, mixture: Mixture, other: Mixture, than: str, images: torch.Tensor) -> str:
+    gain, half = mixture.gain(other, images)
+    verdict = 'gain' if gain > half else 'lose' if gain < -half else 'gain or lose nothing clear:'
+    return (
+        f'{what} {verdict} {gain:+.3f} ± {half:.3f} nats of log likelihood over {than} (95 %), and '
+        f'{100 * (mixture.accuracy - other.accuracy):+.1f} points of accuracy.'
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    for name in ('folds', 'passes'):
+        check_number(f'--{name}', getattr(args, name), minimum=2 if name == 'folds' else 1)
+    names, logits, labels = read_outputs(args)
+    if args.folds > len(labels):
+        raise InputError(f'--folds is {args.folds}, but there are {len(labels)} images.')
+    images = torch.arange(len(labels)).repeat(len(logits))
+    mixtures = compare_mixtures(
+        names,
+        logits.flatten(0, 1),
+        labels.repeat(len(logits)),
+        images,
+        folds=args.folds,
+        passes=args.passes,
+        seed=args.seed,
+    )
+    print(
+        f'{len(labels):,} held-out images in {len(logits)} views, {args.folds} folds. Cross '
+        'entropy in nats and accuracy in percent, of the weighted teachers:\n'
+    )
+    print(describe(mixtures, names, images))
+
+
+if __name__ == '__main__':
+    run_tool(main)
