@@ -152,12 +152,13 @@ def plot_overview(
     for column, image in enumerate(images):
         picture, bars = grid[:, column]
         picture.imshow(image.pixels)
-        picture.set_title(f'a {image.label}', fontsize=10)
+        picture.set_title(image.label, fontsize=11)
         picture.axis('off')
         colors = ['#15803d' if one == image.label else '#b8c0cc' for one in image.answers]
         bars.barh(range(len(names)), image.weights, color=colors)
         for row, (answer, weight) in enumerate(zip(image.answers, image.weights)):
-            bars.text(weight + 0.04, row, f'\u201c{answer}\u201d', va='center', fontsize=8)
+            color = '#15803d' if answer == image.label else '#475569'
+            bars.text(weight + 0.04, row, answer, va='center', fontsize=9, color=color)
         bars.set_xlim(0, 1.3)
         bars.set_xticks([0, 1])
         bars.set_yticks(range(len(names)), names if column == 0 else [''] * len(names), fontsize=8)

@@ -52,11 +52,11 @@ def test_overview(make_run):
     assert [line.get_label() for line in weights.lines] == ['a', 'b']
     np.testing.assert_allclose(weights.lines[1].get_ydata(), [0.8, 0.6])
     pictures, bars = below.axes[:2], below.axes[2:]
-    assert [axes.get_title() for axes in pictures] == ['a 3', 'a 1']
+    assert [axes.get_title() for axes in pictures] == ['3', '1']
     assert [[bar.get_width() for bar in axes.patches] for axes in bars] == [[0.25, 0.75], [0.5] * 2]
     green = [[bar.get_facecolor()[1] > bar.get_facecolor()[2] for bar in a.patches] for a in bars]
     assert green == [[False, True], [True, False]]
-    assert [text.get_text() for text in bars[0].texts] == ['\u201c8\u201d', '\u201c3\u201d']
+    assert [text.get_text() for text in bars[0].texts] == ['8', '3']
 
 
 def test_classes(make_run):

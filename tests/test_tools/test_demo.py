@@ -58,7 +58,8 @@ def test_results_are_taken_over_or_refused(demo, args, tmp_path):
 def test_teachers_of_a_student(demo, args, tmp_path):
     rows = {row.name: row for row in demo.student_rows('mobilenet', args)}
     assert list(rows) == list(demo.STUDENTS)
-    assert rows['baseline'].options == ()
+    assert rows['baseline'].options == rows['more_labels'].options == ()
+    assert rows['more_labels'].variables == (('STUDENT_LABELS', 'student_and_held_out'),)
     first = f'model.teachers.0.checkpoint={tmp_path}/teacher_resnet/seed_0/epoch_2.pth'
     for name in ('aver', 'camkd', 'mtkdrl', 'mtkdrl_stacking'):
         assert rows[name].config == f'configs/demo/student_{name}.py'

@@ -47,6 +47,7 @@ def test_no_image_is_in_two_parts(folder):
     for name in ('train', 'confused_3_8_5_6', 'confused_1_7_4_9'):
         assert read(folder, name).keys() == student.keys()
     assert len(list(folder.glob('val/*/*.png'))) == 1348
+    assert read(folder, 'student_and_held_out') == {**student, **held_out}
     # Every digit is held out about as often.
     counts = [sum(right(image) == digit for image in held_out) for digit in range(10)]
     assert 14 <= min(counts) and max(counts) <= 16

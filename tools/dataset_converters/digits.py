@@ -11,6 +11,7 @@ are held out for the agent; the lists of labels are for the others:
   and 6; ``confused_1_7_4_9.txt``: 1 with 7, and 4 with 9. For teachers that are
   systematically wrong about some digits.
 - ``held_out.txt``: right labels of the held-out images.
+- ``student_and_held_out.txt``: both, for what the held-out labels are worth to a student.
 - ``train_noisy.txt``: all training images, with labels as in ``student.txt``.
 
     python tools/dataset_converters/digits.py data/digits
@@ -82,10 +83,13 @@ def list_labels(labels: np.ndarray, train: np.ndarray, noise: float) -> dict[str
     paths = {index: image_path(labels[index], index) for index in noisy}
     rest = [index for index in noisy if index not in set(held_out)]
     right = [(paths[index], int(labels[index])) for index in rest]
+    kept = [(paths[index], int(labels[index])) for index in sorted(held_out)]
+    student = [(paths[index], noisy[index]) for index in rest]
     return dict(
         train=right,
-        held_out=[(paths[index], int(labels[index])) for index in sorted(held_out)],
-        student=[(paths[index], noisy[index]) for index in rest],
+        held_out=kept,
+        student=student,
+        student_and_held_out=student + kept,
         train_noisy=[(paths[index], noisy[index]) for index in noisy],
         **{
             '_'.join(['confused', *(str(digit) for pair in pairs for digit in pair)]): swap_pairs(
