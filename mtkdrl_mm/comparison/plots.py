@@ -51,7 +51,7 @@ def plot_accuracy(runs: Runs, metric: str) -> Figure:
     """
     figure = Figure(figsize=(7, 0.45 * len(runs) + 1.2))
     axes = figure.subplots()
-    _draw_accuracy(axes, runs, lambda values: np.std(values, ddof=1))
+    _draw_accuracy(axes, runs, lambda values: float(np.std(values, ddof=1)))
     axes.set_xlabel(f'{metric} (each run; mean and standard deviation)')
     figure.tight_layout()
     return figure
@@ -135,7 +135,7 @@ def plot_overview(
         seeds; and below every image one bar per teacher, green where it is right.
     """
     figure = Figure(figsize=(12, 7.5), layout='constrained')
-    above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.15, 1]))
     left, right = above.subplots(1, 2, width_ratios=[1.3, 1])
     _draw_accuracy(left, runs, confidence_half_width)
     left.set_xlabel(f'{metric} (dots: runs; bars: mean and its 95 % interval)')
