@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mtkdrl_mm.comparison import Run, describe, summarize
+from mtkdrl_mm.comparison import Run, describe
 from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -83,35 +84,36 @@ def test_backbones_of_a_detector(demo, args, tmp_path):
     ('gains', 'words'),
     [
         # Student's t with two degrees of freedom: 4.3027 / sqrt(3) = 2.5 standard deviations.
-        ((4, 5, 6), 'CA-MKD beats equal weights: +5.0 ± 2.5 points.'),
+        ((4, 5, 6), 'it beats equal weights: +5.0 ± 2.5 points.'),
         (
             (1, 2, 3),
-            'CA-MKD does not win: it cannot be told apart from equal weights (+2.0 ± 2.5 points).',
+            'it does not win: it cannot be told apart from equal weights (+2.0 ± 2.5 points).',
         ),
-        ((-4, -5, -6), 'CA-MKD loses against equal weights: -5.0 ± 2.5 points.'),
-        ((4,), 'CA-MKD: +4.0 points against equal weights, with one seed, which proves nothing.'),
+        ((-4, -5, -6), 'it loses against equal weights: -5.0 ± 2.5 points.'),
+        ((4,), 'it: +4.0 points against equal weights, with one seed, which proves nothing.'),
     ],
 )
 def test_verdict(demo, gains, words):
-    runs = {
-        'aver': [make_run('aver', seed, 60) for seed in range(3)],
-        'camkd': [make_run('camkd', seed, 60 + gain) for seed, gain in enumerate(gains)],
-    }
-    assert demo.verdict(summarize(runs, 'aver')[1]) == words
+    ours = [make_run('camkd', seed, 60 + gain) for seed, gain in enumerate(gains)]
+    gap = paired_difference(ours, [make_run('aver', seed, 60) for seed in range(3)])
+    assert demo.verdict('it', gap, 'equal weights') == words
 
 
 def test_another_winner_is_named(demo, capsys):
     runs = {
         name: [make_run(name, seed, metric + seed) for seed in range(3)]
-        for name, metric in (('aver', 60), ('camkd', 64), ('mtkdrl', 59), ('mtkdrl_stacking', 63))
+        for name, metric in dict(
+            aver=60, camkd=64, more_labels=62, mtkdrl=59, mtkdrl_stacking=63
+        ).items()
     }
-    demo.print_verdicts(summarize(runs, 'aver'))
+    demo.print_verdicts(runs)
     out = capsys.readouterr().out
     assert 'The highest mean is that of another method: CA-MKD.' in out
     assert 'mtkdrl_stacking (ours) beats equal weights: +3.0 ± 0.0 points.' in out
+    assert 'beats a student trained on these 150 labels too: +1.0 ± 0.0 points.' in out
     assert 'MTKD-RL, as published loses against equal weights: -1.0 ± 0.0 points.' in out
     del runs['camkd']
-    demo.print_verdicts(summarize(runs, 'aver'))
+    demo.print_verdicts(runs)
     assert 'another method' not in capsys.readouterr().out
 
 
