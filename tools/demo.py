@@ -58,7 +58,7 @@ TEACHERS = {
 }
 STUDENTS = {
     'baseline': 'no teachers',
-    'more_labels': 'the same, 150 labels more',
+    'more_labels': 'no teachers, 150 labels more',
     'best_teacher': 'the best teacher alone',
     'aver': 'equal weights (AVER)',
     'camkd': 'CA-MKD',
@@ -237,7 +237,7 @@ def print_students(summaries: Sequence[MethodSummary], best: str) -> None:
         summaries (Sequence[MethodSummary]): Of all methods.
         best (str): The best teacher.
     """
-    print(f'\n{"student":<26}{"accuracy %":>12}{"minus AVER":>14}   mean weight of {_names()}')
+    print(f'\n{"student":<30}{"accuracy %":>12}{"minus AVER":>14}   mean weight of {_names()}')
     for one in summaries:
         spread = '' if one.std is None else f' ± {one.std:.1f}'
         weights = list(one.logit_weights.values())
@@ -246,7 +246,7 @@ def print_students(summaries: Sequence[MethodSummary], best: str) -> None:
         elif one.method == REFERENCE:
             weights = [1 / len(TEACHERS)] * len(TEACHERS)
         print(
-            f'{STUDENTS[one.method]:<26}{f"{one.mean:.1f}{spread}":>12}'
+            f'{STUDENTS[one.method]:<30}{f"{one.mean:.1f}{spread}":>12}'
             f'{with_interval(one.difference):>14}   '
             + ('  '.join(f'{weight:.2f}' for weight in weights) or '-')
         )
