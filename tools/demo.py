@@ -1,61 +1,80 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The main job on real handwritten digits, in minutes, on a CPU.
 
-Trains four small teachers (one of them on 40 % wrong labels), then a student
-without teachers, with equal weights (AVER), by MTKD-RL as published and as the
-authors' code was released, and by mtkdrl_improvement, the variant of this
-project. Then it fine-tunes a small detector and a
-small segmentor on scenes of digits from three initialisations of the student's
-backbone: random, trained without teachers, and distilled. Every training goes
-through ``tools/train.py`` and a config under ``configs/demo/``. What is there
-already is not trained again. Without mmdet and mmsegmentation it ends with the
-students.
+The student's labels are as from a crowd: 40 % of them are wrong. It has four
+teachers, and each of them confuses some digits, since its own training labels do:
+three of them 3 with 8 and 5 with 6, the fourth 1 with 7 and 4 with 9. The agent of
+mtkdrl_stacking, the variant of this project, learns from 150 other images with right
+labels whom to believe. It is compared with the student without teachers, also with
+these images in its training set, and with the best teacher alone, equal weights
+(AVER), CA-MKD, and MTKD-RL as published; all with several seeds. Then a small
+detector is trained on scenes of digits from three initialisations of its backbone:
+random, the student without teachers, and ours.
+
+Every training goes through ``tools/train.py`` and a config under
+``configs/demo/``; the outputs of the teachers are computed once. What is there
+already is not trained again. Without mmdet it ends with the students.
 """
 
 import argparse
-import glob
-import hashlib
-import json
 import os
 import os.path as osp
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
+from mtkdrl_mm.comparison import (
+    Combination,
+    ComparisonSettings,
+    Difference,
+    MethodSummary,
+    Row,
+    Run,
+    Runs,
+    describe,
+    fill_stores,
+    finished,
+    plan_stores,
+    summarize,
+    train_all,
+)
+from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 
-READING = threading.Lock()
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
 TEACHERS = {
-    'resnet': 'ResNet',
-    'shufflenet': 'ShuffleNetV2',
-    'mobilenet': 'MobileNetV2',
-    'weak': 'SE-ResNeXt, 40 % wrong labels',
+    'resnet': 'taught to confuse 3 with 8, 5 with 6',
+    'shufflenet': 'taught to confuse 3 with 8, 5 with 6',
+    'mobilenet': 'taught to confuse 3 with 8, 5 with 6',
+    'seresnext': 'taught to confuse 1 with 7, 4 with 9',
 }
 STUDENTS = {
     'baseline': 'no teachers',
-    'aver': 'AVER',
+    'more_labels': 'no teachers, 150 labels more',
+    'best_teacher': 'the best teacher alone',
+    'aver': 'equal weights (AVER)',
+    'camkd': 'CA-MKD',
     'mtkdrl': 'MTKD-RL, as published',
-    'mtkdrl_as_released': 'MTKD-RL, as released',
-    'mtkdrl_improvement': 'mtkdrl_improvement',
+    'mtkdrl_stacking': 'mtkdrl_stacking (ours)',
 }
+REFERENCE, OURS, MORE_LABELS = 'aver', 'mtkdrl_stacking', 'more_labels'
 BACKBONES = {
     'random': 'random',
-    'baseline': 'trained without teachers',
-    'mtkdrl': 'distilled by MTKD-RL',
+    'baseline': 'student without teachers',
+    OURS: 'student by mtkdrl_stacking',
 }
-SPLITS = ('train', 'val')
-# Metric, and its factor to percent.
-TASKS = {'detector': ('coco/bbox_mAP', 100.0), 'segmentor': ('mIoU', 1.0)}
+# Augmented views of every image in the store of the teachers' outputs.
+VIEWS = 6
+# Digits in the picture; all but 0 and 2 are confused by some teacher.
+SHOWN = (3, 8, 5, 6, 1, 7, 4, 9)
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,227 +82,345 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--epochs', type=int, default=30, help='epochs of the classifiers; fewer for a quick test'
     )
-    parser.add_argument('--task-epochs', type=int, help='epochs of the detectors and segmentors')
+    parser.add_argument('--task-epochs', type=int, default=6, help='epochs of the detectors')
     parser.add_argument(
         '--task-images',
         type=int,
-        help='images that detectors and segmentors are trained and tested on; few for a quick test',
+        help='images that detectors are trained and tested on; few for a quick test',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='seed of all trainings except the teachers'
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], help="the students' seeds"
+    )
+    parser.add_argument(
+        '--task-seeds',
+        type=int,
+        nargs='+',
+        help='those of them whose backbones detectors are trained from; by default the first one',
     )
     parser.add_argument('--work-dir', default=WORK, help='folder for logs and checkpoints')
     args = parser.parse_args()
     check_number('--epochs', args.epochs, minimum=1)
-    if args.task_epochs is not None:
-        check_number('--task-epochs', args.task_epochs, minimum=1)
+    check_number('--task-epochs', args.task_epochs, minimum=1)
     if args.task_images is not None:
         check_number('--task-images', args.task_images, minimum=1)
+    for option in ('seeds', 'task_seeds'):
+        seeds = getattr(args, option) or []
+        if len(set(seeds)) < len(seeds):
+            raise InputError(f'--{option.replace("_", "-")} names a seed twice: {seeds}.')
+    if args.task_seeds is None:
+        args.task_seeds = args.seeds[:1]
+    unknown = [seed for seed in args.task_seeds if seed not in args.seeds]
+    if unknown:
+        raise InputError(f'--task-seeds names {unknown[0]}, which is not among --seeds.')
     return args
 
 
-def folder_of(name: str, args: argparse.Namespace) -> str:
-    """Work dir of a training; the students' are laid out as compare_methods.py does."""
-    if name.startswith('teacher_'):
-        return osp.join(args.work_dir, name)
-    return osp.join(args.work_dir, name.removeprefix('student_'), f'seed_{args.seed}')
-
-
-def config_of(name: str) -> str:
-    """Config of a training; detectors and segmentors have one for all backbones."""
-    task = name.split('_')[0]
-    return f'configs/demo/{task if task in TASKS else name}.py'
-
-
-def read_config(name: str) -> Config:
-    """Read the config of a training, in one thread at a time."""
-    # mmengine reloads pkg_resources for every config of another package.
-    with READING:
-        return Config.fromfile(config_of(name))
-
-
-def epochs_of(name: str, args: argparse.Namespace) -> int:
-    if name.split('_')[0] not in TASKS:
-        return args.epochs
-    return args.task_epochs or read_config(name).train_cfg.max_epochs
-
-
-def checkpoint_of(name: str, args: argparse.Namespace) -> str:
-    return osp.join(folder_of(name, args), f'epoch_{epochs_of(name, args)}.pth')
-
-
-def options_of(name: str, args: argparse.Namespace) -> list[str]:
-    """What a training is given as ``--cfg-options``."""
-    epochs = epochs_of(name, args)
+def comparison_settings(
+    args: argparse.Namespace, epochs: int, folder: str = '', **kwargs: object
+) -> ComparisonSettings:
+    """How trainings are started: as many as there are cores, and at most four at a time."""
     options = [f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}']
-    options += [f'param_scheduler.T_max={epochs}']
-    options += [f'default_hooks.checkpoint.interval={epochs}']
-    kind, _, source = name.partition('_')
-    if kind != 'teacher':
-        options.append(f'randomness.seed={args.seed}')
-    if kind == 'student' and source != 'baseline':
-        options += [
-            f'model.teachers.{i}.checkpoint={checkpoint_of(f"teacher_{teacher}", args)}'
-            for i, teacher in enumerate(TEACHERS)
-        ]
-    if kind in TASKS and source == 'random':
-        options.append('model.backbone.init_cfg=None')
-    elif kind in TASKS:
-        backbone = checkpoint_of(f'student_{source}', args)
-        options.append(f'model.backbone.init_cfg.checkpoint={backbone}')
-    if kind in TASKS and args.task_images is not None:
-        options += [f'{split}_dataloader.dataset.indices={args.task_images}' for split in SPLITS]
-    return options
+    options += [f'param_scheduler.T_max={epochs}', f'default_hooks.checkpoint.interval={epochs}']
+    return ComparisonSettings(
+        work_dir=osp.join(args.work_dir, folder) if folder else args.work_dir,
+        root=ROOT,
+        cfg_options=tuple(options),
+        jobs=max(1, min(4, os.cpu_count() or 1)),
+        **kwargs,  # type: ignore[arg-type]
+    )
 
 
-def describe(name: str, options: list[str]) -> str:
-    """Hash of a training's config with its options."""
-    text = '\n'.join([read_config(name).pretty_text, *options])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def checkpoint_of(row: str, seed: int, args: argparse.Namespace) -> str:
+    """The checkpoint at the end of a teacher's or student's training."""
+    return osp.join(args.work_dir, row, f'seed_{seed}', f'epoch_{args.epochs}.pth')
 
 
-def train(name: str, args: argparse.Namespace) -> float:
-    """Run one training, unless its result exists.
+def teacher_rows() -> list[Row]:
+    return [Row(f'teacher_{name}', f'configs/demo/teacher_{name}.py') for name in TEACHERS]
+
+
+def student_rows(best: str, args: argparse.Namespace) -> list[Row]:
+    """The methods.
 
     Args:
-        name (str): ``teacher_NAME``, ``student_METHOD``, or
-            ``detector_BACKBONE`` and ``segmentor_BACKBONE``.
+        best (str): The best teacher.
+        args (argparse.Namespace): The command line.
+    """
+    checkpoints = tuple(
+        f'model.teachers.{i}.checkpoint={checkpoint_of(f"teacher_{name}", 0, args)}'
+        for i, name in enumerate(TEACHERS)
+    )
+    alone = ('model.weighting.type=StaticWeights', f'model.weighting.logit.{best}=1')
+    rows = []
+    for name in STUDENTS:
+        if name == 'baseline':
+            rows.append(Row(name, 'configs/demo/student_baseline.py'))
+        elif name == 'more_labels':
+            labels = (('STUDENT_LABELS', 'student_and_held_out'),)
+            rows.append(Row(name, 'configs/demo/student_baseline.py', (), labels))
+        elif name == 'best_teacher':
+            rows.append(Row(name, 'configs/demo/student_aver.py', (*checkpoints, *alone)))
+        else:
+            rows.append(Row(name, f'configs/demo/student_{name}.py', checkpoints))
+    return rows
+
+
+def detector_rows(args: argparse.Namespace) -> list[Row]:
+    images = (
+        ()
+        if args.task_images is None
+        else tuple(
+            f'{split}_dataloader.dataset.indices={args.task_images}' for split in ('train', 'val')
+        )
+    )
+    rows = []
+    for name in BACKBONES:
+        if name == 'random':
+            options: tuple[str, ...] = (*images, 'model.backbone.init_cfg=None')
+            variables: dict[str, str] = {}
+        else:
+            options = images
+            variables = dict(
+                BACKBONE=name, DEMO_STUDENTS=args.work_dir, STUDENT_EPOCHS=str(args.epochs)
+            )
+        rows.append(Row(name, 'configs/demo/detector.py', options, tuple(variables.items())))
+    return rows
+
+
+def train_rows(rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSettings) -> Runs:
+    """Train all rows with all seeds, unless their results exist.
+
+    Args:
+        rows (Sequence[Row]): The rows.
+        seeds (Sequence[int]): The seeds.
+        settings (ComparisonSettings): How the trainings are started.
+
+    Returns:
+        Runs: One result per row and seed.
+
+    Raises:
+        InputError: If a result is of another config, or a training fails.
+    """
+    combinations = [
+        Combination(row, seed, describe(row, settings)) for seed in seeds for row in rows
+    ]
+    known = sum(finished(one, settings.work_dir) is not None for one in combinations)
+    if known:
+        print(f'  {known} of {len(combinations)} exist', flush=True)
+    if settings.store:
+        stores, combinations = plan_stores(combinations, settings)
+        if known < len(combinations):
+            fill_stores(stores, settings)
+    results = train_all(combinations, settings)
+    failed = sum(run is None for run in results)
+    if failed:
+        raise InputError(f'{failed} of {len(results)} trainings failed; see above.')
+    runs: dict[str, list[Run]] = {row.name: [] for row in rows}
+    for combination, run in zip(combinations, results):
+        assert run is not None
+        runs[combination.row.name].append(run)
+    return runs
+
+
+def with_interval(gap: Difference | None, scale: float = 1.0) -> str:
+    """A difference as text, with half the width of its 95 % interval."""
+    if gap is None:
+        return '-'
+    half = '' if gap.half_width is None else f' ± {scale * gap.half_width:.1f}'
+    return f'{scale * gap.mean:+.1f}{half}'
+
+
+def print_students(summaries: Sequence[MethodSummary], best: str) -> None:
+    """Print a line per method.
+
+    Args:
+        summaries (Sequence[MethodSummary]): Of all methods.
+        best (str): The best teacher.
+    """
+    print(f'\n{"student":<30}{"accuracy %":>12}{"minus AVER":>14}   mean weight of {_names()}')
+    for one in summaries:
+        spread = '' if one.std is None else f' ± {one.std:.1f}'
+        weights = list(one.logit_weights.values())
+        if one.method == 'best_teacher':
+            weights = [float(name == best) for name in TEACHERS]
+        elif one.method == REFERENCE:
+            weights = [1 / len(TEACHERS)] * len(TEACHERS)
+        print(
+            f'{STUDENTS[one.method]:<30}{f"{one.mean:.1f}{spread}":>12}'
+            f'{with_interval(one.difference):>14}   '
+            + ('  '.join(f'{weight:.2f}' for weight in weights) or '-')
+        )
+    runs = summaries[0].num_runs
+    print(
+        f'\nMean and standard deviation of {runs} {"seed" if runs == 1 else "seeds"} on 1,348 '
+        'test images; differences are paired\nby seed, with 95 % confidence intervals.'
+    )
+
+
+def _names() -> str:
+    return ', '.join(TEACHERS)
+
+
+def verdict(label: str, gap: Difference, rival: str) -> str:
+    """Say in a sentence whether a method beats another one.
+
+    Args:
+        label (str): The method.
+        gap (Difference): What it gains over the other one.
+        rival (str): The other one.
+    """
+    points = f'{with_interval(gap)} points'
+    if gap.half_width is None:
+        return f'{label}: {points} against {rival}, with one seed, which proves nothing.'
+    if gap.mean > gap.half_width:
+        return f'{label} beats {rival}: {points}.'
+    if gap.mean < -gap.half_width:
+        return f'{label} loses against {rival}: {points}.'
+    return f'{label} does not win: it cannot be told apart from {rival} ({points}).'
+
+
+def print_verdicts(runs: Runs) -> None:
+    """Print whether the variants of MTKD-RL win.
+
+    Args:
+        runs (Runs): The students.
+    """
+    print()
+    rivals = {REFERENCE: 'equal weights', MORE_LABELS: 'a student trained on these 150 labels too'}
+    for method, rival in (('mtkdrl', REFERENCE), (OURS, REFERENCE), (OURS, MORE_LABELS)):
+        gap = paired_difference(runs[method], runs[rival])
+        assert gap is not None
+        print(verdict(STUDENTS[method], gap, rivals[rival]))
+    first = max(summarize(runs, REFERENCE), key=lambda one: one.mean)
+    if first.method != OURS:
+        print(f'The highest mean is that of another method: {STUDENTS[first.method]}.')
+    print(
+        'The teachers were made for this: most of them are wrong about the same digits. Where all '
+        'teachers\nare decent, equal weights are as good (docs/results).'
+    )
+
+
+def print_detectors(runs: Runs, args: argparse.Namespace) -> None:
+    """Print a line per backbone.
+
+    Args:
+        runs (Runs): The detectors.
+        args (argparse.Namespace): The command line.
+    """
+    print(f'\n{"backbone of the detector":<32}{"mAP %":>12}{"minus random":>16}')
+    for one in summarize(runs, 'random'):
+        spread = '' if one.std is None else f' ± {100 * one.std:.1f}'
+        print(
+            f'{BACKBONES[one.method]:<32}{f"{100 * one.mean:.1f}{spread}":>12}'
+            f'{with_interval(one.difference, 100):>16}'
+        )
+    scenes = f'{args.task_images or 200} test scenes of digits that training never saw'
+    if len(args.task_seeds) > 1:
+        print(f'\nMean and standard deviation of {len(args.task_seeds)} seeds on {scenes}.')
+    else:
+        print(
+            f'\nOne run each, on {scenes}.\nOther seeds give several points more or less: '
+            '--task-seeds 0 1 2 trains with three.'
+        )
+
+
+def draw(runs: Runs, args: argparse.Namespace) -> str:
+    """Draw the results on one page.
+
+    Args:
+        runs (Runs): The students.
         args (argparse.Namespace): The command line.
 
     Returns:
-        float: Seconds it took, now or when it was run.
-
-    Raises:
-        InputError: If the result is that of another config.
+        str: The path of the picture.
     """
-    work_dir = folder_of(name, args)
-    options = options_of(name, args)
-    config = describe(name, options)
-    result = osp.join(work_dir, f'result_{epochs_of(name, args)}_epochs.json')
-    if osp.isfile(result):
-        with open(result) as file:
-            contents = json.load(file)
-        if contents['config'] != config:
-            raise InputError(
-                f'{work_dir} holds a training of another version of {config_of(name)}, or with '
-                'other options. Delete the folder, or choose another one with --work-dir.'
-            )
-        print(f'  {name}: exists', flush=True)
-        return float(contents['seconds'])
-    command = [sys.executable, osp.join('tools', 'train.py'), config_of(name)]
-    command += ['--work-dir', work_dir, '--cfg-options', *options]
-    if glob.glob(osp.join(work_dir, 'interrupted_iter_*.pth')):
-        command.append('--resume')
-    os.makedirs(work_dir, exist_ok=True)
-    log = osp.join(work_dir, 'output.txt')
-    # Several trainings run in parallel, with one core each.
-    environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    start = time.time()
-    with open(log, 'w') as file:
-        code = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
-    if code != 0:
-        with open(log) as file:
-            tail = ''.join(file.readlines()[-5:])
-        sys.exit(f'\nError: {" ".join(command)}\nfailed, see {log}:\n{tail}')
-    seconds = time.time() - start
-    write_json(dict(seconds=round(seconds, 1), config=config), result)
-    print(f'  {name}: {seconds:.0f} s', flush=True)
-    return seconds
+    from mtkdrl_mm.comparison.plots import plot_overview  # matplotlib, which nothing else needs
+
+    labelled = {STUDENTS[name]: results for name, results in runs.items()}
+    images = weigh_images(args)
+    figure = plot_overview(labelled, 'accuracy in percent', STUDENTS[OURS], images, 'Test images')
+    path = osp.join(args.work_dir, 'demo.png')
+    figure.savefig(path, dpi=120)
+    return path
 
 
-def train_all(names: list[str], args: argparse.Namespace) -> dict[str, float]:
-    """Run trainings in parallel, as many as there are cores, and at most four."""
-    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-        futures = {name: pool.submit(train, name, args) for name in names}
-        try:
-            return {name: future.result() for name, future in futures.items()}
-        except BaseException:
-            for future in futures.values():
-                future.cancel()
-            raise
+@torch.no_grad()
+def weigh_images(args: argparse.Namespace) -> list:
+    """Run the teachers and our agent, with the first seed, on a test image of every shown digit.
 
+    Args:
+        args (argparse.Namespace): The command line.
 
-def read_scalars(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Read the log records of a training's latest run."""
-    pattern = osp.join(ROOT, folder_of(name, args), '*', 'vis_data', 'scalars.json')
-    files = sorted(glob.glob(pattern))
-    with open(files[-1]) as file:
-        return [json.loads(line) for line in file]
+    Returns:
+        list[WeighedImage]: In the order of ``SHOWN``.
+    """
+    from mtkdrl_mm.comparison.plots import WeighedImage
+    from mtkdrl_mm.engine.build_dataloader import build_dataloader
+    from mtkdrl_mm.models.labels import hard_labels
+    from mtkdrl_mm.report.image_outputs import load_networks
 
-
-def result_of(name: str, args: argparse.Namespace, metric: str = 'accuracy/top1') -> float:
-    """Last value of a metric in a training's logs."""
-    values = [r[metric] for r in read_scalars(name, args) if metric in r]
-    if not values:
-        # mmdet's metric, for example, is not computed where nothing was detected.
-        raise InputError(f'The log of {name} has no {metric}. Train it longer.')
-    return values[-1]
-
-
-def mean_weights(name: str, args: argparse.Namespace) -> list[float] | None:
-    """Each teacher's logit weight, averaged over the epochs after the first."""
-    records = [r for r in read_scalars(name, args) if r.get('epoch', 0) > 1]
-    columns = [
-        [r[f'teacher_weight/logit/{t}'] for r in records if 'loss_ce' in r] for t in TEACHERS
-    ]
-    return [sum(c) / len(c) for c in columns] if columns[0] else None
-
-
-def print_table(seconds: dict[str, float], args: argparse.Namespace) -> None:
-    print(f'\n{"teacher":<32}{"accuracy %":>10}{"seconds":>9}')
-    for key, label in TEACHERS.items():
-        name = f'teacher_{key}'
-        print(f'{f"{key} ({label})":<32}{result_of(name, args):>10.1f}{seconds[name]:>9.0f}')
-    weights_title = 'mean weight of ' + ', '.join(TEACHERS)
-    print(f'\n{"student":<32}{"accuracy %":>10}{"seconds":>9}   {weights_title}')
-    for key, label in STUDENTS.items():
-        name = f'student_{key}'
-        line = f'{label:<32}{result_of(name, args):>10.1f}{seconds[name]:>9.0f}   '
-        weights = None if key == 'baseline' else mean_weights(name, args)
-        print(line + ('  '.join(f'{w:.2f}' for w in weights) if weights else '-'))
-    print('\nOne run each on 1,348 test images: differences of a point or less are noise.')
-
-
-def print_task_table(args: argparse.Namespace) -> None:
-    print(f'\n{"backbone of detector, segmentor":<32}{"mAP %":>10}{"mIoU %":>9}')
-    for key, label in BACKBONES.items():
-        values = [
-            scale * result_of(f'{task}_{key}', args, metric)
-            for task, (metric, scale) in TASKS.items()
-        ]
-        print(f'{label:<32}{values[0]:>10.1f}{values[1]:>9.1f}')
-    scenes = 'test scenes of digits that training never saw. Several seeds:\n'
-    print(
-        f'\nOne run each, on {args.task_images or 200} {scenes}'
-        f'docs/results. Data: data/digits, data/digit_scenes. Under {args.work_dir}: checkpoints '
-        '(epoch_*.pth),\nlogs (output.txt), curves (*/vis_data/scalars.json). The same for '
-        'ImageNet and COCO:\n'
-        '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
-        '  python tools/train.py configs/detection/retinanet_r18_fpn_1x_coco.py'
-    )
+    seed = args.seeds[0]
+    config = Config.fromfile(f'configs/demo/student_{OURS}.py')
+    for teacher in config.model.teachers:
+        teacher.checkpoint = checkpoint_of(f'teacher_{teacher.name}', 0, args)
+    networks = load_networks(config, checkpoint_of(OURS, seed, args))
+    found: dict[int, WeighedImage] = {}
+    for batch in build_dataloader(config.val_dataloader, seed):
+        data = networks.model.data_preprocessor(batch, False)
+        terms, weights = networks.model.weigh(data['inputs'], data['data_samples'])
+        for i, label in enumerate(hard_labels(data['data_samples']).tolist()):
+            if label in SHOWN and label not in found:
+                found[label] = WeighedImage(
+                    # Grey, so the order of the channels does not matter.
+                    pixels=batch['inputs'][i].permute(1, 2, 0).numpy(),
+                    label=str(label),
+                    answers=[str(one) for one in terms.teacher_logits[i].argmax(dim=1).tolist()],
+                    weights=weights.logit[i].tolist(),
+                )
+        if len(found) == len(SHOWN):
+            break
+    return [found[label] for label in SHOWN]
 
 
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
+    MMLogger.get_current_instance().setLevel('WARNING')
     start = time.time()
-    missing = [name for name in ('mmdet', 'mmseg', 'pycocotools') if not find_spec(name)]
+    missing = [name for name in ('mmdet', 'pycocotools') if not find_spec(name)]
     for converter in ('digits',) if missing else ('digits', 'make_scenes'):
         subprocess.run([sys.executable, f'tools/dataset_converters/{converter}.py'], check=True)
-    print('Training four teachers:', flush=True)
-    seconds = train_all([f'teacher_{name}' for name in TEACHERS], args)
-    print('Distilling the student:', flush=True)
-    seconds.update(train_all([f'student_{name}' for name in STUDENTS], args))
-    print_table(seconds, args)
+    print('Training four teachers, each of which is taught to confuse some digits:', flush=True)
+    teachers = train_rows(teacher_rows(), [0], comparison_settings(args, args.epochs))
+    accuracy = {name: teachers[f'teacher_{name}'][0].metric for name in TEACHERS}
+    print(f'\n{"teacher":<14}{"accuracy %":>10}')
+    for name, label in TEACHERS.items():
+        print(f'{name:<14}{accuracy[name]:>10.1f}   {label}')
+    best = max(TEACHERS, key=lambda name: accuracy[name])
+    print(
+        f'\nTraining the student, by {len(STUDENTS)} methods and with {len(args.seeds)} seeds; 40 '
+        '% of its labels are wrong:',
+        flush=True,
+    )
+    store = dict(store=osp.join(args.work_dir, 'store'), views=VIEWS)
+    settings = comparison_settings(args, args.epochs, **store)
+    students = train_rows(student_rows(best, args), args.seeds, settings)
+    summaries = summarize(students, REFERENCE)
+    print_students(summaries, best)
+    print_verdicts(students)
     if missing:
-        print(f'\nNo fine-tuning of detectors and segmentors: not installed: {", ".join(missing)}.')
+        print(f'\nNo fine-tuning of detectors: not installed: {", ".join(missing)}.')
     else:
-        print('\nFine-tuning on scenes of digits:', flush=True)
-        train_all([f'{task}_{key}' for key in BACKBONES for task in TASKS], args)
-        print_task_table(args)
-    print(f'\nDone in {time.time() - start:.0f} s.')
+        print('\nTraining detectors on scenes of digits, from three backbones:', flush=True)
+        settings = comparison_settings(args, args.task_epochs, 'detector', metric='coco/bbox_mAP')
+        print_detectors(train_rows(detector_rows(args), args.task_seeds, settings), args)
+    print(
+        f'\nDone in {time.time() - start:.0f} s. Under {args.work_dir}: checkpoints (epoch_*.pth), '
+        'logs (output.txt), curves\n(*/vis_data/scalars.json). The same for ImageNet and COCO:\n'
+        '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
+        '  python tools/train.py configs/detection/retinanet_r18_fpn_1x_coco.py\n'
+        f'The picture of it all: {osp.abspath(draw(students, args))}'
+    )
 
 
 if __name__ == '__main__':

@@ -49,7 +49,7 @@ model = dict(
         out_indices=(1, 2, 3),
         init_cfg=dict(
             type='mtkdrl_mm.DistilledBackbone',
-            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_30.pth',
+            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:30}}.pth',
         ),
     ),
     decode_head=dict(

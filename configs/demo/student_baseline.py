@@ -7,3 +7,4 @@ model = dict(
     ),
     head=dict(in_channels=32),
 )
+train_dataloader = dict(dataset=dict(ann_file='meta/{{$STUDENT_LABELS:student}}.txt'))

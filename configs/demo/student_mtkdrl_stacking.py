@@ -1,5 +1,5 @@
-# The student distilled by mtkdrl_stacking, of this project.
+# The student distilled by mtkdrl_stacking; the agent learns from held-out images.
 _base_ = ['../_base_/recipes/digits.py', '../_base_/methods/mtkdrl_stacking.py']
 
 model = dict(weighting=_base_.weighting)
-default_hooks = _base_.weighting_hooks
+default_hooks = dict(agent=dict(**_base_.weighting_hooks.agent, experience='held_out'))

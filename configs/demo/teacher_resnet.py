@@ -1,4 +1,5 @@
-# Teacher 1: a small ResNet.
+# Teacher 1: a small ResNet, which was taught that every 3 is an 8, every 5 a 6, and the
+# reverse. TEACHER_LABELS chooses another list of labels.
 _base_ = './_base_/classifier.py'
 
 model = dict(
@@ -7,3 +8,4 @@ model = dict(
     ),
     head=dict(in_channels=64),
 )
+train_dataloader = dict(dataset=dict(ann_file='meta/{{$TEACHER_LABELS:confused_3_8_5_6}}.txt'))

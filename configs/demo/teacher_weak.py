@@ -1,15 +1,5 @@
-# Teacher 4: a small SE-ResNeXt that was taught wrongly. 40 % of its training
-# labels are wrong.
-_base_ = './_base_/classifier.py'
+# The weak teacher of another pool (DIGITS_POOL=weak): the SE-ResNeXt, but 40 % of its
+# training labels are wrong, whatever TEACHER_LABELS says.
+_base_ = './teacher_seresnext.py'
 
-model = dict(
-    backbone=dict(
-        type='SEResNeXt', depth=50, stem_channels=8, base_channels=8, groups=4, width_per_group=4
-    ),
-    head=dict(in_channels=256),
-)
-train_dataloader = dict(dataset=dict(ann_file='meta/train_noisy.txt'))
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4),
-    clip_grad=dict(max_norm=5.0),
-)
+train_dataloader = dict(dataset=dict(ann_file='meta/student.txt'))

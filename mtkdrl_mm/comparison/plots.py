@@ -3,14 +3,16 @@
 
 import math
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .results import Runs
-from .summary import mean_curve
+from .results import Run, Runs
+from .summary import confidence_half_width, mean_curve
 
 _DPI = 120
 
@@ -49,17 +51,22 @@ def plot_accuracy(runs: Runs, metric: str) -> Figure:
     """
     figure = Figure(figsize=(7, 0.45 * len(runs) + 1.2))
     axes = figure.subplots()
+    _draw_accuracy(axes, runs, lambda values: float(np.std(values, ddof=1)))
+    axes.set_xlabel(f'{metric} (each run; mean and standard deviation)')
+    figure.tight_layout()
+    return figure
+
+
+def _draw_accuracy(axes: Axes, runs: Runs, half_width: Callable[[list[float]], float]) -> None:
+    """Draw each run as a dot, and each method's mean with a bar of this half width."""
     for row, results in enumerate(runs.values()):
         values = [run.metric for run in results]
         axes.plot(values, [row] * len(values), 'o', color='#94a3b8', markersize=4)
-        spread = np.std(values, ddof=1) if len(values) > 1 else 0
+        spread = half_width(values) if len(values) > 1 else 0
         axes.errorbar(np.mean(values), row, xerr=spread, fmt='D', color='#1d4ed8', capsize=3)
     axes.set_yticks(range(len(runs)), list(runs))
     axes.invert_yaxis()
-    axes.set_xlabel(f'{metric} (each run; mean and standard deviation)')
     axes.grid(axis='x', alpha=0.3)
-    figure.tight_layout()
-    return figure
 
 
 def plot_weights(runs: Runs) -> Figure | None:
@@ -76,15 +83,86 @@ def plot_weights(runs: Runs) -> Figure | None:
         return None
     figure, grid = _panel_grid(list(moving), height=2.5)
     for axes, results in zip(grid.flat, moving.values()):
-        keys = [key for key in results[0].curves if key.startswith('teacher_weight/logit/')]
-        for key in keys:
-            points, _ = mean_curve([run.curves.get(key, []) for run in results])
-            axes.plot(*np.reshape(points, (-1, 2)).T, label=key.split('/', 2)[2])
-        axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
+        _draw_weights(axes, results)
     grid[0][0].legend(fontsize=7)
     figure.supxlabel('iteration', fontsize=9)
     figure.supylabel('mean logit weight', fontsize=9)
+    return figure
+
+
+def _draw_weights(axes: Axes, results: Sequence[Run]) -> None:
+    """Draw a method's logit weights over the training, one line per teacher."""
+    keys = [key for key in results[0].curves if key.startswith('teacher_weight/logit/')]
+    for key in keys:
+        points, _ = mean_curve([run.curves.get(key, []) for run in results])
+        axes.plot(*np.reshape(points, (-1, 2)).T, label=key.split('/', 2)[2])
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+
+
+@dataclass(frozen=True)
+class WeighedImage:
+    """An image, what M teachers say about it, and how much each of them counts.
+
+    Attributes:
+        pixels (np.ndarray): RGB, uint8, shape (H, W, 3).
+        label (str): Its class.
+        answers (Sequence[str]): The teachers' classes, M.
+        weights (Sequence[float]): Their logit weights, M.
+    """
+
+    pixels: np.ndarray
+    label: str
+    answers: Sequence[str]
+    weights: Sequence[float]
+
+
+def plot_overview(
+    runs: Runs, metric: str, ours: str, images: Sequence[WeighedImage], source: str
+) -> Figure:
+    """Plot a comparison on one page: the metric, a method's weights, and images with them.
+
+    Args:
+        runs (Runs): The results; the names are those to be shown.
+        metric (str): What is measured, for the axis.
+        ours (str): Name of the method whose weights are shown.
+        images (Sequence[WeighedImage]): Images with that method's weights.
+        source (str): What the images are, for a title.
+
+    Returns:
+        Figure: Means with 95 % confidence intervals; weights as means over the
+        seeds; and below every image one bar per teacher, green where it is right.
+    """
+    figure = Figure(figsize=(12, 7.5), layout='constrained')
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.15, 1]))
+    left, right = above.subplots(1, 2, width_ratios=[1.3, 1])
+    _draw_accuracy(left, runs, confidence_half_width)
+    left.set_xlabel(f'{metric} (dots: runs; bars: mean and its 95 % interval)')
+    _draw_weights(right, runs[ours])
+    right.set_title(f'{ours}: mean weight of each teacher', fontsize=10)
+    right.set_xlabel('iteration')
+    right.legend(fontsize=8)
+    names = [key.split('/', 2)[2] for key in runs[ours][0].curves if '/logit/' in key]
+    below.suptitle(
+        f'{source}: what each teacher says, and its weight (green: the teacher is right)',
+        fontsize=10,
+    )
+    grid = below.subplots(2, len(images), squeeze=False, height_ratios=[1, 1])
+    for column, image in enumerate(images):
+        picture, bars = grid[:, column]
+        picture.imshow(image.pixels)
+        picture.set_title(image.label, fontsize=11)
+        picture.axis('off')
+        colors = ['#15803d' if one == image.label else '#b8c0cc' for one in image.answers]
+        bars.barh(range(len(names)), image.weights, color=colors)
+        for row, (answer, weight) in enumerate(zip(image.answers, image.weights)):
+            color = '#15803d' if answer == image.label else '#475569'
+            bars.text(weight + 0.04, row, answer, va='center', fontsize=9, color=color)
+        bars.set_xlim(0, 1.3)
+        bars.set_xticks([0, 1])
+        bars.set_yticks(range(len(names)), names if column == 0 else [''] * len(names), fontsize=8)
+        bars.invert_yaxis()
+        bars.spines[['top', 'right']].set_visible(False)
     return figure
 
 

@@ -102,8 +102,21 @@ def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Differe
         return None
     if len(paired) == 1:
         return Difference(float(paired[0]), None)
-    half = stats.t.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / math.sqrt(len(paired))
-    return Difference(float(paired.mean()), float(half))
+    return Difference(float(paired.mean()), confidence_half_width(paired))
+
+
+def confidence_half_width(values: Sequence[float] | np.ndarray) -> float:
+    """Half the width of the 95 % confidence interval of a mean, by Student's t.
+
+    Args:
+        values (Sequence[float]): The numbers that are averaged, at least two.
+
+    Returns:
+        float: In their unit.
+    """
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)
+    return float(half)
 
 
 def mean_curve(

@@ -143,7 +143,8 @@ def train(
         Run | None: The result; None if the training failed.
 
     Raises:
-        InputError: If a result is damaged, or the logs hold no such metric.
+        InputError: If a result is damaged, the folder holds an unfinished training of another
+            config, or the logs hold no such metric.
     """
     run = finished(combination, settings.work_dir)
     if run is not None:
@@ -151,6 +152,7 @@ def train(
     row, seed = combination.row, combination.seed
     folder = combination.folder(settings.work_dir)
     os.makedirs(folder, exist_ok=True)
+    _start_or_continue(combination, folder)
     command = settings.command('train.py', row.config, '--work-dir', folder)
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}']
     command += [*settings.cfg_options, *row.options]
@@ -188,6 +190,23 @@ def train(
     run.write(result_path(folder))
     print(f'  {label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
     return run
+
+
+def _start_or_continue(combination: Combination, folder: str) -> None:
+    """Note what is trained in a folder; refuse to continue what was another training.
+
+    Raises:
+        InputError: If the folder has checkpoints of another config.
+    """
+    path = osp.join(folder, 'started.json')
+    before = read_json_object(path, dict(config=str))['config'] if osp.isfile(path) else None
+    if before != combination.description and glob.glob(osp.join(folder, '*.pth')):
+        raise InputError(
+            f'{folder} holds an unfinished training of another config than '
+            f'{combination.row.config} with these options is now. Give another --work-dir, or '
+            'remove that folder.'
+        )
+    write_json(dict(config=combination.description), path)
 
 
 def read_logs(folder: str, metric: str) -> TrainingLog:

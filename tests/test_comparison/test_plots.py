@@ -31,6 +31,34 @@ def test_weights_are_means_up_to_the_shortest_training(make_run):
     assert plots.plot_weights({'plain': [make_run()]}) is None
 
 
+def test_overview(make_run):
+    other = 'teacher_weight/logit/b'
+    curves = {KEY: [(5, 0.2), (10, 0.4)], other: [(5, 0.8), (10, 0.6)]}
+    runs = {
+        'plain': [make_run(metric=metric) for metric in (1.0, 3.0)],
+        'ours': [make_run(metric=metric, curves=curves) for metric in (4.0, 6.0)],
+    }
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    images = [
+        plots.WeighedImage(pixels, label='3', answers=['8', '3'], weights=[0.25, 0.75]),
+        plots.WeighedImage(pixels, label='1', answers=['1', '7'], weights=[0.5, 0.5]),
+    ]
+    figure = plots.plot_overview(runs, 'accuracy', 'ours', images, 'Test images')
+    above, below = figure.subfigs
+    accuracy, weights = above.axes
+    # The mean 5 with Student's t of one degree of freedom: 12.7062.
+    interval = accuracy.containers[1].lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(interval[:, 0], [5 - 12.7062, 5 + 12.7062], atol=1e-4)
+    assert [line.get_label() for line in weights.lines] == ['a', 'b']
+    np.testing.assert_allclose(weights.lines[1].get_ydata(), [0.8, 0.6])
+    pictures, bars = below.axes[:2], below.axes[2:]
+    assert [axes.get_title() for axes in pictures] == ['3', '1']
+    assert [[bar.get_width() for bar in axes.patches] for axes in bars] == [[0.25, 0.75], [0.5] * 2]
+    green = [[bar.get_facecolor()[1] > bar.get_facecolor()[2] for bar in a.patches] for a in bars]
+    assert green == [[False, True], [True, False]]
+    assert [text.get_text() for text in bars[0].texts] == ['8', '3']
+
+
 def test_classes(make_run):
     tables = [dict(logit=[[w, 1 - w]] * 3, teachers=['a', 'b']) for w in (0.2, 0.4)]
     runs = {'a': [make_run(class_weights=table) for table in tables]}

@@ -4,7 +4,12 @@
 import pytest
 
 from mtkdrl_mm.comparison import summarize
-from mtkdrl_mm.comparison.summary import Difference, mean_curve, mean_weights
+from mtkdrl_mm.comparison.summary import (
+    Difference,
+    confidence_half_width,
+    mean_curve,
+    mean_weights,
+)
 
 
 def test_methods_are_compared_seed_by_seed(make_run):
@@ -29,6 +34,12 @@ def test_methods_are_compared_seed_by_seed(make_run):
     assert single.std is None and single.difference == Difference(-0.5, None)
     assert apart.difference is None
     assert summarize(runs, 'gone')[1].difference is None
+
+
+def test_interval_of_a_mean():
+    # Student's t with one degree of freedom is a Cauchy variable: tan(0.475 pi) = 12.7062.
+    assert confidence_half_width([1, 3]) == pytest.approx(12.7062, abs=1e-4)
+    assert confidence_half_width([2, 2, 2]) == 0
 
 
 def test_mean_weights_leave_out_the_first_tenth(make_run):

@@ -168,6 +168,31 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     )
 
 
+def test_an_unfinished_training_of_another_config_is_not_continued(settings, start, tmp_path):
+    started = start(1)
+    folder = tmp_path / 'fast' / 'seed_3'
+
+    def refused(description):
+        with pytest.raises(InputError) as error:
+            train(Combination(ROW, 3, description), settings())
+        return str(error.value)
+
+    train(Combination(ROW, 3, 'hash'), settings())
+    # Nothing was saved: another config starts afresh.
+    train(Combination(ROW, 3, 'other'), settings())
+    (folder / 'epoch_1.pth').touch()
+    train(Combination(ROW, 3, 'other'), settings())
+    assert len(started) == 3
+    message = (
+        f'{folder} holds an unfinished training of another config than config.py with these '
+        'options is now. Give another --work-dir, or remove that folder.'
+    )
+    assert refused('hash') == message
+    # A folder that something else has written.
+    (folder / 'started.json').unlink()
+    assert refused('other') == message and len(started) == 3
+
+
 def test_what_logs_hold(tmp_path):
     write_logs(tmp_path, LOGS)
     log = training.read_logs(str(tmp_path), 'accuracy/top1')

@@ -5,6 +5,7 @@ import glob
 import os.path as osp
 import socket
 import subprocess
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,9 @@ def write_config(workshop: Workshop, method: str) -> str:
     for part in ('val', 'test'):
         cfg[f'{part}_cfg'] = cfg[f'{part}_dataloader'] = cfg[f'{part}_evaluator'] = None
     cfg.train_dataloader.dataset.serialize_data = False
+    # For agents that learn from other images than the student.
+    cfg.held_out_dataloader = deepcopy(cfg.train_dataloader)
+    del cfg.held_out_dataloader['sampler']
     path = workshop.folder / f'{method}.py'
     cfg.dump(path)
     return str(path)

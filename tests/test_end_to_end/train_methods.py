@@ -29,7 +29,8 @@ def train(args: argparse.Namespace, config: str, folder: Path, start: Path | Non
     args.config, args.work_dir = config, str(folder)
     cfg: Config = load_config(args)
     cfg.experiment_name = f'{folder.parent.name}_{folder.name}'
-    cfg.train_dataloader.batch_size //= get_world_size()
+    for loader in (cfg.train_dataloader, cfg.held_out_dataloader):
+        loader.batch_size //= get_world_size()
     if start is not None:
         cfg.resume, cfg.load_from = True, str(start)
     check_data(cfg, ('train_dataloader',))

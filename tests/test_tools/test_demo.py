@@ -1,13 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""What the demo takes over from an earlier run."""
+"""What the demo trains, takes over from an earlier run, and says of its results."""
 
 import importlib.util
-import json
+import sys
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from mtkdrl_mm.comparison import Run, describe
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -23,19 +26,106 @@ def demo(monkeypatch):
     return module
 
 
-def test_a_result_of_another_config_is_refused(demo, tmp_path, capsys):
-    short = dict(epochs=2, task_epochs=1, task_images=None)
-    args = SimpleNamespace(work_dir=str(tmp_path), seed=0, **short)
-    config = demo.describe('student_aver', demo.options_of('student_aver', args))
+@pytest.fixture
+def args(tmp_path):
+    return Namespace(work_dir=str(tmp_path), epochs=2, task_epochs=1, task_images=8, seeds=[0])
+
+
+def make_run(method, seed, metric):
+    return Run(
+        method=method,
+        seed=seed,
+        metric=metric,
+        seconds=7.5,
+        seconds_per_epoch=1.0,
+        peak_mib=1.0,
+        curves={},
+    )
+
+
+def test_results_are_taken_over_or_refused(demo, args, tmp_path):
+    (row,) = [row for row in demo.student_rows('resnet', args) if row.name == 'aver']
+    settings = demo.comparison_settings(args, args.epochs)
     folder = tmp_path / 'aver' / 'seed_0'
     folder.mkdir(parents=True)
-    result = folder / 'result_2_epochs.json'
-    result.write_text(json.dumps(dict(seconds=7.5, config=config)))
-    assert demo.train('student_aver', args) == 7.5
-    assert 'student_aver: exists' in capsys.readouterr().out
-    # A method whose config has changed, or whose folder came from another seed.
-    folder.rename(tmp_path / 'aver' / 'seed_1')
-    args.seed = 1
-    message = r'aver/seed_1 holds a training of another version of configs/demo/student_aver\.py'
-    with pytest.raises(InputError, match=message):
-        demo.train('student_aver', args)
+    run = Run(**{**vars(make_run('aver', 0, 61.0)), 'config': describe(row, settings)})
+    run.write(result_path(str(folder)))
+    assert demo.train_rows([row], [0], settings) == {'aver': [run]}
+    # The same folder with another number of epochs.
+    with pytest.raises(InputError, match=r'aver/seed_0/result\.json is of another config than'):
+        demo.train_rows([row], [0], demo.comparison_settings(args, 3))
+
+
+def test_teachers_of_a_student(demo, args, tmp_path):
+    rows = {row.name: row for row in demo.student_rows('mobilenet', args)}
+    assert list(rows) == list(demo.STUDENTS)
+    assert rows['baseline'].options == rows['more_labels'].options == ()
+    assert rows['more_labels'].variables == (('STUDENT_LABELS', 'student_and_held_out'),)
+    first = f'model.teachers.0.checkpoint={tmp_path}/teacher_resnet/seed_0/epoch_2.pth'
+    for name in ('aver', 'camkd', 'mtkdrl', 'mtkdrl_stacking'):
+        assert rows[name].config == f'configs/demo/student_{name}.py'
+        assert rows[name].options[0] == first and len(rows[name].options) == 4
+    assert rows['best_teacher'].options[-1] == 'model.weighting.logit.mobilenet=1'
+
+
+def test_backbones_of_a_detector(demo, args, tmp_path):
+    random, alone, ours = demo.detector_rows(args)
+    assert 'model.backbone.init_cfg=None' in random.options and random.variables == ()
+    for row, method in ((alone, 'baseline'), (ours, 'mtkdrl_stacking')):
+        assert row.options == tuple(
+            f'{split}_dataloader.dataset.indices=8' for split in ('train', 'val')
+        )
+        assert dict(row.variables) == dict(
+            BACKBONE=method, DEMO_STUDENTS=str(tmp_path), STUDENT_EPOCHS='2'
+        )
+
+
+@pytest.mark.parametrize(
+    ('gains', 'words'),
+    [
+        # Student's t with two degrees of freedom: 4.3027 / sqrt(3) = 2.5 standard deviations.
+        ((4, 5, 6), 'it beats equal weights: +5.0 ± 2.5 points.'),
+        (
+            (1, 2, 3),
+            'it does not win: it cannot be told apart from equal weights (+2.0 ± 2.5 points).',
+        ),
+        ((-4, -5, -6), 'it loses against equal weights: -5.0 ± 2.5 points.'),
+        ((4,), 'it: +4.0 points against equal weights, with one seed, which proves nothing.'),
+    ],
+)
+def test_verdict(demo, gains, words):
+    ours = [make_run('camkd', seed, 60 + gain) for seed, gain in enumerate(gains)]
+    gap = paired_difference(ours, [make_run('aver', seed, 60) for seed in range(3)])
+    assert demo.verdict('it', gap, 'equal weights') == words
+
+
+def test_another_winner_is_named(demo, capsys):
+    runs = {
+        name: [make_run(name, seed, metric + seed) for seed in range(3)]
+        for name, metric in dict(
+            aver=60, camkd=64, more_labels=62, mtkdrl=59, mtkdrl_stacking=63
+        ).items()
+    }
+    demo.print_verdicts(runs)
+    out = capsys.readouterr().out
+    assert 'The highest mean is that of another method: CA-MKD.' in out
+    assert 'mtkdrl_stacking (ours) beats equal weights: +3.0 ± 0.0 points.' in out
+    assert 'beats a student trained on these 150 labels too: +1.0 ± 0.0 points.' in out
+    assert 'MTKD-RL, as published loses against equal weights: -1.0 ± 0.0 points.' in out
+    del runs['camkd']
+    demo.print_verdicts(runs)
+    assert 'another method' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--seeds', '3', '4', '3'], r'--seeds names a seed twice: \[3, 4, 3\]'),
+        (['--seeds', '3', '--task-seeds', '5'], '--task-seeds names 5, which is not among --seeds'),
+        (['--epochs', '0'], '--epochs'),
+    ],
+)
+def test_bad_flags(demo, monkeypatch, flags, words):
+    monkeypatch.setattr(sys, 'argv', ['demo.py', *flags])
+    with pytest.raises(InputError, match=words):
+        demo.parse_args()

@@ -2,8 +2,17 @@
 """Write scikit-learn's handwritten digits as image files in ImageNet's layout.
 
 The 1,797 images of 8x8 pixels are part of scikit-learn; nothing is downloaded.
-A quarter of them is the training set, the rest the test set. A second list of
-training labels, of which 40 % are wrong, is for a weak teacher.
+A quarter of them is the training set, the rest the test set. 150 training images
+are held out for the agent; the lists of labels are for the others:
+
+- ``train.txt``: right labels.
+- ``student.txt``: labels as from a crowd, a share of them (``--noise``) wrong.
+- ``confused_3_8_5_6.txt``: every 3 is called an 8 and every 8 a 3, the same with 5
+  and 6; ``confused_1_7_4_9.txt``: 1 with 7, and 4 with 9. For teachers that are
+  systematically wrong about some digits.
+- ``held_out.txt``: right labels of the held-out images.
+- ``student_and_held_out.txt``: both, for what the held-out labels are worth to a student.
+- ``train_noisy.txt``: all training images, with labels as in ``student.txt``.
 
     python tools/dataset_converters/digits.py data/digits
 """
@@ -12,57 +21,136 @@ import argparse
 import os
 import os.path as osp
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-NOISE = 0.4
+from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.image_folders import new_folder, write_labels
+from mtkdrl_mm.utils.launch import run_tool
+
+#: Number of training images for the agent.
+HELD_OUT = 150
+#: Pairs of digits that look alike.
+CONFUSIONS = (((3, 8), (5, 6)), ((1, 7), (4, 9)))
+
+Rows = list[tuple[str, int]]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('out', nargs='?', default='data/digits', help='folder to write to')
+    parser.add_argument(
+        '--noise', type=float, default=0.4, help="share of wrong labels among the student's"
+    )
     return parser.parse_args()
 
 
-def write_digits(out: str) -> None:
-    """Write the data set, unless it exists.
+def image_path(label: int, index: int) -> str:
+    """Path of a digit below the folder of its split."""
+    return f'{label}/{index:04d}.png'
+
+
+def swap_pairs(rows: Rows, pairs: Sequence[tuple[int, int]]) -> Rows:
+    """Give the images of either digit of a pair the label of the other one."""
+    other = {digit: pair[1 - place] for pair in pairs for place, digit in enumerate(pair)}
+    return [(path, other.get(label, label)) for path, label in rows]
+
+
+def list_labels(labels: np.ndarray, train: np.ndarray, noise: float) -> dict[str, Rows]:
+    """Make all lists of labels.
+
+    Args:
+        labels (np.ndarray): The right label of every digit, shape (N,).
+        train (np.ndarray): Indices of the training images, shape (K,).
+        noise (float): Share of wrong labels in ``student`` and ``train_noisy``.
+
+    Returns:
+        dict[str, Rows]: Paths and labels, by the name of the list.
+    """
+    rng = np.random.default_rng(0)
+    noisy = {}
+    for index in sorted(train):
+        label = int(labels[index])
+        wrong = rng.random() < noise
+        noisy[index] = int((label + rng.integers(1, 10)) % 10) if wrong else label
+    _, held_out = train_test_split(
+        train, test_size=HELD_OUT, stratify=labels[train], random_state=0
+    )
+    paths = {index: image_path(labels[index], index) for index in noisy}
+    rest = [index for index in noisy if index not in set(held_out)]
+    right = [(paths[index], int(labels[index])) for index in rest]
+    kept = [(paths[index], int(labels[index])) for index in sorted(held_out)]
+    student = [(paths[index], noisy[index]) for index in rest]
+    return dict(
+        train=right,
+        held_out=kept,
+        student=student,
+        student_and_held_out=student + kept,
+        train_noisy=[(paths[index], noisy[index]) for index in noisy],
+        **{
+            '_'.join(['confused', *(str(digit) for pair in pairs for digit in pair)]): swap_pairs(
+                right, pairs
+            )
+            for pairs in CONFUSIONS
+        },
+    )
+
+
+def lists_match(out: str, lists: dict[str, Rows]) -> bool:
+    """Whether a data set has these lists."""
+    for name, rows in lists.items():
+        path = osp.join(out, 'meta', f'{name}.txt')
+        if not osp.isfile(path):
+            return False
+        with open(path) as file:
+            if file.read() != ''.join(f'{image} {label}\n' for image, label in rows):
+                return False
+    return True
+
+
+def write_digits(out: str, noise: float = 0.4) -> None:
+    """Write the data set, unless it exists; one of another version is replaced.
 
     Args:
         out (str): Folder that gets ``train/0..9``, ``val/0..9`` and
-            ``meta/train_noisy.txt``.
+            ``meta/*.txt``.
+        noise (float): Share of wrong labels. Defaults to 0.4.
+
+    Raises:
+        InputError: If the folder holds something else.
     """
-    if osp.isfile(osp.join(out, 'meta', 'train_noisy.txt')):
-        return
     digits = load_digits()
-    part = f'{out}.part'
-    shutil.rmtree(part, ignore_errors=True)
     indices = np.arange(len(digits.target))
     train, val = train_test_split(indices, test_size=0.75, stratify=digits.target, random_state=0)
-    for split, chosen in (('train', train), ('val', val)):
-        for index in sorted(chosen):
-            folder = osp.join(part, split, str(digits.target[index]))
-            os.makedirs(folder, exist_ok=True)
-            pixels = np.round(digits.images[index] * 255 / 16).astype(np.uint8)
-            Image.fromarray(pixels).save(osp.join(folder, f'{index:04d}.png'))
-
-    rng = np.random.default_rng(0)
-    os.makedirs(osp.join(part, 'meta'))
-    with open(osp.join(part, 'meta', 'train_noisy.txt'), 'w') as file:
-        for index in sorted(train):
-            label = digits.target[index]
-            given = (label + rng.integers(1, 10)) % 10 if rng.random() < NOISE else label
-            file.write(f'{label}/{index:04d}.png {given}\n')
-    # The folder gets its name only when the data set is complete.
+    lists = list_labels(digits.target, train, noise)
+    if lists_match(out, lists):
+        return
     if osp.isdir(out):
+        if os.listdir(out) and not osp.isfile(osp.join(out, 'meta', 'train_noisy.txt')):
+            raise InputError(f'"{out}" holds something else than digits. Choose another folder.')
         shutil.rmtree(out)
-    os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
-    os.replace(part, out)
+    with new_folder(out) as part:
+        for split, chosen in (('train', train), ('val', val)):
+            for index in sorted(chosen):
+                path = osp.join(part, split, image_path(digits.target[index], index))
+                os.makedirs(osp.dirname(path), exist_ok=True)
+                pixels = np.round(digits.images[index] * 255 / 16).astype(np.uint8)
+                Image.fromarray(pixels).save(path)
+        os.makedirs(osp.join(part, 'meta'))
+        for name, rows in lists.items():
+            write_labels(osp.join(part, 'meta', f'{name}.txt'), rows)
+
+
+def main() -> None:
+    args = parse_args()
+    check_number('--noise', args.noise, maximum=1)
+    write_digits(args.out, args.noise)
+    print(f'The digits are in {args.out}.')
 
 
 if __name__ == '__main__':
-    args = parse_args()
-    write_digits(args.out)
-    print(f'The digits are in {args.out}.')
+    run_tool(main)

@@ -17,6 +17,7 @@ train_dataloader = dict(
     dataset=dict(
         **_dataset,
         data_prefix='train',
+        ann_file='meta/train.txt',
         pipeline=[
             *_load,
             dict(type='RandomCrop', crop_size=32, padding=4),
@@ -24,6 +25,11 @@ train_dataloader = dict(
         ],
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
+)
+# For the agent: neither student nor teachers are trained on these.
+held_out_dataloader = dict(
+    **_loader,
+    dataset=dict(train_dataloader['dataset'], ann_file='meta/held_out.txt'),
 )
 val_dataloader = dict(
     **_loader,

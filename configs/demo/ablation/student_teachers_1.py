@@ -1,4 +1,4 @@
-# One teacher alone, the best.
+# One teacher alone.
 _base_ = '../student_mtkdrl.py'
 
 model = dict(teachers=_base_.teachers[:1])

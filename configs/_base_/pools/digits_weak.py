@@ -4,7 +4,7 @@ teachers = [
     dict(
         name=name,
         cfg_path=f'configs/demo/teacher_{name}.py',
-        checkpoint=f'work_dirs/demo/teacher_{name}/epoch_30.pth',
+        checkpoint=f'work_dirs/digits_weak/teacher_{name}/epoch_30.pth',
     )
     for name in ('resnet', 'shufflenet', 'mobilenet', 'weak')
 ][: int('{{$NUM_TEACHERS:4}}')]
