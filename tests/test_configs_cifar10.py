@@ -143,7 +143,9 @@ def test_smoothed_targets():
 @pytest.mark.parametrize('name', STUDENTS)
 def test_variables_choose_labels_and_are_part_of_the_work_dir(name):
     alone = name == 'student_baseline'
-    for labels, file in (('clean', 'student'), ('noisy', 'student_noisy')):
+    files = dict(clean='student', noisy='student_noisy')
+    files.update({f'{k}_and_held_out': f'{v}_and_held_out' for k, v in files.items()})
+    for labels, file in files.items():
         cfg = read(name, LABELS=labels)
         assert cfg.train_dataloader.dataset.ann_file == f'meta/{file}.txt'
         assert cfg.val_dataloader.dataset.ann_file == 'meta/val.txt'

@@ -1,5 +1,5 @@
 # The student without teachers: a RepVGG of 0.2 million parameters. The environment
-# variable CIFAR10_LABELS chooses its labels, clean or noisy.
+# variable CIFAR10_LABELS chooses its labels, see ../_base_/labels.
 _base_ = [
     './_base_/classifier.py',
     './_base_/student.py',

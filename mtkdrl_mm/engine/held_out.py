@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The images of which the agent learns, and the student does not."""
+"""The images from which the agent learns, apart from the training data."""
 
 from copy import deepcopy
 
@@ -30,8 +30,8 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
     if dataloader is None:
         raise InputError(
             "AgentHook has `experience='held_out'`, but the config has no `held_out_dataloader`: "
-            'give one, like `train_dataloader`, with labelled images that neither the student nor '
-            'a teacher is trained on.'
+            'give one, like `train_dataloader`, with labelled images that no teacher was trained '
+            'on.'
         )
     dataloader = deepcopy(dataloader)
     dataloader.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))

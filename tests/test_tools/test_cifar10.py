@@ -60,6 +60,8 @@ LISTS = {
     'specialist_b': 5 * 20 + 5,
     'student': 80,
     'student_noisy': 80,
+    'student_and_held_out': 140,
+    'student_noisy_and_held_out': 140,
     'held_out': 60,
     'select': 40,
     'val': 40,
@@ -73,7 +75,7 @@ def test_lists_and_files(source, sample):
     for name, rows in lists.items():
         split = 'test' if name == 'val' else 'train'
         for path, label in rows.items():
-            if not name.endswith('noisy'):
+            if 'noisy' not in name:
                 assert path.split('/')[0] == CLASSES[label]
             original = source / split / path
             copy = sample / ('val' if name == 'val' else 'train') / path
@@ -170,3 +172,10 @@ def test_bad_input_is_one_sentence(source, tmp_path, flags, message):
 def test_what_exists_is_not_overwritten(source, sample):
     done = run(sample, '--source', source, *SIZES)
     assert done.returncode != 0 and 'exists. Remove it' in done.stderr
+
+
+def test_lists_with_the_images_of_the_agent(sample):
+    held_out = read(sample, 'held_out')
+    for name in ('student', 'student_noisy'):
+        rows = read(sample, f'{name}_and_held_out')
+        assert rows == {**read(sample, name), **held_out}

@@ -44,13 +44,13 @@ def test_only_the_asked_for_rows(tool):
         alone=[
             'configs/cifar10/student_baseline.py',
             'CIFAR10_POOL=confused',
-            'CIFAR10_LABELS=noisy',
+            'CIFAR10_LABELS=noisy_and_held_out',
         ],
         static=[
             'configs/cifar10/student_mtkdrl_stacking.py',
             'model.weighting.agent.type=StaticAgent',
             'CIFAR10_POOL=confused',
-            'CIFAR10_LABELS=noisy',
+            'CIFAR10_LABELS=noisy_and_held_out',
         ],
     )
     assert singles == []
@@ -72,6 +72,7 @@ def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
     assert len(commands) == 2
     assert commands[1][2:] == [
         *('--row', 'aver', 'configs/cifar10/student_aver.py', 'CIFAR10_POOL=weak'),
+        'CIFAR10_LABELS=clean_and_held_out',
         *('--seeds', '7', '--jobs', '2', '--work-dir', str(tmp_path / 'work' / 'weak')),
         *('--store', 'stores/weak', '--views', '4', '--out', str(tmp_path / 'weak')),
     ]

@@ -3,8 +3,9 @@
 
 Every pool is one comparison of compare_methods.py, in a folder of its own, with a row per method
 and one per single teacher. All trainings read the teachers' outputs from stores, which are filled
-once. What is finished is not trained again. The tables of all pools together, pools.md and
-pools.csv, are written after every pool.
+once. In every pool all methods have the same labels: the student is trained on the images that no
+teacher has seen too, from which an agent learns. What is finished is not trained again. The tables
+of all pools together, pools.md and pools.csv, are written after every pool.
 
     python tools/analysis_tools/compare_pools.py --seeds 0 1 2 3 4 --jobs 2 \\
         --store work_dirs/pool_stores --work-dir work_dirs/pools --out docs/results/pools
@@ -40,16 +41,22 @@ TOOLS = osp.dirname(osp.abspath(__file__))
 ROOT = osp.dirname(osp.dirname(TOOLS))
 CONFIGS = 'configs/cifar10'
 #: Environment variables of every pool.
-POOLS: dict[str, dict[str, str]] = dict(
-    clean=dict(CIFAR10_POOL='clean'),
-    weak=dict(CIFAR10_POOL='weak'),
-    memorising=dict(CIFAR10_POOL='memorising'),
-    specialists=dict(CIFAR10_POOL='specialists'),
-    duplicates=dict(CIFAR10_POOL='duplicates'),
-    calibration=dict(CIFAR10_POOL='calibration'),
-    confused=dict(CIFAR10_POOL='confused'),
-    confused_noisy=dict(CIFAR10_POOL='confused', CIFAR10_LABELS='noisy'),
-)
+POOLS: dict[str, dict[str, str]] = {
+    **{
+        # All methods have the same labels: the student is trained on the images of the agent too.
+        pool: dict(CIFAR10_POOL=pool, CIFAR10_LABELS='clean_and_held_out')
+        for pool in (
+            'clean',
+            'weak',
+            'memorising',
+            'specialists',
+            'duplicates',
+            'calibration',
+            'confused',
+        )
+    },
+    'confused_noisy': dict(CIFAR10_POOL='confused', CIFAR10_LABELS='noisy_and_held_out'),
+}
 #: Config and options of every row.
 METHODS: dict[str, tuple[str, ...]] = dict(
     alone=('student_baseline.py',),

@@ -204,6 +204,9 @@ def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
     # A generator of its own: the state of the other depends on the number of teachers' images.
     student_rng = np.random.default_rng([args.seed, 1])
     lists['student_noisy'] = mislabel(lists['student'], args.noise, student_rng)
+    if lists['held_out']:
+        for key in ('student', 'student_noisy'):
+            lists[f'{key}_and_held_out'] = lists[key] + lists['held_out']
     half = len(CLASSES) // 2
     lists['specialist_a'] = specialize(drawn['train'], range(half))
     lists['specialist_b'] = specialize(drawn['train'], range(half, len(CLASSES)))

@@ -26,7 +26,7 @@ train_dataloader = dict(
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
-# For the agent: neither student nor teachers are trained on these.
+# For the agent: no teacher is trained on these.
 held_out_dataloader = dict(
     **_loader,
     dataset=dict(train_dataloader['dataset'], ann_file='meta/held_out.txt'),

@@ -1,6 +1,6 @@
 # The sample of CIFAR-10: a small RepVGG learns from four teachers. The environment
 # variable CIFAR10_POOL chooses one of ../pools/cifar10_*.py, and CIFAR10_LABELS the
-# student's labels, clean or noisy.
+# student's labels, clean or noisy, without or with the agent's held-out images.
 _base_ = [
     '../datasets/cifar10.py',
     '../schedules/cifar10.py',

@@ -60,9 +60,9 @@ class AgentHook(StepHook):
         buffer_budget (float): Greatest size of the rollout buffer in MiB of
             host memory, per process. Defaults to 512.
         experience (str): What the agent learns from: the 'training' images, or
-            the 'held_out' ones of the config's ``held_out_dataloader``, which
-            neither the student nor a teacher should have been trained on.
-            Defaults to 'training', as published.
+            the 'held_out' ones of the config's ``held_out_dataloader``, on
+            which no teacher should have been trained, nor the student if reward
+            or state depend on it. Defaults to 'training', as published.
 
     Raises:
         InputError: If a component is unknown, a number is out of range, or the
