@@ -2,7 +2,8 @@
 """Stored outputs of teachers: settings, files, and conversion to and from outputs."""
 
 from .basis import create_basis, has_basis, load_basis, read_basis
-from .codec import BasisFit, OutputCodec, basis_key, name_basis, stored_form, stored_tensors
+from .basis_fit import BasisFit, basis_key, name_basis
+from .codec import OutputCodec, stored_form, stored_tensors
 from .journal import ViewJournal
 from .manifest import (
     DatasetRecord,
