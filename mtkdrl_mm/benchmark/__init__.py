@@ -2,7 +2,7 @@
 """Measurement of training steps, for the benchmark tools."""
 
 from .batch_feed import BatchFeed
-from .measures import Measure, markdown_table, measures_table
+from .measures import Measure, measures_table
 from .memory import PeakMemory, measure_memory, peak_memory, print_memory
 from .rounds import Variant, median_ratio, time_loading, time_rounds
 from .steps import StepSettings, distillation, lower_bound, plain_training, random_batch
@@ -19,7 +19,6 @@ __all__ = [
     'distillation',
     'fill_store',
     'lower_bound',
-    'markdown_table',
     'measure_memory',
     'measures_table',
     'median_ratio',

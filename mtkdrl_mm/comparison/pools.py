@@ -2,50 +2,33 @@
 """Comparison of methods on several pools of teachers."""
 
 import csv
+import math
 import os.path as osp
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-from scipy.special import log_softmax, logsumexp
+from torch import Tensor
 
 from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.markdown import markdown_table
 
 from .results import Runs
-from .summary import Difference, mean_weights, paired_difference, summarize
+from .summary import Difference, MethodSummary, mean_weights, paired_difference, summarize
 
 #: What a method is compared with that claims to weigh teachers well.
 RIVALS = ('aver', 'camkd')
 
 
-@dataclass(frozen=True)
-class PoolResult:
-    """A method on a pool, beside the best that needs no such method.
-
-    Attributes:
-        pool (str): The pool's name.
-        rivals (dict[str, Difference]): What the method gains over each rival and
-            over the best single teacher, which is known only afterwards; by
-            name.
-        weights (dict[str, float]): The method's mean logit weight of every
-            teacher.
-    """
-
-    pool: str
-    rivals: dict[str, Difference]
-    weights: dict[str, float]
-
-
 def best_subset(
-    logits: Mapping[str, np.ndarray], labels: np.ndarray, sizes: Sequence[int]
+    names: Sequence[str], logits: Tensor, labels: Tensor, sizes: Sequence[int]
 ) -> tuple[str, ...]:
     """The teachers whose equally weighted mixture makes the labels most likely.
 
     Args:
-        logits (Mapping[str, np.ndarray]): The teachers' logits by name, each of
-            shape (N, C), on images that they were not trained on.
-        labels (np.ndarray): Their labels, shape (N,).
+        names (Sequence[str]): The M teachers.
+        logits (Tensor): Their logits on images that they were not trained on,
+            shape (N, M, C).
+        labels (Tensor): Shape (N,), int64.
         sizes (Sequence[int]): How many teachers there may be.
 
     Returns:
@@ -54,17 +37,17 @@ def best_subset(
     Raises:
         ValueError: If no subset has one of the sizes.
     """
-    rows = np.arange(len(labels))
-    of_label = {name: log_softmax(z, axis=1)[rows, labels] for name, z in logits.items()}
+    index = labels[:, None, None].expand(-1, len(names), 1)
+    of_label = logits.double().log_softmax(dim=2).gather(2, index)[..., 0]
     likelihoods = {
-        names: float(np.mean(logsumexp([of_label[name] for name in names], axis=0)))
-        - np.log(len(names))
+        chosen: float(of_label[:, chosen].logsumexp(dim=1).mean()) - math.log(size)
         for size in sizes
-        for names in combinations(logits, size)
+        for chosen in combinations(range(len(names)), size)
     }
     if not likelihoods:
-        raise ValueError(f'No subset of {len(logits)} teachers has {list(sizes)} of them.')
-    return max(likelihoods, key=lambda names: likelihoods[names])
+        raise ValueError(f'No subset of {len(names)} teachers has {list(sizes)} of them.')
+    best = max(likelihoods, key=lambda chosen: likelihoods[chosen])
+    return tuple(names[m] for m in best)
 
 
 def best_single(runs: Runs, singles: Sequence[str]) -> str | None:
@@ -79,27 +62,6 @@ def best_single(runs: Runs, singles: Sequence[str]) -> str | None:
     """
     means = {one.method: one.mean for one in summarize(runs, '') if one.method in singles}
     return max(means, key=lambda name: means[name], default=None)
-
-
-def compare_pool(pool: str, runs: Runs, method: str, singles: Sequence[str]) -> PoolResult:
-    """Compare a method with its rivals.
-
-    Args:
-        pool (str): The pool's name.
-        runs (Runs): Its results.
-        method (str): The method's row.
-        singles (Sequence[str]): Names of the rows with one teacher.
-
-    Returns:
-        PoolResult: Paired by seed.
-    """
-    best = best_single(runs, singles)
-    rivals = {}
-    for name in [*RIVALS, *([] if best is None else [best])]:
-        gap = paired_difference(runs.get(method, []), runs.get(name, []))
-        if gap is not None:
-            rivals[name] = gap
-    return PoolResult(pool, rivals, mean_weights(runs.get(method, []), 'logit'))
 
 
 def write_pools(
@@ -124,35 +86,36 @@ def write_pools(
         if found and name not in singles[pool]
     )
     header = ['pool', 'best single teacher', *named]
-    rows = [header]
-    gains = [['pool', 'minus best single teacher', *(f'minus {one}' for one in RIVALS), 'weights']]
+    rows, gains = [], []
     for pool, runs in pools.items():
         summaries = {one.method: one for one in summarize(runs, '') if one.num_runs}
         best = best_single(runs, singles[pool])
         row = [pool, '' if best is None else f'{_cell(summaries[best])} ({best})']
         row += [_cell(summaries[name]) if name in summaries else '' for name in named]
         rows.append(row)
-        result = compare_pool(pool, runs, method, singles[pool])
-        columns = [best, *RIVALS]
+        ours = runs.get(method, [])
+        rivals = [best or '', *RIVALS]
+        weights = mean_weights(ours, 'logit').items()
         gains.append(
             [
                 pool,
-                *(_gain(result.rivals.get(name or '')) for name in columns),
-                ', '.join(f'{name} {weight:.2f}' for name, weight in result.weights.items()),
+                *(_gain(paired_difference(ours, runs.get(rival, []))) for rival in rivals),
+                ', '.join(f'{name} {weight:.2f}' for name, weight in weights),
             ]
         )
     with atomic_write(osp.join(out, 'pools.csv'), newline='') as file:
-        csv.writer(file).writerows(rows)
-    text = f'{_markdown(rows)}\n\n`{method}`, paired by seed, with 95 % intervals:\n\n'
-    text += _markdown(gains)
+        csv.writer(file).writerows([header, *rows])
+    titles = ['pool', 'minus best single teacher', *(f'minus {one}' for one in RIVALS), 'weights']
+    text = f'{markdown_table(header, rows)}\n\n`{method}`, paired by seed, with 95 % intervals:\n\n'
+    text += markdown_table(titles, gains)
     with atomic_write(osp.join(out, 'pools.md')) as file:
         file.write(text + '\n')
     return text
 
 
-def _cell(summary: object) -> str:
-    mean, std = summary.mean, summary.std  # type: ignore[attr-defined]
-    return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'
+def _cell(summary: MethodSummary) -> str:
+    spread = '' if summary.std is None else f' ± {summary.std:.2f}'
+    return f'{summary.mean:.2f}{spread}'
 
 
 def _gain(gap: Difference | None) -> str:
@@ -160,8 +123,3 @@ def _gain(gap: Difference | None) -> str:
         return ''
     half = '' if gap.half_width is None else f' ± {gap.half_width:.2f}'
     return f'{gap.mean:+.2f}{half}'
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ['---'] * len(rows[0]), *rows[1:]]
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in lines)

@@ -3,7 +3,9 @@
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 
+from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.teacher_outputs import StoreReader, held_out_root, list_teachers
 from mtkdrl_mm.utils import InputError
 
@@ -70,6 +72,28 @@ def test_components_mean_the_same_in_both_stores(distillery):
     with d.without_teachers():
         trained = d.distil(config, 'read_projected', root)
     assert trained['agent_hook']['algorithm']['updates'] == 7
+
+
+def test_what_weighing_could_gain(distillery):
+    d = distillery
+    path = d.config('ceilings', extra=HELD_OUT)
+    root = d.fill(path, 'ceilings', '--maps', 'none')
+    names, logits, labels = read_held_out(Config.fromfile(path), root)
+    reader = StoreReader(held_out_root(root), names)
+    assert logits.shape == (2, 16, len(names), 4) and labels.shape == (16,)
+    for view in range(2):
+        for m, name in enumerate(names):
+            rows = reader.read_rows(range(16), view)[name]['logits'].astype(np.float32)
+            assert np.array_equal(logits[view, :, m].numpy(), rows)
+    done = d.tool('tools/analysis_tools/weighing_ceilings.py', path, root, '--passes', '2')
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '16 held-out images in 2 views, 5 folds.' in done.stdout
+    for name in (*names, 'equal weights', 'static weights', 'weights per image'):
+        assert f'| {name} ' in done.stdout
+    with pytest.raises(InputError, match='The config has no `held_out_dataloader`: give labelled'):
+        read_held_out(Config.fromfile(d.config('plain')), root)
+    with pytest.raises(InputError, match=r'nowhere" holds no outputs of the held-out images\. Run'):
+        read_held_out(Config.fromfile(path), str(d.folder / 'nowhere'))
 
 
 def test_a_store_without_held_out_images(distillery):

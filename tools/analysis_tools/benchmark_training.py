@@ -46,7 +46,6 @@ from mtkdrl_mm.benchmark import (
     distillation,
     fill_store,
     lower_bound,
-    markdown_table,
     measure_memory,
     measures_table,
     median_ratio,
@@ -66,6 +65,7 @@ from mtkdrl_mm.teacher_outputs import StoreReader, list_teachers
 from mtkdrl_mm.utils import check_number
 from mtkdrl_mm.utils.files import atomic_write, write_json
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
+from mtkdrl_mm.utils.markdown import markdown_table
 
 TOOLS = osp.dirname(osp.abspath(__file__))
 CONFIG = osp.join(TOOLS, '..', '..', 'configs', 'mtkdrl', 'r18_imagenet.py')

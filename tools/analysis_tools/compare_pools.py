@@ -17,23 +17,14 @@ import os.path as osp
 import subprocess
 import sys
 
-import numpy as np
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, init_default_scope
 
-from mtkdrl_mm.comparison import (
-    Combination,
-    ComparisonSettings,
-    Row,
-    Run,
-    fill_stores,
-    plan_stores,
-)
+from mtkdrl_mm.comparison import Combination, ComparisonSettings, Row, fill_stores, plan_stores
 from mtkdrl_mm.comparison.pools import best_subset, write_pools
-from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.record import is_comparison, read_comparison
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
-from mtkdrl_mm.teacher_outputs import StoreReader, held_out_root
+from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -97,7 +88,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='folder for the tables; by default the work dir')
     parser.add_argument('--jobs', type=int, default=1, help='number of parallel trainings')
     parser.add_argument(
-        '--report-only', action='store_true', help='write the tables without training'
+        '--report-only',
+        action='store_true',
+        help='write the tables of all pools together again, without training',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     return parser.parse_args()
@@ -150,21 +143,13 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     )
     stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
     fill_stores(stores, settings)
-    held_out = held_out_root(stores[0].path)
-    names = [teacher_name(teacher) for teacher in read_config(row, 0).model.teachers]
-    reader = StoreReader(held_out, names, verify=False)
     cfg = read_config(row, 0)
     cfg.merge_from_dict(parse_options(args.cfg_options))
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    labels = np.array(DATASETS.build(cfg.held_out_dataloader.dataset).get_gt_labels())
-    views = [reader.read_rows(range(len(labels)), view) for view in range(reader.num_views)]
-    logits = {
-        name: np.concatenate([view[name]['logits'].astype(np.float64) for view in views])
-        for name in names
-    }
+    names, logits, labels = read_held_out(cfg, stores[0].path)
+    logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
     for title, sizes in (('best_pair', [2]), ('best_subset', range(1, len(names) + 1))):
-        chosen = best_subset(logits, np.tile(labels, len(views)), sizes)
+        chosen = best_subset(names, logits, labels, sizes)
         rows[title] = [
             config,
             'model.weighting.type=StaticWeights',
@@ -182,24 +167,11 @@ def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> 
     command += ['--seeds', *map(str, args.seeds), '--jobs', str(args.jobs)]
     command += ['--work-dir', osp.join(args.work_dir, pool)]
     command += ['--store', osp.join(args.store, pool), '--views', str(args.views)]
-    if args.report_only:
-        command.append('--report-only')
     if args.out:
         command += ['--out', osp.join(args.out, pool)]
     if args.cfg_options:
         command += ['--cfg-options', *args.cfg_options]
     return subprocess.run(command).returncode
-
-
-def read_runs(folder: str, rows: dict[str, list[str]], seeds: list[int]) -> dict[str, list[Run]]:
-    """The results that there are."""
-    runs = {}
-    for name in rows:
-        paths = [result_path(osp.join(folder, name, f'seed_{seed}')) for seed in seeds]
-        found = [Run.read(path) for path in paths if osp.isfile(path)]
-        if found:
-            runs[name] = found
-    return runs
 
 
 def main() -> None:
@@ -215,16 +187,18 @@ def main() -> None:
     failed = []
     text = ''
     for pool in args.pools:
-        print(f'\n== {pool} ==', flush=True)
-        if 'subsets' in args.methods and not args.report_only:
-            rows[pool].update(subset_rows(pool, args))
-        if compare(pool, rows[pool], args):
-            failed.append(pool)
+        if not args.report_only:
+            print(f'\n== {pool} ==', flush=True)
+            if 'subsets' in args.methods:
+                rows[pool].update(subset_rows(pool, args))
+            if compare(pool, rows[pool], args):
+                failed.append(pool)
+        folders = {name: osp.join(args.work_dir, name) for name in args.pools}
         results = {
-            name: read_runs(osp.join(args.work_dir, name), rows[name], args.seeds)
-            for name in args.pools
+            name: read_comparison(folder).runs
+            for name, folder in folders.items()
+            if is_comparison(folder)
         }
-        results = {name: runs for name, runs in results.items() if runs}
         if results:
             text = write_pools(results, singles, args.ours, out)
     print(f'\n{text}\n\nThe tables are in {out}.')

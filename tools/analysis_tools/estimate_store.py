@@ -26,10 +26,10 @@ import argparse
 import re
 from dataclasses import dataclass
 
-from mtkdrl_mm.benchmark import markdown_table
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.markdown import markdown_table
 
 #: Name, number of training images and of classes.
 DATASETS = {

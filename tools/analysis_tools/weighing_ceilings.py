@@ -13,14 +13,12 @@ agent can choose better targets for the student.
 import argparse
 
 import torch
-from mmengine.registry import DATASETS, init_default_scope
 
-from mtkdrl_mm.benchmark import markdown_table
-from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.evaluation.mixtures import Mixture, compare_mixtures
-from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, held_out_root, inputs_folder
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+from mtkdrl_mm.utils.launch import add_common_arguments, load_config, run_tool
+from mtkdrl_mm.utils.markdown import markdown_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,38 +30,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of folds and fits')
     add_common_arguments(parser)
     return parser.parse_args()
-
-
-def read_outputs(args: argparse.Namespace) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """The teachers' names, their logits of every view (V, N, M, C), and the labels (N,)."""
-    cfg = load_config(args)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    if cfg.get('held_out_dataloader') is None:
-        raise InputError(
-            f'"{args.config}" has no `held_out_dataloader`: give labelled images that no teacher '
-            'was trained on.'
-        )
-    check_data(cfg, ('held_out_dataloader',))
-    root = held_out_root(args.store)
-    if Manifest.find(inputs_folder(root)) is None:
-        raise InputError(
-            f'"{args.store}" holds no outputs of the held-out images. Run '
-            'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
-        )
-    names = [teacher_name(teacher) for teacher in cfg.model.get('teachers') or ()]
-    reader = StoreReader(root, names)
-    dataset = DATASETS.build(cfg.held_out_dataloader.dataset)
-    labels = torch.tensor(dataset.get_gt_labels())
-    if len(labels) != reader.num_samples:
-        raise InputError(
-            f'"{root}" holds {reader.num_samples} images, but `held_out_dataloader` has '
-            f'{len(labels)}: store them again.'
-        )
-    views = []
-    for view in range(reader.num_views):
-        rows = reader.read_rows(range(len(labels)), view)
-        views.append(torch.stack([torch.tensor(rows[name]['logits']) for name in names], dim=1))
-    return names, torch.stack(views).float(), labels
 
 
 def describe(mixtures: list[Mixture], names: list[str], images: torch.Tensor) -> str:
@@ -100,7 +66,7 @@ def main() -> None:
     args = parse_args()
     for name in ('folds', 'passes'):
         check_number(f'--{name}', getattr(args, name), minimum=2 if name == 'folds' else 1)
-    names, logits, labels = read_outputs(args)
+    names, logits, labels = read_held_out(load_config(args), args.store)
     if args.folds > len(labels):
         raise InputError(f'--folds is {args.folds}, but there are {len(labels)} images.')
     images = torch.arange(len(labels)).repeat(len(logits))

@@ -1,0 +1,56 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What teachers say about the held-out images of a config, from a store."""
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from torch import Tensor
+
+from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, held_out_root, inputs_folder
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.launch import check_data
+
+
+def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
+    """Read logits and labels of the images that no teacher was trained on.
+
+    Args:
+        cfg (Config): With ``held_out_dataloader`` and ``model.teachers``.
+        store (str): The store of the teachers' outputs.
+
+    Returns:
+        tuple[list[str], Tensor, Tensor]: The teachers' names, their logits of V
+        views of N images, of shape (V, N, M, C) in float32, and the labels (N,).
+
+    Raises:
+        InputError: If the config has no such images, or the store does not hold
+            them.
+    """
+    if cfg.get('held_out_dataloader') is None:
+        raise InputError(
+            'The config has no `held_out_dataloader`: give labelled images that no teacher was '
+            'trained on.'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    check_data(cfg, ('held_out_dataloader',))
+    root = held_out_root(store)
+    if Manifest.find(inputs_folder(root)) is None:
+        raise InputError(
+            f'"{store}" holds no outputs of the held-out images. Run '
+            'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
+        )
+    names = [teacher_name(teacher) for teacher in cfg.model.get('teachers') or ()]
+    reader = StoreReader(root, names)
+    labels = torch.tensor(DATASETS.build(cfg.held_out_dataloader.dataset).get_gt_labels())
+    if len(labels) != reader.num_samples:
+        raise InputError(
+            f'"{root}" holds {reader.num_samples} images, but `held_out_dataloader` has '
+            f'{len(labels)}: store them again.'
+        )
+    reader.check_complete(range(reader.num_views))
+    views = []
+    for view in range(reader.num_views):
+        rows = reader.read_rows(range(len(labels)), view)
+        views.append(torch.stack([torch.tensor(rows[name]['logits']) for name in names], dim=1))
+    return names, torch.stack(views).float(), labels
