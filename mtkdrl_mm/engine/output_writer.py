@@ -521,8 +521,8 @@ class OutputWriter:
                 if stored != size:
                     raise InputError(
                         f'"{folder}" holds a basis of {stored} components for the {kind}, but they '
-                        f'are to be projected onto {size}. Set that number, or remove the folder '
-                        'and store this teacher again.'
+                        f'are to be projected onto {size}. Set that number (for none, '
+                        f'`{kind}="full"`), or remove the folder and store this teacher again.'
                     )
         return bases
 

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import SampleAnnotator, SeededBatchSampler, SeededDataset, dataset_record
-from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
+from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.teachers.teacher_record import complete_record, teacher_record
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
@@ -74,7 +74,8 @@ def connect_teacher_outputs(
 def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
     """Connect the agent's held-out images to the store, as :func:`connect_teacher_outputs`.
 
-    A training that fills a store runs its teachers on them, on the same views.
+    A training that fills a store runs its teachers on them, on the same views; what
+    they say is not rounded to the stored form.
 
     Args:
         model (MultiTeacherDistiller): The model, on its device.
@@ -85,7 +86,7 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
         InputError: If the store does not hold these images, or on another basis
             than the training data.
     """
-    settings, pool = model.teacher_outputs, model.teachers
+    settings = model.teacher_outputs
     if settings is None:
         return
     dataset, sampler = seeded_parts(loader)
@@ -93,7 +94,7 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
         assert settings.views is not None
         set_views(model, dataset, sampler, view_seed(settings), settings.views)
         return
-    assert settings.root is not None and isinstance(pool, StoredTeacherPool)
+    assert settings.root is not None
     root = held_out_root(settings.root)
     if Manifest.find(inputs_folder(root)) is None:
         raise InputError(
@@ -101,13 +102,10 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
             'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
         )
     reader = _connect_reader(model, dataset, sampler, replace(settings, root=root))
-    whole = StoreReader(settings.root, pool.names, verify=False)
-    for name in pool.names:
-        of_both = [
-            (one.manifests[name].tensors, one.manifests[name].basis_sha256)
-            for one in (reader, whole)
-        ]
-        if of_both[0] != of_both[1]:
+    for name, mine in reader.manifests.items():
+        whole = Manifest.read(teacher_folder(settings.root, name))
+        # They are decoded as one, see `StoredTeacherPool`.
+        if (mine.tensors, mine.basis_sha256) != (whole.tensors, whole.basis_sha256):
             raise InputError(
                 f'"{teacher_folder(root, name)}" was stored in another form than '
                 f'"{teacher_folder(settings.root, name)}". Remove the first folder and store this '

@@ -115,9 +115,9 @@ def _fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         agent = kind([state.shape[1] for state in states])
-    # Twice the bytes of the rows: nothing is dropped.
-    rows = 2 * (2 * sum(state.shape[1] for state in states) + 4 * len(states)) * len(rewards)
-    buffer = RolloutBuffer(agent.state_sizes, rows / 2**20)
+    # States in half precision, and a reward each; twice as much, so that nothing is dropped.
+    nbytes = 2 * sum(agent.state_sizes) + 4 * len(agent.state_sizes)
+    buffer = RolloutBuffer(agent.state_sizes, 2 * nbytes * len(rewards) / 2**20)
     order = torch.randperm(len(rewards), generator=torch.Generator().manual_seed(seed))
     for part in order.split(_BATCH_SIZE):
         buffer.add([state[part] for state in states], rewards[part], torch.Generator())

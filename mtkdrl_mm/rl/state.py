@@ -197,10 +197,9 @@ class TeacherState:
         for m, teacher in enumerate(terms.teachers):
             parts: list[Tensor] = []
             if self.performance:
-                long = [terms.teacher_logits[:, m]]
-                if self.embedding:
-                    long.insert(0, at_least_float32(teacher.embedding))
-                parts += long if self.projection is None else map(self.projection, long)
+                vectors = [at_least_float32(teacher.embedding)] if self.embedding else []
+                vectors.append(terms.teacher_logits[:, m])
+                parts += vectors if self.projection is None else map(self.projection, vectors)
                 if self.cross_entropy:
                     parts.append(terms.teacher_ce[:, m, None])
             if self.gap:

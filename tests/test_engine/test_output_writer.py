@@ -415,7 +415,8 @@ def test_a_basis_of_another_number_of_components(session, store):
         session(maps='projected', map_channels=4)
     assert str(error.value) == (
         f'"{store}/a" holds a basis of 3 components for the maps, but they are to be projected '
-        'onto 4. Set that number, or remove the folder and store this teacher again.'
+        'onto 4. Set that number (for none, `maps="full"`), or remove the folder and store this '
+        'teacher again.'
     )
 
 

@@ -30,8 +30,8 @@ class AgentHook(StepHook):
 
     - In every training step it adds the states that the agent observed and the
       rewards of the teachers to the rollout buffer (phase 1). The agent is
-      frozen. With ``experience='held_out'`` it does so just before an update, for
-      images of their own, which show the student as it is then.
+      frozen. With ``experience='held_out'`` it runs student and teachers on the
+      held-out images just before an update, and adds those instead.
     - At the end of every epoch, or every ``update_interval`` iterations, it
       updates the agent from the buffer and clears it (phase 2).
     - During the warm-up the weights are 1/M. The agent is pre-trained from the
