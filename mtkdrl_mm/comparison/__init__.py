@@ -5,7 +5,7 @@ The plots are in :mod:`mtkdrl_mm.comparison.plots`, which alone needs matplotlib
 """
 
 from .environment import command_line, describe_device, write_environment
-from .record import ComparisonRecord, Missing, Plan, is_comparison, read_comparison
+from .record import PAGE_NAME, ComparisonRecord, Missing, Plan, is_comparison, read_comparison
 from .results import Run, Runs, TrainingLog
 from .rows import Combination, Row, describe, list_rows
 from .settings import ComparisonSettings
@@ -15,6 +15,7 @@ from .tables import write_tables
 from .training import finished, train, train_all
 
 __all__ = [
+    'PAGE_NAME',
     'Combination',
     'ComparisonRecord',
     'ComparisonSettings',

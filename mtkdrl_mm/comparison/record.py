@@ -16,6 +16,8 @@ from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Row, training_folder
 from .settings import ComparisonSettings
 
+#: File name of the page of a training, and of a comparison, in its work dir.
+PAGE_NAME = 'report.html'
 _PLAN = 'comparison.json'
 _DEFAULT_REFERENCE = 'aver'
 # Characters at the end of an output that are searched for an error, and of an error that are kept.

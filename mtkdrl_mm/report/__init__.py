@@ -9,13 +9,12 @@
 """
 
 from .charts import DotChart, LineChart, Series
-from .comparison_page import PAGE_NAME, make_comparison_page
+from .comparison_page import make_comparison_page
 from .page import Page, render, write_page
 from .run_page import make_run_page
 from .run_record import RunRecord, read_run
 
 __all__ = [
-    'PAGE_NAME',
     'DotChart',
     'LineChart',
     'Page',

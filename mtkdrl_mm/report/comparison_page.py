@@ -9,7 +9,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mtkdrl_mm.comparison import ComparisonRecord, Difference, MethodSummary, Run, summarize
+from mtkdrl_mm.comparison import (
+    PAGE_NAME,
+    ComparisonRecord,
+    Difference,
+    MethodSummary,
+    Run,
+    summarize,
+)
 from mtkdrl_mm.comparison.results import OUTPUT_NAME, metric_digits
 from mtkdrl_mm.comparison.summary import mean_curve
 from mtkdrl_mm.utils import InputError
@@ -20,8 +27,6 @@ from .page import Block, Cell, Charts, Facts, Fold, Notes, Page, Section, Table,
 from .run_record import WEIGHT_KEYS, ClassWeights, RunRecord, read_run
 from .weight_tables import class_tables
 
-#: File name of the page of a training, and of a comparison, in its work dir.
-PAGE_NAME = 'report.html'
 # Of more methods, the chart of each is hidden until the reader opens them.
 _MOST_OPEN = 6
 _CURVES = 'Results over the training'

@@ -42,6 +42,8 @@ __all__ = [
 
 # setuptools' notice: four lines for every package that mmengine looks up.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+# mmcv-lite's, of operators that distillation does not use.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 
 def read_config_file(path: str) -> Config:

@@ -32,6 +32,7 @@ import sys
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import (
+    PAGE_NAME,
     Combination,
     ComparisonSettings,
     Plan,
@@ -49,7 +50,6 @@ from mtkdrl_mm.comparison import (
     write_environment,
     write_tables,
 )
-from mtkdrl_mm.report import PAGE_NAME, make_comparison_page, write_page
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -101,6 +101,9 @@ def parse_args() -> argparse.Namespace:
 
 def write_comparison_page(work_dir: str) -> None:
     """Write the page about what there is so far."""
+    # The report imports all networks, which takes seconds; what only checks its arguments need not.
+    from mtkdrl_mm.report import make_comparison_page, write_page
+
     write_page(make_comparison_page(read_comparison(work_dir)), osp.join(work_dir, PAGE_NAME))
 
 

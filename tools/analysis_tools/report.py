@@ -26,9 +26,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
-from mtkdrl_mm.comparison import is_comparison, read_comparison
+from mtkdrl_mm.comparison import PAGE_NAME, is_comparison, read_comparison
 from mtkdrl_mm.report import (
-    PAGE_NAME,
     Page,
     RunRecord,
     make_comparison_page,
