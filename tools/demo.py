@@ -4,7 +4,7 @@
 The student's labels are as from a crowd: 40 % of them are wrong. It has four
 teachers, and each of them confuses some digits, since its own training labels do:
 three of them 3 with 8 and 5 with 6, the fourth 1 with 7 and 4 with 9. The agent of
-mtkdrl_stacking, the variant of this project, learns from 150 other images with right
+mtkdrl_stacking, the variant of this project, learns from 50 other images with right
 labels whom to believe. It is compared with the student without teachers, also with
 these images in its training set, and with the best teacher alone, equal weights
 (AVER), CA-MKD, and MTKD-RL as published; all with several seeds. Then a small
@@ -58,7 +58,7 @@ TEACHERS = {
 }
 STUDENTS = {
     'baseline': 'no teachers',
-    'more_labels': 'no teachers, 150 labels more',
+    'more_labels': 'no teachers, 50 labels more',
     'best_teacher': 'the best teacher alone',
     'aver': 'equal weights (AVER)',
     'camkd': 'CA-MKD',
@@ -252,7 +252,7 @@ def print_students(summaries: Sequence[MethodSummary], best: str) -> None:
         )
     runs = summaries[0].num_runs
     print(
-        f'\nMean and standard deviation of {runs} {"seed" if runs == 1 else "seeds"} on 1,348 '
+        f'\nMean and standard deviation of {runs} {"seed" if runs == 1 else "seeds"} on 1,447 '
         'test images; differences are paired\nby seed, with 95 % confidence intervals.'
     )
 
@@ -286,7 +286,7 @@ def print_verdicts(runs: Runs) -> None:
         runs (Runs): The students.
     """
     print()
-    rivals = {REFERENCE: 'equal weights', MORE_LABELS: 'a student trained on these 150 labels too'}
+    rivals = {REFERENCE: 'equal weights', MORE_LABELS: 'a student trained on these 50 labels too'}
     for method, rival in (('mtkdrl', REFERENCE), (OURS, REFERENCE), (OURS, MORE_LABELS)):
         gap = paired_difference(runs[method], runs[rival])
         assert gap is not None

@@ -228,7 +228,11 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
     values = [record[metric] for record in records if metric in record]
     if not values:
         raise InputError(f'No "{metric}" in the logs of {folder}: is it validated?')
-    steps = [record for record in records if 'loss' in record and 'epoch' in record]
+    # By step: a resumed training logs again what came after its checkpoint.
+    by_step = {
+        record['step']: record for record in records if 'loss' in record and 'epoch' in record
+    }
+    steps = list(by_step.values())
     if not steps:
         raise InputError(
             f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '

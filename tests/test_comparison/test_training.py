@@ -210,6 +210,18 @@ def test_what_logs_hold(tmp_path):
     assert log.peak_mib == 70 and log.class_weights == table
 
 
+def test_a_resumed_training_repeats_steps(tmp_path):
+    write_logs(tmp_path, LOGS)
+    key = 'teacher_weight/logit/a'
+    # Resumed after step 2.
+    again = tmp_path / 'now_later' / 'vis_data'
+    again.mkdir(parents=True)
+    lines = [record(4, **{key: 0.5}), {**LOGS[-1], 'accuracy/top1': 51.0}]
+    (again / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    log = training.read_logs(str(tmp_path), 'accuracy/top1')
+    assert log.metric == 51.0 and log.curves[key] == [(2, 0.25), (4, 0.5)]
+
+
 def test_damaged_logs_are_named(tmp_path):
     def read(metric='accuracy/top1'):
         with pytest.raises(InputError) as error:

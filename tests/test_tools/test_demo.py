@@ -110,7 +110,7 @@ def test_another_winner_is_named(demo, capsys):
     out = capsys.readouterr().out
     assert 'The highest mean is that of another method: CA-MKD.' in out
     assert 'mtkdrl_stacking (ours) beats equal weights: +3.0 ± 0.0 points.' in out
-    assert 'beats a student trained on these 150 labels too: +1.0 ± 0.0 points.' in out
+    assert 'beats a student trained on these 50 labels too: +1.0 ± 0.0 points.' in out
     assert 'MTKD-RL, as published loses against equal weights: -1.0 ± 0.0 points.' in out
     del runs['camkd']
     demo.print_verdicts(runs)

@@ -42,15 +42,15 @@ def right(image):
 def test_no_image_is_in_two_parts(folder):
     student, held_out = read(folder, 'student'), read(folder, 'held_out')
     images = {str(path.relative_to(folder / 'train')) for path in folder.glob('train/*/*.png')}
-    assert (len(student), len(held_out), len(images)) == (299, 150, 449)
+    assert (len(student), len(held_out), len(images)) == (300, 50, 350)
     assert student.keys() | held_out.keys() == images == read(folder, 'train_noisy').keys()
     for name in ('train', 'confused_3_8_5_6', 'confused_1_7_4_9'):
         assert read(folder, name).keys() == student.keys()
-    assert len(list(folder.glob('val/*/*.png'))) == 1348
+    assert len(list(folder.glob('val/*/*.png'))) == 1447
     assert read(folder, 'student_and_held_out') == {**student, **held_out}
     # Every digit is held out about as often.
     counts = [sum(right(image) == digit for image in held_out) for digit in range(10)]
-    assert 14 <= min(counts) and max(counts) <= 16
+    assert 4 <= min(counts) and max(counts) <= 6
 
 
 def test_labels(folder):
@@ -63,8 +63,8 @@ def test_labels(folder):
     student, noisy = read(folder, 'student'), read(folder, 'train_noisy')
     assert student.items() <= noisy.items()
     wrong = [label for image, label in student.items() if label != right(image)]
-    # 40 % of 299, within two standard deviations, and of all digits.
-    assert abs(len(wrong) - 0.4 * 299) < 2 * (0.24 * 299) ** 0.5 and set(wrong) == set(range(10))
+    # 40 % of 300, within two standard deviations, and of all digits.
+    assert abs(len(wrong) - 0.4 * 300) < 2 * (0.24 * 300) ** 0.5 and set(wrong) == set(range(10))
 
 
 def test_another_share_replaces_the_data(tool, tmp_path):

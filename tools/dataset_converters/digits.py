@@ -2,8 +2,8 @@
 """Write scikit-learn's handwritten digits as image files in ImageNet's layout.
 
 The 1,797 images of 8x8 pixels are part of scikit-learn; nothing is downloaded.
-A quarter of them is the training set, the rest the test set. 150 training images
-are held out for the agent; the lists of labels are for the others:
+350 of them are the training set, the rest the test set. 50 training images are held
+out for the agent; the lists of labels are for the others:
 
 - ``train.txt``: right labels.
 - ``student.txt``: labels as from a crowd, a share of them (``--noise``) wrong.
@@ -32,8 +32,8 @@ from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.image_folders import new_folder, write_labels
 from mtkdrl_mm.utils.launch import run_tool
 
-#: Number of training images for the agent.
-HELD_OUT = 150
+#: Number of training images, and how many of them are for the agent.
+TRAIN, HELD_OUT = 350, 50
 #: Pairs of digits that look alike.
 CONFUSIONS = (((3, 8), (5, 6)), ((1, 7), (4, 9)))
 
@@ -125,7 +125,7 @@ def write_digits(out: str, noise: float = 0.4) -> None:
     """
     digits = load_digits()
     indices = np.arange(len(digits.target))
-    train, val = train_test_split(indices, test_size=0.75, stratify=digits.target, random_state=0)
+    train, val = train_test_split(indices, train_size=TRAIN, stratify=digits.target, random_state=0)
     lists = list_labels(digits.target, train, noise)
     if lists_match(out, lists):
         return
