@@ -1,0 +1,4 @@
+# The first three teachers of the pool.
+_base_ = '../student_mtkdrl.py'
+
+model = dict(teachers=_base_.teachers[:3])
