@@ -3,8 +3,9 @@
 
 import math
 import os.path as osp
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .results import Run, Runs
-from .summary import confidence_half_width, mean_curve
+from .summary import Difference, confidence_half_width, mean_curve
 
 _DPI = 120
+_COLORS = ('#b45309', '#64748b', '#1d4ed8')
 
 
 def write_plots(runs: Runs, metric: str, reference: str, out: str) -> None:
@@ -67,6 +69,47 @@ def _draw_accuracy(axes: Axes, runs: Runs, half_width: Callable[[list[float]], f
     axes.set_yticks(range(len(runs)), list(runs))
     axes.invert_yaxis()
     axes.grid(axis='x', alpha=0.3)
+
+
+def plot_gains(gains: Mapping[str, Mapping[str, Difference | None]], method: str) -> Figure:
+    """Plot what a method gains over its rivals in every pool of teachers.
+
+    Args:
+        gains (Mapping[str, Mapping[str, Difference | None]]): By pool and rival;
+            what is None is left out.
+        method (str): The method, for the axis.
+
+    Returns:
+        Figure: Mean paired differences with their 95 % confidence intervals, one
+        line per pool and rival.
+    """
+    rivals = list(dict.fromkeys(rival for of_pool in gains.values() for rival in of_pool))
+    figure = Figure(figsize=(7, 0.22 * len(rivals) * len(gains) + 1.4))
+    axes = figure.subplots()
+    offsets = np.linspace(-0.25, 0.25, len(rivals)).tolist() if len(rivals) > 1 else [0.0]
+    for rival, offset, color in zip(rivals, offsets, cycle(_COLORS)):
+        found = [
+            (row + offset, gap)
+            for row, of_pool in enumerate(gains.values())
+            if (gap := of_pool.get(rival)) is not None
+        ]
+        axes.errorbar(
+            [gap.mean for _, gap in found],
+            [place for place, _ in found],
+            xerr=[gap.half_width or 0.0 for _, gap in found],
+            fmt='o',
+            color=color,
+            capsize=3,
+            label=f'minus {rival}',
+        )
+    axes.axvline(0, color='#475569', linewidth=1)
+    axes.set_yticks(range(len(gains)), list(gains))
+    axes.set_ylim(len(gains) - 0.5, -0.5)
+    axes.set_xlabel(f'points that {method} gains (paired by seed, 95 % intervals)')
+    axes.grid(axis='x', alpha=0.3)
+    axes.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=len(rivals))
+    figure.tight_layout()
+    return figure
 
 
 def plot_weights(runs: Runs) -> Figure | None:

@@ -64,6 +64,24 @@ def best_single(runs: Runs, singles: Sequence[str]) -> str | None:
     return max(means, key=lambda name: means[name], default=None)
 
 
+def gains_over_rivals(
+    runs: Runs, singles: Sequence[str], method: str
+) -> dict[str, Difference | None]:
+    """What a method gains over the best single teacher and over every rival, seed by seed.
+
+    Args:
+        runs (Runs): The results of a pool.
+        singles (Sequence[str]): Names of the rows with one teacher.
+        method (str): The method.
+
+    Returns:
+        dict[str, Difference | None]: By rival; None without a seed that both have.
+    """
+    rivals = {'best single teacher': best_single(runs, singles) or '', **{r: r for r in RIVALS}}
+    ours = runs.get(method, [])
+    return {name: paired_difference(ours, runs.get(row, [])) for name, row in rivals.items()}
+
+
 def write_pools(
     pools: Mapping[str, Runs], singles: Mapping[str, Sequence[str]], method: str, out: str
 ) -> str:
@@ -93,13 +111,11 @@ def write_pools(
         row = [pool, '' if best is None else f'{_cell(summaries[best])} ({best})']
         row += [_cell(summaries[name]) if name in summaries else '' for name in named]
         rows.append(row)
-        ours = runs.get(method, [])
-        rivals = [best or '', *RIVALS]
-        weights = mean_weights(ours, 'logit').items()
+        weights = mean_weights(runs.get(method, []), 'logit').items()
         gains.append(
             [
                 pool,
-                *(_gain(paired_difference(ours, runs.get(rival, []))) for rival in rivals),
+                *map(_gain, gains_over_rivals(runs, singles[pool], method).values()),
                 ', '.join(f'{name} {weight:.2f}' for name, weight in weights),
             ]
         )

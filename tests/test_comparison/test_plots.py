@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from mtkdrl_mm.comparison import plots
+from mtkdrl_mm.comparison import Difference, plots
 
 KEY = 'teacher_weight/logit/a'
 
@@ -85,3 +85,20 @@ def test_a_teacher_that_a_training_lacks_has_no_line(make_run):
     runs = {'a': [make_run(curves={KEY: [(1, 0.5)]}), make_run()]}
     (line,) = plots.plot_weights(runs).axes[0].lines
     assert len(line.get_xdata()) == 0
+
+
+def test_gains():
+    gains = {
+        'weak': {'aver': Difference(1.0, 0.5), 'best': None},
+        'clean': {'aver': Difference(-0.5, None), 'best': Difference(2.0, 1.0)},
+    }
+    (axes,) = plots.plot_gains(gains, 'ours').axes
+    aver, best = axes.containers
+    assert aver.get_label() == 'minus aver' and best.get_label() == 'minus best'
+    # What is missing has no dot, and one seed no interval.
+    assert list(aver[0].get_xdata()) == [1.0, -0.5]
+    assert list(aver[0].get_ydata()) == [-0.25, 0.75]
+    assert list(best[0].get_xdata()) == [2.0] and list(best[0].get_ydata()) == [1.25]
+    bars = aver[2][0].get_segments()
+    np.testing.assert_allclose([[a[0], b[0]] for a, b in bars], [[0.5, 1.5], [-0.5, -0.5]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['weak', 'clean']

@@ -5,7 +5,7 @@ Every pool is one comparison of compare_methods.py, in a folder of its own, with
 and one per single teacher. All trainings read the teachers' outputs from stores, which are filled
 once. In every pool all methods have the same labels: the student is trained on the images that no
 teacher has seen too, from which an agent learns. What is finished is not trained again. The tables
-of all pools together, pools.md and pools.csv, are written after every pool.
+of all pools together, pools.md and pools.csv, and the plot pools.png are written after every pool.
 
     python tools/analysis_tools/compare_pools.py --seeds 0 1 2 3 4 --jobs 2 \\
         --store work_dirs/pool_stores --work-dir work_dirs/pools --out docs/results/pools
@@ -20,7 +20,7 @@ import sys
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import Combination, ComparisonSettings, Row, fill_stores, plan_stores
-from mtkdrl_mm.comparison.pools import best_subset, write_pools
+from mtkdrl_mm.comparison.pools import best_subset, gains_over_rivals, write_pools
 from mtkdrl_mm.comparison.record import is_comparison, read_comparison
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
@@ -175,6 +175,8 @@ def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> 
 
 
 def main() -> None:
+    from mtkdrl_mm.comparison.plots import plot_gains  # matplotlib, which nothing else needs
+
     args = parse_args()
     check_number('--jobs', args.jobs, minimum=1)
     check_number('--views', args.views, minimum=1)
@@ -201,6 +203,11 @@ def main() -> None:
         }
         if results:
             text = write_pools(results, singles, args.ours, out)
+            gains = {
+                name: gains_over_rivals(runs, singles[name], args.ours)
+                for name, runs in results.items()
+            }
+            plot_gains(gains, args.ours).savefig(osp.join(out, 'pools.png'), dpi=120)
     print(f'\n{text}\n\nThe tables are in {out}.')
     if failed:
         raise InputError(f'Not all trainings of these pools have results: {", ".join(failed)}.')
