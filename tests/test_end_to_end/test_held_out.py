@@ -96,6 +96,34 @@ def test_what_weighing_could_gain(distillery):
         read_held_out(Config.fromfile(path), str(d.folder / 'nowhere'))
 
 
+def test_how_useful_the_teachers_are(distillery):
+    d = distillery
+    path = d.config('useful', extra=HELD_OUT)
+    root = d.fill(path, 'useful')
+    d.distil(path, 'useful', root)
+    checkpoint = str(d.folder / 'useful' / 'epoch_1.pth')
+    tool = ['tools/analysis_tools/teacher_usefulness.py', path, checkpoint]
+    flags = ['--steps', '2', '--repeats', '2', '--images', '8', '--out', str(d.folder / 'u.csv')]
+    flags += ['--cfg-options', f'model.teacher_outputs={root}']
+    done = d.tool(*tool, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'on 8 validation images by 2 steps, in thousandths of a nat; 2 repeats' in done.stdout
+    rows = {
+        cells[0]: cells[1:]
+        for line in done.stdout.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) == 4
+    }
+    names = list_teachers(root)
+    assert list(rows)[2:] == [*names, 'equal weights', "the training's weights"]
+    # The weights of the teachers in the training sum to 1, up to rounding.
+    assert abs(sum(float(rows[name][2]) for name in names) - 1) <= 0.005 * len(names) + 1e-9
+    lines = (d.folder / 'u.csv').read_text().splitlines()
+    assert len(lines) == 1 + len(names) + 2 and lines[0].startswith('checkpoint,followed,0,1,')
+    flags[1] = '1000'
+    done = d.tool(*tool, *flags)
+    assert 'Error: --steps is 1000, but an epoch has ' in done.stderr
+
+
 def test_a_store_without_held_out_images(distillery):
     d = distillery
     root = d.fill(d.config('whole'), 'whole')
