@@ -3,6 +3,7 @@
 
 import glob
 import os.path as osp
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -43,7 +44,12 @@ class TrainingJob(CommandJob):
     def __call__(self) -> None:
         """Train, and write the result or how the training failed."""
         try:
-            train(self.combination, self.settings, run=self.run)
+            run = train(self.combination, self.settings, run=self.run)
+            if run is None and self.terminated:
+                self.write_outcome(
+                    exit_code=128 + signal.SIGTERM,
+                    reason='The job was cancelled; the same command goes on.',
+                )
         except InputError as error:
             self.write_outcome(exit_code=1, reason=f'Error: {error}')
 

@@ -36,6 +36,9 @@ class CommandJob:
             job that was ended three times without a new one is not queued
             again.
         save_seconds (float): Seconds that the command has to save.
+
+    Attributes:
+        terminated (bool): Whether the job got SIGTERM while the command ran.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class CommandJob:
         self._process: subprocess.Popen | None = None
         self._start = 0.0
         self._fruitless = 0
-        self._terminated = False
+        self.terminated = False
 
     def __call__(self) -> None:
         """Run the command in the job, and write its exit code."""
@@ -91,7 +94,7 @@ class CommandJob:
             resource usage as of ``os.wait4``.
         """
         self._start = time.time()
-        self._terminated = False
+        self.terminated = False
         before = signal.signal(signal.SIGTERM, self._terminate)
         process = self._process = subprocess.Popen(
             command,
@@ -110,7 +113,7 @@ class CommandJob:
         finally:
             self._process = None
             signal.signal(signal.SIGTERM, before)
-        if self._terminated and process.returncode != 0 and may_requeue():
+        if self.terminated and process.returncode != 0 and may_requeue():
             # As if submitit had been told to: it calls `checkpoint`, queues the job, and exits.
             signal.raise_signal(_number())
         return process.returncode, usage
@@ -158,7 +161,7 @@ class CommandJob:
 
     def _terminate(self, number: int, frame: Any) -> None:
         """Pass SIGTERM on: some schedulers send it to the job's first process only."""
-        self._terminated = True
+        self.terminated = True
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
