@@ -12,4 +12,6 @@ fi
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python3)}
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+# torch then counts the GPUs without CUDA, which processes that are forked could not use any more.
+export PYTORCH_NVML_BASED_CUDA_CHECK=1
 exec "$PYTHON" "$ROOT/tools/dev/gpu_check.py" "$@"
