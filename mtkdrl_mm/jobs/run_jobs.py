@@ -133,16 +133,20 @@ def _run_slurm(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd)
         else:
             new.append(index)
     if open_jobs:
-        print(f'  {_count(len(open_jobs))} of an earlier command: still in the queue', flush=True)
+        print(
+            f'  {_count(len(open_jobs))} of an earlier command: still in the queue, waiting',
+            flush=True,
+        )
     if new:
         for index, job_id in zip(new, _submit([jobs[index] for index in new], settings)):
             note = jobs[index].note
             if note is not None:
                 write_json(dict(job_id=job_id), note)
             open_jobs.append(_Submitted(index, job_id, _log_path(settings, job_id)))
+        array = open_jobs[-1].job_id.split('_')[0]
         print(
-            f'  {_count(len(new))}: {open_jobs[-1].job_id.split("_")[0]}, up to {settings.jobs} at '
-            f'a time; logs in {settings.folder}',
+            f'  Slurm job {array}: {_count(len(new))}, up to {settings.jobs} at a time; logs in '
+            f'{settings.folder}',
             flush=True,
         )
     try:
@@ -170,7 +174,7 @@ def _run_slurm(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd)
 
 
 def _count(number: int) -> str:
-    return '1 Slurm job' if number == 1 else f'{number} Slurm jobs'
+    return '1 job' if number == 1 else f'{number} jobs'
 
 
 def _noted(job: CommandJob) -> str:

@@ -334,7 +334,7 @@ def buffer_copies(report: Reporter) -> None:
     for _ in range(50 if report.full else 25):  # more than fit: images are replaced
         states = [torch.randn(batch, size, generator=draw) for size in sizes]
         rewards = torch.randn(batch, len(sizes), generator=draw)
-        sources = [state.to(device) for state in states]
+        sources = [state.to(device, copy=True) for state in states]
         buffers[0].add(sources, rewards.to(device), generators[0])
         for source in sources:
             source.fill_(math.nan)  # as later steps overwrite the device's memory

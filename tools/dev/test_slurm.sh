@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the Slurm scripts on a real Slurm: one node, this machine, four CPUs, no GPU.
+# Tests the Slurm scripts, and the tools that submit jobs, on a real Slurm: one node, this machine, four CPUs, no GPU.
 #
 #   make test-slurm                   needs root and Debian or Ubuntu; installs slurm-wlm and munge if missing
 #   SCENARIOS='trains signal' make test-slurm         only these
