@@ -15,7 +15,8 @@ def test_store_and_training_as_jobs(workshop: Workshop):
     command += ['--launcher', 'local', '--seeds', '3', '--work-dir', str(work_dir)]
     command += ['--store', str(store), '--views', '1']
     command += ['--cfg-options', 'train_cfg.max_epochs=2']
-    done = workshop.tool(*command)
+    # submitit's local jobs have the numbers of their processes.
+    done = workshop.tool(*command, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'mtkdrl, seed 3: ' in done.stdout
     assert '" is complete.' in (work_dir / 'store_output.txt').read_text()
