@@ -334,7 +334,8 @@ compare() { # compare_methods.py: jobs at their time limit (USR2) and preempted 
     comparison --seeds 0 1 2 >"$DIR/compare.log" 2>&1 || code=$?
     echo $code >"$DIR/compare.code"
   ) &
-  wait_for 120 iterating 0 && wait_for 60 iterating 1 || { echo 'no training'; return 1; }
+  wait_for 120 iterating 0 || { echo 'no training'; return 1; }
+  wait_for 60 iterating 1 || { echo 'no second training at the same time'; return 1; }
   kill_task 1
   requeues USR2 0 || return
   wait_for 120 iterating 2 || { echo 'the others do not go on'; return 1; }
@@ -348,6 +349,22 @@ compare() { # compare_methods.py: jobs at their time limit (USR2) and preempted 
     grep -q 'resumed epoch' "$DIR/runs of/comparison/tiny/seed_0/output.txt" &&
     grep -q 'resumed epoch' "$DIR/runs of/comparison/tiny/seed_2/output.txt" &&
     equal comparison/tiny/seed_0/epoch_60.pth comparison/whole/seed_0/epoch_60.pth
+}
+
+refused() { # compare_methods.py: a partition that does not exist: Slurm's words in a sentence, exit code 1
+  local code=0
+  comparison --partition none >"$DIR/refused.log" 2>&1 || code=$?
+  is 'the exit code' $code 1 && grep -q '^Error: Slurm refuses the jobs: invalid partition specified' "$DIR/refused.log"
+}
+
+again() { # compare_methods.py: the command is killed, its job goes on, and the same command waits for that job
+  comparison --seeds 7 >"$DIR/again.log" 2>&1 &
+  local command=$! job
+  wait_for 120 iterating 7 || { echo 'no training'; return 1; }
+  kill -9 $command "$(pgrep -P $command -f compare_methods | head -1)" 2>/dev/null || true
+  job=$(job_of compare_methods)
+  comparison --seeds 7 >"$DIR/again.log" 2>&1 || { echo 'the second command failed'; return 1; }
+  grep -q '1 job of an earlier command' "$DIR/again.log" && is 'the state' "$(state_of "$job")" COMPLETED
 }
 
 store() { # store_teacher_outputs.py: an array of three jobs, one killed, writes a whole store
@@ -371,7 +388,7 @@ make_config
 CONFIG="$DIR/with blank/tiny.py"
 mkdir "$DIR/runs of"
 PASSED=0 FAILED=0 ROWS=()
-ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell preempted requeue_off requeue_cancelled compare store'
+ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell preempted requeue_off requeue_cancelled refused compare again store'
 for scenario in ${SCENARIOS:-$ALL}; do
   # What a scenario shows stands behind its name.
   title=$(sed -n "s/^$scenario() { # //p" tools/dev/test_slurm.sh)
