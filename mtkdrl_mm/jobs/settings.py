@@ -19,7 +19,8 @@ _CPUS_PER_GPU = 5
 _SAVE_SECONDS = 120
 # The same of submitit's local jobs.
 _LOCAL_SAVE_SECONDS = 30
-_YEAR = 365 * 24 * 60
+# Slurm's signal may come a minute early, and a job must have started by then.
+_MIN_MINUTES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,7 @@ class JobSettings:
     @property
     def save_seconds(self) -> int:
         """Seconds before the time limit at which a job is told to save."""
-        if self.launcher == 'local':
-            return _LOCAL_SAVE_SECONDS
-        return min(_SAVE_SECONDS, 30 * (self.minutes or _YEAR))
+        return _LOCAL_SAVE_SECONDS if self.launcher == 'local' else _SAVE_SECONDS
 
     def flags(self) -> list[str]:
         """The flags of a command line that stand for these settings."""
@@ -156,7 +155,7 @@ def read_job_settings(args: argparse.Namespace, jobs: int, folder: str, name: st
         ('--jobs', jobs, 1),
         ('--gpus-per-node', args.gpus_per_node, 0),
         ('--cpus-per-task', args.cpus_per_task, 1),
-        ('--time', args.time, 1),
+        ('--time', args.time, _MIN_MINUTES),
     ):
         if value is not None:
             check_number(flag, value, minimum=minimum)

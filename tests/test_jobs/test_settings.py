@@ -38,10 +38,11 @@ def test_flags_stand_for_the_settings(parse, slurm):
     assert read(parse(' '.join(settings.flags()))) == settings
     assert (settings.num_gpus(), settings.num_cpus()) == (2, 7)
     assert settings.sbatch_options() == dict(requeue=True, account='lab', exclusive=True)
-    few = read(parse('--launcher slurm --time 1'))
-    assert few.flags() == '--launcher slurm --jobs 1 --time 1'.split()
-    # Half of a short time limit, and two minutes of a long one.
-    assert (few.save_seconds, settings.save_seconds) == (30, 120)
+    few = read(parse('--launcher slurm --time 5'))
+    assert few.flags() == '--launcher slurm --jobs 1 --time 5'.split()
+    # What submitit tells Slurm, and what its local jobs get.
+    local = read(parse('--launcher local'))
+    assert (few.save_seconds, local.save_seconds) == (120, 30)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_job_has_a_gpu_where_the_partition_has_any(parse, slurm, partition, gp
     ('line', 'sentence'),
     [
         ('--launcher slurm', '--launcher slurm needs --time, the time limit of a job in minutes'),
-        ('--launcher slurm --time 0', '`--time` must be at least 1, but is 0.'),
+        ('--launcher slurm --time 4', '`--time` must be at least 5, but is 4.'),
         ('--launcher local --jobs 0', '`--jobs` must be at least 1, but is 0.'),
         ('--launcher local --gpus-per-node -1', '`--gpus-per-node` must be at least 0'),
         ('--launcher local --partition gpu', '--partition and --sbatch-options belong to'),
@@ -75,7 +76,7 @@ def test_what_is_not_installed_is_named(parse, slurm, monkeypatch):
     (slurm / 'bin' / 'sbatch').unlink()
     monkeypatch.setenv('PATH', str(slurm / 'bin'))
     with pytest.raises(InputError, match='there is no program "sbatch" here'):
-        read(parse('--launcher slurm --time 1'))
+        read(parse('--launcher slurm --time 5'))
 
 
 def test_flags_of_jobs_without_jobs(parse):

@@ -39,7 +39,7 @@ cleanup() {
   done
   sleep 1
   for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill "$pid" 2>/dev/null || true; done
-  if [ -n "${KEEP-}" ]; then echo "logs: $DIR"; else rm -rf "$DIR" || { sleep 3; rm -rf "$DIR"; }; fi
+  if [ -n "${KEEP-}" ]; then echo "logs: $DIR"; else rm -rf "$DIR" 2>/dev/null || { sleep 3; rm -rf "$DIR"; }; fi
 }
 trap cleanup EXIT
 trap 'exit 130' INT
