@@ -30,7 +30,7 @@ test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" 
 test-modern: ## The same for distillation, on a current torch (Python 3.12, numpy 2)
 	@bash tools/dev/test_modern.sh
 
-test-slurm: env ## The Slurm scripts on a real one-node Slurm (root, Debian or Ubuntu; 15 minutes)
+test-slurm: env ## The Slurm scripts on a real one-node Slurm (root, Debian or Ubuntu; 20 minutes)
 	@bash tools/dev/test_slurm.sh
 
 docs: .venv-docs/.complete ## The documentation site, into site/; warnings and dead links are errors

@@ -8,9 +8,15 @@
 Any number of processes, on any number of machines, may write one store: started one by one, by
 tools/dist_run.py (with --launcher pytorch) or by srun (with --launcher slurm). They may be killed
 at any moment: the same command goes on with the parts that are missing.
+
+With --jobs, this command submits them to Slurm, through submitit, and waits for them:
+
+    python tools/store_teacher_outputs.py configs/mtkdrl/r18_imagenet.py STORE --views 8 \\
+        --launcher slurm --partition gpu --time 720 --jobs 8
 """
 
 import argparse
+import glob
 import os
 import os.path as osp
 import shutil
@@ -45,6 +51,14 @@ from mtkdrl_mm.engine.held_out import build_held_out
 from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter, writing_session
 from mtkdrl_mm.engine.seeded_views import report_warnings
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
+from mtkdrl_mm.jobs import (
+    JOB_LAUNCHERS,
+    CommandJob,
+    add_job_arguments,
+    check_no_job_flags,
+    read_job_settings,
+    run_jobs,
+)
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.teacher_outputs import (
     Manifest,
@@ -63,7 +77,20 @@ from mtkdrl_mm.teacher_outputs import (
 from mtkdrl_mm.teacher_outputs.settings import DTYPES, EMBEDDINGS, FORM_KEYS, MAPS
 from mtkdrl_mm.utils import InputError, check_number, near_matches
 from mtkdrl_mm.utils.distributed import broadcast_from_main
+from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+from mtkdrl_mm.utils.tool_output import find_error, last_lines
+
+
+def add_submission_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that the jobs of this command do not get."""
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        help='with --launcher slurm or local: submit this number of jobs that write together, and '
+        'wait for them',
+    )
+    add_job_arguments(parser, 'every writing process')
 
 
 def parse_args() -> argparse.Namespace:
@@ -126,8 +153,23 @@ def parse_args() -> argparse.Namespace:
         help='run the teachers again on random images of the store (256) and print the largest '
         'deviations, instead of writing',
     )
-    add_common_arguments(parser)
-    return parser.parse_args()
+    add_common_arguments(parser, ['none', 'pytorch', 'slurm', 'mpi', 'local'])
+    add_submission_arguments(parser)
+    args = parser.parse_args()
+    check_submission(args)
+    return args
+
+
+def check_submission(args: argparse.Namespace) -> None:
+    """Check which of the flags go together."""
+    if args.jobs is None:
+        check_no_job_flags(args)
+        if args.launcher == 'local':
+            raise InputError('--launcher local needs --jobs, the number of processes.')
+    elif args.launcher not in JOB_LAUNCHERS:
+        raise InputError('--jobs needs --launcher slurm or local.')
+    elif args.check is not None or args.dry_run:
+        raise InputError('--check and --dry-run run in this process: leave out --jobs.')
 
 
 def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
@@ -406,9 +448,62 @@ def shadow(store: str) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def submit(args: argparse.Namespace) -> None:
+    """Have jobs write the store; each runs this tool without the flags of jobs."""
+    launcher, args.launcher = args.launcher, 'none'
+    cfg = load_config(args)
+    args.launcher = launcher
+    check_data(cfg, ('train_dataloader',))
+    settings = read_job_settings(
+        args, args.jobs, osp.join(cfg.work_dir, 'jobs'), 'store_teacher_outputs'
+    )
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument('--launcher')
+    add_submission_arguments(own)
+    words = own.parse_known_args(sys.argv[1:])[1]
+    folder = tempfile.mkdtemp(prefix='store_', dir=make_folder(settings.folder))
+    jobs = [
+        CommandJob(
+            command=[sys.executable, osp.abspath(__file__), *words],
+            outcome=osp.join(folder, f'outcome_{number}.json'),
+            progress=osp.join(glob.escape(args.store), '**', 'part_*'),
+            save_seconds=settings.save_seconds,
+        )
+        for number in range(args.jobs)
+    ]
+    failures: list[str] = []
+
+    def report(index: int, log: str) -> None:
+        outcome = read_json_object(jobs[index].outcome, dict(exit_code=int))
+        if outcome['exit_code'] == 0:
+            print(f'  job {index}: done, see {log}', flush=True)
+        else:
+            failures.append(outcome.get('reason') or find_error(last_lines(log)))
+            print(f'  job {index}: FAILED, see {log}: {failures[-1]}', flush=True)
+
+    run_jobs(jobs, settings, report)
+    shutil.rmtree(folder)
+    if len(failures) == len(jobs):
+        raise InputError(
+            f'No job has finished; complete parts are kept. {failures[0].removeprefix("Error: ")}'
+        )
+    # A job ends when nothing is missing any more, whoever was to write it.
+    lost = f', although {count(len(failures), "job")} failed' if failures else ''
+    print(f'"{args.store}" is complete{lost}.')
+
+
+def make_folder(path: str) -> str:
+    """Make a folder, unless it exists, and return it."""
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
 def run() -> None:
     args = parse_args()
     settings = read_settings(args)
+    if args.jobs is not None:
+        submit(args)
+        return
     cfg = load_config(args)
     env_cfg = cfg.get('env_cfg') or {}
     set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=cfg.launcher != 'none')

@@ -5,12 +5,12 @@ import csv
 import glob
 import os.path as osp
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
+from mtkdrl_mm.utils.tool_output import find_error, last_lines
 
 from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Row, training_folder
@@ -20,9 +20,6 @@ from .settings import ComparisonSettings
 PAGE_NAME = 'report.html'
 _PLAN = 'comparison.json'
 _DEFAULT_REFERENCE = 'aver'
-# Characters at the end of an output that are searched for an error, and of an error that are kept.
-_TAIL, _LONGEST = 20_000, 300
-_ERROR = re.compile(r'(Error|[\w.]+(Error|Exception|Interrupt)): ')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,24 +236,10 @@ def _guess_plan(work_dir: str) -> Plan:
 def _describe_missing(method: str, seed: int, folder: str) -> Missing:
     if not osp.isdir(folder):
         return Missing(method, seed, folder, 'not started')
-    lines = _last_lines(osp.join(folder, OUTPUT_NAME))
+    lines = last_lines(osp.join(folder, OUTPUT_NAME))
     path = failure_path(folder)
     if not osp.isfile(path):
         return Missing(method, seed, folder, 'not finished', lines[-1] if lines else '')
-    code = read_json_object(path, dict(exit_code=int))['exit_code']
-    # Launchers write lines of their own after the error.
-    errors = [line for line in lines if _ERROR.match(line)] or lines
-    return Missing(method, seed, folder, 'failed', errors[-1] if errors else '', code)
-
-
-def _last_lines(path: str) -> Sequence[str]:
-    """The last lines of a text, without empty ones."""
-    try:
-        with open(path, 'rb') as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL))
-            text = file.read().decode(errors='replace')
-    except OSError:
-        return []
-    # A progress bar is one line that is written again and again.
-    lines = [line.rpartition('\r')[2].strip() for line in text.replace('\r\n', '\n').split('\n')]
-    return [line[:_LONGEST] for line in lines if line]
+    failure = read_json_object(path, dict(exit_code=int))
+    reason = failure.get('reason') or find_error(lines)
+    return Missing(method, seed, folder, 'failed', reason, failure['exit_code'])

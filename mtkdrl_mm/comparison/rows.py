@@ -87,6 +87,11 @@ class Combination:
     description: str
     store: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What messages call the training: "aver, seed 0"."""
+        return f'{self.row.name}, seed {self.seed}'
+
     def folder(self, work_dir: str) -> str:
         """The folder of the training in a work dir."""
         return training_folder(work_dir, self.row.name, self.seed)

@@ -6,6 +6,8 @@ import shlex
 import sys
 from dataclasses import dataclass
 
+from mtkdrl_mm.jobs import JobSettings
+
 
 @dataclass(frozen=True)
 class ComparisonSettings:
@@ -26,6 +28,8 @@ class ComparisonSettings:
         views (int, optional): Number of stored views of every image. Defaults
             to None: as the store's tool chooses.
         store_flags (str): Flags of the store's tool. Defaults to ''.
+        job (JobSettings, optional): What the jobs get of which every training is
+            one. Defaults to None: trainings are started by this process.
     """
 
     work_dir: str
@@ -37,6 +41,7 @@ class ComparisonSettings:
     store: str | None = None
     views: int | None = None
     store_flags: str = ''
+    job: JobSettings | None = None
 
     def command(self, tool: str, *arguments: str) -> list[str]:
         """The command that starts a tool, in as many processes as are set.

@@ -109,7 +109,12 @@ def fill_stores(stores: Sequence[Store], settings: ComparisonSettings) -> None:
             flags = shlex.split(settings.store_flags)
             if settings.views is not None:
                 flags += ['--views', str(settings.views)]
-            command = settings.command('store_teacher_outputs.py', row.config, store.path, *flags)
+            start_tool = settings
+            if settings.job is not None:
+                # A job is one process; --store-flags may give another number of jobs.
+                start_tool = replace(settings, launch='')
+                flags = [*settings.job.flags(), '--work-dir', settings.work_dir, *flags]
+            command = start_tool.command('store_teacher_outputs.py', row.config, store.path, *flags)
             options = [*settings.cfg_options, *row.options]
             command += ['--cfg-options', *options] if options else []
             with open(log_path, 'a') as log:

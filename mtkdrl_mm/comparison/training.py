@@ -6,11 +6,12 @@ import os
 import os.path as osp
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Queue
 from threading import Lock
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from .environment import current_commit
 from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
+
+#: Runs a command with environment variables and a file for its output; returns its exit code and
+#: its resource usage as of ``os.wait4``.
+RunCommand = Callable[[Sequence[str], Mapping[str, str], IO], tuple[int, Any]]
 
 
 def finished(combination: Combination, work_dir: str) -> Run | None:
@@ -71,6 +76,10 @@ def train_all(
         InputError: If a result is damaged, or the logs of a training hold no
             such metric.
     """
+    if settings.job is not None:
+        from .jobs import train_in_jobs  # which imports this module
+
+        return train_in_jobs(combinations, settings, settings.job, on_end)
     free = gpus_of_jobs(settings.jobs, settings.launch)
 
     lock = Lock()
@@ -128,8 +137,29 @@ def train_on_free_gpu(
         free.put(gpu)
 
 
+def run_command(command: Sequence[str], environment: Mapping[str, str], log: IO) -> tuple[int, Any]:
+    """Run a command as a child of this process.
+
+    Args:
+        command (Sequence[str]): The words of the command.
+        environment (Mapping[str, str]): Its environment variables.
+        log (IO): File for its output.
+
+    Returns:
+        tuple[int, Any]: Its exit code, negative for a signal, and its resource
+        usage as of ``os.wait4``.
+    """
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage
+
+
 def train(
-    combination: Combination, settings: ComparisonSettings, gpu: str | None = None
+    combination: Combination,
+    settings: ComparisonSettings,
+    gpu: str | None = None,
+    run: RunCommand = run_command,
 ) -> Run | None:
     """Train one combination, unless its result exists.
 
@@ -138,6 +168,7 @@ def train(
         settings (ComparisonSettings): How it is started.
         gpu (str, optional): The only GPU that it is to see. Defaults to None:
             all GPUs of this process.
+        run (Callable): Runs the command. Defaults to :func:`run_command`.
 
     Returns:
         Run | None: The result; None if the training failed.
@@ -146,13 +177,11 @@ def train(
         InputError: If a result is damaged, the folder holds an unfinished training of another
             config, or the logs hold no such metric.
     """
-    run = finished(combination, settings.work_dir)
-    if run is not None:
-        return run
+    known = finished(combination, settings.work_dir)
+    if known is not None:
+        return known
     row, seed = combination.row, combination.seed
-    folder = combination.folder(settings.work_dir)
-    os.makedirs(folder, exist_ok=True)
-    _start_or_continue(combination, folder)
+    folder = start_or_continue(combination, settings.work_dir)
     command = settings.command('train.py', row.config, '--work-dir', folder)
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}']
     command += [*settings.cfg_options, *row.options]
@@ -169,17 +198,14 @@ def train(
     start = time.time()
     log_path = osp.join(folder, OUTPUT_NAME)
     with open(log_path, 'a') as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    label = f'{row.name}, seed {seed}'
-    if process.returncode != 0:
-        write_json(dict(exit_code=process.returncode), failure_path(folder))
-        print(f'  {label}: FAILED, see {log_path}', flush=True)
+        exit_code, usage = run(command, environment, log)
+    if exit_code != 0:
+        write_json(dict(exit_code=exit_code), failure_path(folder))
+        print(f'  {combination.label}: FAILED, see {log_path}', flush=True)
         return None
     logged = read_logs(folder, settings.metric)
     peak_mib = logged.peak_mib or round(usage.ru_maxrss / 1024)
-    run = Run(
+    result = Run(
         **{**vars(logged), 'peak_mib': peak_mib},
         method=row.name,
         seed=seed,
@@ -187,17 +213,31 @@ def train(
         config=combination.description,
         seconds=round(time.time() - start, 1),
     )
-    run.write(result_path(folder))
-    print(f'  {label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
-    return run
+    result.write(result_path(folder))
+    report_result(combination, result)
+    return result
 
 
-def _start_or_continue(combination: Combination, folder: str) -> None:
+def report_result(combination: Combination, run: Run) -> None:
+    """Print the result of a training."""
+    print(f'  {combination.label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
+
+
+def start_or_continue(combination: Combination, work_dir: str) -> str:
     """Note what is trained in a folder; refuse to continue what was another training.
+
+    Args:
+        combination (Combination): The training.
+        work_dir (str): The comparison's work dir.
+
+    Returns:
+        str: The training's folder, which is made.
 
     Raises:
         InputError: If the folder has checkpoints of another config.
     """
+    folder = combination.folder(work_dir)
+    os.makedirs(folder, exist_ok=True)
     path = osp.join(folder, 'started.json')
     before = read_json_object(path, dict(config=str))['config'] if osp.isfile(path) else None
     if before != combination.description and glob.glob(osp.join(folder, '*.pth')):
@@ -207,6 +247,7 @@ def _start_or_continue(combination: Combination, folder: str) -> None:
             'remove that folder.'
         )
     write_json(dict(config=combination.description), path)
+    return folder
 
 
 def read_logs(folder: str, metric: str) -> TrainingLog:

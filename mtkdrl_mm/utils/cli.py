@@ -3,6 +3,7 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import DictAction
@@ -49,11 +50,15 @@ def _restore_blanks(value: Any) -> Any:
     return value.replace(_BLANK, ' ') if isinstance(value, str) else value
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+def add_common_arguments(
+    parser: argparse.ArgumentParser, launchers: Sequence[str] = ('none', 'pytorch', 'slurm', 'mpi')
+) -> None:
     """Add the flags that training and testing share in OpenMMLab projects.
 
     Args:
         parser (argparse.ArgumentParser): The parser; changed in place.
+        launchers (Sequence[str]): Values of ``--launcher``. Defaults to those
+            of OpenMMLab's tools.
     """
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
@@ -66,7 +71,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        choices=launchers,
         default='none',
         help='job launcher',
     )

@@ -156,7 +156,7 @@ def slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
         raise InputError(
             f'--launcher slurm: the environment variable {names[0]} is not set, so this process '
             'was not started by srun. Start the tool with tools/slurm_train.sh or '
-            'tools/slurm_test.sh.'
+            'tools/slurm_test.sh, or let tools/store_teacher_outputs.py submit jobs with --jobs.'
         )
 
     variables = dict(

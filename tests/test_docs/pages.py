@@ -107,6 +107,8 @@ def python_call(tool: str, arguments: list[str]) -> tuple[str, list[str]]:
     if tool == 'tools/slurm_store_teacher_outputs.sh':
         _, _, config, store, *flags = arguments
         return 'tools/store_teacher_outputs.py', [config, store, *flags]
+    if tool == 'tools/dev/gpu_check.sh':
+        return 'tools/dev/gpu_check.py', arguments
     if tool == 'tools/cifar100.sh':
         return 'tools/train.py', ['CONFIG', *arguments[1:]]
     return tool, arguments

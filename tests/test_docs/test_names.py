@@ -98,8 +98,9 @@ def known_flags():
     for path in (ROOT / 'tools').rglob('*.py'):
         source = path.read_text()
         flags.update(re.findall(r"add_argument\(\s*'(--[\w-]+)'", source))
-    source = (ROOT / 'mtkdrl_mm' / 'utils' / 'cli.py').read_text()
-    flags.update(re.findall(r"'(--[\w-]+)'", source))
+    for path in ('utils/cli.py', 'jobs/settings.py'):
+        source = (ROOT / 'mtkdrl_mm' / path).read_text()
+        flags.update(re.findall(r"'(--[\w-]+)'", source))
     assert {'--cfg-options', '--resume', '--seeds'} <= flags
     return flags
 

@@ -100,6 +100,69 @@ def test_settings_of_a_new_store(tool, parse, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('line', 'sentence'),
+    [
+        ('--launcher local', '--launcher local needs --jobs, the number of processes.'),
+        ('--jobs 2', '--jobs needs --launcher slurm or local.'),
+        ('--jobs 2 --launcher pytorch', '--jobs needs --launcher slurm or local.'),
+        ('--time 5 --launcher slurm', '--time belongs to jobs: add --launcher slurm or local.'),
+        (
+            '--jobs 2 --launcher slurm --check',
+            '--check and --dry-run run in this process: leave out --jobs.',
+        ),
+    ],
+)
+def test_flags_of_jobs_that_do_not_fit(parse, line, sentence):
+    with pytest.raises(InputError) as error:
+        parse(f'store {line}')
+    assert str(error.value) == sentence
+
+
+@pytest.fixture
+def submit(tool, parse, monkeypatch, tmp_path, capsys):
+    """Function that submits jobs that end with these exit codes; returns them, and the output."""
+
+    def run(line, *codes):
+        submitted = []
+
+        def run_jobs(jobs, settings, on_end):
+            submitted.extend(jobs)
+            for index, (job, code) in enumerate(zip(jobs, codes, strict=True)):
+                log = tmp_path / f'{index}.out'
+                log.write_text(f'Error: Job {index} has no memory.\n')
+                job.write_outcome(exit_code=code)
+                on_end(index, str(log))
+
+        monkeypatch.setattr(tool, 'run_jobs', run_jobs)
+        config = SimpleNamespace(work_dir=str(tmp_path / 'work'))
+        monkeypatch.setattr(tool, 'load_config', lambda args: config)
+        monkeypatch.setattr(tool, 'check_data', lambda cfg, loaders: None)
+        tool.submit(parse(line))
+        return submitted, capsys.readouterr().out
+
+    return run
+
+
+def test_jobs_run_the_same_command_without_their_flags(submit, tool):
+    line = 'a_store --views 2 --launcher local --gpus-per-node 0 --jobs 2 --teachers a b'
+    (job, _), output = submit(f'{line} --cfg-options x=1 y=2', 0, 0)
+    words = 'config.py a_store --views 2 --teachers a b --cfg-options x=1 y=2'.split()
+    assert job.command == [sys.executable, str(Path(tool.__file__)), *words]
+    assert output.endswith('"a_store" is complete.\n')
+
+
+def test_dead_jobs_are_reported_and_the_others_complete_the_store(submit, tmp_path):
+    _, output = submit('a_store --views 2 --launcher local --jobs 3', 0, 137, 0)
+    assert f'  job 1: FAILED, see {tmp_path}/1.out: Error: Job 1 has no memory.' in output
+    assert output.endswith('"a_store" is complete, although 1 job failed.\n')
+    with pytest.raises(InputError) as error:
+        submit('a_store --views 2 --launcher local --jobs 2', 1, 1)
+    assert str(error.value) == (
+        'No job has finished; complete parts are kept. Job 0 has no memory.'
+    )
+
+
+@pytest.mark.parametrize(
     ('maps', 'expected'),
     [
         (None, dict(maps='none')),

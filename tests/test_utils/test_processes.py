@@ -93,7 +93,8 @@ def test_a_process_that_slurm_did_not_start(name):
         slurm_variables({k: v for k, v in TASK.items() if k != name})
     assert str(error.value) == (
         f'--launcher slurm: the environment variable {name} is not set, so this process was not '
-        'started by srun. Start the tool with tools/slurm_train.sh or tools/slurm_test.sh.'
+        'started by srun. Start the tool with tools/slurm_train.sh or tools/slurm_test.sh, or let '
+        'tools/store_teacher_outputs.py submit jobs with --jobs.'
     )
 
 

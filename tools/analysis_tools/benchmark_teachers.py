@@ -35,6 +35,9 @@ MODES = {
     'folded, channels_last, bfloat16': InferenceMode(
         folded=True, channels_last=True, dtype='bfloat16'
     ),
+    'folded, channels_last, float16': InferenceMode(
+        folded=True, channels_last=True, dtype='float16'
+    ),
     'compiled': InferenceMode(folded=True, channels_last=True, compiled=True),
 }
 
@@ -108,6 +111,8 @@ def measure(teacher: Teacher, inputs: torch.Tensor, args: argparse.Namespace) ->
     for name, mode in MODES.items():
         if mode.compiled and not args.compile:
             continue
+        if mode.dtype == 'float16' and not args.device.startswith('cuda'):
+            continue  # CPUs have no arithmetic for it
         if mode == InferenceMode():
             candidate: Teacher | None = teacher
         else:

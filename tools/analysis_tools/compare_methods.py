@@ -15,6 +15,12 @@ all of it, whenever a training has ended.
 With ``--store STORE --views V``, the teachers run once, on V augmented views of every training
 image, and all trainings read their outputs; rows without teachers are trained as always.
 
+With ``--launcher slurm``, every training is a job of Slurm, through submitit: a job that reaches
+its time limit, or that Slurm ends for another one, is queued again and resumes.
+
+    python tools/analysis_tools/compare_methods.py configs/cifar10/student_*.py \\
+        --launcher slurm --partition gpu --time 720 --jobs 8
+
 ``--row NAME CONFIG KEY=VALUE ...`` adds a row; it can be given several times. A key in capitals
 is an environment variable that the config reads, any other key is as in ``--cfg-options``:
 
@@ -50,6 +56,13 @@ from mtkdrl_mm.comparison import (
     write_environment,
     write_tables,
 )
+from mtkdrl_mm.jobs import (
+    JOB_LAUNCHERS,
+    JobSettings,
+    add_job_arguments,
+    check_no_job_flags,
+    read_job_settings,
+)
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import run_tool
 
@@ -77,8 +90,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--jobs',
         type=int,
-        default=1,
-        help='number of parallel trainings, with one GPU each if available',
+        help='number of parallel trainings, with one GPU each if available; by default 1, and with '
+        '--launcher slurm as many as Slurm starts',
     )
     parser.add_argument(
         '--store', help='folder for the outputs of the teachers, which are computed once for all'
@@ -91,12 +104,32 @@ def parse_args() -> argparse.Namespace:
         default='',
         help='with --store: flags of tools/store_teacher_outputs.py, such as "--maps projected"',
     )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', *JOB_LAUNCHERS],
+        default='none',
+        help='start the trainings as jobs of Slurm, or, to try that, of this machine',
+    )
     parser.add_argument('--launch', default='', help='for example "torchrun --nproc_per_node=8"')
     parser.add_argument(
         '--report-only', action='store_true', help='write the report without training'
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
+    add_job_arguments(parser, 'every training')
     return parser.parse_args()
+
+
+def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSettings | None]:
+    """The number of trainings at a time, and what a job gets if they are jobs."""
+    if args.launcher == 'none':
+        check_no_job_flags(args)
+    jobs = args.jobs
+    if jobs is None:
+        jobs = trainings if args.launcher == 'slurm' else 1
+    check_number('--jobs', jobs, minimum=1)
+    if args.launcher == 'none':
+        return jobs, None
+    return jobs, read_job_settings(args, jobs, osp.join(args.work_dir, 'jobs'), 'compare_methods')
 
 
 def write_comparison_page(work_dir: str) -> None:
@@ -127,23 +160,24 @@ def write_report(runs: Runs, metric: str, reference: str, out: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    check_number('--jobs', args.jobs, minimum=1)
     if args.store is None and (args.views is not None or args.store_flags):
         raise InputError('--views and --store-flags belong to --store: name the folder.')
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f'--seeds names a seed twice: {" ".join(map(str, args.seeds))}.')
+    rows = list_rows(args.configs, args.row)
+    jobs, job = choose_jobs(args, len(rows) * len(args.seeds))
     settings = ComparisonSettings(
         work_dir=args.work_dir,
         root=ROOT,
         metric=args.metric,
         cfg_options=tuple(args.cfg_options),
-        jobs=args.jobs,
+        jobs=jobs,
         launch=args.launch,
         store=args.store,
         views=args.views,
         store_flags=args.store_flags,
+        job=job,
     )
-    rows = list_rows(args.configs, args.row)
     # mmengine notes every environment variable that a config reads.
     MMLogger.get_current_instance().setLevel('WARNING')
     descriptions = {row.name: describe(row, settings) for row in rows}

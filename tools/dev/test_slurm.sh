@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the Slurm scripts on a real Slurm: one node, this machine, four CPUs, no GPU.
+# Tests the Slurm scripts, and the tools that submit jobs, on a real Slurm: one node, this machine, four CPUs, no GPU.
 #
 #   make test-slurm                   needs root and Debian or Ubuntu; installs slurm-wlm and munge if missing
 #   SCENARIOS='trains signal' make test-slurm         only these
@@ -39,7 +39,7 @@ cleanup() {
   done
   sleep 1
   for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill "$pid" 2>/dev/null || true; done
-  if [ -n "${KEEP-}" ]; then echo "logs: $DIR"; else rm -rf "$DIR"; fi
+  if [ -n "${KEEP-}" ]; then echo "logs: $DIR"; else rm -rf "$DIR" 2>/dev/null || { sleep 3; rm -rf "$DIR"; }; fi
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -301,12 +301,94 @@ tests() { # slurm_test.sh with two tasks
     --work-dir "$DIR/runs of/tests" >"$DIR/tests.log" 2>&1 && grep -q 'accuracy/top1' "$DIR/tests.log"
 }
 
+# comparison FLAGS...: trains 'tiny' in $DIR/runs of/comparison as jobs, two at a time.
+comparison() {
+  # shellcheck disable=SC2046
+  "$PY" tools/analysis_tools/compare_methods.py "$CONFIG" --launcher slurm --partition cpu --time 30 --jobs 2 \
+    --reference tiny --work-dir "$DIR/runs of/comparison" "$@" --cfg-options $(options 60) \
+    default_hooks.checkpoint.interval=60 train_cfg.val_interval=60
+}
+# task NUMBER NAME: the job of an array, while it runs.
+task() { squeue -h -r -n "$2" -t R -o '%i' | grep "_$1\$"; }
+# kill_task NUMBER: what the kernel does to all processes of a job that has no memory left.
+kill_task() {
+  local pid
+  for pid in $(pgrep -f '^[^ ]*python'); do
+    if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "SLURM_ARRAY_TASK_ID=$1"; then kill -9 "$pid"; fi
+  done
+}
+iterating() { grep -q 'Epoch(train) *\[[0-9]*[3-9]\]' "$DIR/runs of/comparison/tiny/seed_$1/output.txt" 2>/dev/null; }
+
+# requeues SIGNAL NUMBER: a job of the comparison that gets a signal goes back into the queue, and starts again.
+requeues() {
+  local job
+  job=$(task "$2" compare_methods)
+  scancel --signal="$1" "$job"
+  wait_for 60 in_state "$job" PENDING || { echo "not requeued after $1, state $(state_of "$job")"; return 1; }
+  scontrol update JobId="$job" StartTime=now+10
+}
+
+compare() { # compare_methods.py: jobs at their time limit (USR2) and preempted (TERM) resume, equal bits; a killed one is reported
+  (
+    code=0
+    comparison --seeds 0 1 2 >"$DIR/compare.log" 2>&1 || code=$?
+    echo $code >"$DIR/compare.code"
+  ) &
+  wait_for 120 iterating 0 || { echo 'no training'; return 1; }
+  wait_for 60 iterating 1 || { echo 'no second training at the same time'; return 1; }
+  kill_task 1
+  requeues USR2 0 || return
+  wait_for 120 iterating 2 || { echo 'the others do not go on'; return 1; }
+  requeues TERM 2 || return
+  wait_for 300 ended compare && code compare 1 || return
+  grep -q 'tiny, seed 1: FAILED.*it was killed' "$DIR/compare.log" || { echo 'the killed job is not reported'; return 1; }
+  grep -q 'Error: 1 of 3 trainings have no result' "$DIR/compare.log" || { echo 'not one failed'; return 1; }
+  # The same command trains what is missing; the other row is seed 0 without an interruption.
+  comparison --seeds 0 --row whole "$CONFIG" >"$DIR/compare.log" 2>&1 || { echo 'the second command failed'; return 1; }
+  grep -q '2 trainings: 2 methods, 1 seeds; 1 have finished before' "$DIR/compare.log" &&
+    grep -q 'resumed epoch' "$DIR/runs of/comparison/tiny/seed_0/output.txt" &&
+    grep -q 'resumed epoch' "$DIR/runs of/comparison/tiny/seed_2/output.txt" &&
+    equal comparison/tiny/seed_0/epoch_60.pth comparison/whole/seed_0/epoch_60.pth
+}
+
+refused() { # compare_methods.py: a partition that does not exist: Slurm's words in a sentence, exit code 1
+  local code=0
+  comparison --partition none >"$DIR/refused.log" 2>&1 || code=$?
+  is 'the exit code' $code 1 && grep -q '^Error: Slurm refuses the jobs: invalid partition specified' "$DIR/refused.log"
+}
+
+again() { # compare_methods.py: the command is killed, its job goes on, and the same command waits for that job
+  comparison --seeds 7 >"$DIR/again.log" 2>&1 &
+  local command=$! job
+  wait_for 120 iterating 7 || { echo 'no training'; return 1; }
+  kill -9 $command "$(pgrep -P $command -f compare_methods | head -1)" 2>/dev/null || true
+  job=$(job_of compare_methods)
+  comparison --seeds 7 >"$DIR/again.log" 2>&1 || { echo 'the second command failed'; return 1; }
+  grep -q '1 job of an earlier command' "$DIR/again.log" && is 'the state' "$(state_of "$job")" COMPLETED
+}
+
+store() { # store_teacher_outputs.py: an array of three jobs, one killed, writes a whole store
+  (
+    code=0
+    "$PY" tools/store_teacher_outputs.py "$CONFIG" "$DIR/the store" --views 40 --launcher slurm --partition cpu \
+      --time 30 --jobs 3 --work-dir "$DIR/runs of/store" >"$DIR/store.log" 2>&1 || code=$?
+    echo $code >"$DIR/store.code"
+  ) &
+  # As soon as a part is there, of 40.
+  wait_for 120 compgen -G "$DIR/the store/inputs/view_*/part_*" >/dev/null || { echo 'no part'; return 1; }
+  kill_task 1
+  wait_for 240 ended store && code store 0 || return
+  grep -q 'is complete, although 1 job failed' "$DIR/store.log" || { echo 'the killed job is not reported'; return 1; }
+  "$PY" tools/store_teacher_outputs.py "$CONFIG" "$DIR/the store" --check >"$DIR/store.log" 2>&1 &&
+    grep -q 'of 40 complete views' "$DIR/store.log"
+}
+
 start_cluster
 make_config
 CONFIG="$DIR/with blank/tiny.py"
 mkdir "$DIR/runs of"
 PASSED=0 FAILED=0 ROWS=()
-ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell preempted requeue_off requeue_cancelled'
+ALL='trains tests asks error lost two_jobs signal cancel limit requeue requeue_shell preempted requeue_off requeue_cancelled refused compare again store'
 for scenario in ${SCENARIOS:-$ALL}; do
   # What a scenario shows stands behind its name.
   title=$(sed -n "s/^$scenario() { # //p" tools/dev/test_slurm.sh)

@@ -1,0 +1,146 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The check on a GPU, in its reduced form, and how its results are kept."""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / 'tools' / 'dev' / 'gpu_check.py'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('gpu_check', PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules['gpu_check'] = module  # for its dataclasses
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool, tmp_path, monkeypatch):
+    """Function that runs a function as a check."""
+    (tmp_path / 'files').mkdir()
+    args = argparse.Namespace(out=str(tmp_path), device='cpu', start_method='fork')
+
+    def check(function, seconds=30):
+        monkeypatch.setitem(tool.CHECKS, 'mine', (function, 'My check', seconds))
+        return tool.run_check('mine', args, seconds)
+
+    check.args = args
+    return check
+
+
+def test_states(run):
+    def within(report):
+        report.limit('a', 1.0, 1.0)
+        report.measure('b', 2.0, 's')
+
+    def beyond(report):
+        within(report)
+        report.limit('c', float('nan'), 1.0)
+        report.needs_gpu('d')
+
+    def reduced(report):
+        within(report)
+        report.needs_gpu('d')
+
+    def fails(report):
+        within(report)
+        raise RuntimeError('CUDA error: no kernel image')
+
+    assert run(within).state == 'passed'
+    result = run(beyond)
+    assert result.state == 'FAILED'
+    assert [finding.state for finding in result.findings] == [
+        'passed',
+        'measured',
+        'FAILED',
+        'needs a GPU',
+    ]
+    assert run(reduced).state == 'needs a GPU'  # never passed
+    result = run(fails)
+    assert (result.state, result.problem) == ('FAILED', 'RuntimeError: CUDA error: no kernel image')
+    assert [finding.name for finding in result.findings] == ['a', 'b']
+
+
+def test_a_check_that_takes_too_long_is_killed_and_keeps_its_findings(run, tmp_path):
+    """With the processes that it has started."""
+
+    def slow(report):
+        report.limit('a', 0.0, 1.0)
+        subprocess.Popen(['sh', '-c', f'sleep 3; touch {tmp_path}/alive'])
+        time.sleep(60)
+
+    start = time.monotonic()
+    result = run(slow, seconds=1)
+    assert result.state == 'FAILED' and result.problem.startswith('stopped after 1 s')
+    assert [finding.state for finding in result.findings] == ['passed']
+    time.sleep(max(0, 4 - (time.monotonic() - start)))
+    assert not (tmp_path / 'alive').exists()
+
+
+def test_json_and_page(tool, run, tmp_path):
+    def beyond(report):
+        report.limit('too much <b>', 0.5, 0.25, 's')
+        report.text('a table', '1 | 2')
+
+    results = [run(beyond), tool.Result('later', 'What did not fit', problem='not run: 3 s left')]
+    tool.write_results(results, run.args, 12.0)
+    found = json.loads((tmp_path / 'gpu_check.json').read_text())
+    assert found['counts'] == {
+        'FAILED': 1,
+        'not run': 1,
+        'needs a GPU': 0,
+        'passed': 0,
+        'measured': 0,
+    }
+    finding = dict(name='too much <b>', state='FAILED', value=0.5, limit=0.25, unit='s')
+    assert found['checks'][0]['findings'] == [finding]
+    page = (tmp_path / 'gpu_check.html').read_text()
+    assert '1 FAILED, 1 not run.' in page
+    assert 'too much &lt;b&gt;' in page and '1 | 2' in page and 'not run: 3 s left' in page
+
+
+@pytest.mark.slow
+def test_reduced_form(tmp_path):
+    """In the environment of the tests, on the CPU."""
+    done = subprocess.run(
+        ['bash', str(PATH.with_suffix('.sh')), str(tmp_path / 'out')],
+        env={**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / 'out' / 'gpu_check.json').read_text())
+    assert found['device'] == 'cpu' and found['counts']['FAILED'] == 0
+    findings = {
+        (check['check'], finding['name']): finding['state']
+        for check in found['checks']
+        for finding in check['findings']
+    }
+    for check, name in (
+        ('channels_last', 'deviation of the loss, first step'),
+        ('teacher_modes', 'folded: deviation of the logits'),
+        ('buffer_copies', 'deviation from a buffer that is filled on the CPU'),
+        ('host_copies', 'deviation from resident teachers'),
+        ('interruptions', 'resumed: deviation of all weights'),
+    ):
+        assert findings[check, name] == 'passed'
+    for check, name in (
+        ('precision', 'float16: deviation of the loss'),
+        ('interruptions', 'NCCL with one process'),
+        ('memory', 'peak memory'),
+        ('step_times', 'time of a step of every method'),
+        ('comparison', 'a comparison on CIFAR-10'),
+    ):
+        assert findings[check, name] == 'needs a GPU'
+    assert (tmp_path / 'out' / 'gpu_check.html').stat().st_size > 10_000
