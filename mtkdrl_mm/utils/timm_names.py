@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """timm's names of networks and of their weights, such as ``resnet50.a1_in1k``."""
 
+import difflib
 from typing import Any
 
 from .errors import InputError, near_matches
@@ -45,7 +46,8 @@ def check_network_name(name: str, role: str = '') -> None:
     if not timm.is_model(architecture):
         known = _alike(timm.list_models(), architecture)
         raise InputError(
-            f'{version} has no network "{architecture}". {near_matches(architecture, known)}'
+            f'{version} has no network "{architecture}". {near_matches(architecture, known)} '
+            'All names: timm.list_models().'
         )
     known = tags(architecture)
     if tag and name not in known:
@@ -104,6 +106,7 @@ def resolve_timm_weights(name: str, role: str) -> str:
 
 
 def _alike(names: list[str], name: str) -> list[str]:
-    """Select names of the same family; timm has more than a thousand names."""
-    family = name.split('_')[0].lower()
-    return [other for other in names if other.startswith(family)] or names[:20]
+    """Select similar names; timm has more than a thousand."""
+    found = difflib.get_close_matches(name.lower(), names, n=8, cutoff=0.5)
+    family = [other for other in names if other.startswith(name.split('_')[0].lower())]
+    return sorted({*found, *family[:12]}) or names[:8]

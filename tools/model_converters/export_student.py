@@ -26,6 +26,7 @@ from mmengine.registry import init_default_scope
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.models.num_classes import set_num_classes
@@ -203,10 +204,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         classes=classes,
         dataset_meta=dict(classes=classes),  # the key that mmpretrain reads
         method=weighting if isinstance(weighting, str) or weighting is None else weighting['type'],
-        teachers=[
-            teacher.get('name') or osp.splitext(osp.basename(teacher.get('cfg_path', '')))[0]
-            for teacher in (model.get('teachers') or [])
-        ],
+        teachers=[teacher_name(teacher) for teacher in (model.get('teachers') or [])],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
         # Not under `config`, which mmengine runs.

@@ -11,6 +11,7 @@ from mtkdrl_mm.utils import InputError
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier
 from ..infer_output import input_channels
+from ..timm_classifier import default_checkpoint
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .teacher import Teacher
@@ -77,6 +78,10 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     role = f'teacher "{name}"' if name else f'teacher number {index}'
     if weights not in (None, 'ema', 'raw'):
         raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
+    if 'model_name' in cfg and not {'cfg_path', 'type'} & cfg.keys():
+        cfg['type'] = 'mtkdrl_mm.TimmImageClassifier'
+        if checkpoint is None:
+            checkpoint = default_checkpoint(str(cfg['model_name']))
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     # A network with other classes, or with embeddings as outputs, keeps their number.
@@ -156,6 +161,7 @@ def _default_name(cfg: dict[str, Any], model: dict[str, Any]) -> str:
     if 'cfg_path' in cfg:
         return cfg['cfg_path'].replace('::', '/').rsplit('/', 1)[-1].rsplit('.', 1)[0]
     backbone = model.get('backbone', {})
-    if 'model_name' in backbone:
-        return str(backbone['model_name'])
+    timm_name = model.get('model_name') or backbone.get('model_name')
+    if timm_name:
+        return str(timm_name).rsplit('/', 1)[-1].split('@')[0]
     return str(backbone.get('type', model['type'])) + str(backbone.get('depth', ''))

@@ -120,7 +120,7 @@ def _check_name(what: str, teacher: str, here: str | None, there: str | None) ->
 def _preprocessing(config: TeacherConfig, student: Preprocessing) -> dict[str, Any]:
     given = config.preprocessor
     if given is None:
-        kind = (config.model.get('backbone') or {}).get('type')
+        kind = (config.model.get('backbone') or config.model).get('type')
         cls = MODELS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(cls) and hasattr(cls, 'preprocessing'):
             return dict(of='timm')
