@@ -367,6 +367,10 @@ def hub(monkeypatch, tmp_path):
         for module in (constants, file_download):
             if hasattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE'):
                 monkeypatch.setattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        # The protocol of large files that newer versions prefer; the hub speaks both.
+        if hasattr(constants, 'HF_HUB_DISABLE_XET'):
+            monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+        monkeypatch.setenv('HF_HUB_DISABLE_XET', '1')
         monkeypatch.setenv('HF_ENDPOINT', running.url)
         monkeypatch.setenv('HF_HOME', str(tmp_path / 'hf'))
         for name in ('HF_TOKEN', 'HF_HUB_CACHE', 'HF_HUB_OFFLINE'):

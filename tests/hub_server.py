@@ -219,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200)
 
     def commit(self, repo, branch, body):
-        files = {}
+        files, deleted = {}, []
         for line in body.decode().splitlines():
             entry = json.loads(line)
             value = entry['value']
@@ -227,7 +227,11 @@ class Handler(BaseHTTPRequestHandler):
                 files[value['path']] = b64decode(value['content'])
             elif entry['key'] == 'lfsFile':
                 files[value['path']] = self.hub.objects[value['oid']]
+            elif entry['key'] == 'deletedFile':
+                deleted.append(value['path'])
         digest = self.hub.commit(repo, files, branch)
+        for name in deleted:
+            del self.hub.repos[repo]['commits'][digest][name]
         self.reply(200, dict(commitUrl=f'{self.hub.url}/{repo}/commit/{digest}', commitOid=digest))
 
 

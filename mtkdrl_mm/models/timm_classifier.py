@@ -85,13 +85,22 @@ class TimmImageClassifier(ImageClassifier):
         return self.backbone.preprocessing
 
 
-def default_checkpoint(model_name: str) -> str:
-    """The location of timm's weights of a network.
+def is_timm_name(teacher: dict[str, Any]) -> bool:
+    """Whether the config of a teacher has timm's name of its network, and no network."""
+    return 'model_name' in teacher and not {'cfg_path', 'type'} & teacher.keys()
+
+
+def teacher_checkpoint(teacher: dict[str, Any]) -> str | None:
+    """The location of a teacher's weights.
 
     Args:
-        model_name (str): As of :class:`TimmImageClassifier`.
+        teacher (dict): Its config.
 
     Returns:
-        str: ``timm://NAME``, or the repository of the hub.
+        str | None: Its ``checkpoint``; for timm's name alone timm's weights
+        (``timm://NAME``), or the repository of the hub; else None.
     """
-    return model_name if model_name.startswith(HUB) else f'timm://{model_name}'
+    if teacher.get('checkpoint') is not None or not is_timm_name(teacher):
+        return teacher.get('checkpoint')
+    name = str(teacher['model_name'])
+    return name if name.startswith(HUB) else f'timm://{name}'

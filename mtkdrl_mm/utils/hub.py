@@ -179,6 +179,8 @@ def import_hub(start: str) -> Any:
     """
     try:
         import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors  # not imported by the package itself
     except ImportError as error:
         raise InputError(f'{start} huggingface_hub is not installed: {INSTALL}') from error
     return huggingface_hub
@@ -246,9 +248,7 @@ def choose_file(names: Sequence[str], address: HubAddress, role: str) -> str:
 
 def _download(address: HubAddress, role: str) -> str:
     """Download a file, with all its shards, into the cache; return its path."""
-    import huggingface_hub as hub
-
-    revision = address.revision
+    hub, revision = import_hub(''), address.revision
 
     def get(name: str) -> str:
         one = replace(address, file=name)
@@ -270,10 +270,10 @@ def _download(address: HubAddress, role: str) -> str:
 
 
 def _list_files(address: HubAddress, role: str) -> list[str]:
-    import huggingface_hub as hub
-
     info = call_hub(
-        lambda: hub.HfApi().model_info(address.repo, revision=address.revision), address, role
+        lambda: import_hub('').HfApi().model_info(address.repo, revision=address.revision),
+        address,
+        role,
     )
     return [entry.rfilename for entry in info.siblings or ()]
 
@@ -306,13 +306,13 @@ def call_hub(function: Callable[[], Any], address: HubAddress, role: str) -> Any
         return function()
     except errors.GatedRepoError as error:
         raise InputError(
-            f'{start} is gated: accept its terms at {place}, and log in by `{_login()}` or set '
-            'HF_TOKEN.'
+            f'{start} is gated: accept its terms at {place}, and log in by `{login_command()}` or '
+            'set HF_TOKEN.'
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
             f'{start}: there is no repository {place}, or it is private. Check its name; for a '
-            f'private one, log in by `{_login()}` or set HF_TOKEN.'
+            f'private one, log in by `{login_command()}` or set HF_TOKEN.'
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(
@@ -320,7 +320,7 @@ def call_hub(function: Callable[[], Any], address: HubAddress, role: str) -> Any
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise HubConnectionError(
-            _not_downloaded(address, role, _first_line(error.__cause__ or error))
+            _not_downloaded(address, role, first_line(error.__cause__ or error))
         ) from error
     except errors.EntryNotFoundError as error:
         names = _list_files(address, role)
@@ -331,7 +331,7 @@ def call_hub(function: Callable[[], Any], address: HubAddress, role: str) -> Any
     except (
         Exception
     ) as error:  # of requests in some versions of huggingface_hub, of httpx in others
-        raise HubConnectionError(_not_downloaded(address, role, _first_line(error))) from error
+        raise HubConnectionError(_not_downloaded(address, role, first_line(error))) from error
 
 
 def _not_downloaded(address: HubAddress, role: str, reason: str) -> str:
@@ -357,11 +357,13 @@ def _tool() -> str:
     return 'huggingface-cli' if huggingface_hub.__version__.startswith('0.') else 'hf'
 
 
-def _login() -> str:
+def login_command() -> str:
+    """The command by which huggingface_hub saves a token."""
     return f'{_tool()} login' if _tool() == 'huggingface-cli' else f'{_tool()} auth login'
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters of it."""
     lines = [line.strip() for line in str(error).split('\n') if line.strip()]
     return lines[0][:200].rstrip('.') if lines else type(error).__name__
 

@@ -11,7 +11,7 @@ from mtkdrl_mm.utils import InputError
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier
 from ..infer_output import input_channels
-from ..timm_classifier import default_checkpoint
+from ..timm_classifier import is_timm_name, teacher_checkpoint
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .teacher import Teacher
@@ -70,7 +70,8 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
         raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
     cfg = dict(cfg)
     name = cfg.pop('name', None)
-    checkpoint = cfg.pop('checkpoint', None)
+    checkpoint = teacher_checkpoint(cfg)
+    cfg.pop('checkpoint', None)
     weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     preprocessor = cfg.pop('data_preprocessor', None)
@@ -78,10 +79,8 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     role = f'teacher "{name}"' if name else f'teacher number {index}'
     if weights not in (None, 'ema', 'raw'):
         raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
-    if 'model_name' in cfg and not {'cfg_path', 'type'} & cfg.keys():
+    if is_timm_name(cfg):
         cfg['type'] = 'mtkdrl_mm.TimmImageClassifier'
-        if checkpoint is None:
-            checkpoint = default_checkpoint(str(cfg['model_name']))
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     # A network with other classes, or with embeddings as outputs, keeps their number.
