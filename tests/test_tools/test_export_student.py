@@ -186,9 +186,8 @@ def test_the_hub_gets_student_config_and_card(tiny, tmp_path, hub, monkeypatch):
 
     checkpoint, student = tiny
     monkeypatch.setenv('HF_TOKEN', hub.write_token)
-    done = export(
-        checkpoint, tmp_path / f's{suffix}', '--push-to-hub', 'me/tiny', '--license', 'mit'
-    )
+    flags = ['--push-to-hub', 'me/tiny', '--license', 'mit']
+    done = export(checkpoint, tmp_path / 's.safetensors', *flags)
     assert done.returncode == 0, done.stderr
     assert f'pushed to the hub: {hub.url}/me/tiny/commit/' in done.stdout
     card = open(hf_hub_download('me/tiny', 'README.md'), encoding='utf-8').read()
