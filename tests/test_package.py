@@ -131,6 +131,10 @@ def test_mim_trains_and_mmpretrain_reads_the_student(installed, tmp_path):
         'import glob, torch\nfrom mmpretrain import get_model\n'
         'model = get_model("student.py", pretrained=glob.glob("student-*.pth")[0])\n'
         'print(tuple(model(torch.zeros(1, 3, 32, 32)).shape))\n'
+        # A user's config starts from one in the package.
+        'import mtkdrl_mm\nfrom mmengine.config import Config\n'
+        'print(Config.fromfile("mine.py").model.weighting.type)\n'
     )
+    (tmp_path / 'mine.py').write_text("_base_ = 'mtkdrl_mm::demo/student_mtkdrl.py'\n")
     log = run(installed, '-W', 'ignore', '-c', code, cwd=tmp_path)
-    assert log.strip().split('\n')[-1] == '(1, 10)'
+    assert log.strip().split('\n')[-2:] == ['(1, 10)', 'MTKDRL']
