@@ -13,6 +13,7 @@ from mtkdrl_mm.models import Preprocessing, TimmImageClassifier, build_pool
 from mtkdrl_mm.models.teachers.build_teacher import read_teacher_config
 from mtkdrl_mm.models.teachers.teacher_record import complete_record, teacher_record
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.timm_names import resolve_timm_weights
 from mtkdrl_mm.utils.weight_files import fetch
 
 timm = pytest.importorskip('timm')
@@ -77,11 +78,30 @@ def test_other_names(hub):
         ('timm://vit_base_patch16_siglip_gap_224.pali2', 'has no weights "pali2"'),
         ('timm://resnet10t_no', 'has no network "resnet10t_no"'),
         ('timm://efficientnet_b8', 'timm has no weights of "efficientnet_b8"'),
-        ('timm://vit_so400m_patch14_siglip_gap_224.pali_mix', "are in JAX's format"),
         ('timm://resnet50.a1_in1k', 'there is no repository .*/timm/resnet50.a1_in1k'),
     ):
         with pytest.raises(InputError, match=part):
             fetch(location, 'teacher')
+
+
+@pytest.mark.parametrize(
+    ('source', 'location'),
+    [
+        (dict(hf_hub_id='o/r'), 'hf://o/r'),
+        (dict(hf_hub_id='o/r@v2', hf_hub_filename='a.bin', url='x'), 'hf://o/r/a.bin@v2'),
+        (dict(url='https://e.org/a.pth'), 'https://e.org/a.pth'),
+        (dict(hf_hub_id='o/r', hf_hub_filename='a.npz'), None),
+        (dict(url='https://e.org/a.npz'), None),
+    ],
+)
+def test_where_timm_has_weights(monkeypatch, source, location):
+    cfg = timm.models.PretrainedCfg(**source)
+    monkeypatch.setattr('timm.models.get_pretrained_cfg', lambda name: cfg)
+    if location is not None:
+        assert resolve_timm_weights('resnet18', 'teacher') == location
+        return
+    with pytest.raises(InputError, match=r"Teacher: timm's weights .* are in JAX's format, which"):
+        resolve_timm_weights('resnet18', 'teacher')
 
 
 def test_other_classes(hub, network):
