@@ -36,6 +36,10 @@ class BuildWithMim(build_py):
 
     `mim train mtkdrl_mm ...` reads `mtkdrl_mm/.mim/`. An editable
     installation gets links, so that an edited config needs no new installation.
+
+    mim finds a config by the name of its file alone, but the folders of several
+    methods have files of the same name. `.mim/by_model/` therefore has one config
+    per model of the model index, named like the model.
     """
 
     PARTS = ('configs', 'tools', 'model-index.yml')
@@ -57,6 +61,27 @@ class BuildWithMim(build_py):
                 shutil.copytree(source, target / part, ignore=junk)
             else:
                 shutil.copy2(source, target / part)
+        (target / 'by_model').mkdir()
+        for name, config in models_of_index().items():
+            text = f'# The same as `{config}`.\n_base_ = {str(Path("..", config))!r}\n'
+            (target / 'by_model' / f'{name}.py').write_text(text, encoding='utf-8')
+
+
+def models_of_index() -> dict:
+    """The names of the models in the metafiles, and their configs.
+
+    The files are read without a parser of YAML, which need not be there at build time.
+    """
+    models = {}
+    for file in sorted(ROOT.glob('configs/*/metafile.yml')):
+        name = None
+        for line in file.read_text(encoding='utf-8').splitlines():
+            key, _, value = line.removeprefix('  - ').strip().partition(': ')
+            if line.startswith('  - Name: '):
+                name = value
+            elif key == 'Config' and name is not None:
+                models[name] = value
+    return models
 
 
 EXTRAS = {name: requirements(name) for name in ('optional', 'tests')}
@@ -73,7 +98,7 @@ setup(
     license='Apache License 2.0',
     keywords='computer vision, knowledge distillation, reinforcement learning, openmmlab',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={f'{PACKAGE}.report': ['templates/*']},
+    package_data={PACKAGE: ['py.typed'], f'{PACKAGE}.report': ['templates/*']},
     python_requires='>=3.10',
     # torch, mmcv and mmengine are left out on purpose: which build of them fits depends on the
     # machine, and pip would replace a working one. mtkdrl_mm/__init__.py checks their versions.
@@ -91,5 +116,6 @@ setup(
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
     ],
 )

@@ -44,6 +44,11 @@ from .utils.checkpoint import register_reader  # noqa: E402
 
 register_reader()
 
+# mmengine finds configs of OpenMMLab's packages only; with this also `_base_ = 'mtkdrl_mm::...'`.
+from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
+
+MODULE2PACKAGE.setdefault(__name__, __name__)
+
 if TYPE_CHECKING:
     from .models import DistilledBackbone, MultiTeacherDistiller
 

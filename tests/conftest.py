@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import hub_server
 import numpy as np
 import pytest
 import torch
@@ -351,6 +352,30 @@ def record_steps():
         return steps
 
     return attach
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A local Hugging Face hub with an empty cache, for this process and those it starts."""
+    from huggingface_hub import constants, file_download
+
+    with hub_server.serve() as running:
+        cache = str(tmp_path / 'hf' / 'hub')
+        template = running.url + '/{repo_id}/resolve/{revision}/{filename}'
+        monkeypatch.setattr(constants, 'ENDPOINT', running.url)
+        monkeypatch.setattr(constants, 'HF_HUB_CACHE', cache)
+        for module in (constants, file_download):
+            if hasattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE'):
+                monkeypatch.setattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        # The protocol of large files that newer versions prefer; the hub speaks both.
+        if hasattr(constants, 'HF_HUB_DISABLE_XET'):
+            monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+        monkeypatch.setenv('HF_HUB_DISABLE_XET', '1')
+        monkeypatch.setenv('HF_ENDPOINT', running.url)
+        monkeypatch.setenv('HF_HOME', str(tmp_path / 'hf'))
+        for name in ('HF_TOKEN', 'HF_HUB_CACHE', 'HF_HUB_OFFLINE'):
+            monkeypatch.delenv(name, raising=False)
+        yield running
 
 
 class FakeRunner(SimpleNamespace):

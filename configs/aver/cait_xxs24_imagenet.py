@@ -1,4 +1,4 @@
 # CaiT-XXS24 distilled by AVER.
 _base_ = './deit_tiny_imagenet.py'
 
-model = dict(student=dict(cfg_path='configs/baseline/cait_xxs24_imagenet.py'))
+model = dict(student=dict(cfg_path='mtkdrl_mm::baseline/cait_xxs24_imagenet.py'))

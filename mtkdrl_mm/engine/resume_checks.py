@@ -59,8 +59,9 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
 
 
 def teacher_name(teacher: dict[str, Any]) -> str:
-    """The name in a teacher's config, or that of its config file."""
-    path = str(teacher.get('cfg_path', teacher.get('type', '?')))
+    """The name in a teacher's config, or that of its config file or of timm."""
+    keys = ('cfg_path', 'model_name', 'type')
+    path = str(next((teacher[key] for key in keys if teacher.get(key)), '?'))
     return str(teacher.get('name') or path.rsplit('/', 1)[-1].removesuffix('.py'))
 
 

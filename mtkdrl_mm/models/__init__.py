@@ -9,4 +9,5 @@ from .distillers import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
 from .teachers import *  # noqa: F403
+from .timm_classifier import TimmImageClassifier as TimmImageClassifier
 from .weightings import *  # noqa: F403

@@ -5,6 +5,7 @@ import inspect
 from typing import Any
 
 from mmengine.registry import DefaultScope
+from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 
@@ -15,7 +16,8 @@ def set_num_classes(node: Any, num_classes: int) -> None:
       without a classifier have -1, which stays.
     - A part without it gets the number if its class requires ``num_classes``,
       or has a positive default: SeesawLoss, LeViTClsHead and InceptionV3 have
-      1,000 by default.
+      1,000 by default. So does a network that has the classes of its weights by
+      default, as TimmImageClassifier.
     - ``topk`` of heads is limited to the number of classes.
 
     Args:
@@ -54,6 +56,8 @@ def _default(kind: Any) -> int | None:
         if 'num_classes' in parameters:
             default = parameters['num_classes'].default
             required = default is inspect.Parameter.empty
+            # A network with None has as many classes as its weights.
+            required |= default is None and issubclass(kind, BaseClassifier)
             return 1 if required else default if isinstance(default, int) else None
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return None

@@ -6,32 +6,27 @@ Files may come from untrusted sources. Nothing in them is imported or called
 (:mod:`.torch_file`). Errors are one sentence that names the file.
 """
 
-import hashlib
 import io
-import os
 import os.path as osp
 import re
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from filelock import FileLock
-from mmengine.dist import is_main_process
 from mmengine.fileio import get_file_backend
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .errors import InputError, near_matches
+from .errors import InputError
 from .plain_pickle import DamagedPickleError, UnsafePickleError
+from .sharded import read_index
 from .torch_file import read_torch_file
+from .weight_files import fetch
 
 # Keys under which training scripts save a network's weights, and their running averages.
 RAW_KEYS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'network', 'net', 'params')
@@ -52,9 +47,9 @@ def read_checkpoint(location: str, role: str) -> dict[str, Any]:
     """Read a checkpoint file without running any code from it.
 
     Args:
-        location (str): Local path, ``http(s)://`` URL, or a name of mmengine's
-            model zoos (``torchvision://``, ``open-mmlab://``, ``mmcls://``); a
-            file of ``torch.save``, or ``.safetensors``.
+        location (str): As for :func:`~mtkdrl_mm.utils.weight_files.fetch`; a file
+            of ``torch.save``, ``.safetensors``, or the index of several
+            (``.index.json``).
         role (str): Name of the network, for messages.
 
     Returns:
@@ -102,6 +97,33 @@ def read_tensor(location: str, role: str) -> Tensor:
 
 def _read_plain_data(location: str, role: str) -> Any:
     path = fetch(location, role)
+    if path.endswith('.index.json'):
+        return _read_shards(path, location, role)
+    return _read_file(path, location, role)
+
+
+def _read_shards(path: str, location: str, role: str) -> dict[str, Any]:
+    """Read the weights of several files into one dict."""
+    weights: dict[str, Any] = {}
+    for name, tensors in read_index(path).items():
+        shard = osp.join(osp.dirname(path), name)
+        if not osp.isfile(shard):
+            raise InputError(
+                f'{_sentence(role)}: "{location}" lists the file "{name}", which is missing.'
+            )
+        contents = _read_file(shard, f'{location}, {name}', role)
+        absent = sorted(set(tensors) - set(contents if isinstance(contents, dict) else ()))
+        if absent:
+            raise InputError(
+                f'{_sentence(role)}: "{location}" lists {summarise(absent, 2)} in "{name}", '
+                'which has no such tensor. The files are of different versions: download them '
+                'again.'
+            )
+        weights.update({tensor: contents[tensor] for tensor in tensors})
+    return weights
+
+
+def _read_file(path: str, location: str, role: str) -> Any:
     try:
         if path.endswith('.safetensors'):
             return load_file(path)
@@ -131,138 +153,16 @@ def _read_torch_file(file: BinaryIO, location: str, role: str) -> Any:
         raise InputError(_damaged(location, role, damage)) from damage
 
 
+def _sentence(role: str) -> str:
+    return role[:1].upper() + role[1:]
+
+
 def _damaged(location: str, role: str, error: Exception) -> str:
     reason = str(error).split('\n')[0][:200]
     return (
         f'{_sentence(role)}: "{location}" cannot be read as a checkpoint ({reason}). It is '
         'truncated, damaged, or another kind of file: copy or download it again.'
     )
-
-
-def _sentence(role: str) -> str:
-    return role[:1].upper() + role[1:]
-
-
-def fetch(location: str, role: str) -> str:
-    """Convert a location to a local path, after a download if necessary.
-
-    Downloads are kept in ``$TORCH_HOME/hub/checkpoints``, as by torch. One of
-    the processes that need a file downloads it under a temporary name and
-    renames it; the others wait for its lock. They do not wait in a collective
-    operation, because a slow download would exceed its time limit. The lock
-    ends with its process.
-
-    Args:
-        location (str): Local path, URL, or a name of mmengine's model zoos.
-        role (str): Name of the network, for messages.
-
-    Returns:
-        str: Path of an existing file.
-
-    Raises:
-        InputError: If the file does not exist or cannot be downloaded, by this
-            process or by the one that it has waited for.
-    """
-    url = _resolve_name(location, role)
-    path = _local_path(url, role)
-    if urlparse(url).scheme not in ('http', 'https'):
-        if not osp.isfile(path):
-            what = 'is a folder' if osp.isdir(path) else 'does not exist'
-            raise InputError(f'{_sentence(role)}: the file "{location}" {what}.')
-    elif not osp.isfile(path):
-        _download_once(url, path, role)
-    return path
-
-
-def find_file(location: str, role: str) -> str | None:
-    """Convert a location to the path of a file that is there, without a download.
-
-    Args:
-        location (str): As for :func:`fetch`.
-        role (str): Name of the network, for messages.
-
-    Returns:
-        str | None: Its path; None if it is not on this machine.
-    """
-    path = _local_path(_resolve_name(location, role), role)
-    return path if osp.isfile(path) else None
-
-
-def _local_path(url: str, role: str) -> str:
-    if urlparse(url).scheme not in ('http', 'https'):
-        return osp.expanduser(url)
-    name = osp.basename(urlparse(url).path)
-    if name in ('', '.', '..'):
-        raise InputError(f'{_sentence(role)}: the address "{url}" names no file.')
-    return osp.join(torch.hub.get_dir(), 'checkpoints', name)
-
-
-def _download_once(url: str, path: str, role: str) -> None:
-    start = time.time()
-    mark = osp.join(osp.dirname(path), '.' + hashlib.sha256(url.encode()).hexdigest()[:16])
-    lock = FileLock(mark + '.lock')
-    try:
-        os.makedirs(osp.dirname(path), exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except TimeoutError:
-            print_log(f'Another process is downloading {url}: waiting for it', 'current')
-            lock.acquire(poll_interval=0.5)
-    except NotImplementedError:
-        pass  # a file system without locks: every process downloads and renames a file
-    except OSError as error:
-        raise InputError(_not_downloaded(url, path, role, error)) from error
-    failure = mark + '.failed'
-    try:
-        if osp.isfile(path):
-            return
-        if osp.isfile(failure) and osp.getmtime(failure) >= start:
-            with open(failure) as file:
-                raise InputError(_not_downloaded(url, path, role, file.read(500)))
-        print_log(f'Downloading {url} to {path}', 'current')
-        torch.hub.download_url_to_file(url, path, progress=is_main_process())
-        if osp.isfile(failure):
-            os.remove(failure)
-    except (URLError, OSError, RuntimeError) as error:
-        with open(failure, 'w') as file:
-            file.write(str(error))
-        raise InputError(_not_downloaded(url, path, role, error)) from error
-    finally:
-        lock.release()
-
-
-def _not_downloaded(url: str, path: str, role: str, error: Any) -> str:
-    return (
-        f'{_sentence(role)}: "{url}" cannot be downloaded ({error}). Where there is no internet, '
-        f'fetch it elsewhere and put it at "{path}", or set `checkpoint` to a local path.'
-    )
-
-
-def _resolve_name(location: str, role: str) -> str:
-    """Look up the URL or path of a name such as ``torchvision://resnet50``."""
-    from mmengine.runner import checkpoint as mm
-
-    scheme, separator, name = location.partition('://')
-    if not separator or scheme in ('http', 'https'):
-        return location
-    if scheme in ('torchvision', 'modelzoo'):
-        owner, known = 'torchvision', mm.get_torchvision_models()
-    elif scheme in ('open-mmlab', 'openmmlab'):
-        owner, known = 'mmengine', mm.get_external_models()
-        name = mm.get_deprecated_model_names().get(name, name)
-    elif scheme == 'mmcls':
-        owner, known = 'mmengine', mm.get_mmcls_models()
-    else:
-        raise InputError(
-            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). '
-            'Download the file and set its path.'
-        )
-    if name not in known:
-        raise InputError(
-            f'{_sentence(role)}: {owner} has no weights "{name}". {near_matches(name, known)}'
-        )
-    url = known[name]
-    return url if '://' in url else osp.join(mm._get_mmengine_home(), url)
 
 
 def register_reader() -> None:
@@ -272,7 +172,7 @@ def register_reader() -> None:
     inferencers of mmpretrain, mmdet and mmseg.
     """
     names = ['', 'http://', 'https://', 'pavi://', 'modelzoo://', 'torchvision://']
-    names += ['open-mmlab://', 'openmmlab://']
+    names += ['open-mmlab://', 'openmmlab://', 'hf://', 'timm://']
     CheckpointLoader.register_scheme(names, _load_from_plain, force=True)
     CheckpointLoader.register_scheme('mmcls://', _load_from_mmcls, force=True)
     CheckpointLoader.register_scheme(

@@ -104,7 +104,8 @@ def check_types(config: Any, origin: str) -> None:
 
     Raises:
         InputError: If a type is no component of the installed OpenMMLab
-            packages or of this one, or if it may read further files.
+            packages or of this one, or if it may read further files, or if a
+            ``model_name`` is an address.
     """
     known = _registered()
     pending = [config]
@@ -113,6 +114,12 @@ def check_types(config: Any, origin: str) -> None:
         if isinstance(node, dict):
             if 'type' in node:
                 _check_type(node['type'], known, origin)
+            if ':' in str(node.get('model_name', '')):
+                raise InputError(
+                    f'The config in {origin} names the network "{node["model_name"]}", which would '
+                    'be downloaded. If you trust it, pass the config file of the training: '
+                    '--config CONFIG.'
+                )
             pending += node.values()
         elif isinstance(node, (list, tuple)):
             pending += node

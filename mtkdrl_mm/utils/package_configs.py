@@ -15,6 +15,7 @@ from .errors import InputError
 
 # Import names, and the names on PyPI.
 PACKAGES = {
+    'mtkdrl_mm': ('mtkdrl_mm',),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),

@@ -66,7 +66,8 @@ def test_config_reads_its_own_data(config):
 
 def test_config_builds(config):
     distiller = MODELS.build(config.model)
-    assert distiller.teachers.names == ('resnet50_8xb32_in1k', 'deit-small_4xb256_in1k')
+    names = ('resnet50_8xb32_in1k', 'deit-small_4xb256_in1k', 'convnext_tiny')
+    assert distiller.teachers.names == names
     assert distiller.teachers.spec.num_classes == 37
     assert distiller.student.head.num_classes == 37
     assert type(distiller.weighting).__name__ == 'MTKDRL'

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -165,6 +166,7 @@ def test_torchvision_gives_equal_logits(tmp_path):
     ('arguments', 'message'),
     [
         (('{run}', 'x.pth', '--format', 'torchvision'), "torchvision's stem, but"),
+        (('{run}', 'x.pth', '--private'), '--private and --license are for --push-to-hub ORG/REPO'),
         (('{run}', 'x.onnx'), 'must end in .pth or .safetensors'),
         (('none.pth', 'x.pth'), 'the file "none.pth" does not exist'),
         (('{weights}', 'x.pth'), 'holds no config'),
@@ -177,6 +179,44 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, arguments, message):
     done = export(first, tmp_path / out, *rest)
     assert done.returncode != 0
     assert message in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_the_hub_gets_student_config_and_card(tiny, tmp_path, hub, monkeypatch):
+    from huggingface_hub import hf_hub_download
+
+    checkpoint, student = tiny
+    monkeypatch.setenv('HF_TOKEN', hub.write_token)
+    flags = ['--push-to-hub', 'me/tiny', '--license', 'mit']
+    done = export(checkpoint, tmp_path / 's.safetensors', *flags)
+    assert done.returncode == 0, done.stderr
+    assert f'pushed to the hub: {hub.url}/me/tiny/commit/' in done.stdout
+    card = open(hf_hub_download('me/tiny', 'README.md'), encoding='utf-8').read()
+    for part in ('license: mit', 'by MTKDRL', '61.50 %', 'ResNet_CIFAR18', '3 classes'):
+        assert part in card
+    for name in ('large', 'small'):
+        assert re.search(rf'\| {name} +\| +unknown \|', card)
+    # As the card says, and by the address alone.
+    loaded = {}
+    exec(card.split('```python\n')[1].split('```')[0], loaded)
+    images = torch.randn(2, 3, 32, 32)
+    again = get_model(hf_hub_download('me/tiny', 'config.py'), pretrained='hf://me/tiny')
+    with torch.no_grad():
+        for model in (loaded['model'], again):
+            assert torch.equal(model.eval()(images), student(images))
+    # Another kind of file takes the place of the first.
+    flags = ['--push-to-hub', 'me/tiny', '--backbone-only']
+    assert export(checkpoint, tmp_path / 'b.pth', *flags).returncode == 0
+    stored = hub.repos['me/tiny']
+    files = stored['commits'][stored['refs']['main']]
+    assert files.keys() == {'pytorch_model.bin', 'README.md'}
+
+
+def test_pushing_is_checked_before_anything_is_written(tiny, tmp_path, hub):
+    one_sentence(
+        export(tiny[0], tmp_path / 's.pth', '--push-to-hub', 'me/tiny'),
+        '"me/tiny" cannot be pushed to without a token: log in by',
+    )
+    assert not list(tmp_path.glob('s*'))
 
 
 def changed(checkpoint, path, **meta):

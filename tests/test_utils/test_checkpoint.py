@@ -4,7 +4,6 @@
 import argparse
 import os
 import pickle
-import subprocess
 from collections import Counter, OrderedDict
 from types import SimpleNamespace
 
@@ -14,13 +13,11 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import MultiStepLR
 from mmengine.runner.checkpoint import CheckpointLoader
-from warm_python import tool_python
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import (
     allow_mmengine_checkpoints,
     extract_state_dict,
-    fetch,
     find_weights,
     read_checkpoint,
     read_tensor,
@@ -200,35 +197,6 @@ def test_dtypes_and_containers(tmp_path, zipped):
         assert torch.equal(read[key], contents[key])
 
 
-def test_unreachable_url(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    url = 'http://127.0.0.1:9/folder/teacher.pth'
-    message = refused(url)
-    assert 'cannot be downloaded' in message
-    # where to put the file by hand
-    assert str(tmp_path / 'hub' / 'checkpoints' / 'teacher.pth') in message
-    assert not list(tmp_path.rglob('*.pth*'))
-
-
-def test_downloaded_file_is_not_fetched_again(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    folder = tmp_path / 'hub' / 'checkpoints'
-    folder.mkdir(parents=True)
-    torch.save(WEIGHTS, folder / 'teacher.pth')
-    read = read_checkpoint('http://127.0.0.1:9/folder/teacher.pth?token=1', 'teacher "x"')
-    assert torch.equal(read['weight'], WEIGHTS['weight'])
-
-
-def test_file_urls_and_local_paths(tmp_path):
-    torch.save(WEIGHTS, tmp_path / 'x.pth')
-    assert fetch(str(tmp_path / 'x.pth'), 'x') == str(tmp_path / 'x.pth')
-
-
-def test_torchvision_names():
-    with pytest.raises(InputError, match=r'torchvision has no weights "resnet5".*Did you mean'):
-        fetch('torchvision://resnet5', 'teacher "x"')
-
-
 @pytest.mark.parametrize(
     'contents',
     [
@@ -362,8 +330,6 @@ def test_unknown_addresses():
         CheckpointLoader.load_checkpoint('pavi://x')
     with pytest.raises(InputError, match=r'mmengine has no weights "resnet5"'):
         CheckpointLoader.load_checkpoint('open-mmlab://resnet5')
-    with pytest.raises(InputError, match='names no file'):
-        fetch('https://example.org/..', 'x')
 
 
 def test_map_location(tmp_path):
@@ -425,49 +391,3 @@ def test_weights_that_a_file_does_not_have():
     assert find_weights(dict(model_ema=WEIGHTS), 'x.pth', 'x').kind == ''
     with pytest.raises(InputError, match='`weights` must be "ema" or "raw"'):
         find_weights(dict(model=WEIGHTS), 'x.pth', 'x', 'mean')
-
-
-FETCH = """
-import sys, time, torch
-from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import fetch
-calls = []
-def download(url, path, progress):
-    open(sys.argv[2], 'a').write('x')
-    time.sleep(2)
-    if sys.argv[1] == 'fails':
-        raise OSError('no route')
-    if sys.argv[1] == 'dies':
-        import os
-        if len(open(sys.argv[2]).read()) == 1:
-            os.kill(os.getpid(), 9)
-    open(path + '.part', 'w').write('done')
-    import os; os.replace(path + '.part', path)
-torch.hub.download_url_to_file = download
-try:
-    print(open(fetch('https://example.org/x.pth', 'teacher')).read())
-except InputError as error:
-    print(error)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('how', 'downloads', 'lines'),
-    [
-        ('works', 1, ['done', 'done', 'done']),
-        ('fails', 1, ['Teacher: "https://example.org/x.pth" cannot be downloaded (no route).'] * 3),
-        ('dies', 2, ['done', 'done']),  # the next one of those that wait goes on
-    ],
-)
-def test_one_process_downloads_and_the_others_wait(tmp_path, how, downloads, lines):
-    command = [tool_python(), '-c', FETCH, how, str(tmp_path / 'calls')]
-    environment = dict(os.environ, TORCH_HOME=str(tmp_path), LOCAL_RANK='0')
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    ends = [output.strip().split('\n')[-1] for output in outputs]
-    assert (tmp_path / 'calls').read_text() == 'x' * downloads
-    assert sum(end.startswith(lines[0]) for end in ends) == len(lines)

@@ -21,6 +21,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.models import InferenceMode, Preprocessing, Teacher, build_pool
 from mtkdrl_mm.models.teachers.choose_mode import deviations
 from mtkdrl_mm.utils import InputError, check_number
@@ -63,12 +64,9 @@ def read_teachers(configs: list[str]) -> list[dict[str, Any]]:
                 raise InputError(f'The config file "{path}" does not exist.')
             model = Config.fromfile(path).get('model', {})
         teachers += model.get('teachers', [dict(cfg_path=path)])
-    return [dict(teacher, name=f'{m} {_name(teacher)}') for m, teacher in enumerate(teachers)]
-
-
-def _name(teacher: dict[str, Any]) -> str:
-    path = osp.splitext(osp.basename(str(teacher.get('cfg_path', teacher.get('type')))))[0]
-    return str(teacher.get('name', path))
+    return [
+        dict(teacher, name=f'{m} {teacher_name(teacher)}') for m, teacher in enumerate(teachers)
+    ]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ PY=$PWD/$VENV/bin/python
 STAMPS=$VENV/.stamps
 LOCK=.venv.lock
 REQ=requirements
-STEPS=(venv torch mmcv openmmlab others package check)
+STEPS=(venv torch mmcv openmmlab others mim package check)
 
 # Settings that would make pip install elsewhere, or believe that packages outside .venv are in it.
 unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
@@ -43,6 +43,7 @@ key_of() {
     mmcv) grep -E '^(mmcv|torch)==' $REQ/constraints.txt ;;
     openmmlab) cat $REQ/mminstall.txt $REQ/constraints.txt ;;
     others) cat $REQ/runtime.txt $REQ/optional.txt $REQ/tests.txt $REQ/constraints.txt ;;
+    mim) cat $REQ/mim.txt ;;
     package) cat setup.py pyproject.toml mtkdrl_mm/version.py \
       $REQ/mminstall.txt $REQ/runtime.txt $REQ/optional.txt $REQ/tests.txt ;;
     check) cat $REQ/*.txt setup.py ;;
@@ -322,6 +323,12 @@ install_others() {
   pip_install -q -r $REQ/runtime.txt -r $REQ/optional.txt -r $REQ/tests.txt
 }
 
+install_mim() {
+  say 'Installing mim into a folder of its own'
+  rm -rf $VENV/mim
+  "$PY" -m pip install -q --no-deps --target $VENV/mim -r $REQ/mim.txt
+}
+
 install_package() {
   say 'Installing this package, editable'
   # setuptools is in .venv already; an isolated build would download it again.
@@ -363,7 +370,7 @@ if [ -f $STAMPS/unfinished ]; then repair_packages; fi
 : >$STAMPS/unfinished
 
 is_done mmcv || find_mmcv_wheel
-for step in torch mmcv openmmlab others package; do
+for step in torch mmcv openmmlab others mim package; do
   if ! is_done $step; then
     install_$step
     stamp $step

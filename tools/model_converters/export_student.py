@@ -9,6 +9,9 @@ written beside it (OUT.py). Any mmpretrain program can use the two:
         student.pth
     python -c "from mmpretrain import ImageClassificationInferencer as I; \\
         print(I('student.py', 'student-0123abcd.pth')('photo.jpg'))"
+
+With ``--push-to-hub ORG/REPO``, both are uploaded to the Hugging Face hub as well, with a
+model card. The next export to the same repository is another commit.
 """
 
 import argparse
@@ -26,16 +29,26 @@ from mmengine.registry import init_default_scope
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.models.num_classes import set_num_classes
+from mtkdrl_mm.models.timm_classifier import teacher_checkpoint
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
+from mtkdrl_mm.utils.hub_upload import HubUpload
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
+from mtkdrl_mm.utils.model_card import (
+    CardFacts,
+    data_name,
+    model_card,
+    shown_location,
+    student_name,
+)
 
 # Keys of an mmpretrain config, beside the model, that testing needs.
 CONFIG_KEYS = (
@@ -44,6 +57,8 @@ CONFIG_KEYS = (
     'test_evaluator',
     'test_cfg',
 )
+# Names of the weights on the hub, by the suffix of the exported file.
+HUB_FILES = {'.pth': 'pytorch_model.bin', '.safetensors': 'model.safetensors'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,6 +76,16 @@ def parse_args() -> argparse.Namespace:
         choices=['mmpretrain', 'torchvision'],
         default='mmpretrain',
         help="names of the weights: mmpretrain's, or those of torchvision's ResNet",
+    )
+    parser.add_argument(
+        '--push-to-hub',
+        metavar='ORG/REPO',
+        help='upload the student with a model card to this repository of the Hugging Face hub, '
+        'which is made if it does not exist; the token is that of `hf auth login` or HF_TOKEN',
+    )
+    parser.add_argument('--private', action='store_true', help='make a new repository private')
+    parser.add_argument(
+        '--license', help="for the model card: the hub's abbreviation, such as apache-2.0"
     )
     return parser.parse_args()
 
@@ -203,10 +228,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         classes=classes,
         dataset_meta=dict(classes=classes),  # the key that mmpretrain reads
         method=weighting if isinstance(weighting, str) or weighting is None else weighting['type'],
-        teachers=[
-            teacher.get('name') or osp.splitext(osp.basename(teacher.get('cfg_path', '')))[0]
-            for teacher in (model.get('teachers') or [])
-        ],
+        teachers=[teacher_name(teacher) for teacher in (model.get('teachers') or [])],
         accuracy=find_accuracy(contents, path),
         epoch=meta.get('epoch'),
         # Not under `config`, which mmengine runs.
@@ -275,11 +297,53 @@ def build(model: dict[str, Any], path: str) -> nn.Module:
         ) from error
 
 
+def card_facts(
+    cfg: dict[str, Any],
+    model: dict[str, Any],
+    weights: dict[str, Tensor],
+    meta: dict[str, Any],
+    file: str,
+    args: argparse.Namespace,
+) -> CardFacts:
+    """What the model card of the student says; ``model`` is its network."""
+    teachers = cfg['model'].get('teachers') or [] if is_distillation(cfg['model']) else []
+    return CardFacts(
+        repo=args.push_to_hub,
+        file=file,
+        student=student_name(model),
+        num_parameters=sum(value.numel() for value in weights.values()),
+        method=meta['method'],
+        teachers=[
+            (teacher_name(teacher), shown_location(teacher_checkpoint(teacher)))
+            for teacher in teachers
+        ],
+        data=data_name((cfg.get('train_dataloader') or {}).get('dataset')),
+        classes=meta['classes'],
+        accuracy=meta['accuracy'],
+        epoch=meta['epoch'],
+        license=args.license,
+        kind='backbone' if args.backbone_only else args.format,
+    )
+
+
+def push(upload: HubUpload, path: str, config: str | None, facts: CardFacts) -> str:
+    """Upload weights, config and model card; return the URL of the commit."""
+    files: dict[str, str | bytes] = {facts.file: path, 'README.md': model_card(facts).encode()}
+    if config is not None:
+        files['config.py'] = config
+    # Otherwise another program could take the weights of an earlier export.
+    delete = {*HUB_FILES.values(), 'config.py'}
+    return upload.push(files, delete, f'Export {osp.basename(path)}')
+
+
 def main() -> None:
     args = parse_args()
     stem, suffix = osp.splitext(args.out)
-    if suffix not in ('.pth', '.safetensors'):
+    if suffix not in HUB_FILES:
         raise InputError(f'"{args.out}" must end in .pth or .safetensors.')
+    if args.push_to_hub is None and (args.private or args.license):
+        raise InputError('--private and --license are for --push-to-hub ORG/REPO.')
+    upload = None if args.push_to_hub is None else HubUpload(args.push_to_hub, args.private)
     contents = read_checkpoint(args.checkpoint, 'training checkpoint')
     init_default_scope('mmpretrain')
     if args.config is None:
@@ -309,6 +373,10 @@ def main() -> None:
     if not args.backbone_only:
         plain.dump(f'{stem}.py')
         print(f'mmpretrain config: {stem}.py')
+    if upload is not None:
+        facts = card_facts(cfg, plain.model, weights, meta, HUB_FILES[suffix], args)
+        config = None if args.backbone_only else f'{stem}.py'
+        print(f'pushed to the hub: {push(upload, path, config, facts)}')
     print(f'method {meta["method"]}, teachers {meta["teachers"]}, accuracy {meta["accuracy"]}')
 
 

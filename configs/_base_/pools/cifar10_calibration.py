@@ -3,7 +3,7 @@
 teachers = [
     dict(
         name=name,
-        cfg_path=f'configs/cifar10/teacher_{name}.py',
+        cfg_path=f'mtkdrl_mm::cifar10/teacher_{name}.py',
         checkpoint=f'work_dirs/cifar10/teacher_{name}/epoch_{epochs}.pth',
     )
     for name, epochs in (('smoothed', 12), ('overconfident', 60), ('densenet', 12), ('repvgg', 12))

@@ -6,7 +6,7 @@ _vehicles = [8, 9, 2, 3, 4, 5, 6, 7, 0, 1]
 teachers = [
     dict(
         name=name,
-        cfg_path=f'configs/cifar10/teacher_{name}.py',
+        cfg_path=f'mtkdrl_mm::cifar10/teacher_{name}.py',
         checkpoint=f'work_dirs/cifar10/teacher_{name}/epoch_12.pth',
         class_map=class_map,
     )

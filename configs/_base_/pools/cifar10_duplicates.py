@@ -3,7 +3,7 @@
 teachers = [
     dict(
         name=name,
-        cfg_path=f'configs/cifar10/teacher_{network}.py',
+        cfg_path=f'mtkdrl_mm::cifar10/teacher_{network}.py',
         checkpoint=f'work_dirs/cifar10/teacher_{network}/epoch_12.pth',
     )
     for name, network in (

@@ -4,7 +4,7 @@
 teachers = [
     dict(
         name=name,
-        cfg_path=f'configs/demo/teacher_{name}.py',
+        cfg_path=f'mtkdrl_mm::demo/teacher_{name}.py',
         checkpoint=f'work_dirs/demo/teacher_{name}/seed_0/epoch_30.pth',
     )
     for name in ('resnet', 'shufflenet', 'mobilenet', 'seresnext')

@@ -3,7 +3,7 @@
 teachers = [
     dict(
         name=name,
-        cfg_path=f'configs/demo/teacher_{name}.py',
+        cfg_path=f'mtkdrl_mm::demo/teacher_{name}.py',
         checkpoint=f'work_dirs/digits_weak/teacher_{name}/epoch_30.pth',
     )
     for name in ('resnet', 'shufflenet', 'mobilenet', 'weak')

@@ -13,7 +13,7 @@ model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
     # Maps of 2x2 positions give small gradients: AVER gains from more than the usual 5.
     feature_loss_weight=20.0,
-    student=dict(cfg_path='configs/cifar10/student_baseline.py'),
+    student=dict(cfg_path='mtkdrl_mm::cifar10/student_baseline.py'),
     teachers=_base_.teachers,
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=8))

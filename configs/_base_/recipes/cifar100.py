@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
-    student=dict(cfg_path='configs/cifar100/{{$STUDENT:resnet56}}.py'),
+    student=dict(cfg_path='mtkdrl_mm::cifar100/{{$STUDENT:resnet56}}.py'),
     teachers=_base_.teachers,
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=16))

@@ -10,7 +10,7 @@ _base_ = [
 
 model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
-    student=dict(cfg_path='configs/demo/student_baseline.py'),
+    student=dict(cfg_path='mtkdrl_mm::demo/student_baseline.py'),
     teachers=_base_.teachers,
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=42))

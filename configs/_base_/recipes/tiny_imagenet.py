@@ -8,7 +8,7 @@ _base_ = [
 
 model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
-    student=dict(cfg_path='configs/tiny_imagenet/student_baseline.py'),
+    student=dict(cfg_path='mtkdrl_mm::tiny_imagenet/student_baseline.py'),
     teachers=_base_.teachers,
 )
 default_hooks = _base_.schedule_hooks

@@ -3,11 +3,15 @@
 
 from typing import Any
 
+import torch
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
-from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.hub import SCHEME as HUB
+from mtkdrl_mm.utils.timm_hub import read_hub_network
+from mtkdrl_mm.utils.timm_names import check_network_name, import_timm
 
 from ..token_map import tokens_to_map
 
@@ -32,7 +36,9 @@ class TimmFeatures(BaseBackbone):
     token of DeiT and CaiT). Weights are initialised by timm.
 
     Args:
-        model_name (str): timm's name of the network.
+        model_name (str): timm's name of the network, with or without a tag; or
+            ``hf://ORG/REPO[@REVISION]`` for a network that was saved to the
+            Hugging Face hub by timm.
         init_cfg (dict, optional): Initialisation. Defaults to None.
         **kwargs: Passed to ``timm.create_model``, for example
             ``drop_path_rate`` or ``img_size``.
@@ -52,19 +58,14 @@ class TimmFeatures(BaseBackbone):
 
     def __init__(self, model_name: str, init_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(init_cfg)
-        try:
-            import timm
-        except ImportError as error:
-            raise InputError(
-                f'"{model_name}" is a network of timm, which is not installed: '
-                "pip install 'timm>=1.0.9'"
-            ) from error
-        architecture = model_name.split('.')[0]
-        if not timm.is_model(architecture):
-            raise InputError(
-                f'timm {timm.__version__} has no network "{architecture}". '
-                f'{near_matches(architecture, _alike(timm.list_models(), architecture))}'
-            )
+        timm = import_timm(f'"{model_name}" is a network of timm,')
+        self._arguments: dict[str, Any] = dict(kwargs)
+        if model_name.startswith(HUB):
+            architecture, self._arguments = read_hub_network(model_name, kwargs)
+        else:
+            check_network_name(model_name)
+            architecture = model_name
+        self._architecture = architecture
         for key in ('pretrained', 'checkpoint_path', 'features_only', 'num_classes'):
             if key in kwargs:
                 raise InputError(
@@ -72,7 +73,7 @@ class TimmFeatures(BaseBackbone):
                     "teacher's `checkpoint`, and classes from the head's `num_classes`."
                 )
         try:
-            self.model = timm.create_model(model_name, num_classes=0, **kwargs)
+            self.model = timm.create_model(architecture, **{**self._arguments, 'num_classes': 0})
         except (TypeError, RuntimeError, AssertionError) as error:
             raise InputError(f'timm cannot build "{model_name}" with {kwargs}: {error}') from error
         if not isinstance(self.classifier_name, str):
@@ -89,13 +90,53 @@ class TimmFeatures(BaseBackbone):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The normalisation of timm's training, as a ``data_preprocessor``."""
-        cfg = self.model.pretrained_cfg
+        from timm.data import resolve_model_data_config
+
+        cfg = resolve_model_data_config(self.model)
         # Rounded, because equal normalisations of several teachers are computed once.
         return dict(
             mean=[round(255 * value, 6) for value in cfg['mean']],
             std=[round(255 * value, 6) for value in cfg['std']],
             to_rgb=True,
         )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of timm's weights; 0 if they have no classifier."""
+        return int(self.model.pretrained_cfg.get('num_classes') or 0)
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of the embedding d."""
+        return int(getattr(self.model, 'head_hidden_size', None) or self.model.num_features)
+
+    def convert_weights(
+        self, weights: dict[str, Tensor], num_classes: int
+    ) -> dict[str, Tensor] | None:
+        """Have timm rename the weights of a network's authors, for example OpenCLIP's.
+
+        Args:
+            weights (dict[str, Tensor]): The weights with the authors' names.
+            num_classes (int): Number of classes of their classifier.
+
+        Returns:
+            dict[str, Tensor] | None: The weights with timm's names and the
+            classifier; None if timm cannot convert them.
+        """
+        import timm
+
+        overlay = dict(state_dict=dict(weights), source=None, num_classes=num_classes)
+        arguments = {
+            **self._arguments,
+            'num_classes': num_classes,
+            'pretrained': True,
+            'pretrained_cfg_overlay': overlay,
+        }
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return timm.create_model(self._architecture, **arguments).state_dict()
+        except Exception:  # each of timm's networks has a function of its own, for its own files
+            return None
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -132,9 +173,3 @@ class TimmFeatures(BaseBackbone):
         elif features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
             features = features.permute(0, 3, 1, 2)
         return ([features, embedding] if features.ndim == 4 else [embedding],)
-
-
-def _alike(names: list[str], name: str) -> list[str]:
-    """Select names of the same family; timm has more than a thousand names."""
-    family = name.split('_')[0].lower()
-    return [other for other in names if other.startswith(family)] or names[:20]

@@ -11,6 +11,7 @@ from mtkdrl_mm.utils import InputError
 from ..build_classifier import build_classifier, read_network_config
 from ..classifier_output import check_classifier
 from ..infer_output import input_channels
+from ..timm_classifier import is_timm_name, teacher_checkpoint
 from .class_map import ClassMap
 from .preprocessing import Preprocessing
 from .teacher import Teacher
@@ -69,7 +70,8 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
         raise InputError(f'Teacher number {index} must be a dict, but is {cfg!r}.')
     cfg = dict(cfg)
     name = cfg.pop('name', None)
-    checkpoint = cfg.pop('checkpoint', None)
+    checkpoint = teacher_checkpoint(cfg)
+    cfg.pop('checkpoint', None)
     weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     preprocessor = cfg.pop('data_preprocessor', None)
@@ -77,6 +79,8 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     role = f'teacher "{name}"' if name else f'teacher number {index}'
     if weights not in (None, 'ema', 'raw'):
         raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
+    if is_timm_name(cfg):
+        cfg['type'] = 'mtkdrl_mm.TimmImageClassifier'
     by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     # A network with other classes, or with embeddings as outputs, keeps their number.
@@ -156,6 +160,7 @@ def _default_name(cfg: dict[str, Any], model: dict[str, Any]) -> str:
     if 'cfg_path' in cfg:
         return cfg['cfg_path'].replace('::', '/').rsplit('/', 1)[-1].rsplit('.', 1)[0]
     backbone = model.get('backbone', {})
-    if 'model_name' in backbone:
-        return str(backbone['model_name'])
+    timm_name = model.get('model_name') or backbone.get('model_name')
+    if timm_name:
+        return str(timm_name).rsplit('/', 1)[-1].split('@')[0]
     return str(backbone.get('type', model['type'])) + str(backbone.get('depth', ''))

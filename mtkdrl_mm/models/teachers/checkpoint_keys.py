@@ -70,15 +70,32 @@ def classifier_key(network: BaseClassifier) -> str | None:
 
 
 def _from_timm(network: BaseClassifier, weights: Weights) -> Weights:
-    """Rename timm's classifier to the head, and put the rest below ``backbone.model``."""
-    head = (classifier_key(network) or 'head.fc.weight').removesuffix('weight')
+    """Rename timm's classifier to the head, and put the rest below ``backbone.model``.
+
+    Weights with the names of the network's authors are converted by timm first.
+    """
+    key_of_classifier = classifier_key(network) or 'head.fc.weight'
+    head = key_of_classifier.removesuffix('weight')
     classifier = f'{network.backbone.classifier_name}.'
-    return {
-        head + key.removeprefix(classifier)
-        if key.startswith(classifier)
-        else f'backbone.model.{key}': value
-        for key, value in weights.items()
-    }
+
+    def rename(weights: Weights) -> Weights:
+        return {
+            head + key.removeprefix(classifier)
+            if key.startswith(classifier)
+            else f'backbone.model.{key}': value
+            for key, value in weights.items()
+        }
+
+    renamed, expected = rename(weights), network.state_dict()
+    missing = expected.keys() - renamed.keys()
+    if key_of_classifier in expected and any(
+        not key.endswith('num_batches_tracked') for key in missing
+    ):
+        num_classes = len(expected[key_of_classifier])
+        converted = network.backbone.convert_weights(weights, num_classes)
+        if converted is not None:
+            return rename(converted)
+    return renamed
 
 
 def _renamed_transformer(weights: Weights) -> Weights:

@@ -382,9 +382,12 @@ def build_pool(
     Args:
         teachers (Sequence[dict]): One config per teacher with the keys
 
-            - ``cfg_path`` with optional ``cfg_options``, or an inline model
-              with ``type``: the network.
-            - ``checkpoint`` (str): Path or URL of its weights.
+            - ``model_name``, timm's name of the network; or ``cfg_path`` with
+              optional ``cfg_options``; or an inline model with ``type``: the
+              network.
+            - ``checkpoint`` (str): Path, URL or address of its weights, see
+              :mod:`mtkdrl_mm.utils.weight_files`. Defaults to timm's for a
+              ``model_name`` alone.
             - ``weights`` (str, optional): 'ema' or 'raw', where that file has
               both averaged and raw weights. Defaults to the averaged ones.
             - ``name`` (str, optional): Defaults to the config file's stem or

@@ -1,18 +1,15 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What a teacher's outputs depend on, read from its config without building the network."""
 
-import hashlib
 import inspect
-import os.path as osp
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlparse
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import find_file
 from mtkdrl_mm.utils.literal_config import plain_config
+from mtkdrl_mm.utils.weight_files import find_digest, location_name
 
 from ..num_classes import set_num_classes
 from .build_teacher import TeacherConfig
@@ -61,13 +58,13 @@ def teacher_record(
         zero_shot = ZeroShot.from_config(config.zero_shot, config.role)
         classes = dict(
             indices=(classes or {}).get('indices'),
-            text_embeddings=_file_name(zero_shot.location),
-            text_sha256=_digest(zero_shot.location, config.role),
+            text_embeddings=location_name(zero_shot.location),
+            text_sha256=find_digest(zero_shot.location, config.role),
             logit_scale=float(zero_shot.logit_scale),
         )
     return TeacherRecord(
         name=config.name,
-        weights_sha256=_digest(config.checkpoint, config.role),
+        weights_sha256=find_digest(config.checkpoint, config.role),
         config=dict(
             model=_without(model),
             weights=config.weights,
@@ -76,7 +73,7 @@ def teacher_record(
         class_map=classes,
         preprocessing=_preprocessing(config, student_preprocessing),
         input_size=check_input_size(config.input_size, config.role),
-        checkpoint=_file_name(config.checkpoint),
+        checkpoint=location_name(config.checkpoint),
         inference=inference or {},
     )
 
@@ -120,26 +117,10 @@ def _check_name(what: str, teacher: str, here: str | None, there: str | None) ->
         )
 
 
-def _file_name(location: str) -> str:
-    parts = urlparse(location)
-    return osp.basename(parts.path.rstrip('/')) or parts.netloc or location
-
-
-def _digest(location: str, role: str) -> str:
-    path = find_file(location, role)
-    if path is None:
-        return ''
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _preprocessing(config: TeacherConfig, student: Preprocessing) -> dict[str, Any]:
     given = config.preprocessor
     if given is None:
-        kind = (config.model.get('backbone') or {}).get('type')
+        kind = (config.model.get('backbone') or config.model).get('type')
         cls = MODELS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(cls) and hasattr(cls, 'preprocessing'):
             return dict(of='timm')

@@ -1,0 +1,78 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Downloads that several processes need: one of them downloads, the others wait."""
+
+import hashlib
+import os
+import os.path as osp
+import time
+from collections.abc import Callable
+
+from filelock import FileLock
+from mmengine.logging import print_log
+
+from .errors import InputError
+
+
+def download_once(
+    what: str,
+    lock_folder: str,
+    find: Callable[[], str | None],
+    download: Callable[[], str],
+    describe: Callable[[str], str],
+) -> str:
+    """Download a file, unless it is there or another process is downloading it.
+
+    The processes wait for a lock and not in a collective operation, because a
+    slow download would exceed its time limit. The lock ends with its process,
+    so that the next one continues if a process is killed. If the download
+    fails, the processes that have waited for it fail with the same reason.
+
+    Args:
+        what (str): The address, which identifies the file.
+        lock_folder (str): Folder for the lock, which all processes share.
+        find (Callable): Returns the path of the file, or None if it is not
+            there.
+        download (Callable): Downloads the file and returns its path.
+        describe (Callable): Makes the error message of the reason.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        InputError: If it cannot be downloaded, by this process or by the one
+            that it has waited for.
+    """
+    start = time.time()
+    mark = osp.join(lock_folder, '.' + hashlib.sha256(what.encode()).hexdigest()[:16])
+    lock = FileLock(mark + '.lock')
+    try:
+        os.makedirs(lock_folder, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except TimeoutError:
+            print_log(f'Another process is downloading {what}: waiting for it', 'current')
+            lock.acquire(poll_interval=0.5)
+    except NotImplementedError:
+        pass  # a file system without locks: every process downloads and renames a file
+    except OSError as error:
+        raise InputError(describe(str(error))) from error
+    failure = mark + '.failed'
+    try:
+        path = find()
+        if path is not None:
+            return path
+        if osp.isfile(failure) and osp.getmtime(failure) >= start:
+            with open(failure, encoding='utf-8') as file:
+                raise InputError(file.read())
+        try:
+            path = download()
+        except (OSError, RuntimeError, InputError) as error:
+            message = str(error) if isinstance(error, InputError) else describe(str(error))
+            with open(failure, 'w', encoding='utf-8') as file:
+                file.write(message)
+            raise InputError(message) from error
+        if osp.isfile(failure):
+            os.remove(failure)
+        return path
+    finally:
+        lock.release()

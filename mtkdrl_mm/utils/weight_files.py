@@ -1,0 +1,182 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""From the location of weights to files on this machine.
+
+A location is a local path, an ``http(s)://`` URL, a file of the Hugging Face hub
+(``hf://ORG/REPO[/FILE][@REVISION]``), a name of timm's weights
+(``timm://resnet50.a1_in1k``), or a name of mmengine's model zoos
+(``torchvision://``, ``open-mmlab://``, ``mmcls://``).
+"""
+
+import hashlib
+import os.path as osp
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from .download import download_once
+from .errors import InputError, near_matches
+from .hub import SCHEME as HUB
+from .hub import HubAddress, fetch_hub_file, find_hub_file
+from .sharded import find_shards
+from .timm_names import resolve_timm_weights
+
+TIMM = 'timm://'
+
+
+def fetch(location: str, role: str) -> str:
+    """Convert a location to a local path, after a download if necessary.
+
+    Files of URLs are kept in ``$TORCH_HOME/hub/checkpoints``, as by torch, and
+    those of the Hugging Face hub in its cache. One of the processes that need a
+    file downloads it; the others wait (:func:`~.download.download_once`). A file
+    that is there is not downloaded again.
+
+    Args:
+        location (str): A path, URL or address, see :mod:`.weight_files`.
+        role (str): Name of the network, for messages.
+
+    Returns:
+        str: Path of an existing file; that of the index, if the weights are in
+        several files.
+
+    Raises:
+        InputError: If the file does not exist or cannot be downloaded, by this
+            process or by the one that it has waited for.
+    """
+    url = _resolve_name(location, role)
+    if url.startswith(HUB):
+        return fetch_hub_file(HubAddress.parse(url, role), role)
+    path = _local_path(url, role)
+    if urlparse(url).scheme not in ('http', 'https'):
+        if not osp.isfile(path):
+            what = 'is a folder' if osp.isdir(path) else 'does not exist'
+            raise InputError(f'{_sentence(role)}: the file "{location}" {what}.')
+    elif not osp.isfile(path):
+        download_once(
+            url,
+            osp.dirname(path),
+            lambda: path if osp.isfile(path) else None,
+            lambda: _download(url, path),
+            lambda reason: (
+                f'{_sentence(role)}: "{url}" cannot be downloaded ({reason}). Where there is no '
+                f'internet, fetch it elsewhere and put it at "{path}", or set `checkpoint` to a '
+                'local path.'
+            ),
+        )
+    return path
+
+
+def find_file(location: str, role: str) -> str | None:
+    """Convert a location to the path of a file that is there, without a download.
+
+    Args:
+        location (str): As for :func:`fetch`.
+        role (str): Name of the network, for messages.
+
+    Returns:
+        str | None: Its path; None if it is not on this machine.
+    """
+    url = _resolve_name(location, role)
+    if url.startswith(HUB):
+        return find_hub_file(HubAddress.parse(url, role))
+    path = _local_path(url, role)
+    return path if osp.isfile(path) else None
+
+
+def find_digest(location: str, role: str) -> str:
+    """Compute the sha256 of weights, without a download.
+
+    Args:
+        location (str): As for :func:`fetch`.
+        role (str): Name of the network, for messages.
+
+    Returns:
+        str: The digest, of weights in several files that of the index followed
+        by the files; '' if a file is not on this machine.
+    """
+    path = find_file(location, role)
+    files = None if path is None else find_shards(path)
+    if files is None:
+        return ''
+    digest = hashlib.sha256()
+    for name in files:
+        with open(name, 'rb') as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def location_name(location: str) -> str:
+    """The name of weights that are not on this machine, by which they are compared.
+
+    Args:
+        location (str): As for :func:`fetch`.
+
+    Returns:
+        str: The file's name without its folder. On the hub many files have the
+        same name, so that repository and revision belong to it:
+        ``ORG/REPO[/FILE][@REVISION]``.
+
+    Example:
+        >>> from mtkdrl_mm.utils.weight_files import location_name
+        >>> location_name('/data/r50.pth'), location_name('torchvision://resnet50')
+        ('r50.pth', 'resnet50')
+        >>> location_name('hf://timm/resnet50.a1_in1k'), location_name('timm://resnet50.a1_in1k')
+        ('timm/resnet50.a1_in1k', 'timm/resnet50.a1_in1k')
+    """
+    if location.startswith(TIMM):
+        return f'timm/{location.removeprefix(TIMM)}'
+    if location.startswith(HUB):
+        return str(HubAddress.parse(location, 'network')).removeprefix(HUB)
+    parts = urlparse(location)
+    return osp.basename(parts.path.rstrip('/')) or parts.netloc or location
+
+
+def _download(url: str, path: str) -> str:
+    print_log(f'Downloading {url} to {path}', 'current')
+    torch.hub.download_url_to_file(url, path, progress=is_main_process())
+    return path
+
+
+def _local_path(url: str, role: str) -> str:
+    if urlparse(url).scheme not in ('http', 'https'):
+        return osp.expanduser(url)
+    name = osp.basename(urlparse(url).path)
+    if name in ('', '.', '..'):
+        raise InputError(f'{_sentence(role)}: the address "{url}" names no file.')
+    return osp.join(torch.hub.get_dir(), 'checkpoints', name)
+
+
+def _resolve_name(location: str, role: str) -> str:
+    """Look up the URL, hub address or path of a name such as ``torchvision://resnet50``."""
+    from mmengine.runner import checkpoint as mm
+
+    scheme, separator, name = location.partition('://')
+    if not separator or scheme in ('http', 'https', 'hf'):
+        return location
+    if scheme == 'timm':
+        return resolve_timm_weights(name, role)
+    if scheme in ('torchvision', 'modelzoo'):
+        owner, known = 'torchvision', mm.get_torchvision_models()
+    elif scheme in ('open-mmlab', 'openmmlab'):
+        owner, known = 'mmengine', mm.get_external_models()
+        name = mm.get_deprecated_model_names().get(name, name)
+    elif scheme == 'mmcls':
+        owner, known = 'mmengine', mm.get_mmcls_models()
+    else:
+        raise InputError(
+            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). '
+            'Download the file and set its path.'
+        )
+    if name not in known:
+        raise InputError(
+            f'{_sentence(role)}: {owner} has no weights "{name}". {near_matches(name, known)}'
+        )
+    url = known[name]
+    return url if '://' in url else osp.join(mm._get_mmengine_home(), url)
+
+
+def _sentence(role: str) -> str:
+    return role[:1].upper() + role[1:]
