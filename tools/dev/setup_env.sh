@@ -376,7 +376,8 @@ install_package() {
 check_env() {
   say 'Checking that everything imports'
   "$PY" -m pip check || die "the packages in $VENV do not fit together (see above): rm -r $VENV, then run this again."
-  operators_work && "$PY" -W ignore -c 'import mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, timm, torchvision' ||
+  operators_work || die "mmcv's operators do not work (see above): rm -r $VENV, then run this again."
+  "$PY" -W ignore -c 'import mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, timm, torchvision' ||
     die "an import fails (see above): rm -r $VENV, then run this again."
 }
 
