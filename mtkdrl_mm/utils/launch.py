@@ -228,7 +228,7 @@ def _describe(error: Exception) -> str | None:
             'and unpack it in the `data_root` of the data sets. (mmpretrain also downloads where '
             "a file's checksum is not the published one.)"
         )
-    if isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext':
+    if isinstance(error, ModuleNotFoundError) and error.name in ('mmcv.ops', 'mmcv._ext'):
         return (
             'mmcv is installed without its compiled operators, which detection and segmentation '
             f'need. Install it with them: {command_for_operators()}'

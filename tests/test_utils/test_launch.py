@@ -153,8 +153,9 @@ def test_tools_say_in_a_sentence_what_the_user_can_mend(error, message):
     assert message in exit_info.value.code
 
 
-def test_mmcv_without_operators_is_named_with_the_remedy():
-    missing = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
+@pytest.mark.parametrize('name', ['mmcv.ops', 'mmcv._ext'])  # of mmcv-lite; of a build without
+def test_mmcv_without_operators_is_named_with_the_remedy(name):
+    missing = ModuleNotFoundError(f"No module named '{name}'", name=name)
     with pytest.raises(SystemExit) as stop:
         run_tool(raises(missing))
     assert str(stop.value) == (
