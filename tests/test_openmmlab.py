@@ -4,16 +4,20 @@
 import importlib
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import mmcv
 import mmengine
 import mmpretrain
 import pytest
 from mmengine.config.utils import MODULE2PACKAGE
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import mtkdrl_mm
 from mtkdrl_mm import openmmlab
 
+FOLDER = Path(__file__).parents[1] / 'requirements'
 MODULES = {'mmengine': mmengine, 'mmcv': mmcv, 'mmpretrain': mmpretrain}
 OPENMMLAB = {
     'mmengine': '0.10.7',
@@ -118,6 +122,31 @@ def test_version_out_of_range_is_refused(install, name, version, allowed):
     assert f"needs {name}{allowed}: pip install '{name}{allowed}'" in message.replace(
         ' --no-build-isolation', ''
     )
+
+
+@pytest.mark.parametrize(
+    ('ranges', 'pins', 'family'),
+    [
+        ('mminstall.txt', 'constraints.txt', OPENMMLAB),
+        ('mminstall_onedl.txt', 'constraints_current.txt', FORKS),
+    ],
+)
+def test_requirements_agree_with_what_is_accepted(ranges, pins, family):
+    def requirements(file):
+        lines = [line.split('#')[0].strip() for line in (FOLDER / file).read_text().splitlines()]
+        found = [Requirement(line) for line in lines if line]
+        return {one.name: one.specifier for one in found}
+
+    accepted = {
+        one.name: SpecifierSet(one.versions)
+        for distributions in openmmlab.PACKAGES.values()
+        for one in distributions
+        if one.name in family
+    }
+    assert requirements(ranges) == accepted
+    pinned = requirements(pins)
+    for name, versions in accepted.items():
+        assert str(pinned[name]) == f'=={family[name]}' and family[name] in versions
 
 
 def test_lite_mmcv_is_enough(install):
