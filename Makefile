@@ -1,17 +1,18 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
+PY_CURRENT := .venv-current/bin/python
 PYTEST_ARGS ?=
 DOCS_PYTHON ?= $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
 # Material for MkDocs announces its successor at every start.
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-modern test-slurm docs docs-serve lint format clean
+.PHONY: help env demo test env-current demo-current test-current test-slurm docs docs-serve lint format clean
 
 stage = @printf '\n=== %s ===\n' '$(strip $(1))'
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=/path/to/python3.11 make env   picks the Python; more in tools/dev/setup_env.sh"
 
@@ -27,8 +28,15 @@ test: lint ## Everything that a change has to pass; PYTEST_ARGS="-m 'not slow'" 
 	$(call stage, pytest)
 	@$(PY) -m pytest tests -n auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
 
-test-modern: ## The same for distillation, on a current torch (Python 3.12, numpy 2)
-	@bash tools/dev/test_modern.sh
+env-current: ## Make .venv-current: Python 3.12, torch 2.14, numpy 2, the maintained forks (once; about 8 GB)
+	@bash tools/dev/setup_env.sh current
+
+demo-current: env-current ## The demo in .venv-current
+	@$(PY_CURRENT) tools/demo.py
+
+test-current: env-current ## All tests in .venv-current; PYTEST_ARGS as of make test
+	$(call stage, pytest with a current torch)
+	@$(PY_CURRENT) -m pytest tests -n auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
 
 test-slurm: env ## The Slurm scripts on a real one-node Slurm (root, Debian or Ubuntu; 20 minutes)
 	@bash tools/dev/test_slurm.sh

@@ -101,7 +101,8 @@ setup(
     package_data={PACKAGE: ['py.typed'], f'{PACKAGE}.report': ['templates/*']},
     python_requires='>=3.10',
     # torch, mmcv and mmengine are left out on purpose: which build of them fits depends on the
-    # machine, and pip would replace a working one. mtkdrl_mm/__init__.py checks their versions.
+    # machine, and pip would replace a working one, or install OpenMMLab's over a maintained fork.
+    # mtkdrl_mm/openmmlab.py checks what is there.
     install_requires=requirements('runtime'),
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},

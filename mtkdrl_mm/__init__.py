@@ -3,41 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from packaging.specifiers import SpecifierSet
-
+from .openmmlab import check_packages, find_configs_of_forks
 from .version import __version__, version_info
 
-
-def _require(package: str, allowed: str) -> None:
-    """Raise an error if a package has an unsupported version.
-
-    Otherwise a mismatch appears much later, as an unclear error inside that package.
-
-    Args:
-        package: Name of the package, for pip and for import.
-        allowed: Version specifiers, for example '>=1.0,<2.0'.
-
-    Raises:
-        ImportError: The package is missing, or its version is out of range.
-    """
-    advice = f"mtkdrl_mm {__version__} needs {package}{allowed}: pip install '{package}{allowed}'"
-    if package == 'mmcv':
-        advice += f" (or 'mmcv-lite{allowed}', without compiled operators)"
-    try:
-        installed = importlib.import_module(package).__version__
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ImportError(f'{package} is not installed. {advice}') from None
-    # Specifiers, unlike a comparison of versions, keep 2.2.0rc1 out of '<2.2.0', as pip does.
-    if not SpecifierSet(allowed).contains(installed, prereleases=True):
-        raise ImportError(f'{package} {installed} is installed, which does not fit. {advice}')
-
-
-# mmpretrain comes last: it imports the other two.
-_require('mmengine', '>=0.10.0,<1.0.0')
-_require('mmcv', '>=2.0.0,<2.2.0')
-_require('mmpretrain', '>=1.2.0,<1.3')
+check_packages()
+find_configs_of_forks()
 
 # After the check of the versions. From here on mmengine reads checkpoints as plain data.
 from .utils.checkpoint import register_reader  # noqa: E402

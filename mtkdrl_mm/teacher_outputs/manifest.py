@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import Any
 
+from mtkdrl_mm.openmmlab import PACKAGES
 from mtkdrl_mm.utils.errors import InputError
 from mtkdrl_mm.utils.files import create_file, describe_medium_error
 from mtkdrl_mm.utils.json_files import read_json_object
@@ -30,11 +31,8 @@ _LIBRARIES = (
     'opencv-python',
     'opencv-python-headless',
     'opencv-contrib-python',
-    'mmcv',
-    'mmcv-lite',
-    'mmengine',
-    'mmpretrain',
     'timm',
+    *(one.name for package in ('mmcv', 'mmengine', 'mmpretrain') for one in PACKAGES[package]),
 )
 
 

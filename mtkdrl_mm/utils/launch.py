@@ -16,6 +16,8 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mtkdrl_mm.openmmlab import command_for_operators
+
 from .adapt_config import (
     adapt_classes,
     add_checks,
@@ -29,7 +31,12 @@ from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError
 from .files import MEDIUM_ERRORS, describe_medium_error
-from .processes import describe_group_error, leave_process_group, prepare_processes
+from .processes import (
+    describe_group_error,
+    in_process_group,
+    leave_process_group,
+    prepare_processes,
+)
 
 __all__ = [
     'add_common_arguments',
@@ -187,39 +194,56 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except SystemExit as stop:
-        code = stop.code  # without the traceback, which refers to the model
-    except InputError as error:
+        code = stop.code
+    except Exception as error:
+        sentence = _describe(error)
+        if sentence is not None:
+            rank, world_size = get_dist_info()
+            where = f' (process {rank} of {world_size})' if world_size > 1 else ''
+            code = f'\nError{where}: {sentence}'
+        elif in_process_group():
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        else:
+            raise
+    if isinstance(code, str) and in_process_group():
+        # Before the group is left: that may have to wait for others.
+        print(code, file=sys.stderr, flush=True)
+        code = 1
+    # The error is gone by now, and with it its traceback, which refers to the model.
+    leave_process_group()
+    if code is not None:
+        sys.stdout.flush()
+        sys.exit(code)
+
+
+def _describe(error: Exception) -> str | None:
+    """The sentence for an error that the user can correct; None for any other."""
+    if isinstance(error, InputError):
         # torch puts the traceback of a data worker before its message.
-        _exit(re.split(r'(?:^|\n)(?:[\w.]+\.)?InputError: ', str(error))[-1].strip())
-    except URLError as error:
-        _exit(
+        return re.split(r'(?:^|\n)(?:[\w.]+\.)?InputError: ', str(error))[-1].strip()
+    if isinstance(error, URLError):
+        return (
             f'A download failed: {error.reason}. Its address is above. Fetch the archive elsewhere '
             'and unpack it in the `data_root` of the data sets. (mmpretrain also downloads where '
             "a file's checksum is not the published one.)"
         )
-    except OSError as error:
+    if isinstance(error, ModuleNotFoundError) and error.name in ('mmcv.ops', 'mmcv._ext'):
+        return (
+            'mmcv is installed without its compiled operators, which detection and segmentation '
+            f'need. Install it with them: {command_for_operators()}'
+        )
+    if isinstance(error, OSError):
         if lost := describe_group_error(error):
-            _exit(lost)
+            return lost
         if error.errno in MEDIUM_ERRORS and error.filename is not None:
-            _exit(f'{describe_medium_error(error, str(error.filename))}.')
-        raise
-    except (KeyError, TypeError, AssertionError, RuntimeError, ValueError) as error:
-        if lost := describe_group_error(error):
-            _exit(lost)
+            return f'{describe_medium_error(error, str(error.filename))}.'
+        return None
+    if isinstance(error, (KeyError, TypeError, AssertionError, RuntimeError, ValueError)):
+        if sentence := describe_group_error(error) or config_error(error):
+            return sentence
         message = str(error.args[0]) if error.args else ''
-        if sentence := config_error(error):
-            _exit(sentence)
         for kind, pattern, advice in _KNOWN_ERRORS:
             if isinstance(error, kind) and re.search(pattern, message):
-                _exit(f'{message} {advice}'.strip())
-        raise
-    leave_process_group()
-    if code is not None:
-        sys.exit(code)
-
-
-def _exit(message: str) -> None:
-    rank, world_size = get_dist_info()
-    where = f' (process {rank} of {world_size})' if world_size > 1 else ''
-    sys.stdout.flush()
-    sys.exit(f'\nError{where}: {message}')
+                return f'{message} {advice}'.strip()
+    return None

@@ -11,15 +11,12 @@ import os.path as osp
 from importlib.util import find_spec
 from pathlib import Path
 
+from mtkdrl_mm.openmmlab import fitting_distribution
+
 from .errors import InputError
 
-# Import names, and the names on PyPI.
-PACKAGES = {
-    'mtkdrl_mm': ('mtkdrl_mm',),
-    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
-    'mmdet': ('mmdet', 'onedl-mmdetection'),
-    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
-}
+# Packages with configs of networks.
+_WITH_CONFIGS = ('mtkdrl_mm', 'mmpretrain', 'mmdet', 'mmseg')
 
 
 def find_package_config(name: str, role: str) -> str:
@@ -39,13 +36,15 @@ def find_package_config(name: str, role: str) -> str:
     """
     package, _, path = name.partition('::')
     start = f'The {role}\'s `cfg_path` "{name}" cannot be read:'
-    if package not in PACKAGES:
-        known = ', '.join(f'"{p}::"' for p in PACKAGES)
+    if package not in _WITH_CONFIGS:
+        known = ', '.join(f'"{p}::"' for p in _WITH_CONFIGS)
         raise InputError(f'{start} there are configs of {known}, but not of "{package}::".')
     folder = _configs_folder(package)
+    if folder is None and package == 'mtkdrl_mm':
+        raise InputError(f'{start} this installation of mtkdrl_mm lacks its configs: reinstall it.')
     if folder is None:
-        commands = ' or '.join(f'pip install {n}' for n in PACKAGES[package])
-        raise InputError(f'{start} {package} is not installed ({commands}).')
+        command = fitting_distribution(package).command
+        raise InputError(f'{start} {package} is not installed ({command}).')
     file = osp.normpath(osp.join(folder, path))
     if not file.startswith(osp.join(folder, '')) or not osp.isfile(file):
         raise InputError(f'{start} {package} has no such file.{_near(path, folder, package)}')

@@ -341,14 +341,20 @@ def _addresses(interface: str) -> list[str]:
     return found
 
 
+def in_process_group() -> bool:
+    """Whether this process has a process group."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def leave_process_group() -> None:
     """Destroy the process group before the interpreter exits.
 
     In some versions of torch, gloo's threads otherwise abort the process after all its work is
     done, with the exit code of a failure. Wrappers of the model refer to the group, and are
-    collected first.
+    collected first. Nothing else may refer to them: no variable of a running function, and no
+    traceback.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not in_process_group():
         return
     gc.collect()
     _wait_for_threads()

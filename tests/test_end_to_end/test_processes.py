@@ -1,8 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Several processes do what one does."""
 
+import json
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,3 +93,23 @@ def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
     first = weights_of(workshop.folder / 'whole' / f'epoch_{epochs}.pth')
     second = weights_of(work_dir / f'epoch_{epochs}.pth')
     assert largest_difference(first, second) < 1e-6
+
+
+def test_processes_end_with_the_code_of_their_tool_every_time():
+    """In some versions of torch, gloo may abort a process whose model outlives its group."""
+    script = Path(__file__).with_name('end_processes.py')
+    result = subprocess.run(
+        [sys.executable, str(script), '20'],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    codes = json.loads(result.stdout)
+    # Rank 0 and rank 1; Python's exit code of an error is 1.
+    assert codes == {'well': 7 * [[0, 0]], 'input error': 7 * [[1, 1]], 'fault': 6 * [[1, 1]]}
+    assert result.stderr.count('Error (process 1 of 2): No such file.') == 7
+    assert result.stderr.count("KeyError: 'No such file.'") == 12
+    assert 'terminate called' not in result.stderr

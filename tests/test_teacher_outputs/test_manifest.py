@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from mtkdrl_mm.openmmlab import installed_distributions
 from mtkdrl_mm.teacher_outputs import Manifest, TensorSpec, inputs_manifest, library_versions
 from mtkdrl_mm.utils import InputError
 
@@ -159,7 +160,8 @@ def test_libraries_of_this_environment():
     import torch
 
     assert library_versions()['torch'] == torch.__version__.split('+')[0]
-    assert {'numpy', 'pillow', 'mmpretrain'} <= set(library_versions())
+    names = {one.name for one in installed_distributions('mmpretrain')}
+    assert names and {'numpy', 'pillow', *names} <= set(library_versions())
 
 
 def test_the_identity_depends_on_all_that_parts_depend_on():

@@ -175,6 +175,8 @@ def test_torch_load_reads_them_too_where_it_is_strict(tmp_path):
         pytest.skip('this torch is not strict by default')
     mmengine_checkpoint(tmp_path / 'epoch_1.pth')
     allow_mmengine_checkpoints()
+    # The loaders of mmengine's maintained fork take the types off the list again.
+    CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
     contents = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
     assert contents['message_hub']['runtime_info']['best_score'] == 71.5
 
@@ -279,6 +281,13 @@ def address(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
     return lambda scheme, path: LOADERS[scheme](path, table)
+
+
+def test_no_loader_of_mmengine_is_left():
+    """Those of its maintained fork read a refused file again, without protection."""
+    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {
+        'mtkdrl_mm.utils.checkpoint'
+    }
 
 
 @pytest.mark.parametrize('scheme', LOADERS)

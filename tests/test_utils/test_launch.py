@@ -2,11 +2,14 @@
 """Common steps of the command-line tools."""
 
 import argparse
+import weakref
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
 
+from mtkdrl_mm.openmmlab import command_for_operators
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.launch import add_common_arguments, load_config, run_tool
 
@@ -148,6 +151,65 @@ def test_tools_say_in_a_sentence_what_the_user_can_mend(error, message):
     with pytest.raises(SystemExit) as exit_info:
         run_tool(raises(error))
     assert message in exit_info.value.code
+
+
+@pytest.mark.parametrize('name', ['mmcv.ops', 'mmcv._ext'])  # of mmcv-lite; of a build without
+def test_mmcv_without_operators_is_named_with_the_remedy(name):
+    missing = ModuleNotFoundError(f"No module named '{name}'", name=name)
+    with pytest.raises(SystemExit) as stop:
+        run_tool(raises(missing))
+    assert str(stop.value) == (
+        '\nError: mmcv is installed without its compiled operators, which detection and '
+        f'segmentation need. Install it with them: {command_for_operators()}'
+    )
+    with pytest.raises(ModuleNotFoundError):
+        run_tool(raises(ModuleNotFoundError("No module named 'other'", name='other')))
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """A process group of one of two processes, as far as run_tool sees; returns its model's end."""
+    alive = []
+    state = SimpleNamespace(model=None, alive=alive)
+    monkeypatch.setattr('mtkdrl_mm.utils.launch.in_process_group', lambda: True)
+    monkeypatch.setattr('mtkdrl_mm.utils.processes.in_process_group', lambda: True)
+    monkeypatch.setattr('mtkdrl_mm.utils.launch.get_dist_info', lambda: (1, 2))
+    monkeypatch.setattr(
+        torch.distributed, 'destroy_process_group', lambda: alive.append(state.model() is not None)
+    )
+    return state
+
+
+@pytest.mark.parametrize(
+    ('end', 'code', 'printed'),
+    [
+        (None, None, ''),
+        (SystemExit(143), 143, ''),
+        (SystemExit('a word'), 1, 'a word\n'),
+        (InputError('No file "x".'), 1, '\nError (process 1 of 2): No file "x".\n'),
+        (KeyError('a fault of ours'), 1, "KeyError: 'a fault of ours'\n"),
+    ],
+)
+def test_the_model_is_gone_when_the_group_is_left(group, capsys, end, code, printed):
+    """Wrapped models refer to the group; else torch 2.14 aborts with another exit code."""
+
+    def main():
+        model = torch.nn.Linear(1, 1)
+        model.itself = [model]  # a cycle
+        group.model = weakref.ref(model)
+        if end is not None:
+            raise type(end)(*end.args)  # a new one: the traceback of `end` would hold the model
+
+    try:
+        run_tool(main)
+        stopped = None
+    except SystemExit as stop:
+        stopped = stop.code
+    assert group.alive == [False]
+    assert stopped == code
+    error = capsys.readouterr().err
+    assert error.endswith(printed)
+    assert ('Traceback' in error) == isinstance(end, KeyError)
 
 
 @pytest.mark.parametrize('error', [KeyError('x'), RuntimeError('out of memory'), TypeError('x')])

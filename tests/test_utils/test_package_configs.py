@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 from mmengine.hub import get_config
 
 from mtkdrl_mm.models.build_classifier import read_network_config
+from mtkdrl_mm.openmmlab import fitting_distribution
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.package_configs import find_package_config
 
@@ -28,6 +30,16 @@ def test_the_same_config_as_mmengines():
     model, preprocessor = read_network_config(dict(cfg_path=NAME), 'student')
     expected = get_config(NAME)
     assert model == expected.model and preprocessor == expected.data_preprocessor
+
+
+@pytest.mark.parametrize(
+    'base', ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmseg::_base_/models/pspnet_r50-d8.py']
+)
+def test_bases_of_configs_are_found_too(tmp_path, base):
+    """mmengine reads these, and looks for distributions with OpenMMLab's names."""
+    pytest.importorskip(base.partition('::')[0])
+    (tmp_path / 'mine.py').write_text(f'_base_ = {base!r}')
+    assert Config.fromfile(tmp_path / 'mine.py').model.backbone.depth == 50
 
 
 def test_base_configs_have_no_index():
@@ -59,10 +71,10 @@ def test_what_is_not_there(name, message):
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
     monkeypatch.setattr('mtkdrl_mm.utils.package_configs.find_spec', lambda name: None)
-    with pytest.raises(
-        InputError,
-        match=r'mmseg is not installed \(pip install mmsegmentation or pip install onedl-mm',
-    ):
+    command = fitting_distribution('mmseg').command
+    assert re.match(r"pip install '(onedl-)?mmsegmentation>=1", command)
+    message = re.escape(f'mmseg is not installed ({command}).')
+    with pytest.raises(InputError, match=message):
         find_package_config('mmseg::unet/a.py', 'student')
 
 

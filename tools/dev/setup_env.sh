@@ -1,26 +1,43 @@
 #!/usr/bin/env bash
-# Makes .venv, the pinned reference environment, with this package installed editable.
+# Makes a pinned environment with this package installed editable.
 #
-#   make env                      what is already there is kept; a second run does nothing
-#   PYTHON=/opt/py/bin/python3.11 make env     the Python 3.11 that a new .venv is made from
-#   MMCV_INDEX=URL make env       another page of mmcv wheels than OpenMMLab's
+#   make env                      .venv, the reference environment: Python 3.11, torch 2.1, OpenMMLab's packages
+#   make env-current              .venv-current: Python 3.12, torch 2.14, numpy 2, the maintained forks (onedl-...)
+#
+# What is already there is kept; a second run does nothing. Both read these variables:
+#
+#   PYTHON=/opt/py/bin/python3.11 make env     the Python that a new environment is made from
+#   MMCV_INDEX=URL make env       another page of mmcv wheels than the publisher's
 #   MAX_JOBS=4 make env           processes for the source build of mmcv
 #
-# Each step leaves a stamp in .venv/.stamps that holds a key of all its inputs, written only when the
-# step is complete: a step with a missing or old stamp is done again, whatever stopped it before.
+# Each step leaves a stamp in .stamps that holds a key of all its inputs, written only when the step
+# is complete: a step with a missing or old stamp is done again, whatever stopped it before.
 set -Eeuo pipefail
-trap '[ "$BASH_SUBSHELL" != 0 ] || echo "setup: stopped at line $LINENO, for the reason above. What is done stays: make env goes on from there." >&2' ERR
-trap 'echo "setup: interrupted. What is done stays: make env goes on from there." >&2; exit 130' INT
+trap '[ "$BASH_SUBSHELL" != 0 ] || echo "setup: stopped at line $LINENO, for the reason above. What is done stays: $MAKE_IT goes on from there." >&2' ERR
+trap 'echo "setup: interrupted. What is done stays: $MAKE_IT goes on from there." >&2; exit 130' INT
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-VENV=.venv
+REQ=requirements
+case ${1-reference} in
+  reference)
+    MAKE_IT='make env' VENV=.venv VERSION=3.11
+    PINS=$REQ/constraints.txt OPENMMLAB=$REQ/mminstall.txt MMCV=mmcv
+    ;;
+  current)
+    MAKE_IT='make env-current' VENV=.venv-current VERSION=3.12
+    PINS=$REQ/constraints_current.txt OPENMMLAB=$REQ/mminstall_onedl.txt MMCV=onedl-mmcv
+    ;;
+  *)
+    echo "setup: there is no environment \"$1\", but \"reference\" and \"current\"." >&2
+    exit 2
+    ;;
+esac
 PY=$PWD/$VENV/bin/python
 STAMPS=$VENV/.stamps
-LOCK=.venv.lock
-REQ=requirements
+LOCK=$VENV.lock
 STEPS=(venv torch mmcv openmmlab others mim package check)
 
-# Settings that would make pip install elsewhere, or believe that packages outside .venv are in it.
+# Settings that would make pip install elsewhere, or believe that packages outside are in it.
 unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -29,24 +46,24 @@ die() {
   printf '\nsetup: %s\n' "$*" >&2
   exit 1
 }
-pinned() { sed -n "s/^$1==//p" $REQ/constraints.txt; }
-pip_install() { "$PY" -m pip install -c $REQ/constraints.txt "$@"; }
+pinned() { sed -n "s/^$1==//p" $PINS; }
+pip_install() { "$PY" -m pip install -c $PINS "$@"; }
 
 # --- what is to be done -----------------------------------------------------------------------
 
 key_of() {
   case $1 in
-    # Scripts in .venv/bin name their own path: a moved checkout needs a new .venv.
+    # Scripts in bin/ name their own path: a moved checkout needs a new environment.
     venv) echo "$PWD" ;;
-    torch) cat $REQ/build.txt $REQ/constraints.txt ;;
+    torch) cat $REQ/build.txt $PINS ;;
     # Compiled against one torch.
-    mmcv) grep -E '^(mmcv|torch)==' $REQ/constraints.txt ;;
-    openmmlab) cat $REQ/mminstall.txt $REQ/constraints.txt ;;
-    others) cat $REQ/runtime.txt $REQ/optional.txt $REQ/tests.txt $REQ/constraints.txt ;;
+    mmcv) grep -E "^($MMCV|torch)==" $PINS ;;
+    openmmlab) cat $OPENMMLAB $PINS ;;
+    others) cat $REQ/runtime.txt $REQ/optional.txt $REQ/tests.txt $PINS ;;
     mim) cat $REQ/mim.txt ;;
     package) cat setup.py pyproject.toml mtkdrl_mm/version.py \
       $REQ/mminstall.txt $REQ/runtime.txt $REQ/optional.txt $REQ/tests.txt ;;
-    check) cat $REQ/*.txt setup.py ;;
+    check) cat $REQ/{build,runtime,optional,tests}.txt $OPENMMLAB $PINS setup.py ;;
   esac | cksum
 }
 is_done() {
@@ -56,8 +73,8 @@ stamp() {
   key_of "$1" >"$STAMPS/$1.new"
   mv "$STAMPS/$1.new" "$STAMPS/$1"
 }
-# The lock file has content while a .venv is being made. `python -c ''` fails if the Python that
-# .venv was made from has been removed.
+# The lock file has content while an environment is being made. `python -c ''` fails if the Python
+# that it was made from has been removed.
 venv_is_whole() { [ ! -s $LOCK ] && is_done venv && "$PY" -c '' 2>/dev/null; }
 all_done() {
   local step
@@ -67,29 +84,29 @@ all_done() {
 
 # --- checks that come before the long downloads -------------------------------------------------
 
-is_python311() {
-  "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1
+is_right_python() {
+  "$1" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$VERSION')" >/dev/null 2>&1
 }
 
 find_python() {
   local candidate
   if [ -n "${PYTHON-}" ]; then
-    is_python311 "$PYTHON" ||
-      die "PYTHON=$PYTHON does not run as Python 3.11; name one that does, or leave PYTHON unset."
+    is_right_python "$PYTHON" ||
+      die "PYTHON=$PYTHON does not run as Python $VERSION; name one that does, or leave PYTHON unset."
     python=$PYTHON
   else
     python=
-    for candidate in python3.11 python3; do
-      if is_python311 "$candidate"; then
+    for candidate in "python$VERSION" python3; do
+      if is_right_python "$candidate"; then
         python=$candidate
         break
       fi
     done
     [ -n "$python" ] ||
-      die "no Python 3.11 found: sudo apt install python3.11 python3.11-venv (or PYTHON=/path/to/python3.11 make env)"
+      die "no Python $VERSION found: sudo apt install python$VERSION python$VERSION-venv (or PYTHON=/path/to/python$VERSION $MAKE_IT)"
   fi
   "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-    die "$python lacks the venv or ensurepip module: sudo apt install python3.11-venv"
+    die "$python lacks the venv or ensurepip module: sudo apt install python$VERSION-venv"
 }
 
 free_mb() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }'; }
@@ -119,7 +136,7 @@ check_compilers() {
   done
   header=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
   [ -f "$header" ] ||
-    die "mmcv has to be built from source, and $header is missing: sudo apt install python3.11-dev"
+    die "mmcv has to be built from source, and $header is missing: sudo apt install python$VERSION-dev"
 }
 
 # --- the steps ----------------------------------------------------------------------------------
@@ -128,20 +145,20 @@ make_venv() {
   local why=
   if [ -d $VENV ] && [ ! -d $STAMPS ] && [ ! -s $LOCK ]; then
     # Not made here. Somebody's own environment is used, or left alone, but never cleared.
-    if is_python311 "$PY" && "$PY" -m pip --version >/dev/null 2>&1; then
-      say "Using the .venv that is there"
+    if is_right_python "$PY" && "$PY" -m pip --version >/dev/null 2>&1; then
+      say "Using the $VENV that is there"
       mkdir $STAMPS
       return
     fi
-    die ".venv is no Python 3.11 environment with pip: move it away or delete it (rm -r .venv), then run this again."
+    die "$VENV is no Python $VERSION environment with pip: move it away or delete it (rm -r $VENV), then run this again."
   fi
   # `venv --clear` would empty what a link points to: another checkout's environment.
-  [ ! -L $VENV ] || die ".venv is a link to $(readlink -f $VENV), which was made for another folder: delete the link (rm .venv), then run this again."
+  [ ! -L $VENV ] || die "$VENV is a link to $(readlink -f $VENV), which was made for another folder: delete the link (rm $VENV), then run this again."
   if is_done venv || [ -s $LOCK ]; then why=' anew: the one there is unfinished, or its Python is gone'
   elif [ -d $STAMPS ]; then why=' anew: the one there was made for another folder'
   fi
-  say "Making .venv$why, with $("$python" --version) ($python)"
-  echo 'unfinished: .venv is being made' >$LOCK
+  say "Making $VENV$why, with $("$python" --version) ($python)"
+  echo "unfinished: $VENV is being made" >$LOCK
   "$python" -m venv --clear $VENV
   mkdir $STAMPS
   : >$LOCK
@@ -184,7 +201,7 @@ PYTHON
 
 wheel_in() {
   local file
-  for file in "$1"/mmcv-*.whl; do
+  for file in "$1/${MMCV//-/_}"-*.whl; do
     if [ -f "$file" ]; then
       echo "$file"
       break
@@ -192,7 +209,7 @@ wheel_in() {
   done
 }
 
-# Where a source build is kept, so that a new .venv does not cost it again. Not in pip's cache, which
+# Where a source build is kept, so that a new environment does not cost it again. Not in pip's cache, which
 # knows nothing of torch.
 kept_wheels() {
   local gpu=
@@ -200,17 +217,26 @@ kept_wheels() {
   echo ".whl/torch$(pinned torch)-$(uname -m)$gpu"
 }
 
-find_mmcv_wheel() {
-  local torch index page
-  rm -rf $STAMPS/wheel
-  # PyPI's torch for Linux on x86-64 is the CUDA 12.1 build, its others are for the CPU.
-  torch=torch$(pinned torch | cut -d. -f1,2).0
-  case $(uname -s)-$(uname -m) in
-    Linux-x86_64) page=cu121/$torch ;;
-    *) page=cpu/$torch ;;
+# The publisher's page of mmcv wheels for the pinned torch. PyPI's torch for Linux on x86-64 is a
+# CUDA build, its others are for the CPU.
+wheel_page() {
+  local torch cuda=cpu
+  torch=$(pinned torch | cut -d. -f1,2).0
+  case $MMCV-$(uname -s)-$(uname -m) in
+    mmcv-Linux-x86_64) cuda=cu121 ;;
+    onedl-mmcv-Linux-x86_64) cuda=cu130 ;;
   esac
-  index=${MMCV_INDEX:-https://download.openmmlab.com/mmcv/dist/$page/index.html}
-  say "Looking for a prebuilt mmcv $(pinned mmcv)"
+  case $MMCV in
+    mmcv) echo "https://download.openmmlab.com/mmcv/dist/$cuda/torch$torch/index.html" ;;
+    onedl-mmcv) echo "https://mmwheels.onedl.ai/$cuda-torch${torch//./}/simple/onedl-mmcv/index.html" ;;
+  esac
+}
+
+find_mmcv_wheel() {
+  local index
+  rm -rf $STAMPS/wheel
+  index=${MMCV_INDEX:-$(wheel_page)}
+  say "Looking for a prebuilt $MMCV $(pinned $MMCV)"
   local links=()
   if answers "$index"; then
     links=(--find-links "$index")
@@ -218,7 +244,7 @@ find_mmcv_wheel() {
     echo "$index does not answer: looking elsewhere only."
   fi
   if "$PY" -m pip download -q --no-deps --only-binary=:all: --dest $STAMPS/wheel \
-    ${links[@]+"${links[@]}"} "mmcv==$(pinned mmcv)" >/dev/null 2>&1; then
+    ${links[@]+"${links[@]}"} "$MMCV==$(pinned $MMCV)" >/dev/null 2>&1; then
     echo "Found $(basename "$(wheel_in $STAMPS/wheel)"): mmcv takes seconds."
   elif [ -n "$(wheel_in "$(kept_wheels)")" ]; then
     echo "Found $(wheel_in "$(kept_wheels)"), built here before: mmcv takes seconds."
@@ -268,7 +294,7 @@ else:
 PYTHON
   )
   export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(jobs)}
-  say "Building mmcv $(pinned mmcv) from source with $MAX_JOBS processes: about 10 minutes with 2, and pip prints little meanwhile"
+  say "Building $MMCV $(pinned $MMCV) from source with $MAX_JOBS processes: about 10 minutes with 2, and pip prints little meanwhile"
   case $kind in
     cuda) echo 'With CUDA operators, which take longer.' ;;
     cpu) echo 'With CPU operators only, since torch sees no GPU here.' ;;
@@ -278,20 +304,39 @@ PYTHON
       export CUDA_VISIBLE_DEVICES=
       ;;
   esac
-  rm -rf $STAMPS/wheel
-  PATH=$PWD/$VENV/bin:$PATH "$PY" -m pip wheel --no-cache-dir --no-deps --no-build-isolation \
-    --no-binary mmcv --wheel-dir $STAMPS/wheel "mmcv==$(pinned mmcv)" ||
-    die 'mmcv did not compile; the first error above says why. If it ran out of memory: MAX_JOBS=1 make env'
+  rm -rf $STAMPS/wheel $STAMPS/source
+  PATH=$PWD/$VENV/bin:$PATH
+  # Not in pip's isolated build: without torch, mmcv is built without operators.
+  "$PY" -m pip download -q --no-cache-dir --no-deps --no-build-isolation --no-binary "$MMCV" \
+    --dest $STAMPS/source "$MMCV==$(pinned $MMCV)"
+  tar -xzf $STAMPS/source/*.tar.gz -C $STAMPS/source --strip-components=1
+  # Torch's headers need C++20 since 2.14, and mmcv 2.3.6 passes C++17.
+  if [ $MMCV = onedl-mmcv ]; then sed -i 's/-std=c++17/-std=c++20/' $STAMPS/source/setup.py; fi
+  "$PY" -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir $STAMPS/wheel \
+    ./$STAMPS/source ||
+    die "mmcv did not compile; the first error above says why. If it ran out of memory: MAX_JOBS=1 $MAKE_IT"
+  rm -rf $STAMPS/source
   mkdir -p "$kept"
-  mv $STAMPS/wheel/mmcv-*.whl "$kept/"
+  mv "$(wheel_in $STAMPS/wheel)" "$kept/"
+}
+
+# A build without operators imports, too.
+operators_work() {
+  "$PY" -W ignore - <<'PYTHON'
+import torch
+from mmcv.ops import nms
+
+boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 30.0, 30.0]])
+assert nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)[1].tolist() == [1, 2]
+PYTHON
 }
 
 install_mmcv_wheel() {
   # By force: pip keeps an installed mmcv of the same version, though another torch compiled it. By
   # folder, cut off from all else: given the file, `pip freeze` would show a path in place of the version.
   PIP_CONFIG_FILE=/dev/null "$PY" -m pip --isolated install -q --force-reinstall --no-deps --no-index \
-    --find-links "$(dirname "$1")" "mmcv==$(pinned mmcv)"
-  pip_install -q "mmcv==$(pinned mmcv)"
+    --find-links "$(dirname "$1")" "$MMCV==$(pinned $MMCV)"
+  pip_install -q "$MMCV==$(pinned $MMCV)"
   "$PY" -c 'import cv2' ||
     die 'opencv does not load (the error is above); if a lib*.so is missing: sudo apt install libgl1 libglib2.0-0'
 }
@@ -304,18 +349,18 @@ install_mmcv() {
   if [ -n "$wheel" ]; then
     say "Installing $wheel"
     install_mmcv_wheel "$wheel"
-    if "$PY" -c 'import mmcv.ops'; then return; fi
-    say "$wheel does not load with this torch (see above)"
-    rm -f "$kept"/mmcv-*.whl
+    if operators_work; then return; fi
+    say "$wheel does not work with this torch (see above)"
+    rm -f "$kept"/*.whl
   fi
   build_mmcv
   install_mmcv_wheel "$(wheel_in "$kept")"
-  "$PY" -c 'import mmcv.ops' || die 'the mmcv that was just built does not load; the error is above.'
+  operators_work || die 'the mmcv that was just built does not work; the error is above.'
 }
 
 install_openmmlab() {
   say 'Installing mmengine, mmpretrain, mmdet and mmsegmentation'
-  pip_install -q -r $REQ/mminstall.txt
+  pip_install -q -r $OPENMMLAB
 }
 
 install_others() {
@@ -331,15 +376,16 @@ install_mim() {
 
 install_package() {
   say 'Installing this package, editable'
-  # setuptools is in .venv already; an isolated build would download it again.
+  # setuptools is there already; an isolated build would download it again.
   pip_install -q --no-build-isolation --no-deps -e .
 }
 
 check_env() {
   say 'Checking that everything imports'
-  "$PY" -m pip check || die 'the packages in .venv do not fit together (see above): rm -r .venv, then run this again.'
-  "$PY" -W ignore -c 'import mmcv.ops, mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, timm, torchvision' ||
-    die 'an import fails (see above): rm -r .venv, then run this again.'
+  "$PY" -m pip check || die "the packages in $VENV do not fit together (see above): rm -r $VENV, then run this again."
+  operators_work || die "mmcv's operators do not work (see above): rm -r $VENV, then run this again."
+  "$PY" -W ignore -c 'import mmdet, mmpretrain, mmseg.apis, sklearn, tensorboard, timm, torchvision' ||
+    die "an import fails (see above): rm -r $VENV, then run this again."
 }
 
 # --- all together -------------------------------------------------------------------------------
@@ -380,4 +426,4 @@ check_env
 stamp check
 rm -f $STAMPS/unfinished
 rm -rf $STAMPS/wheel
-say 'The environment is ready: .venv/bin/python, or: source .venv/bin/activate'
+say "The environment is ready: $VENV/bin/python, or: source $VENV/bin/activate"
