@@ -64,6 +64,22 @@ def run_jobs(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd) -
         _run_slurm(jobs, settings, on_end)
 
 
+def _import_submitit() -> Any:
+    """Import submitit, without the configuration that closes all log files of this process."""
+    variable = 'SUBMITIT_LOG_LEVEL'
+    before = os.environ.get(variable)
+    os.environ[variable] = 'NOCONFIG'
+    try:
+        import submitit
+    finally:
+        # The jobs write submitit's own lines, as it is configured.
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+    return submitit
+
+
 def _absolute(settings: JobSettings) -> JobSettings:
     return replace(settings, folder=osp.abspath(settings.folder))
 
@@ -79,8 +95,7 @@ def _remove_outcome(job: CommandJob) -> None:
 
 def _run_local(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd) -> None:
     """Processes of this machine, ``settings.jobs`` at a time."""
-    import submitit
-
+    submitit = _import_submitit()
     executor = submitit.AutoExecutor(settings.folder, cluster='local')
     executor.update_parameters(
         timeout_min=settings.minutes or _YEAR,
@@ -193,8 +208,7 @@ def _queue() -> set[str] | None:
 
 def _submit(jobs: Sequence[CommandJob], settings: JobSettings) -> list[str]:
     """Submit an array of jobs; returns their numbers."""
-    import submitit
-
+    submitit = _import_submitit()
     # Slurm's time limits are no failures: jobs that do not progress end by themselves.
     executor = submitit.AutoExecutor(settings.folder, cluster='slurm', slurm_max_num_timeout=10**6)
     cpus = settings.num_cpus()

@@ -165,7 +165,7 @@ def test_the_imagenet_config_on_photographs(workshop: Workshop):
 
 def test_the_demo(workshop: Workshop):
     folder = workshop.folder / 'demo'
-    command = ['tools/demo.py', '--epochs', '2', '--task-epochs', '1', '--task-images', '160']
+    command = ['tools/demo.py', '--epochs', '2', '--task-epochs', '1', '--task-images', '80']
     command += ['--seeds', '0', '--work-dir', str(folder)]
     done = workshop.tool(*command)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
@@ -178,7 +178,7 @@ def test_the_demo(workshop: Workshop):
     assert width > height > 500
     # The agent learned from the held-out images, and all read from the same store.
     log = (folder / 'mtkdrl_stacking' / 'seed_0' / 'output.txt').read_text()
-    assert 'from 150 of 150 images' in log
+    assert 'from 50 of 50 images' in log
     assert len(list((folder / 'store').iterdir())) == 1
     if not all(find_spec(package) for package in ('mmdet', 'pycocotools')):
         assert 'No fine-tuning of detectors: not installed: mmdet' in done.stdout

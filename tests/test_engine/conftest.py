@@ -2,6 +2,7 @@
 """A training on some photographs whose teachers have files, as their stored outputs need them."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -48,7 +49,10 @@ def make_teachers(tmp_path, make_resnet, make_vit, make_classifier):
             network = make_vit(16) if name == 'b' else make_resnet(4)
             path = tmp_path / f'{name}.pth'
             if not path.exists():
-                torch.save(make_classifier(network, seed=ord(name)).state_dict(), path)
+                # Several processes of a test write it.
+                part = tmp_path / f'{name}.{os.getpid()}.part'
+                torch.save(make_classifier(network, seed=ord(name)).state_dict(), part)
+                part.rename(path)
             teachers.append(dict(network, name=name, checkpoint=str(path)))
         return teachers
 

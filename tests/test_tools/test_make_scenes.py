@@ -133,6 +133,23 @@ def test_the_seed_decides(scenes, tmp_path):
     texts = [(folder / name).read_text() for folder in (scenes, tmp_path / '0', tmp_path / '1')]
     assert texts[0] == texts[1] != texts[2]
     assert json.loads(texts[0])['annotations']
+    # Scenes with other settings are replaced, and the same are kept.
+    flags = ['--train', 6, '--val', 4]
+    done = run(tmp_path / '1', *flags)
+    assert f'{tmp_path}/1 holds scenes with other settings, which are replaced.' in done.stdout
+    path = tmp_path / '1' / name
+    assert path.read_text() == texts[0]
+    before = path.stat().st_mtime_ns
+    done = run(tmp_path / '1', *flags)
+    assert done.stdout == f'The scenes are in {tmp_path}/1.\n'
+    assert path.stat().st_mtime_ns == before
+
+
+def test_another_folder_is_not_removed(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('')
+    done = run(tmp_path, '--train', 6, '--val', 4)
+    assert f'Error: "{tmp_path}" holds something else than scenes.' in done.stderr
+    assert (tmp_path / 'thesis.tex').exists()
 
 
 def test_a_digit_in_front_hides_what_is_behind(load):

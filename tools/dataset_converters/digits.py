@@ -25,15 +25,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.digits import load_split_digits
 from mtkdrl_mm.utils.image_folders import new_folder, write_labels
 from mtkdrl_mm.utils.launch import run_tool
 
-#: Number of training images, and how many of them are for the agent.
-TRAIN, HELD_OUT = 350, 50
+#: Number of training images for the agent.
+HELD_OUT = 50
 #: Pairs of digits that look alike.
 CONFUSIONS = (((3, 8), (5, 6)), ((1, 7), (4, 9)))
 
@@ -123,10 +123,8 @@ def write_digits(out: str, noise: float = 0.4) -> None:
     Raises:
         InputError: If the folder holds something else.
     """
-    digits = load_digits()
-    indices = np.arange(len(digits.target))
-    train, val = train_test_split(indices, train_size=TRAIN, stratify=digits.target, random_state=0)
-    lists = list_labels(digits.target, train, noise)
+    digits = load_split_digits()
+    lists = list_labels(digits.labels, digits.train, noise)
     if lists_match(out, lists):
         return
     if osp.isdir(out):
@@ -134,9 +132,9 @@ def write_digits(out: str, noise: float = 0.4) -> None:
             raise InputError(f'"{out}" holds something else than digits. Choose another folder.')
         shutil.rmtree(out)
     with new_folder(out) as part:
-        for split, chosen in (('train', train), ('val', val)):
+        for split, chosen in (('train', digits.train), ('val', digits.val)):
             for index in sorted(chosen):
-                path = osp.join(part, split, image_path(digits.target[index], index))
+                path = osp.join(part, split, image_path(digits.labels[index], index))
                 os.makedirs(osp.dirname(path), exist_ok=True)
                 pixels = np.round(digits.images[index] * 255 / 16).astype(np.uint8)
                 Image.fromarray(pixels).save(path)

@@ -14,6 +14,7 @@ Cityscapes-like semantic segmentation (background and the classes).
 """
 
 import argparse
+import hashlib
 import os
 import os.path as osp
 import shutil
@@ -25,13 +26,15 @@ import numpy as np
 from mmengine.utils import track_iter_progress
 from PIL import Image
 from pycocotools import mask as coco_mask
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.digits import load_split_digits
 from mtkdrl_mm.utils.files import write_json
+from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import run_tool
 
+#: File with the settings of the scenes.
+SETTINGS_NAME = 'scenes.json'
 # Opacity above which a pixel is part of an object's mask.
 MASK_THRESHOLD = 0.35
 # Objects with fewer visible pixels cannot be recognised.
@@ -103,15 +106,12 @@ def texture(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def digits() -> dict[str, Objects]:
     """Load scikit-learn's digits, in the split of ``digits.py``."""
-    data = load_digits()
+    data = load_split_digits()
     names = [str(digit) for digit in range(10)]
-    train, val = train_test_split(
-        np.arange(len(data.target)), test_size=0.75, stratify=data.target, random_state=0
-    )
     ink = list((data.images / 16).astype(np.float32))
     return {
-        split: Objects(names, [ink[index] for index in chosen], data.target[chosen])
-        for split, chosen in (('train', train), ('val', val))
+        split: Objects(names, [ink[index] for index in chosen], data.labels[chosen])
+        for split, chosen in (('train', data.train), ('val', data.val))
     }
 
 
@@ -253,6 +253,22 @@ def write_split(
     write_json(coco, osp.join(out, 'coco', 'annotations', f'instances_{split}.json'))
 
 
+def describe_scenes(objects: dict[str, Objects], args: argparse.Namespace) -> dict[str, Any]:
+    """What decides the scenes: the settings, and the objects in them."""
+    digest = hashlib.sha256()
+    for split in objects.values():
+        for pixels, label in zip(split.images, split.labels):
+            digest.update(np.ascontiguousarray(pixels).tobytes() + bytes([int(label)]))
+    settings = {key: getattr(args, key) for key in ('train', 'val', 'size', 'seed')}
+    return dict(settings, objects=list(args.objects), images=digest.hexdigest()[:16])
+
+
+def scenes_match(out: str, settings: dict[str, Any]) -> bool:
+    """Whether a folder has the scenes of these settings."""
+    path = osp.join(out, SETTINGS_NAME)
+    return osp.isfile(path) and read_json_object(path) == settings
+
+
 def main() -> None:
     args = parse_args()
     for option, least in (('train', 1), ('val', 1), ('size', 32)):
@@ -262,14 +278,22 @@ def main() -> None:
             f'--objects is {args.objects[0]} {args.objects[1]}, but must be the smallest number, '
             'which is at least 1, and then the largest.'
         )
-    if osp.isdir(osp.join(args.out, 'coco', 'annotations')):
-        print(f'The scenes are in {args.out}.')
-        return
+    objects = photographs(args.photographs) if args.photographs else digits()
+    settings = describe_scenes(objects, args)
+    if osp.isdir(args.out) and os.listdir(args.out):
+        if not osp.isdir(osp.join(args.out, 'coco', 'annotations')):
+            raise InputError(
+                f'"{args.out}" holds something else than scenes. Choose another folder.'
+            )
+        if scenes_match(args.out, settings):
+            print(f'The scenes are in {args.out}.')
+            return
+        print(f'{args.out} holds scenes with other settings, which are replaced.')
     part = f'{args.out}.part'
     shutil.rmtree(part, ignore_errors=True)
-    objects = photographs(args.photographs) if args.photographs else digits()
     write_split('train', args.train, objects['train'], part, args)
     write_split('val', args.val, objects['val'], part, args)
+    write_json(settings, osp.join(part, SETTINGS_NAME))
     # The folder gets its name only when the data set is complete.
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(part, args.out)
