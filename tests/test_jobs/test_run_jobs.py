@@ -149,8 +149,8 @@ def test_log_files_stay_open(tmp_path):
         'import logging, os, sys\n'
         'handler = logging.FileHandler(sys.argv[1])\n'
         'logging.getLogger("mmengine").addHandler(handler)\n'
-        'from mtkdrl_mm.jobs import run_jobs\n'
-        'assert run_jobs._import_submitit().__name__ == "submitit"\n'
+        'from mtkdrl_mm.jobs.run_jobs import _import_submitit\n'
+        'assert _import_submitit().__name__ == "submitit"\n'
         'assert handler.stream is not None and "SUBMITIT_LOG_LEVEL" not in os.environ\n'
     )
     done = subprocess.run(
