@@ -54,7 +54,7 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Two processes more than there are cores: many tests wait for a process, a limit or a signal."""
+    """Two processes more than there are cores: many tests wait for a process or a limit."""
     return len(os.sched_getaffinity(0)) + 2
 
 
