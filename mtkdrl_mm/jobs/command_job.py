@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from mtkdrl_mm.utils.files import write_json
 
+from .import_submitit import import_submitit
+
 # submitit's name of the signal that tells a job to save and to queue again.
 _SIGNAL = os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')
 # A job that has saved nothing so many times in a row would never end.
@@ -125,8 +127,6 @@ class CommandJob:
             DelayedSubmission | None: This job; None if it is not to be queued
             again.
         """
-        from submitit.helpers import DelayedSubmission
-
         if self._process is not None:
             self._process.terminate()
             try:
@@ -143,7 +143,7 @@ class CommandJob:
                 'give it a longer --time.',
             )
             return None
-        return DelayedSubmission(self)
+        return import_submitit().helpers.DelayedSubmission(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_process': None}

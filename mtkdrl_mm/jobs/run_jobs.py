@@ -18,6 +18,7 @@ from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 
 from .command_job import CommandJob
+from .import_submitit import import_submitit
 from .settings import JobSettings
 
 #: Is called with the index of a job that has ended, and with the file of its output.
@@ -64,22 +65,6 @@ def run_jobs(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd) -
         _run_slurm(jobs, settings, on_end)
 
 
-def _import_submitit() -> Any:
-    """Import submitit, without the configuration that closes all log files of this process."""
-    variable = 'SUBMITIT_LOG_LEVEL'
-    before = os.environ.get(variable)
-    os.environ[variable] = 'NOCONFIG'
-    try:
-        import submitit
-    finally:
-        # The jobs write submitit's own lines, as it is configured.
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
-    return submitit
-
-
 def _absolute(settings: JobSettings) -> JobSettings:
     return replace(settings, folder=osp.abspath(settings.folder))
 
@@ -95,7 +80,7 @@ def _remove_outcome(job: CommandJob) -> None:
 
 def _run_local(jobs: Sequence[CommandJob], settings: JobSettings, on_end: OnEnd) -> None:
     """Processes of this machine, ``settings.jobs`` at a time."""
-    submitit = _import_submitit()
+    submitit = import_submitit()
     executor = submitit.AutoExecutor(settings.folder, cluster='local')
     executor.update_parameters(
         timeout_min=settings.minutes or _YEAR,
@@ -208,7 +193,7 @@ def _queue() -> set[str] | None:
 
 def _submit(jobs: Sequence[CommandJob], settings: JobSettings) -> list[str]:
     """Submit an array of jobs; returns their numbers."""
-    submitit = _import_submitit()
+    submitit = import_submitit()
     # Slurm's time limits are no failures: jobs that do not progress end by themselves.
     executor = submitit.AutoExecutor(settings.folder, cluster='slurm', slurm_max_num_timeout=10**6)
     cpus = settings.num_cpus()
@@ -242,10 +227,8 @@ def _submit(jobs: Sequence[CommandJob], settings: JobSettings) -> list[str]:
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Without the variables of the job in which this process itself runs, if there is one."""
-    from submitit.helpers import clean_env
-
     kept: dict[str, Any] = {k: v for k, v in os.environ.items() if k == 'SLURM_CONF'}
-    with clean_env():
+    with import_submitit().helpers.clean_env():
         os.environ.update(kept)
         yield
 

@@ -4,11 +4,9 @@
 import importlib
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
-from warm_python import tool_python
 
 from mtkdrl_mm.jobs import run_jobs
 from mtkdrl_mm.utils import InputError
@@ -141,19 +139,3 @@ def test_local_jobs(settings, make_job, capfd):
     assert 'hello\n' in Path(logs[0]).read_text()
     assert outcome(jobs[1])['exit_code'] == 1
     assert outcome(jobs[1])['reason'].endswith(' ended without a result: it was killed.')
-
-
-def test_log_files_stay_open(tmp_path):
-    """The import of submitit configures logging, which closes the files of all loggers."""
-    code = (
-        'import logging, os, sys\n'
-        'handler = logging.FileHandler(sys.argv[1])\n'
-        'logging.getLogger("mmengine").addHandler(handler)\n'
-        'from mtkdrl_mm.jobs.run_jobs import _import_submitit\n'
-        'assert _import_submitit().__name__ == "submitit"\n'
-        'assert handler.stream is not None and "SUBMITIT_LOG_LEVEL" not in os.environ\n'
-    )
-    done = subprocess.run(
-        [tool_python(), '-c', code, str(tmp_path / 'log')], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
