@@ -86,6 +86,8 @@ def installed(wheel, tmp_path_factory):
     (site,) = folder.glob('lib/python*/site-packages')
     paths = [str(Path(torch.__file__).parents[1]), str(Path(sys.prefix, 'mim'))]
     # Plain entries: the editable installation, which is a .pth file itself, is not seen.
+    # What setuptools' own .pth file does: mmengine imports distutils, which Python 3.12 lacks.
+    paths.append('import _distutils_hack; _distutils_hack.add_shim()')
     (site / 'shared.pth').write_text('\n'.join(paths))
     flags = ['--no-deps', '--no-index', '--ignore-installed', '--disable-pip-version-check', '-q']
     run(sys.executable, '-m', 'pip', '--python', python, 'install', *flags, wheel, cwd=folder)
