@@ -54,8 +54,11 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Two processes more than there are cores: many tests wait for a process or a limit."""
-    return len(os.sched_getaffinity(0)) + 2
+    """More processes than there are cores: many tests wait for a process or a limit.
+
+    Interpreters that have to import everything leave less time to wait.
+    """
+    return len(os.sched_getaffinity(0)) + (1 if os.environ.get('FRESH_PYTHON') else 2)
 
 
 @pytest.hookimpl(optionalhook=True)
