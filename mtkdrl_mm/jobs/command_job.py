@@ -34,7 +34,8 @@ class CommandJob:
         command (Sequence[str]): The words of the command.
         outcome (str): File that the job writes when it has ended, with the
             ``exit_code`` of the command.
-        progress (str): Pattern of the files that the command goes on from. A
+        progress (str): Pattern of the files that the command goes on from, in
+            which ``**`` stands for any number of folders. A
             job that was ended three times without a new one is not queued
             again.
         save_seconds (float): Seconds that the command has to save.
@@ -134,7 +135,8 @@ class CommandJob:
             except subprocess.TimeoutExpired:
                 self._process.kill()  # or it would still write when the job starts again
                 self._process.wait()
-        saved = any(osp.getmtime(path) >= self._start - 1 for path in glob.glob(self.progress))
+        files = glob.iglob(self.progress, recursive=True)
+        saved = any(osp.getmtime(path) >= self._start - 1 for path in files)
         self._fruitless = 0 if saved else self._fruitless + 1
         if self._fruitless == _FRUITLESS:
             self.write_outcome(

@@ -127,6 +127,17 @@ def test_a_job_that_never_saves_is_given_up(make_job):
     assert outcome['reason'].endswith('before anything was saved: give it a longer --time.')
 
 
+def test_progress_in_any_folder_counts(make_job, tmp_path):
+    """Of a store, whose parts are two folders deep."""
+    job = make_job()
+    job.progress = str(tmp_path / 'store' / '**' / 'part_*')
+    part = tmp_path / 'store' / 'teacher' / 'view_000' / 'part_0001.safetensors'
+    part.parent.mkdir(parents=True)
+    part.touch()
+    job._start = time.time()
+    assert all(job.checkpoint() is not None for _ in range(4))
+
+
 def test_a_command_that_does_not_end_is_killed(make_job, tmp_path):
     """Or it would still write when the job starts again."""
     job = make_job(f'trap "" TERM; touch {tmp_path}/started; while true; do sleep 0.02; done')
