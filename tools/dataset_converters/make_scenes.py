@@ -263,12 +263,6 @@ def describe_scenes(objects: dict[str, Objects], args: argparse.Namespace) -> di
     return dict(settings, objects=list(args.objects), images=digest.hexdigest()[:16])
 
 
-def scenes_match(out: str, settings: dict[str, Any]) -> bool:
-    """Whether a folder has the scenes of these settings."""
-    path = osp.join(out, SETTINGS_NAME)
-    return osp.isfile(path) and read_json_object(path) == settings
-
-
 def main() -> None:
     args = parse_args()
     for option, least in (('train', 1), ('val', 1), ('size', 32)):
@@ -281,11 +275,15 @@ def main() -> None:
     objects = photographs(args.photographs) if args.photographs else digits()
     settings = describe_scenes(objects, args)
     if osp.isdir(args.out) and os.listdir(args.out):
-        if not osp.isdir(osp.join(args.out, 'coco', 'annotations')):
+        # Only this file tells scenes from other data: a folder of OpenMMLab's data sets has
+        # coco/annotations, too.
+        path = osp.join(args.out, SETTINGS_NAME)
+        if not osp.isfile(path):
             raise InputError(
-                f'"{args.out}" holds something else than scenes. Choose another folder.'
+                f'"{args.out}" holds something else than scenes, or scenes of an earlier version. '
+                'Choose another folder, or remove it.'
             )
-        if scenes_match(args.out, settings):
+        if read_json_object(path) == settings:
             print(f'The scenes are in {args.out}.')
             return
         print(f'{args.out} holds scenes with other settings, which are replaced.')
