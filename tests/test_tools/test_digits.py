@@ -79,7 +79,10 @@ def test_another_share_replaces_the_data(tool, tmp_path):
 
 
 def test_another_folder_is_not_removed(tool, tmp_path):
-    (tmp_path / 'thesis.tex').write_text('')
+    # As the sample of CIFAR-10.
+    for name in ('train/airplane/1.png', 'meta/train_noisy.txt'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('')
     with pytest.raises(InputError, match='holds something else than digits'):
         tool.write_digits(str(tmp_path))
-    assert (tmp_path / 'thesis.tex').exists()
+    assert (tmp_path / 'train/airplane/1.png').exists()

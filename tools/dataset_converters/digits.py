@@ -112,6 +112,14 @@ def lists_match(out: str, lists: dict[str, Rows]) -> bool:
     return True
 
 
+def holds_digits(out: str) -> bool:
+    """Whether a folder was written by this tool; the sample of CIFAR-10 has such a list, too."""
+    train = osp.join(out, 'train')
+    classes = set(os.listdir(train)) if osp.isdir(train) else set()
+    noisy = osp.join(out, 'meta', 'train_noisy.txt')
+    return classes == set('0123456789') and osp.isfile(noisy)
+
+
 def write_digits(out: str, noise: float = 0.4) -> None:
     """Write the data set, unless it exists; one of another version is replaced.
 
@@ -128,7 +136,7 @@ def write_digits(out: str, noise: float = 0.4) -> None:
     if lists_match(out, lists):
         return
     if osp.isdir(out):
-        if os.listdir(out) and not osp.isfile(osp.join(out, 'meta', 'train_noisy.txt')):
+        if os.listdir(out) and not holds_digits(out):
             raise InputError(f'"{out}" holds something else than digits. Choose another folder.')
         shutil.rmtree(out)
     with new_folder(out) as part:
