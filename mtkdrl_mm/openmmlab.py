@@ -173,8 +173,8 @@ def _require(package: str, distribution: Distribution) -> None:
         raise ImportError(f'{package} {installed} is installed, which does not fit. {advice}')
 
 
-def find_configs_of_forks() -> None:
-    """Let mmengine find configs of a fork, such as ``_base_ = 'mmseg::...'``.
+def register_configs() -> None:
+    """Let mmengine find configs of a fork (``_base_ = 'mmseg::...'``) and of this package.
 
     mmengine looks for an installed distribution with OpenMMLab's name. Under the import name it
     finds any, and for a package that it finds, ``mmengine.hub`` does not start pip.
@@ -185,3 +185,4 @@ def find_configs_of_forks() -> None:
     for package in PACKAGES.keys() & MODULE2PACKAGE.keys():
         if any(one.is_fork for one in installed_distributions(package)):
             MODULE2PACKAGE[package] = package
+    MODULE2PACKAGE.setdefault('mtkdrl_mm', 'mtkdrl_mm')

@@ -224,9 +224,9 @@ def test_mmengine_finds_configs_of_forks_by_their_import_names(monkeypatch, inst
         for package in list(MODULE2PACKAGE):
             monkeypatch.delitem(MODULE2PACKAGE, package)
         MODULE2PACKAGE.update(before)
-        openmmlab.find_configs_of_forks()
-        # No entry is added: the registries take a package with an entry for a toolbox.
-        assert MODULE2PACKAGE == {**before, 'mmseg': name}
+        openmmlab.register_configs()
+        # No other is added: the registries take a package with an entry for a toolbox.
+        assert MODULE2PACKAGE == {**before, 'mmseg': name, 'mtkdrl_mm': 'mtkdrl_mm'}
         monkeypatch.undo()
 
 

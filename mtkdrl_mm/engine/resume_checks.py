@@ -60,9 +60,13 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
 
 def teacher_name(teacher: dict[str, Any]) -> str:
     """The name in a teacher's config, or that of its config file or of timm."""
-    keys = ('cfg_path', 'model_name', 'type')
-    path = str(next((teacher[key] for key in keys if teacher.get(key)), '?'))
-    return str(teacher.get('name') or path.rsplit('/', 1)[-1].removesuffix('.py'))
+    if teacher.get('name'):
+        return str(teacher['name'])
+    if not teacher.get('cfg_path') and teacher.get('model_name'):
+        # Of an address of the hub, the repository without its revision.
+        return str(teacher['model_name']).rsplit('/', 1)[-1].split('@')[0]
+    path = str(teacher.get('cfg_path') or teacher.get('type') or '?')
+    return path.rsplit('/', 1)[-1].removesuffix('.py')
 
 
 def _walk(key: str, value: Any) -> Iterator[tuple[str, str]]:

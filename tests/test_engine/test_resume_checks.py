@@ -13,7 +13,9 @@ from mtkdrl_mm.engine.resume_checks import (
     check_same_training,
     describe_training,
     load_whole,
+    teacher_name,
 )
+from mtkdrl_mm.models.teachers.build_teacher import _default_name
 from mtkdrl_mm.utils import InputError
 
 CFG = dict(
@@ -161,3 +163,17 @@ def test_or_not_at_all(state, message):
     with pytest.raises(InputError, match=f'"a.pth" is of another training: {message}'):
         load_whole(model, state, 'a.pth')
     assert torch.equal(model.weight, before)
+
+
+def test_name_of_a_teacher_is_that_of_its_pool():
+    """Stores, tables and resuming call a teacher as the pool does."""
+    names = {
+        'r50': dict(name='r50', cfg_path='a/b.py'),
+        'b': dict(cfg_path='a/b.py'),
+        'resnet50.a1_in1k': dict(model_name='resnet50.a1_in1k'),
+        'repo': dict(model_name='hf://org/repo@v1'),
+    }
+    for name, teacher in names.items():
+        assert teacher_name(teacher) == name
+    for name in ('resnet50.a1_in1k', 'repo'):
+        assert _default_name(names[name], dict(model_name=names[name]['model_name'])) == name
