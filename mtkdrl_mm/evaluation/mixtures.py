@@ -1,14 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """How much there is to gain from weighing teachers, found without training a student."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
+from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import JointAgent, StaticAgent
 from mtkdrl_mm.models.agents import Agent
 from mtkdrl_mm.rl import MixtureLikelihood, RolloutBuffer
@@ -51,8 +50,7 @@ class Mixture:
         count = int(groups.max()) + 1
         sums = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, difference)
         means = sums / torch.bincount(groups, minlength=count)
-        half = stats.t.ppf(0.975, count - 1) * float(means.std()) / math.sqrt(count)
-        return float(means.mean()), float(half)
+        return float(means.mean()), confidence_half_width(means.numpy())
 
 
 def compare_mixtures(

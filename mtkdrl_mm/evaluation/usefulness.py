@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """How much following a teacher helps a student, measured by training it for some steps."""
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,10 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
+from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import Weighting
 
@@ -50,11 +49,9 @@ class Usefulness:
             tuple[float, float | None]: In nats; None with one repeat.
         """
         totals = self.totals if other is None else self.totals - other.totals
-        count = len(totals)
-        if count == 1:
+        if len(totals) == 1:
             return float(totals), None
-        half = stats.t.ppf(0.975, count - 1) * float(totals.std()) / math.sqrt(count)
-        return float(totals.mean()), float(half)
+        return float(totals.mean()), confidence_half_width(totals.numpy())
 
 
 def measure_usefulness(

@@ -83,9 +83,11 @@ def training_batches(networks: TrainedNetworks, args: argparse.Namespace) -> lis
     return repeats
 
 
-def test_images(networks: TrainedNetworks, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def validation_images(networks: TrainedNetworks, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Validation images in random order, preprocessed, and their classes."""
-    settings = networks.config.val_dataloader
+    settings = networks.config.get('val_dataloader')
+    if settings is None:
+        raise InputError('The config has no `val_dataloader`, on whose images gains are measured.')
     settings.sampler = dict(type='DefaultSampler', shuffle=True)
     model = networks.model
     images, labels = [], []
@@ -112,7 +114,7 @@ def measure(config: Config, checkpoint: str, args: argparse.Namespace) -> dict[s
     model.weighting.attach_trainer()  # what trains it has done so
     for weighting in weightings.values():
         weighting.to(next(model.parameters()).device)
-    images, labels = test_images(networks, args.images)
+    images, labels = validation_images(networks, args.images)
     return measure_usefulness(
         model, optim_wrapper, weightings, training_batches(networks, args), images, labels
     )
