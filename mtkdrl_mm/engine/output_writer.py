@@ -47,7 +47,7 @@ from mtkdrl_mm.teacher_outputs import (
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.distributed import broadcast_from_main
+from mtkdrl_mm.utils.distributed import broadcast_from_main, check_shared_folder
 
 from .data_workers import shield_workers
 from .seeded_views import describe_views, seeded_parts, view_seed
@@ -123,6 +123,7 @@ class OutputWriter:
         names: Sequence[str] | None = None,
     ) -> None:
         assert settings.root is not None
+        check_shared_folder(settings.root, 'The store that is written')
         self.model, self.pool, self.dataset, self.loader = model, pool, dataset, loader
         self.settings, self.root = settings, settings.root
         self.names = tuple(pool.names if names is None else names)

@@ -1,11 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Checks that a checkpoint belongs to the training that is resumed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
+from mtkdrl_mm.teacher_outputs import TeacherRecord, first_difference
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.checkpoint import summarise
 from mtkdrl_mm.utils.class_names import class_names
@@ -137,6 +139,66 @@ def check_same_classes(before: Any, now: Any, path: str) -> None:
             f'"{new[index]}"'
         )
     raise InputError(f'"{path}" was saved with {difference}. {_REMEDY}')
+
+
+def describe_teachers(records: Sequence[TeacherRecord]) -> list[dict[str, Any]]:
+    """Describe teachers for a checkpoint, see :func:`check_same_teachers`.
+
+    Args:
+        records (Sequence[TeacherRecord]): The teachers.
+
+    Returns:
+        list[dict[str, Any]]: Plain data.
+    """
+    return [asdict(record) for record in records]
+
+
+def check_same_teachers(before: Any, now: Sequence[TeacherRecord], path: str) -> None:
+    """Raise an error if a training was begun with other teachers of the same names.
+
+    Weights are compared by their contents, so that files may be moved, unless they
+    are on this machine no more.
+
+    Args:
+        before (Any): What :func:`describe_teachers` put into the checkpoint; None in
+            checkpoints of other programs or versions.
+        now (Sequence[TeacherRecord]): The teachers of the training that is resumed.
+        path (str): Path of the checkpoint, for the message.
+
+    Raises:
+        InputError: If weights, class map, preprocessing, resolution or network of
+            a teacher differ.
+    """
+    saved = {}
+    for entry in before if isinstance(before, list) else []:
+        try:
+            saved[entry['name']] = TeacherRecord(**entry)
+        except (KeyError, TypeError):  # of another version
+            return
+    for record in now:
+        if record.name not in saved:
+            continue
+        old = saved[record.name]
+        for what, there, here in _known(old, record).compared(_known(record, old)):
+            difference = first_difference(there, here, what)
+            if difference is not None:
+                name, then, today = difference
+                raise InputError(
+                    f'"{path}" was trained by teacher "{record.name}" with another {name}: '
+                    f'{then} then, {today} now. {_REMEDY}'
+                )
+
+
+def _known(record: TeacherRecord, other: TeacherRecord) -> TeacherRecord:
+    """A record without the digests that another one lacks, because files are gone."""
+    classes = record.class_map
+    if isinstance(classes, dict) and 'text_sha256' in classes:
+        theirs = other.class_map if isinstance(other.class_map, dict) else {}
+        classes = {k: v for k, v in classes.items() if k != 'text_embeddings'}
+        if not (classes['text_sha256'] and theirs.get('text_sha256')):
+            classes['text_sha256'] = ''
+    both = record.weights_sha256 and other.weights_sha256
+    return replace(record, class_map=classes, weights_sha256=record.weights_sha256 if both else '')
 
 
 def load_whole(model: nn.Module, state: dict[str, Any], path: str, remedy: str = _REMEDY) -> str:

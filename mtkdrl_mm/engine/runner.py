@@ -31,7 +31,14 @@ from .checkpoint_files import (
 )
 from .full_disk import WriteErrorGuard, report_write_error_once
 from .log_history import bound_log_history
-from .resume_checks import check_same_classes, check_same_training, describe_training, load_whole
+from .resume_checks import (
+    check_same_classes,
+    check_same_teachers,
+    check_same_training,
+    describe_teachers,
+    describe_training,
+    load_whole,
+)
 from .scale_learning_rate import scale_learning_rate
 from .work_dir_lock import WorkDirLock
 
@@ -341,11 +348,13 @@ class ResumableRunner(Runner):
             contents['meta'].pop('config', None)
         model = unwrap_model(self.model)
         if resuming:
+            meta = contents.get('meta') or {}
+            if getattr(model, 'has_teachers', False):
+                check_same_teachers(meta.get('teachers'), model.teacher_records, filename)
             self.call_hook('after_load_checkpoint', checkpoint=contents)
             message = load_whole(model, contents['state_dict'], filename)
             if getattr(model, 'has_teachers', False):
-                state = (contents.get('meta') or {}).get('teacher_inference')
-                model.teachers.restore_inference(state)
+                model.teachers.restore_inference(meta.get('teacher_inference'))
         else:
             role = 'student' if hasattr(model, 'student') else 'network'
             message = load_network_weights(model, contents, filename, role)
@@ -399,6 +408,8 @@ class ResumableRunner(Runner):
         if getattr(model, 'has_teachers', False):
             # Another mode of the teachers would have other rounding errors.
             meta['teacher_inference'] = model.teachers.inference_state()
+            if is_main_process():
+                meta['teachers'] = describe_teachers(model.teacher_records)
         bound_log_history(self.message_hub, self.log_processor, len(self.train_dataloader))
         local = '://' not in str(out_dir) and file_client_args is None and not backend_args
         written = filename + PARTIAL_SUFFIX if local else filename

@@ -11,6 +11,7 @@ from .manifest import (
     TeacherRecord,
     TensorSpec,
     ViewRecord,
+    first_difference,
     inputs_manifest,
     library_versions,
 )
@@ -38,6 +39,7 @@ __all__ = [
     'basis_key',
     'check_free_space',
     'create_basis',
+    'first_difference',
     'format_bytes',
     'has_basis',
     'held_out_root',

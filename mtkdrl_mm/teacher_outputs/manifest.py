@@ -126,6 +126,28 @@ class TeacherRecord:
         if self.input_size is not None:
             object.__setattr__(self, 'input_size', tuple(self.input_size))
 
+    def compared(self, other: 'TeacherRecord') -> list[tuple[str, Any, Any]]:
+        """What decides whether two teachers say the same: name and both values.
+
+        Args:
+            other (TeacherRecord): The other teacher.
+
+        Returns:
+            list[tuple[str, Any, Any]]: What matters most is first.
+        """
+        return [
+            ('teacher', self.name, other.name),
+            (
+                'version of the weights (sha256)',
+                self.weights_sha256[:12],
+                other.weights_sha256[:12],
+            ),
+            ('class map', self.class_map, other.class_map),
+            ('preprocessing', self.preprocessing, other.preprocessing),
+            ('input size', self.input_size, other.input_size),
+            ('network config', self.config, other.config),
+        ]
+
 
 @dataclass(frozen=True)
 class DatasetRecord:
@@ -266,7 +288,7 @@ class Manifest:
                 names the first difference.
         """
         for what, stored, here, remedy in self._compared(other, writing):
-            difference = _first_difference(stored, here, what)
+            difference = first_difference(stored, here, what)
             if difference is not None:
                 name, there, current = difference
                 raise InputError(
@@ -292,19 +314,7 @@ class Manifest:
                 'Use the same, or store this teacher again: under another name, or after removing '
                 'that folder.'
             )
-            rows += [
-                ('teacher', mine.name, theirs.name, again),
-                (
-                    'version of the weights (sha256)',
-                    mine.weights_sha256[:12],
-                    theirs.weights_sha256[:12],
-                    again,
-                ),
-                ('class map', mine.class_map, theirs.class_map, again),
-                ('preprocessing', mine.preprocessing, theirs.preprocessing, again),
-                ('input size', mine.input_size, theirs.input_size, again),
-                ('network config', mine.config, theirs.config, again),
-            ]
+            rows += [(*row, again) for row in mine.compared(theirs)]
         rows += [
             ('number of samples', self.dataset.num_samples, other.dataset.num_samples, same),
             (
@@ -473,8 +483,18 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _first_difference(stored: Any, here: Any, name: str) -> tuple[str, str, str] | None:
-    """Name and both values of the first entry that differs, in short; None if all are equal."""
+def first_difference(stored: Any, here: Any, name: str) -> tuple[str, str, str] | None:
+    """Find the first entry of plain data that differs.
+
+    Args:
+        stored (Any): What was written.
+        here (Any): What is to be compared with it.
+        name (str): What both are, for messages.
+
+    Returns:
+        tuple[str, str, str] | None: Name and both values, in short; None if all
+        are equal.
+    """
     if isinstance(stored, dict) and isinstance(here, dict):
         for key in [*stored, *(key for key in here if key not in stored)]:
             if key not in stored or key not in here:
@@ -482,7 +502,7 @@ def _first_difference(stored: Any, here: Any, name: str) -> tuple[str, str, str]
                     _shorten(side[key]) if key in side else 'none' for side in (stored, here)
                 )
                 return f'{name} (`{key}`)', there, current
-            found = _first_difference(stored[key], here[key], f'{name} (`{key}`)')
+            found = first_difference(stored[key], here[key], f'{name} (`{key}`)')
             if found is not None:
                 return found[0].replace('`) (`', '.'), found[1], found[2]
         return None
@@ -491,7 +511,7 @@ def _first_difference(stored: Any, here: Any, name: str) -> tuple[str, str, str]
     if isinstance(stored, (list, tuple)) and isinstance(here, (list, tuple)):
         for index, (one, other) in enumerate(zip(stored, here)):
             # Long lists are equal for most of their length.
-            if len(stored) > 8 and _first_difference(one, other, '') is not None:
+            if len(stored) > 8 and first_difference(one, other, '') is not None:
                 return f'{name} (entry {index})', _shorten(one), _shorten(other)
     return name, _shorten(stored), _shorten(here)
 

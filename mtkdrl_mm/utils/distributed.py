@@ -1,7 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What mmengine.dist lacks: means, shards and checks over the processes of a run."""
 
+import os
+import os.path as osp
+import socket
+import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,8 +17,14 @@ from mmengine.dist import (
     broadcast_object_list,
     get_rank,
     get_world_size,
+    is_main_process,
 )
 from torch import Tensor, nn
+
+from .errors import InputError
+
+# A file of another machine may appear on a network file system some seconds late.
+_SECONDS_TO_APPEAR = 10.0
 
 
 def broadcast_from_main(value: Any) -> Any:
@@ -105,3 +117,51 @@ def check_equal_over_ranks(module: nn.Module, what: str) -> None:
             f'The processes hold different {what}s (largest difference of a sum: '
             f'{float((high - low).abs().max()):.3g}). Start again from the last checkpoint.'
         )
+
+
+def check_shared_folder(folder: str, what: str) -> None:
+    """Make sure that all processes see the same folder. Must be called on all of them.
+
+    Machines with a folder of that name each on a disk of its own would each write
+    a part, and no one would have the whole.
+
+    Args:
+        folder (str): The folder, which is made if it does not exist.
+        what (str): What is in it, for the message.
+
+    Raises:
+        InputError: On all processes, if one does not see what the main process
+            writes. A folder that the main process cannot write is not looked at.
+    """
+    if get_world_size() == 1:
+        return
+    path = None
+    if is_main_process():
+        with suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+            handle, path = tempfile.mkstemp(prefix='.shared-', dir=folder)
+            os.close(handle)
+    name, host = broadcast_from_main((path and osp.basename(path), socket.gethostname()))
+    if name is None:
+        return
+    seen = _appears(osp.join(folder, name))
+    blind = all_gather_object(None if seen else socket.gethostname())
+    if path is not None:
+        with suppress(OSError):
+            os.remove(path)
+    for rank, other in enumerate(blind):
+        if other is not None:
+            raise InputError(
+                f'{what} must be in a folder that all processes share, but process {rank} on '
+                f'"{other}" does not see what process 0 on "{host}" writes to "{folder}". Set a '
+                'folder on a disk that all machines see.'
+            )
+
+
+def _appears(path: str) -> bool:
+    deadline = time.monotonic() + _SECONDS_TO_APPEAR
+    while not osp.exists(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True

@@ -1,16 +1,20 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Trainings that are cut in two give what uncut ones give."""
 
+import hashlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from waiting import patience
 
 from mtkdrl_mm.models.teachers import choose_mode
+from mtkdrl_mm.utils import InputError
 
 from .conftest import ROOT, Workshop, environment, largest_difference, weights_of
 
@@ -76,6 +80,28 @@ def test_resumed_trainings_run_their_teachers_as_before(workshop, monkeypatch):
     assert largest_difference(whole['state_dict'], other['state_dict']) > 0
     parts_of_the_model = {key.split('.')[0] for key in whole['state_dict']}
     assert parts_of_the_model == {'student', 'connectors', 'weighting'}
+
+
+def test_other_weights_of_a_teacher_end_the_resumption(workshop):
+    """Its file may be moved, but a file of that name with other contents is another teacher."""
+    config = workshop.config()
+    workshop.runner(config, 'run', **{'train_cfg.max_epochs': 1}).train()
+    saved = torch.load(workshop.folder / 'run' / 'epoch_1.pth')['meta']['teachers']
+    first = workshop.runner(config, 'unused').model.teacher_configs[0].checkpoint
+    digest = hashlib.sha256(Path(first).read_bytes()).hexdigest()
+    assert [entry['name'] for entry in saved] == ['teacher0', 'teacher1']
+    assert saved[0]['weights_sha256'] == digest != saved[1]['weights_sha256']
+
+    moved = workshop.folder / 'moved.pth'
+    shutil.copy(first, moved)
+    options = {'resume': True, 'model.teachers.0.checkpoint': str(moved)}
+    workshop.runner(config, 'run', **options, **{'train_cfg.max_epochs': 2}).train()
+    weights = torch.load(moved)
+    key = next(key for key in weights['state_dict'] if key.endswith('weight'))
+    weights['state_dict'][key][0] += 1
+    torch.save(weights, moved)
+    with pytest.raises(InputError, match=f'"teacher0" with another version .*{digest[:12]} then'):
+        workshop.runner(config, 'run', **options).train()
 
 
 def test_the_seed_and_the_agent_matter(workshop):

@@ -2,6 +2,7 @@
 """A checkpoint of another training is not resumed."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ from torch import nn
 
 from mtkdrl_mm.engine.resume_checks import (
     check_same_classes,
+    check_same_teachers,
     check_same_training,
+    describe_teachers,
     describe_training,
     load_whole,
     teacher_name,
 )
 from mtkdrl_mm.models.teachers.build_teacher import _default_name
+from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
 
 CFG = dict(
@@ -134,6 +138,69 @@ def test_other_classes(before, now, message):
 def test_the_same_or_unknown_classes(meta):
     check_same_classes(meta, dict(classes=('cat', 'dog')), 'a.pth')
     check_same_classes(dict(classes=('cat', 'dog')), meta, 'a.pth')
+
+
+TEACHER = TeacherRecord(
+    name='big',
+    weights_sha256='1' * 64,
+    config=dict(model=dict(type='ResNet', depth=50)),
+    class_map=dict(indices=[3, 5], text_embeddings='a.pt', text_sha256='7' * 64),
+    preprocessing=dict(mean=[1.0], std=[2.0], to_rgb=True),
+    input_size=(224, 224),
+    checkpoint='big.pth',
+)
+SAVED = describe_teachers([replace(TEACHER, name='other'), TEACHER])
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'checkpoint': 'moved.pth'},
+        {'weights_sha256': ''},
+        {'inference': dict(dtype='bfloat16')},
+        {'class_map': dict(indices=[3, 5], text_embeddings='b.pt', text_sha256='7' * 64)},
+        {'class_map': dict(indices=[3, 5], text_embeddings='a.pt', text_sha256='')},
+        {'name': 'unknown', 'weights_sha256': '2' * 64},
+    ],
+)
+def test_the_same_teachers(changes):
+    check_same_teachers(SAVED, [replace(TEACHER, **changes)], 'epoch_1.pth')
+
+
+@pytest.mark.parametrize(
+    'changes, difference',
+    [
+        ({'weights_sha256': '2' * 64}, r'version of the weights \(sha256\): 1{12} then, 2{12} now'),
+        ({'class_map': None}, 'class map: .* then, None now'),
+        (
+            {'class_map': {**TEACHER.class_map, 'indices': [3, 6]}},
+            r'class map \(`indices`\): \[3, 5\] then, \[3, 6\] now',
+        ),
+        (
+            {'class_map': {**TEACHER.class_map, 'text_sha256': '8' * 64}},
+            'class map .`text_sha256`.: 7+... then, 8+... now',
+        ),
+        (
+            {'preprocessing': dict(mean=[1.5], std=[2.0], to_rgb=True)},
+            r'preprocessing \(`mean`\): \[1.0\] then, \[1.5\] now',
+        ),
+        ({'input_size': None}, r'input size: \[224, 224\] then, None now'),
+        (
+            {'config': dict(model=dict(type='ResNet', depth=101))},
+            r'network config \(`model.depth`\): 50 then, 101 now',
+        ),
+    ],
+)
+def test_other_teachers_of_the_same_names(changes, difference):
+    sentence = f'^"epoch_1.pth" was trained by teacher "big" with another {difference}. Resume'
+    with pytest.raises(InputError, match=sentence):
+        check_same_teachers(SAVED, [replace(TEACHER, **changes)], 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('before', [None, {}, [dict(name='big', size=3)], ['big']])
+def test_teachers_in_checkpoints_of_other_versions_are_not_compared(before):
+    check_same_teachers(before, [TEACHER], 'epoch_1.pth')
 
 
 def test_a_state_is_loaded_whole():

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,23 @@ def test_processes_store_what_each_has_seen(connect, run_epoch, fill, tmp_path, 
     assert parts == ['0000', '0002', '0004']
     assert first == ['"x" cannot be written: No space left on device.']
     assert any('journals' in name for name in found)
+
+
+def write_apart(rank, folder, connect):
+    with pytest.raises(InputError) as caught:
+        connect(write(f'{folder}/store_{rank}'))
+    torch.save(str(caught.value), f'{folder}/rank_{rank}.pth')
+
+
+def test_processes_must_share_the_store(connect, tmp_path, monkeypatch):
+    """On disks of their own, each would store its share, and the store would never be whole."""
+    monkeypatch.setattr('mtkdrl_mm.utils.distributed._SECONDS_TO_APPEAR', 0.1)
+    run_processes(write_apart, str(tmp_path), connect)
+    host = socket.gethostname()
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f'rank_{rank}.pth') == (
+            f'The store that is written must be in a folder that all processes share, but process '
+            f'1 on "{host}" does not see what process 0 on "{host}" writes to '
+            f'"{tmp_path}/store_{rank}". Set a folder on a disk that all machines see.'
+        )
+    assert list((tmp_path / 'store_0').iterdir()) == []

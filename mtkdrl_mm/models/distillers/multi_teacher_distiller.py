@@ -5,6 +5,7 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
-from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
+from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings, TeacherRecord
 from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
 from mtkdrl_mm.utils.literal_config import plain_config
 
@@ -36,6 +37,7 @@ from ..teachers.build_teacher import TeacherConfig
 from ..teachers.inference_mode import InferenceSettings
 from ..teachers.preprocessing import check_input_size
 from ..teachers.teacher_pool import read_teacher_configs
+from ..teachers.teacher_record import teacher_record
 from ..weightings import Weighting
 
 StepHook = Callable[[StepTerms, TeacherWeights], None]
@@ -272,6 +274,18 @@ class MultiTeacherDistiller(BaseModel):
     def has_teachers(self) -> bool:
         """Whether there is a pool; testing needs none."""
         return bool(self._teachers)
+
+    @cached_property
+    def teacher_records(self) -> list[TeacherRecord]:
+        """What the outputs of the teachers with a checkpoint depend on.
+
+        The files of their weights are read once, for their digests.
+        """
+        return [
+            teacher_record(config, self.student_preprocessing, self.token_maps)
+            for config in self.teacher_configs
+            if config.checkpoint is not None
+        ]
 
     def take_batch_augments(self) -> RandomBatchAugment | None:
         """Take mixup and cutmix out of the data preprocessor, for the data set to apply.
