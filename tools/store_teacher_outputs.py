@@ -48,8 +48,9 @@ from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.held_out import build_held_out
-from mtkdrl_mm.engine.output_writer import ComputedBatch, OutputWriter, writing_session
+from mtkdrl_mm.engine.output_writer import OutputWriter, writing_session
 from mtkdrl_mm.engine.seeded_views import report_warnings
+from mtkdrl_mm.engine.teacher_runner import ComputedBatch
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.jobs import (
     JOB_LAUNCHERS,
@@ -358,7 +359,7 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
     if int(total) == 0:
         logger.info('The store is complete.')
         return
-    per_image = writer.seconds_per_image()
+    per_image = writer.runner.seconds_per_image()
     logger.info(
         f'{int(total):,} augmented images, {1000 * per_image:.2f} ms each: about '
         f'{duration(per_image * int(mine))} on {processes()}.'
@@ -387,7 +388,7 @@ def write(writer: OutputWriter, logger: MMLogger) -> None:
             'Beyond the range of float16, and replaced by its largest number, 65504: '
             f'{count(int(saturated), "value")}. --logits float32 keeps them.'
         )
-    accuracy.report(logger, writer.pool.spec.num_classes)
+    accuracy.report(logger, writer.runner.pool.spec.num_classes)
     logger.info('The store is complete.')
 
 
@@ -403,7 +404,7 @@ def check(writer: OutputWriter, images: int, seed: int, logger: MMLogger) -> Non
     keys = [(number // len(complete), complete[number % len(complete)]) for number in chosen]
     worst: dict[tuple[str, str], tuple[float, float]] = {}
     pixels = 0
-    for batch in writer.compute(keys):
+    for batch in writer.runner.compute(keys):
         rows = reader.read_rows(batch.samples, batch.views)
         sums = reader.read_checksums(batch.samples, batch.views)
         pixels += int((sums != np.array(batch.crc32, np.uint32)).sum())
@@ -572,7 +573,7 @@ def copy_bases(store: str, held_out: str, names: Sequence[str]) -> None:
 def estimate(writer: OutputWriter, store: str, logger: MMLogger) -> None:
     """Print what writing will take."""
     logger.info(describe(writer, store))
-    per_image = writer.seconds_per_image()
+    per_image = writer.runner.seconds_per_image()
     logger.info(
         f'{1000 * per_image:.2f} ms per augmented image: about '
         f'{duration(per_image * writer.num_missing_images())} on {processes()}. Nothing was '

@@ -3,28 +3,22 @@
 
 import os
 import socket
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
-from mmengine.logging import print_log
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mtkdrl_mm.datasets import SampleAnnotator, SeededDataset, SeededIndex, dataset_record
+from mtkdrl_mm.datasets import SeededDataset, dataset_record
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.models import MultiTeacherDistiller, TeacherPool
 from mtkdrl_mm.models.teachers.teacher_record import teacher_record
-from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.teacher_outputs import (
-    SAMPLE_FIELD,
-    BasisFit,
     DatasetRecord,
     Manifest,
     OutputCodec,
@@ -34,23 +28,18 @@ from mtkdrl_mm.teacher_outputs import (
     TeacherOutputsSettings,
     TensorSpec,
     ViewRecord,
-    basis_key,
     check_free_space,
-    create_basis,
-    has_basis,
     inputs_folder,
     inputs_manifest,
-    load_basis,
-    name_basis,
-    stored_form,
     stored_tensors,
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main, check_shared_folder
 
-from .data_workers import shield_workers
+from .output_bases import fit_bases
 from .seeded_views import describe_views, seeded_parts, view_seed
+from .teacher_runner import ComputedBatch, TeacherRunner
 
 # Bytes of the largest tensor file, which is the unit of work.
 _PART_BYTES = 64 * 2**20
@@ -61,25 +50,6 @@ _MIN_PART_SIZE, _MAX_PART_SIZE = 64, 16384
 _BASIS_IMAGES = 2048
 
 Progress = Callable[[int], None]
-
-
-class ComputedBatch:
-    """Outputs of some teachers on a batch, with its keys.
-
-    Attributes:
-        samples (list[int]): Numbers of the samples.
-        views (list[int]): Numbers of their views.
-        crc32 (list[int]): Checksums of their pixels.
-        outputs (dict[str, NetworkOutput]): By teacher.
-        labels (list): The samples' labels.
-    """
-
-    def __init__(self, carried: Sequence[Any], outputs: dict[str, NetworkOutput], labels: list):
-        self.samples = [one.sample for one in carried]
-        self.views = [one.view for one in carried]
-        self.crc32 = [one.crc32 for one in carried]
-        self.outputs = outputs
-        self.labels = labels
 
 
 class OutputWriter:
@@ -106,6 +76,7 @@ class OutputWriter:
         writers (dict[str, StoreWriter]): By teacher.
         inputs (StoreWriter): That of the checksums.
         codec (OutputCodec): Conversion of the outputs.
+        runner (TeacherRunner): Runs the teachers.
 
     Raises:
         InputError: If the store holds other outputs, or cannot be written.
@@ -124,19 +95,14 @@ class OutputWriter:
     ) -> None:
         assert settings.root is not None
         check_shared_folder(settings.root, 'The store that is written')
-        self.model, self.pool, self.dataset, self.loader = model, pool, dataset, loader
-        self.settings, self.root = settings, settings.root
-        self.names = tuple(pool.names if names is None else names)
-        self.batch_size: int = loader.batch_sampler.batch_size  # type: ignore[union-attr]
-        self.num_views, self.seed = views.num_views, views.seed
-        self.device = next(model.parameters()).device
-        pool.batch_size = self.batch_size
-        self._adopt_modes()
-        first = self._first_outputs()
-        specs = {
-            name: stored_tensors(settings, first[name], name in self._token_teachers())
-            for name in self.names
-        }
+        self.runner = TeacherRunner(model, pool, dataset, loader, views.seed, names)
+        self.root = settings.root
+        self.names = self.runner.names
+        self.num_views = views.num_views
+        _adopt_modes(pool, self.root)
+        first = self.runner.first_outputs()
+        signed = dict(zip(pool.spec.names, pool.spec.signed_maps))
+        specs = {name: stored_tensors(settings, first[name], signed[name]) for name in self.names}
         self.inputs = StoreWriter(
             inputs_folder(self.root),
             inputs_manifest(data, views, _part_size(specs, data)),
@@ -144,7 +110,8 @@ class OutputWriter:
         )
         part_size = self.part_size
         self._stored_inputs = StoreReader(self.root, ())
-        bases = self._fit_bases(specs)
+        bases = fit_bases(self.runner, specs, settings)
+        modes = pool.inference_state() or {}
         self.writers = {
             config.name: StoreWriter(
                 teacher_folder(self.root, config.name),
@@ -157,7 +124,7 @@ class OutputWriter:
                         config,
                         pool.student_preprocessing,
                         model.token_maps,
-                        self._mode(config.name),
+                        dict(mode=modes.get(config.name)),
                     ),
                     basis_sha256=bases[config.name][1] if config.name in bases else None,
                 ),
@@ -181,7 +148,7 @@ class OutputWriter:
     @property
     def blends(self) -> bool:
         """Whether images are blended, so that no label is theirs alone."""
-        return self.dataset.blend is not None
+        return self.runner.dataset.blend is not None
 
     @property
     def part_size(self) -> int:
@@ -243,40 +210,6 @@ class OutputWriter:
             InputError: If it does not.
         """
         check_free_space(self.root, sum(self.bytes_needed().values()))
-
-    def compute(
-        self, keys: Iterable[tuple[int, int]], names: Sequence[str] | None = None
-    ) -> Iterator[ComputedBatch]:
-        """Run teachers on samples.
-
-        Args:
-            keys (Iterable[tuple[int, int]]): Samples and views. It is read while
-                the data workers load.
-            names (Sequence[str], optional): The teachers. Defaults to None: all
-                that are written.
-
-        Yields:
-            ComputedBatch: In the order of the keys.
-
-        Raises:
-            InputError: If images have different sizes.
-        """
-        names = self.names if names is None else names
-        loader = self._loader(keys)
-        with self._annotated():
-            for batch in loader:
-                _check_sizes(batch)
-                with torch.no_grad():
-                    data = self.model.data_preprocessor(batch, True)
-                    inputs = self.model.format_inputs(data['inputs'])
-                    samples = data['data_samples']
-                    outputs = self.pool(inputs, samples, names) if names else []
-                order = [name for name in self.pool.names if name in names]
-                yield ComputedBatch(
-                    [sample.get(SAMPLE_FIELD) for sample in samples],
-                    dict(zip(order, outputs)),
-                    [sample.get('gt_label') for sample in samples],
-                )
 
     def write_missing(
         self,
@@ -351,23 +284,6 @@ class OutputWriter:
         """
         return sum(len(self.samples(part)) for parts in self._my_share().values() for part in parts)
 
-    def seconds_per_image(self, num_batches: int = 3) -> float:
-        """Time the loader and the teachers on a few batches, after a first one.
-
-        Args:
-            num_batches (int): Number of timed batches. Defaults to 3.
-        """
-        count = self.inputs.manifest.dataset.num_samples
-        total = min(count, (num_batches + 1) * self.batch_size)
-        times, images = [time.perf_counter()], [0]
-        for batch in self.compute((sample, 0) for sample in range(total)):
-            if self.device.type == 'cuda':
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
-            images.append(len(batch.samples))
-        first = 1 if len(times) > 2 else 0  # with the start of the data workers
-        return (times[-1] - times[first]) / sum(images[first + 1 :])
-
     def _write_parts(
         self,
         view: int,
@@ -391,7 +307,7 @@ class OutputWriter:
                 for sample in self.samples(part):
                     yield sample, view
 
-        for batch in self.compute(keys(), names):
+        for batch in self.runner.compute(keys(), names):
             if inspect is not None:
                 inspect(batch)
             tensors = {
@@ -442,116 +358,6 @@ class OutputWriter:
             shares[view] = {part: missing[part] for part in parts[start:] + parts[:start]}
         return shares
 
-    def _loader(self, keys: Iterable[tuple[int, int]]) -> DataLoader:
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=_Batches(keys, self.seed, self.batch_size),
-            num_workers=self.loader.num_workers,
-            collate_fn=self.loader.collate_fn,
-            pin_memory=self.loader.pin_memory,
-        )
-        if loader.num_workers:
-            shield_workers(loader)
-        return loader
-
-    @contextmanager
-    def _annotated(self) -> Iterator[None]:
-        """Have the data set yield keys and checksums, and no stored rows."""
-        before = self.dataset.annotator
-        self.dataset.annotator = SampleAnnotator(always_checksum=True)
-        try:
-            yield
-        finally:
-            self.dataset.annotator = before
-
-    def _adopt_modes(self) -> None:
-        """Run the teachers as those of the store were, if there are any."""
-        modes = {}
-        for name in self.pool.names:
-            stored = Manifest.find(teacher_folder(self.root, name))
-            if stored is not None and stored.teacher is not None:
-                modes[name] = stored.teacher.inference.get('mode')
-        if modes:
-            self.pool.restore_inference(modes, 'the store')
-
-    def _mode(self, name: str) -> dict[str, Any]:
-        return dict(mode=(self.pool.inference_state() or {}).get(name))
-
-    def _first_outputs(self) -> dict[str, NetworkOutput]:
-        """Outputs on the first images, after the choice of the teachers' modes."""
-        count = min(self.batch_size, len(self.dataset))
-        keys = [(sample, 0) for sample in range(count)]
-        with self._annotated(), torch.no_grad():
-            data = next(iter(self._loader(keys)))
-            inputs = self.model.format_inputs(self.model.data_preprocessor(data, True)['inputs'])
-            self.pool.prepare(inputs)
-            return dict(zip(self.pool.names, self.pool(inputs)))
-
-    def _token_teachers(self) -> set[str]:
-        spec = self.pool.spec
-        return {name for name, signed in zip(spec.names, spec.signed_maps) if signed}
-
-    def _fit_bases(
-        self, specs: dict[str, tuple[TensorSpec, ...]]
-    ) -> dict[str, tuple[dict[str, np.ndarray], str]]:
-        """Fit the bases that are missing on the main process; read them on all."""
-        wanted = {name: self._projected(tensors) for name, tensors in specs.items()}
-        wanted = {name: sizes for name, sizes in wanted.items() if sizes}
-        lacking = [name for name in wanted if not has_basis(teacher_folder(self.root, name))]
-        bases = {}
-        if is_main_process() and lacking:
-            fits = self._fit({name: wanted[name] for name in lacking})
-            for name, of_kinds in fits.items():
-                arrays: dict[str, np.ndarray] = {}
-                for kind, fit in of_kinds.items():
-                    arrays.update(name_basis(kind, fit.basis(wanted[name][kind])))
-                bases[name] = create_basis(teacher_folder(self.root, name), arrays)
-                shares = (
-                    f'{wanted[name][kind]} components of the {kind} hold '
-                    f'{100 * float(bases[name][0][f"{basis_key(kind)}explained"]):.1f} %'
-                    for kind in of_kinds
-                )
-                print_log(f'{name}: {", ".join(shares)} of the variance.', 'current')
-        barrier()
-        for name, sizes in wanted.items():
-            folder = teacher_folder(self.root, name)
-            if name not in bases:
-                bases[name] = load_basis(folder)
-            for kind, size in sizes.items():
-                stored = len(bases[name][0].get(f'{basis_key(kind)}components', ()))
-                if stored != size:
-                    raise InputError(
-                        f'"{folder}" holds a basis of {stored} components for the {kind}, but they '
-                        f'are to be projected onto {size}. Set that number (for none, '
-                        f'`{kind}="full"`), or remove the folder and store this teacher again.'
-                    )
-        return bases
-
-    def _projected(self, tensors: Sequence[TensorSpec]) -> dict[str, int]:
-        """What is projected of a teacher, 'embeddings' or 'maps', and onto how many components."""
-        form, settings = stored_form(tensors), self.settings
-        sizes = dict(embeddings=settings.embedding_channels, maps=settings.map_channels)
-        return {kind: size for kind, size in sizes.items() if form[kind] == 'projected'}
-
-    def _fit(self, wanted: dict[str, dict[str, int]]) -> dict[str, dict[str, BasisFit]]:
-        """Run teachers on some images for the components of their embeddings and maps."""
-        total = len(self.dataset)
-        generator = np.random.default_rng(self.seed)
-        chosen = np.sort(generator.permutation(total)[:_BASIS_IMAGES]).tolist()
-        print_log(
-            f'Fitting principal components on {len(chosen)} images: {", ".join(wanted)}.',
-            'current',
-        )
-        fits = {name: {kind: BasisFit() for kind in kinds} for name, kinds in wanted.items()}
-        for batch in self.compute(((sample, 0) for sample in chosen), list(wanted)):
-            for name, output in batch.outputs.items():
-                features = dict(embeddings=output.embedding, maps=output.feature_map)
-                for kind, fit in fits[name].items():
-                    feature = features[kind]
-                    assert feature is not None
-                    fit.update(feature)
-        return fits
-
 
 def writing_session(
     model: MultiTeacherDistiller,
@@ -590,38 +396,18 @@ def writing_session(
     )
 
 
-class _Batches:
-    """Batches of seeded indices, formed while they are read."""
-
-    def __init__(self, keys: Iterable[tuple[int, int]], seed: int, batch_size: int) -> None:
-        self.keys, self.seed, self.batch_size = keys, seed, batch_size
-
-    def __iter__(self) -> Iterator[list[SeededIndex]]:
-        batch = []
-        for sample, view in self.keys:
-            batch.append(SeededIndex(sample, self.seed, view))
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _check_sizes(batch: dict[str, Any]) -> None:
-    """Refuse images of different sizes, whose padding would depend on the batch."""
-    inputs = batch['inputs']
-    if isinstance(inputs, Tensor):
-        return  # stacked by the loader
-    shapes = sorted({tuple(image.shape[-2:]) for image in inputs})
-    if len(shapes) > 1:
-        raise InputError(
-            f'The data pipeline yields images of different sizes ({shapes[0]} and {shapes[1]}), '
-            'which are padded to the largest one of a batch, so that what teachers make of them '
-            'cannot be stored. Add a crop or a resize to one size to the pipeline.'
-        )
-
-
 def _part_size(specs: dict[str, tuple[TensorSpec, ...]], dataset: DatasetRecord) -> int:
     largest = max(sum(spec.row_bytes for spec in tensors) for tensors in specs.values())
     size = max(_MIN_PART_SIZE, min(_MAX_PART_SIZE, _PART_BYTES // largest))
     return min(size, max(_MIN_PART_SIZE, -(-dataset.num_samples // _MIN_PARTS)))
+
+
+def _adopt_modes(pool: TeacherPool, root: str) -> None:
+    """Run the teachers as those of the store were, if there are any."""
+    modes = {}
+    for name in pool.names:
+        stored = Manifest.find(teacher_folder(root, name))
+        if stored is not None and stored.teacher is not None:
+            modes[name] = stored.teacher.inference.get('mode')
+    if modes:
+        pool.restore_inference(modes, 'the store')

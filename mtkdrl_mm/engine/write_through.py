@@ -192,7 +192,7 @@ class WriteThrough:
                 f'Teachers: running on images of view {view} that were in no batch: {len(absent)}.',
                 'current',
             )
-            for batch in self.writer.compute((sample, view) for sample in absent):
+            for batch in self.writer.runner.compute((sample, view) for sample in absent):
                 outputs = [batch.outputs[name] for name in self.writer.codec.names]
                 rows = self.writer.codec.encode(outputs).cpu().numpy()
                 journal.append(batch.samples, batch.crc32, rows)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mtkdrl_mm.datasets import SeededIndex
 from mtkdrl_mm.engine import output_writer, seeded_views, teacher_outputs, write_through
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
 from mtkdrl_mm.engine.output_writer import writing_session
@@ -193,3 +194,25 @@ def assert_equal(first, second):
     for path, tensors in first.items():
         assert len(tensors) == len(second[path])
         assert all(torch.equal(a, b) for a, b in zip(tensors, second[path])), path
+
+
+@pytest.fixture
+def session(make_training, store):
+    """Function that prepares the writing of a store of two views."""
+
+    def make(root=store, teachers=None, views=2, logits='float32', maps='none', **kwargs):
+        keys = ('embeddings', 'embedding_channels', 'map_channels', 'seed')
+        given = {key: kwargs.pop(key) for key in keys if key in kwargs}
+        settings = TeacherOutputsSettings(root=root, views=views, logits=logits, maps=maps, **given)
+        model, loader = make_training(**kwargs)
+        return writing_session(model, loader, settings, teachers)
+
+    return make
+
+
+def expected_rows(runner, sample, view):
+    """Pixels, and what the teachers say of one image alone."""
+    data = runner.dataset[SeededIndex(sample, runner.seed, view)]
+    batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+    inputs = runner.model.data_preprocessor(batch, True)['inputs']
+    return data['inputs'], dict(zip(runner.pool.names, runner.pool(inputs)))

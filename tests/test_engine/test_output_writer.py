@@ -16,35 +16,20 @@ from PIL import Image
 from test_teacher_outputs.stores import contents
 from torch.multiprocessing.spawn import start_processes
 
-from mtkdrl_mm.datasets import SeededIndex
 from mtkdrl_mm.engine import output_writer
-from mtkdrl_mm.engine.output_writer import writing_session
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.models.teachers import choose_mode
 from mtkdrl_mm.teacher_outputs import (
     DatasetRecord,
     Manifest,
     StoreReader,
-    TeacherOutputsSettings,
     TensorSpec,
     inputs_folder,
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
 
-
-@pytest.fixture
-def session(make_training, store):
-    """Function that prepares the writing of a store of two views."""
-
-    def make(root=store, teachers=None, views=2, logits='float32', maps='none', **kwargs):
-        keys = ('embeddings', 'embedding_channels', 'map_channels', 'seed')
-        given = {key: kwargs.pop(key) for key in keys if key in kwargs}
-        settings = TeacherOutputsSettings(root=root, views=views, logits=logits, maps=maps, **given)
-        model, loader = make_training(**kwargs)
-        return writing_session(model, loader, settings, teachers)
-
-    return make
+from .conftest import expected_rows
 
 
 @pytest.fixture
@@ -62,14 +47,6 @@ def runs(monkeypatch):
     return counts
 
 
-def expected_rows(writer, sample, view):
-    """Pixels, and what the teachers say of one image alone."""
-    data = writer.dataset[SeededIndex(sample, writer.seed, view)]
-    batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
-    inputs = writer.model.data_preprocessor(batch, True)['inputs']
-    return data['inputs'], dict(zip(writer.pool.names, writer.pool(inputs)))
-
-
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_lossless_store_holds_what_the_teachers_say(session, store, workers):
     writer = session(maps='full', workers=workers)
@@ -79,7 +56,7 @@ def test_a_lossless_store_holds_what_the_teachers_say(session, store, workers):
     reader = StoreReader(store, ['a', 'b'])
     for view in (0, 1):
         for sample in (0, 3, 4, 21):
-            pixels, outputs = expected_rows(writer, sample, view)
+            pixels, outputs = expected_rows(writer.runner, sample, view)
             rows = reader.read_rows([sample], view)
             for name, output in outputs.items():
                 for spec in reader.manifests[name].tensors:
@@ -107,10 +84,10 @@ def test_blended_images(session, store):
     reader = StoreReader(store, ['a'])
     plain = session(store + '2')
     for sample in (0, 20):
-        _, outputs = expected_rows(writer, sample, 0)
+        _, outputs = expected_rows(writer.runner, sample, 0)
         logits = reader.read_rows([sample], 0)['a']['logits']
         np.testing.assert_array_equal(logits, outputs['a'].logits.numpy())
-        _, alone = expected_rows(plain, sample, 0)
+        _, alone = expected_rows(plain.runner, sample, 0)
         assert not np.array_equal(logits, alone['a'].logits.numpy())
     assert reader.inputs.views.blends['augments'][0]['type'] == 'Mixup'
 
@@ -211,47 +188,6 @@ def test_bytes_and_free_space(session, monkeypatch):
     writer.check_free_space()
 
 
-@pytest.mark.parametrize(
-    ('batch_size', 'ticks', 'expected'),
-    [
-        # The first batch waits for the data workers.
-        (4, [0, 100, 101, 103, 106], 6 / 12),
-        (16, [0, 100, 103], 3 / 6),
-        (22, [0, 11], 11 / 22),
-    ],
-)
-def test_time_per_image(session, monkeypatch, batch_size, ticks, expected):
-    writer = session(batch_size=batch_size)
-    clock = iter(ticks)
-    monkeypatch.setattr(output_writer.time, 'perf_counter', lambda: next(clock))
-    assert writer.seconds_per_image() == pytest.approx(expected)
-
-
-def test_a_batch_leaves_nothing_behind(session):
-    writer = session()
-    before = writer.dataset.annotator = object()
-    batches = writer.compute([(3, 1), (5, 0)])
-    next(batches)
-    # The caller may compute gradients between two batches.
-    assert torch.is_grad_enabled()
-    assert list(batches) == []
-    assert writer.dataset.annotator is before
-
-
-def test_some_teachers_of_some_samples(session):
-    writer = session()
-    keys = [(21, 1), (3, 0), (3, 1), (0, 0), (7, 1)]
-    batches = list(writer.compute(iter(keys), ['b']))
-    assert [len(batch.samples) for batch in batches] == [4, 1]
-    assert [key for batch in batches for key in zip(batch.samples, batch.views)] == keys
-    for batch in batches:
-        assert list(batch.outputs) == ['b']
-        for row, (sample, view) in enumerate(zip(batch.samples, batch.views)):
-            pixels, outputs = expected_rows(writer, sample, view)
-            assert torch.equal(batch.outputs['b'].logits[row], outputs['b'].logits[0])
-            assert batch.crc32[row] == zlib.crc32(pixels.numpy().tobytes())
-
-
 # -- Several teachers and jobs ------------------------------------------------------------------
 
 
@@ -321,13 +257,13 @@ def test_the_seed_of_the_store_is_taken(session, store):
     session(seed=4).write_missing(views=[0])
     before = contents(store)
     writer = session()
-    assert writer.seed == 4
+    assert writer.runner.seed == 4
     writer.write_missing(views=[0])
     assert contents(store) == before
 
 
 def modes(writer):
-    return {teacher.name: str(teacher.mode) for teacher in writer.pool}
+    return {teacher.name: str(teacher.mode) for teacher in writer.runner.pool}
 
 
 def test_all_jobs_run_a_teacher_in_the_same_mode(session, store, monkeypatch):
@@ -365,59 +301,6 @@ def test_jobs_that_start_together_agree_on_the_parts(session, monkeypatch):
     assert writer.part_size == writer.writers['b'].manifest.part_size == 4
     writer.write_missing()
     assert writer.missing(0) == {}
-
-
-def test_a_basis_is_fitted_once(session, store):
-    kwargs = dict(maps='projected', map_channels=3)
-    writer = session(**kwargs)
-    writer.write_missing()
-    assert writer.writers['a'].manifest.basis_sha256 is not None
-    assert writer.writers['b'].manifest.basis_sha256 is None  # it has no map
-    before = contents(store)
-    shutil.rmtree(os.path.join(store, 'a', 'view_000'))
-    session(**kwargs).write_missing()
-    assert contents(store) == before
-    reader = StoreReader(store, ['a'])
-    basis = reader.read_bases()['a']
-    assert basis['components'].shape == (3, 32)
-    np.testing.assert_allclose(basis['components'] @ basis['components'].T, np.eye(3), atol=1e-5)
-    rows = reader.read_rows([5], 1)['a']['map_components']
-    _, outputs = expected_rows(writer, 5, 1)
-    centred = outputs['a'].feature_map[0].numpy() - basis['mean'][:, None, None]
-    expected = np.einsum('kc,chw->khw', basis['components'], centred)
-    np.testing.assert_allclose(rows[0], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_bases_of_embeddings_and_maps_stand_in_one_file(session, store):
-    kwargs = dict(maps='projected', map_channels=3, embeddings='projected', embedding_channels=9)
-    writer = session(**kwargs)
-    writer.write_missing()
-    reader = StoreReader(store, ['a', 'b'])
-    bases = reader.read_bases()
-    assert set(bases['b']) == {'embedding_components', 'embedding_mean', 'embedding_explained'}
-    assert set(bases['a']) == {*bases['b'], 'components', 'mean', 'explained'}
-    rows = reader.read_rows([5], 1)
-    _, outputs = expected_rows(writer, 5, 1)
-    for name in ('a', 'b'):
-        components, mean = (bases[name][f'embedding_{key}'] for key in ('components', 'mean'))
-        embedding = outputs[name].embedding[0].numpy()
-        expected = components @ (embedding - mean) * (9 / len(embedding)) ** 0.5
-        np.testing.assert_allclose(
-            rows[name]['embedding_components'][0], expected, rtol=1e-4, atol=1e-5
-        )
-
-
-def test_a_basis_of_another_number_of_components(session, store):
-    """Left by a job that was killed before it wrote a manifest."""
-    session(maps='projected', map_channels=3)
-    os.remove(os.path.join(store, 'a', 'manifest.json'))
-    with pytest.raises(InputError) as error:
-        session(maps='projected', map_channels=4)
-    assert str(error.value) == (
-        f'"{store}/a" holds a basis of 3 components for the maps, but they are to be projected '
-        'onto 4. Set that number (for none, `maps="full"`), or remove the folder and store this '
-        'teacher again.'
-    )
 
 
 # -- Processes that run together ----------------------------------------------------------------
@@ -486,18 +369,3 @@ def test_nothing_but_teachers_and_inputs_is_left(session, store):
     writer.write_missing()
     assert sorted(os.listdir(store)) == ['a', 'b', 'inputs']
     assert sorted(os.listdir(inputs_folder(store))) == ['manifest.json', 'view_000', 'view_001']
-
-
-@pytest.mark.parametrize('sides', [(8, 8, 8), (8, 10, 8)])
-def test_images_of_different_sizes_are_refused(sides):
-    """Their padding would depend on the batch. A loader stacks images of one size."""
-    batch = dict(inputs=[torch.zeros(3, 8, side) for side in sides])
-    if len(set(sides)) == 1:
-        output_writer._check_sizes(batch)
-        output_writer._check_sizes(dict(inputs=torch.stack(batch['inputs'])))
-        return
-    with pytest.raises(InputError) as error:
-        output_writer._check_sizes(batch)
-    assert str(error.value).startswith(
-        'The data pipeline yields images of different sizes ((8, 8) and (8, 10)), which are padded'
-    )

@@ -389,6 +389,7 @@ class Session:
         self.inputs = Manifest.read(inputs_folder(root))
         self.codec = OutputCodec(PackedLayout(dict(a=self.of.tensors)))
         self.seen = []
+        self.runner = self  # it runs the teachers itself
 
     def compute(self, keys):
         for sample, view in keys:
@@ -459,7 +460,10 @@ class Missing:
     """A writer that lacks some images of which it can write a part at a time."""
 
     names, blends, root = ('a',), False, 'store'
-    pool = SimpleNamespace(spec=SimpleNamespace(num_classes=5))
+    runner = SimpleNamespace(
+        pool=SimpleNamespace(spec=SimpleNamespace(num_classes=5)),
+        seconds_per_image=lambda: 0.5,
+    )
 
     def __init__(self, images, saturated=0):
         self.images, self.calls = images, []
@@ -467,9 +471,6 @@ class Missing:
 
     def num_missing_images(self):
         return self.images
-
-    def seconds_per_image(self):
-        return 0.5
 
     def write_missing(self, progress=None, inspect=None):
         self.calls.append((progress is not None, inspect is not None))
