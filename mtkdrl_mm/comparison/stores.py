@@ -104,8 +104,9 @@ def fill_stores(stores: Sequence[Store], settings: ComparisonSettings) -> None:
     os.makedirs(settings.work_dir, exist_ok=True)
     log_path = osp.join(settings.work_dir, 'store_output.txt')
     for store in stores:
+        start = time.time()
         for source in store.sources:
-            row, start = source.row, time.time()
+            row = source.row
             flags = shlex.split(settings.store_flags)
             if settings.views is not None:
                 flags += ['--views', str(settings.views)]
@@ -125,7 +126,5 @@ def fill_stores(stores: Sequence[Store], settings: ComparisonSettings) -> None:
                     f'The outputs of the teachers of {row.name} could not be stored in '
                     f'"{store.path}"; see above and {log_path}.'
                 )
-            print(
-                f'  teachers of {row.name}: stored in {store.path}, {time.time() - start:.0f} s',
-                flush=True,
-            )
+        names, seconds = ', '.join(store.teachers), time.time() - start
+        print(f'  teachers {names}: stored in {store.path}, {seconds:.0f} s', flush=True)

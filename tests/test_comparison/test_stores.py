@@ -62,14 +62,14 @@ def test_stores_are_filled_by_their_tool(settings, monkeypatch, tmp_path, capsys
 
     monkeypatch.setattr(stores.subprocess, 'run', run)
     row = Row('fast', 'config.py', ('b=2',), (('A', 'x'),))
-    store = Store('store/1', 'data', {}, [Combination(row, 3, 'hash')])
+    store = Store('store/1', 'data', dict(a='', b=''), [Combination(row, 3, 'hash')])
     kwargs = dict(work_dir=str(tmp_path / 'runs'), cfg_options=('a=1',), views=2)
     fill_stores([store], settings(store_flags='--maps "full"', **kwargs))
     tool = 'here/tools/store_teacher_outputs.py'
     start = [tool, 'config.py', 'store/1', '--maps', 'full', '--views', '2']
     end = ['--cfg-options', 'a=1', 'b=2']
     assert calls == [([sys.executable, *start, *end], '3', 'x')]
-    assert capsys.readouterr().out == '  teachers of fast: stored in store/1, 0 s\n'
+    assert capsys.readouterr().out == '  teachers a, b: stored in store/1, 0 s\n'
     with pytest.raises(InputError) as error:
         fill_stores([store], settings(launch='torchrun -n 2', **kwargs))
     assert calls[1][0] == [

@@ -100,7 +100,7 @@ def test_the_teachers_run_once_for_all(workshop: Workshop):
     command += ['--cfg-options', 'train_cfg.max_epochs=2']
     done = workshop.tool(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('teachers of ') == 1
+    assert done.stdout.count('  teachers teacher0, teacher1: stored in ') == 1
     assert len(list(store.iterdir())) == 1
     for name in ('mtkdrl', 'other'):
         for seed in (3, 4):
@@ -112,7 +112,7 @@ def test_the_teachers_run_once_for_all(workshop: Workshop):
         Path(teacher['checkpoint']).unlink()
     shutil.rmtree(store)
     again = workshop.tool(*command)
-    assert again.returncode == 0 and 'teachers of ' not in again.stdout
+    assert again.returncode == 0 and 'stored in ' not in again.stdout
 
     missing = workshop.tool(*command, '--seeds', '5')
     assert missing.returncode == 1
