@@ -3,7 +3,7 @@
 
 from .damaged_images import built_datasets, image_fault, intact_images, name_damaged_images
 from .dataloader import check_dataloader
-from .fingerprint import dataset_record, pipeline_digest
+from .fingerprint import dataset_record, pipeline_digest, sample_digest
 from .keyed_blend import KeyedBlend
 from .labelled_images import LabelledImageDataset
 from .sample_outputs import SampleAnnotator, SampleOutputs
@@ -25,4 +25,5 @@ __all__ = [
     'intact_images',
     'name_damaged_images',
     'pipeline_digest',
+    'sample_digest',
 ]

@@ -10,7 +10,13 @@ from mmpretrain.datasets import CustomDataset, RandomCrop
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mtkdrl_mm.datasets import SeededDataset, dataset_record, pipeline_digest
+from mtkdrl_mm.datasets import (
+    SeededDataset,
+    dataset_record,
+    fingerprint,
+    pipeline_digest,
+    sample_digest,
+)
 from mtkdrl_mm.utils import InputError
 
 
@@ -211,3 +217,38 @@ def test_pipelines_inside_wrappers():
 def test_types_that_are_classes():
     assert digest(dict(type=RandomCrop)) != digest(dict(type=CustomDataset))
     assert digest(dict(type=RandomCrop)) == digest(dict(type=RandomCrop))
+
+
+# -- A quick look -------------------------------------------------------------------------------
+
+
+def look(*infos):
+    return sample_digest(SeededDataset(Listed(*infos)))
+
+
+def test_names_labels_and_order_of_a_sample():
+    first = look(*files('a/0.png', 'a/1.png', 'b/0.png'))
+    assert first == look(*files('c/0.png', 'a/1.png', 'b/0.png', root='/mnt/x/'))  # moved
+    boxes = [dict(img_path='0.png', instances=[dict(bbox_label=n)]) for n in (1, 2)]
+    maps = [dict(img_path='0.png', seg_map_path=f'{n}.png') for n in (1, 2)]
+    others = {
+        look(*files('a/0.png', 'a/1.png', 'b/2.png')),
+        look(*files('a/0.png', 'b/0.png', 'a/1.png')),
+        look(*files('a/0.png', 'a/1.png', 'b/0.png', labels=(0, 1, 1))),
+        *(look(info) for info in boxes + maps),
+    }
+    assert len(others | {first}) == 8
+    assert sample_digest([1, 2]) == sample_digest(Silent()) == ''
+
+
+def test_a_sample_is_spread_over_the_data_set(monkeypatch):
+    monkeypatch.setattr(fingerprint, '_NUM_SAMPLES', 4)
+    seen = []
+
+    class Watched(Listed):
+        def get_data_info(self, index):
+            seen.append(index)
+            return super().get_data_info(index)
+
+    sample_digest(Watched(*files(*(f'{n}.png' for n in range(11)))))
+    assert seen == [0, 2, 5, 8]

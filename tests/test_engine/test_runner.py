@@ -19,6 +19,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, RUNNERS
 from torch import nn
 
+from mtkdrl_mm.datasets import sample_digest
 from mtkdrl_mm.engine import runner as runner_module
 from mtkdrl_mm.engine.hooks import (
     DurableCheckpointHook,
@@ -35,12 +36,13 @@ from mtkdrl_mm.utils.checkpoint import read_checkpoint
 class Numbers(BaseDataset):
     METAINFO = dict(classes=('a', 'b'))
 
-    def __init__(self, size=10, **kwargs):
-        self.size = size
+    def __init__(self, size=10, labels=(0, 1), **kwargs):
+        self.size, self.labels = size, labels
         super().__init__(**kwargs)
 
     def load_data_list(self):
-        return [dict(index=i) for i in range(self.size)]
+        labels = [self.labels[i % len(self.labels)] for i in range(self.size)]
+        return [dict(index=i, gt_label=label) for i, label in enumerate(labels)]
 
     def prepare_data(self, idx):
         return dict(inputs=torch.tensor([float(idx)]) + torch.rand(1))
@@ -195,6 +197,7 @@ def test_checkpoints_say_where_the_training_is(build, tmp_path):
         world_size=1,
         schedule_step=6,
         schedule_steps_per_epoch=3,
+        samples=sample_digest(Numbers()),
     )
     assert meta['training'] == {'model.type': 'RunnerTestLine'}
 
@@ -227,6 +230,10 @@ def test_a_training_s_data_must_stay(build):
     build(**{'train_cfg.max_epochs': 1}).train()
     with pytest.raises(InputError, match='has 12 images, but had 10'):
         build(**{'resume': True, 'train_dataloader.dataset.size': 12}).train()
+    with pytest.raises(
+        InputError, match=r'has 10 images, as many as when .* other names or labels'
+    ):
+        build(**{'resume': True, 'train_dataloader.dataset.labels': (1, 0)}).train()
     with pytest.raises(InputError, match='number 1 was "b" and is "c"'):
         build(
             **{'resume': True, 'train_dataloader.dataset.metainfo': dict(classes=('a', 'c'))}

@@ -3,13 +3,14 @@
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mtkdrl_mm.datasets import SeededBatchSampler
+from mtkdrl_mm.datasets import SeededBatchSampler, sample_digest
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
 
@@ -29,6 +30,8 @@ class Progress:
         schedule_step (int): Iterations as the schedules count them.
         schedule_steps_per_epoch (int): Iterations of an epoch in this count,
             which is that of the training's first run.
+        samples (str): Digest of some of the images' names and labels; '' if
+            unknown.
     """
 
     epoch: int
@@ -38,6 +41,7 @@ class Progress:
     world_size: int
     schedule_step: int
     schedule_steps_per_epoch: int
+    samples: str = ''
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class ResumableLoop:
         """Number of images of the training data."""
         return len(self.dataloader.dataset)  # type: ignore[arg-type]
 
+    @cached_property
+    def samples(self) -> str:
+        """Digest of some of the images' names and labels."""
+        return sample_digest(self.dataloader.dataset)
+
     def passes(self, epoch: int, iteration: int) -> int:
         """Number of complete passes of all processes through the data.
 
@@ -136,6 +145,7 @@ class ResumableLoop:
                 world_size=self.batch_sampler.world_size,
                 schedule_step=schedule_step,
                 schedule_steps_per_epoch=schedule_steps_per_epoch,
+                samples=self.samples,
             )
         )
 
@@ -145,6 +155,13 @@ class ResumableLoop:
                 f'The training data has {self.num_images} images, but had {saved.num_images} when '
                 'the checkpoint was saved: this is another data set. Resume with the same data, '
                 'or start a new training from the weights with `load_from`.'
+            )
+        if saved.samples and self.samples and saved.samples != self.samples:
+            raise InputError(
+                f'The training data has {self.num_images} images, as many as when the checkpoint '
+                'was saved, but other names or labels, or another order: this is another data set. '
+                'Resume with the same data, or start a new training from the weights with '
+                '`load_from`.'
             )
 
     def _describe_layout(self, saved: Progress) -> str:
