@@ -24,6 +24,7 @@ POOLS = {
     'memorising': ['resnet', 'densenet', 'repvgg', 'memorising'],
     'specialists': ['resnet', 'regnet', 'specialist_a', 'specialist_b'],
     'duplicates': ['repvgg', 'repvgg_2', 'repvgg_3', 'resnet'],
+    'pair': ['repvgg', 'resnet'],
     'calibration': ['smoothed', 'overconfident', 'densenet', 'repvgg'],
 }
 TEACHERS = sorted(path.stem for path in ROOT.glob('teacher_*.py'))
