@@ -24,7 +24,6 @@ from .adapt_config import (
     leave_out_damaged_images,
     set_dataloader_defaults,
 )
-from .checkpoint import allow_mmengine_checkpoints
 from .cli import add_common_arguments
 from .config_errors import check_checkpoint_hooks, config_error
 from .data_checks import check_files
@@ -37,6 +36,7 @@ from .processes import (
     leave_process_group,
     prepare_processes,
 )
+from .torch_load import allow_mmengine_checkpoints
 
 __all__ = [
     'add_common_arguments',

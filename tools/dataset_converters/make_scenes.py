@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.digits import load_split_digits
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.optional_packages import import_optional
 
 #: File with the settings of the scenes.
 SETTINGS_NAME = 'scenes.json'
@@ -190,6 +190,7 @@ def compose(objects: Objects, args: argparse.Namespace, rng: np.random.Generator
 
 def coco_annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict[str, Any]:
     """Make a COCO annotation with box and run-length mask."""
+    coco_mask = import_optional('pycocotools.mask', 'An annotation of COCO')
     run_length = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return dict(
         id=number,

@@ -50,10 +50,10 @@ from mtkdrl_mm.models.teachers.host_copy import HostCopy
 from mtkdrl_mm.report.page import Cell, Facts, Page, Section, Table, Text, write_page
 from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.utils import InputError, check_number, near_matches
-from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.launch import run_tool
 from mtkdrl_mm.utils.tool_output import find_error, last_lines
+from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 IMAGENET = osp.join(ROOT, 'configs', 'mtkdrl', 'r18_imagenet.py')
