@@ -190,7 +190,8 @@ def compose(objects: Objects, args: argparse.Namespace, rng: np.random.Generator
 
 def coco_annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict[str, Any]:
     """Make a COCO annotation with box and run-length mask."""
-    coco_mask = import_optional('pycocotools.mask', 'An annotation of COCO')
+    from pycocotools import mask as coco_mask
+
     run_length = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return dict(
         id=number,
@@ -273,6 +274,7 @@ def main() -> None:
             f'--objects is {args.objects[0]} {args.objects[1]}, but must be the smallest number, '
             'which is at least 1, and then the largest.'
         )
+    import_optional('pycocotools.mask', 'The masks of COCO')  # before anything is drawn
     objects = photographs(args.photographs) if args.photographs else digits()
     settings = describe_scenes(objects, args)
     if osp.isdir(args.out) and os.listdir(args.out):
