@@ -10,7 +10,7 @@ check_packages()
 register_configs()
 
 # After the check of the versions. From here on mmengine reads checkpoints as plain data.
-from .utils.checkpoint import register_reader  # noqa: E402
+from .weights.checkpoint import register_reader  # noqa: E402
 
 register_reader()
 

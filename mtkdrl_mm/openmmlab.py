@@ -6,7 +6,8 @@ names on PyPI (``onedl-...``). Where this package has to tell the two apart, it 
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
@@ -71,19 +72,27 @@ PACKAGES = {
 _REQUIRED = ('mmengine', 'mmcv', 'mmpretrain')
 
 
+@cache
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, which is looked up once; None if it is not installed.
+
+    Args:
+        name (str): The name on PyPI.
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def installed_distributions(package: str) -> list[Distribution]:
     """The installed distributions of a package; empty for a folder on ``PYTHONPATH``.
 
     Args:
         package (str): The import name.
     """
-    found = []
-    for one in PACKAGES[package]:
-        try:
-            found.append(Distribution(one.name, one.versions, version(one.name)))
-        except PackageNotFoundError:
-            continue
-    return found
+    known = [replace(one, installed=installed_version(one.name)) for one in PACKAGES[package]]
+    return [one for one in known if one.installed is not None]
 
 
 def check_packages() -> None:

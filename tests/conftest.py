@@ -16,6 +16,7 @@ import torch
 import warm_python
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
+from mmengine.optim import MultiStepLR
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
@@ -415,3 +416,30 @@ def make_runner(request):
 
     yield make
     MessageHub._instance_dict.pop(request.node.name, None)
+
+
+@pytest.fixture
+def mmengine_checkpoint(tmp_path):
+    """A checkpoint as mmengine's runner saves it in the middle of a training, and its contents."""
+    path = tmp_path / 'epoch_1.pth'
+    hub = MessageHub('test_checkpoint')
+    for step in range(3):
+        hub.update_scalar('train/loss', 1.0 / (step + 1))
+    hub.update_info('iter', 3)
+    hub.update_info('best_score', np.float64(71.5))
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    contents = dict(
+        meta=dict(epoch=1, iter=3, seed=np.int64(7), classes=('cat', 'dog'), time='today'),
+        state_dict=network.state_dict(),
+        message_hub=hub.state_dict(),
+        optimizer=optimizer.state_dict(),
+        param_schedulers=[
+            dict(last_step=3, values=np.array([0.1, 0.2], dtype=np.float32)),
+            MultiStepLR(optimizer, milestones=[2, 2, 5]).state_dict(),
+        ],
+    )
+    torch.save(contents, path)
+    return path, contents

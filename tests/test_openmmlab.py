@@ -3,6 +3,7 @@
 
 import importlib
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -40,12 +41,7 @@ def install(monkeypatch):
     """Function that makes some distributions, and no others, look installed."""
 
     def pretend(distributions):
-        def version(name):
-            if name not in distributions:
-                raise PackageNotFoundError(name)
-            return distributions[name]
-
-        monkeypatch.setattr(openmmlab, 'version', version)
+        monkeypatch.setattr(openmmlab, 'installed_version', distributions.get)
         for package, module in MODULES.items():
             for one in openmmlab.installed_distributions(package):
                 monkeypatch.setattr(module, '__version__', one.installed)
@@ -57,6 +53,29 @@ def refusal():
     with pytest.raises(ImportError) as error:
         openmmlab.check_packages()
     return str(error.value)
+
+
+def test_versions_are_looked_up_once(monkeypatch):
+    """The import needs them several times; every look-up reads the folders of ``sys.path``."""
+    counts = Counter()
+
+    def version(name):
+        counts[name] += 1
+        if name == 'mmcv-lite':
+            raise PackageNotFoundError(name)
+        return '2.1.0'
+
+    monkeypatch.setattr(openmmlab, 'version', version)
+    openmmlab.installed_version.cache_clear()
+    try:
+        for _ in range(2):
+            assert [openmmlab.installed_version(name) for name in ('mmcv', 'mmcv-lite')] == [
+                '2.1.0',
+                None,
+            ]
+        assert counts == {'mmcv': 1, 'mmcv-lite': 1}
+    finally:
+        openmmlab.installed_version.cache_clear()
 
 
 def test_this_environment_is_accepted():

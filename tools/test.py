@@ -15,7 +15,6 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
@@ -26,6 +25,7 @@ from mtkdrl_mm.utils.launch import (
     load_config,
     run_tool,
 )
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

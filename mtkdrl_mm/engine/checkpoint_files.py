@@ -10,8 +10,8 @@ from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 _PATTERNS = ('epoch_*.pth', 'iter_*.pth', 'interrupted_iter_*.pth')
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from mtkdrl_mm.teacher_outputs import TeacherRecord, first_difference
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import summarise
 from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.errors import summarise
 
 # Hooks that are part of a distillation method.
 _METHOD_HOOKS = ('agent', 'meta_learning')

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.registry import RUNNERS
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 from .build_dataloader import build_dataloader
 from .checkpoint_files import (

@@ -2,7 +2,6 @@
 """What jobs get: the flags of the command line."""
 
 import argparse
-import importlib.util
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from mtkdrl_mm.utils import InputError, check_number
+
+from .import_submitit import import_submitit
 
 #: Values of ``--launcher`` that start jobs.
 JOB_LAUNCHERS = ('local', 'slurm')
@@ -173,10 +174,7 @@ def read_job_settings(args: argparse.Namespace, jobs: int, folder: str, name: st
             )
     elif args.partition is not None or args.sbatch_options:
         raise InputError('--partition and --sbatch-options belong to --launcher slurm.')
-    if importlib.util.find_spec('submitit') is None:
-        raise InputError(
-            f'--launcher {args.launcher} needs submitit: install it with `pip install submitit`.'
-        )
+    import_submitit(f'--launcher {args.launcher}')
     return JobSettings(
         launcher=args.launcher,
         jobs=jobs,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.errors import first_line
 
-from .head_loss import HEAD_ERRORS, first_line, per_image_loss
+from .head_loss import HEAD_ERRORS, per_image_loss
 from .inner_classifier import InnerOutputs, inner_outputs
 from .token_map import has_token_map, run_with_token_map
 
@@ -107,7 +108,7 @@ def _explained(classifier: BaseClassifier, inputs: Tensor, role: str) -> Iterato
         )
         raise InputError(
             f'The {role} ({type(classifier.backbone).__name__}) does not run on images of '
-            f'{height}x{width} pixels with {channels} channels: {first_line(error)} {advice}'
+            f'{height}x{width} pixels with {channels} channels: {first_line(error)}. {advice}'
         ) from error
     tried.add(shape)
 

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import find_weights, read_checkpoint, summarise
+from mtkdrl_mm.utils.errors import summarise
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.state_dict import find_weights
 
 from .load_weights import Fit, Loaded, fit_network
 

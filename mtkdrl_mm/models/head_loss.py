@@ -14,6 +14,7 @@ from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.structures.step_terms import at_least_float32
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.errors import first_line
 
 # Errors of mmpretrain's heads and losses if configs or labels do not fit.
 HEAD_ERRORS = (
@@ -139,7 +140,7 @@ def check_head_loss(head: nn.Module, features: Any, with_scores: bool) -> None:
             "distillation': False} of the student."
         )
     raise InputError(
-        f"The student's head {name} cannot be trained: {first_line(error)}{advice}"
+        f"The student's head {name} cannot be trained: {first_line(error)}.{advice}"
     ) from error
 
 
@@ -184,11 +185,5 @@ def _label_error(loss: nn.Module, target: Tensor, error: Exception) -> InputErro
         advice = 'Check its arguments, and that it works with mixup and cutmix.'
     return InputError(
         f"The student's loss {type(loss).__name__} does not accept the {given} of the data: "
-        f'{first_line(error)} {advice}'
+        f'{first_line(error)}. {advice}'
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, with a full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip('.') + '.'

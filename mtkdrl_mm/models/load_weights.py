@@ -19,14 +19,10 @@ from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import (
-    AVERAGED_PREFIX,
-    FoundWeights,
-    find_weights,
-    read_checkpoint,
-    summarise,
-)
+from mtkdrl_mm.utils.errors import capitalized, summarise
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.state_dict import AVERAGED_PREFIX, FoundWeights, find_weights
 
 Weights = dict[str, Tensor]
 
@@ -170,8 +166,8 @@ def _choose(
     if len({strip for strip, _ in best}) > 1 and most > 0:
         names = ' and '.join(f'"{strip}"' for strip, _ in best[:3])
         raise InputError(
-            f'{_sentence(role)}: "{location}" contains this network {len(best)} times, with names '
-            f'that begin with {names}. Save the right one in a separate file.'
+            f'{capitalized(role)}: "{location}" contains this network {len(best)} times, with '
+            f'names that begin with {names}. Save the right one in a separate file.'
         )
     return (*best[0], kind)
 
@@ -202,10 +198,6 @@ def _common_prefix(keys: Iterable[str]) -> str:
 def _parts(keys: list[str]) -> list[str]:
     """The first parts of names, without repetitions."""
     return list(dict.fromkeys(key.split('.', 1)[0] for key in keys))
-
-
-def _sentence(role: str) -> str:
-    return role[:1].upper() + role[1:]
 
 
 def fit_network(
@@ -263,7 +255,7 @@ def load_network_weights(
         network (nn.Module): The network, with or without wrappers. Of a
             distiller the student is loaded.
         contents (dict): Result of
-            :func:`~mtkdrl_mm.utils.checkpoint.read_checkpoint` or of mmengine's
+            :func:`~mtkdrl_mm.weights.checkpoint.read_checkpoint` or of mmengine's
             ``CheckpointLoader``.
         location (str): Path or URL of the file, for messages.
         role (str): Name of the network, for messages and the log.
@@ -312,7 +304,7 @@ def load_found_weights(
     """
     fit = fit_network(network, found.weights, location, role, which)
     expected = network.state_dict()
-    start = f'{_sentence(role)}: "{location}"'
+    start = f'{capitalized(role)}: "{location}"'
     if not strict:
         fit.weights = {
             k: v for k, v in fit.weights.items() if k in expected and expected[k].shape == v.shape
@@ -359,7 +351,7 @@ def _check_classes(network: nn.Module, weights: Weights, location: str, role: st
     if configured == found:
         return
     start = (
-        f'{_sentence(role)}: "{location}" has {found} classes, but the config has {configured}. '
+        f'{capitalized(role)}: "{location}" has {found} classes, but the config has {configured}. '
     )
     if role.startswith('teacher'):
         raise InputError(

@@ -9,7 +9,7 @@ from torch import nn
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.errors import check_number
-from mtkdrl_mm.utils.hub import SCHEME as HUB
+from mtkdrl_mm.weights.hub import SCHEME as HUB
 
 from .backbones import TimmFeatures
 

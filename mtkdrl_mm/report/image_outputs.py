@@ -23,8 +23,8 @@ from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 from .run_record import RunRecord
 

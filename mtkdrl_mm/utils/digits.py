@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .optional_packages import import_optional
+
 # Number of training images, of 1,797.
 _TRAIN = 350
 
@@ -27,11 +29,15 @@ class Digits(NamedTuple):
 
 
 def load_split_digits() -> Digits:
-    """Load and split the digits; needs scikit-learn."""
-    from sklearn.datasets import load_digits
+    """Load and split the digits.
+
+    Raises:
+        InputError: If scikit-learn is not installed.
+    """
+    datasets = import_optional('sklearn.datasets', 'The data set of digits')
     from sklearn.model_selection import train_test_split
 
-    data = load_digits()
+    data = datasets.load_digits()
     indices = np.arange(len(data.target))
     train, val = train_test_split(indices, train_size=_TRAIN, stratify=data.target, random_state=0)
     return Digits(data.images, data.target, train, val)

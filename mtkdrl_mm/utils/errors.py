@@ -3,7 +3,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -63,3 +63,21 @@ def check_number(
             allowed += f' and at most {maximum:g}'
         raise InputError(f'`{name}` must be {allowed}, but is {value!r}.')
     return value
+
+
+def capitalized(text: str) -> str:
+    """Return ``text`` with a capital first letter, and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def summarise(names: Sequence[str], most: int = 4) -> str:
+    """Join the first names and count the rest, for messages: ``"a, b and 3 more"``."""
+    shown = [name if name.isprintable() else repr(name) for name in names[:most]]
+    rest = len(names) - most
+    return ', '.join(shown) + (f' and {rest} more' if rest > 0 else '')
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters of it."""
+    lines = [line.strip() for line in str(error).split('\n') if line.strip()]
+    return lines[0][:200].rstrip('.') if lines else type(error).__name__

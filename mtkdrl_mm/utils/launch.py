@@ -24,7 +24,6 @@ from .adapt_config import (
     leave_out_damaged_images,
     set_dataloader_defaults,
 )
-from .checkpoint import allow_mmengine_checkpoints
 from .cli import add_common_arguments
 from .config_errors import check_checkpoint_hooks, config_error
 from .data_checks import check_files
@@ -37,6 +36,7 @@ from .processes import (
     leave_process_group,
     prepare_processes,
 )
+from .torch_load import allow_mmengine_checkpoints
 
 __all__ = [
     'add_common_arguments',
@@ -181,6 +181,8 @@ _KNOWN_ERRORS = (
         'BatchNorm cannot be trained on a batch of one image: set train_dataloader.batch_size to '
         '2 or more per process.',
     ),
+    # mmengine's words for a package of a visualisation or file backend, with the command.
+    (ImportError, r'^Please (run|install) ', ''),
 )
 
 
@@ -239,7 +241,9 @@ def _describe(error: Exception) -> str | None:
         if error.errno in MEDIUM_ERRORS and error.filename is not None:
             return f'{describe_medium_error(error, str(error.filename))}.'
         return None
-    if isinstance(error, (KeyError, TypeError, AssertionError, RuntimeError, ValueError)):
+    if isinstance(
+        error, (KeyError, TypeError, AssertionError, RuntimeError, ValueError, ImportError)
+    ):
         if sentence := describe_group_error(error) or config_error(error):
             return sentence
         message = str(error.args[0]) if error.args else ''

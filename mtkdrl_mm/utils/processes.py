@@ -20,7 +20,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 # Seconds that a process waits for the others. On GPUs the first step of a large model may
 # compile kernels, and rank 0 alone writes the checkpoint.
@@ -420,10 +420,10 @@ def describe_group_error(
         )
     if not _LOST_PEER.search(str(error)) or 'enforce fail' in str(error):
         return None
-    reason = str(error).strip().split('\n')[0][:200]
     return (
         f'{process} on host {host} has lost the other processes, or waited for them longer than '
-        f'the time limit of {timeout:g} s (rendezvous address: {where}; torch: {reason}): look '
+        f'the time limit of {timeout:g} s (rendezvous address: {where}; torch: '
+        f'{first_line(error)}): look '
         "first for an error in the other processes' and machines' logs, then check that the "
         'network between the machines is up, that GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME) '
         'names the interface that connects them, and, if a step may take longer, increase '

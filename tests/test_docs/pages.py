@@ -108,7 +108,7 @@ def python_call(tool: str, arguments: list[str]) -> tuple[str, list[str]]:
         _, _, config, store, *flags = arguments
         return 'tools/store_teacher_outputs.py', [config, store, *flags]
     if tool == 'tools/dev/gpu_check.sh':
-        return 'tools/dev/gpu_check.py', arguments
+        return 'tools/dev/gpu_check/__main__.py', arguments
     if tool == 'tools/cifar100.sh':
         return 'tools/train.py', ['CONFIG', *arguments[1:]]
     return tool, arguments
@@ -122,6 +122,9 @@ def load_tool(tool: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[name] = module
+    if Path(tool).name == '__main__.py':
+        # `python -m` finds the tool's package there.
+        sys.path.append(str((ROOT / tool).parents[1]))
     absent = [package for package in ('pycocotools',) if find_spec(package) is None]
     sys.modules.update({package: MagicMock() for package in absent})
     try:

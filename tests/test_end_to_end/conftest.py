@@ -18,7 +18,7 @@ from PIL import Image
 from warm_python import tool_python
 
 from mtkdrl_mm.engine.runner import ResumableRunner
-from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
+from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
 
 # torch >= 2.6 refuses mmengine's checkpoints unless their few types are allowed.
 allow_mmengine_checkpoints()

@@ -14,7 +14,7 @@ import torch
 from waiting import patience
 from warm_python import tool_python
 
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 from .conftest import AUGMENT, ROOT, Workshop, environment, largest_difference, weights_of
 

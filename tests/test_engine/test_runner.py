@@ -29,7 +29,7 @@ from mtkdrl_mm.engine.hooks import (
 )
 from mtkdrl_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 
 @DATASETS.register_module(name='RunnerTestNumbers')

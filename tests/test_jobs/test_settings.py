@@ -2,7 +2,7 @@
 """The flags of jobs."""
 
 import argparse
-import importlib.util
+import sys
 
 import pytest
 
@@ -70,8 +70,8 @@ def test_refusals(parse, slurm, line, sentence):
 
 
 def test_what_is_not_installed_is_named(parse, slurm, monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(InputError, match='--launcher local needs submitit: install it with `pip'):
+    monkeypatch.setitem(sys.modules, 'submitit', None)
+    with pytest.raises(InputError, match='--launcher local needs submitit, which is not installed'):
         read(parse('--launcher local'))
     (slurm / 'bin' / 'sbatch').unlink()
     monkeypatch.setenv('PATH', str(slurm / 'bin'))

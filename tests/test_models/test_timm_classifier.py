@@ -13,8 +13,8 @@ from mtkdrl_mm.models import Preprocessing, TimmImageClassifier, build_pool
 from mtkdrl_mm.models.teachers.build_teacher import read_teacher_config
 from mtkdrl_mm.models.teachers.teacher_record import complete_record, teacher_record
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.timm_names import resolve_timm_weights
-from mtkdrl_mm.utils.weight_files import fetch
+from mtkdrl_mm.weights.locations import fetch
+from mtkdrl_mm.weights.timm_networks import resolve_timm_weights
 
 timm = pytest.importorskip('timm')
 pytest.importorskip('huggingface_hub')

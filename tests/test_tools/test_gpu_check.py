@@ -2,7 +2,6 @@
 """The check on a GPU, in its reduced form, and how its results are kept."""
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,31 +11,24 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PATH = ROOT / 'tools' / 'dev' / 'gpu_check.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'dev' / 'gpu_check.sh'
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('gpu_check', PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules['gpu_check'] = module  # for its dataclasses
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    """Lets a test import the tool's package, as its shell script does."""
+    monkeypatch.syspath_prepend(TOOL.parent)
 
 
 @pytest.fixture
-def run(tool, tmp_path, monkeypatch):
+def run(tmp_path):
     """Function that runs a function as a check."""
+    from gpu_check.checks import Check
+    from gpu_check.runner import run_check
+
     (tmp_path / 'files').mkdir()
     args = argparse.Namespace(out=str(tmp_path), device='cpu', start_method='fork')
-
-    def check(function, seconds=30):
-        monkeypatch.setitem(tool.CHECKS, 'mine', (function, 'My check', seconds))
-        return tool.run_check('mine', args, seconds)
-
-    check.args = args
-    return check
+    return lambda function, seconds=30: run_check(Check(function, seconds), args, seconds)
 
 
 def test_states(run):
@@ -88,13 +80,20 @@ def test_a_check_that_takes_too_long_is_killed_and_keeps_its_findings(run, tmp_p
     assert not (tmp_path / 'alive').exists()
 
 
-def test_json_and_page(tool, run, tmp_path):
+def test_json_and_page(run, tmp_path):
+    from gpu_check.findings import Result
+    from gpu_check.page import write_results
+
     def beyond(report):
+        """What is too much.
+
+        It must not be more.
+        """
         report.limit('too much <b>', 0.5, 0.25, 's')
         report.text('a table', '1 | 2')
 
-    results = [run(beyond), tool.Result('later', 'What did not fit', problem='not run: 3 s left')]
-    tool.write_results(results, run.args, 12.0)
+    results = [run(beyond), Result('later', 'What did not fit', problem='not run: 3 s left')]
+    write_results(results, str(tmp_path), 12.0)
     found = json.loads((tmp_path / 'gpu_check.json').read_text())
     assert found['counts'] == {
         'FAILED': 1,
@@ -105,6 +104,8 @@ def test_json_and_page(tool, run, tmp_path):
     }
     finding = dict(name='too much <b>', state='FAILED', value=0.5, limit=0.25, unit='s')
     assert found['checks'][0]['findings'] == [finding]
+    assert [check['check'] for check in found['checks']] == ['beyond', 'later']
+    assert found['checks'][0]['title'] == 'What is too much'
     page = (tmp_path / 'gpu_check.html').read_text()
     assert '1 FAILED, 1 not run.' in page
     assert 'too much &lt;b&gt;' in page and '1 | 2' in page and 'not run: 3 s left' in page
@@ -114,7 +115,7 @@ def test_json_and_page(tool, run, tmp_path):
 def test_reduced_form(tmp_path):
     """In the environment of the tests, on the CPU."""
     done = subprocess.run(
-        ['bash', str(PATH.with_suffix('.sh')), str(tmp_path / 'out')],
+        ['bash', str(TOOL), str(tmp_path / 'out')],
         env={**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
         text=True,

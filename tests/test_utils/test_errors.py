@@ -4,6 +4,7 @@
 import pytest
 
 from mtkdrl_mm.utils import InputError, check_number, near_matches
+from mtkdrl_mm.utils.errors import capitalized, first_line, summarise
 
 KNOWN = ['AVER', 'MTKDRL', 'CAMKD', 'MMKD']
 
@@ -52,3 +53,21 @@ def test_numbers_in_range(value, kwargs):
 def test_numbers_out_of_range(value, kwargs, message):
     with pytest.raises(InputError, match=message):
         check_number('alpha', value, **kwargs)
+
+
+def test_sentences_begin_with_a_capital_letter():
+    assert capitalized('teacher "r50"') == 'Teacher "r50"'
+    assert capitalized('the student of CIFAR') == 'The student of CIFAR'
+    assert capitalized('') == ''
+
+
+def test_summary_of_names():
+    assert summarise(['a', 'b']) == 'a, b'
+    assert summarise(list('abcdef'), most=2) == 'a, b and 4 more'
+    assert summarise(['a\x1b[2J']) == "'a\\x1b[2J'"  # nothing that a terminal would obey
+
+
+def test_first_line_of_an_error():
+    assert first_line(RuntimeError('\n  sizes differ.  \nat line 3')) == 'sizes differ'
+    assert first_line(KeyError()) == 'KeyError'
+    assert len(first_line(ValueError('a' * 1000))) == 200

@@ -2,12 +2,14 @@
 """Common steps of the command-line tools."""
 
 import argparse
+import sys
 import weakref
 from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
+from mmengine.visualization import TensorboardVisBackend
 
 from mtkdrl_mm.openmmlab import command_for_operators
 from mtkdrl_mm.utils import InputError
@@ -151,6 +153,16 @@ def test_tools_say_in_a_sentence_what_the_user_can_mend(error, message):
     with pytest.raises(SystemExit) as exit_info:
         run_tool(raises(error))
     assert message in exit_info.value.code
+
+
+def test_a_backend_whose_package_is_missing_is_named_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    backend = TensorboardVisBackend(str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        run_tool(lambda: backend.experiment)
+    assert str(stop.value).startswith(
+        '\nError: Please run "pip install future tensorboard" to install the dependencies'
+    )
 
 
 @pytest.mark.parametrize('name', ['mmcv.ops', 'mmcv._ext'])  # of mmcv-lite; of a build without

@@ -296,7 +296,7 @@ def test_a_lost_peer_is_one_sentence(text):
     assert describe_group_error(RuntimeError(text)) == (
         f'Rank 1 of 2 on host {socket.gethostname()} has lost the other processes, or waited for '
         'them longer than the time limit of 15 s (rendezvous address: 127.0.0.1:2950; torch: '
-        + text.split('\n')[0]
+        + text.split('\n')[0].rstrip('.')
         + "): look first for an error in the other processes' and machines' logs, then check that "
         'the network between the machines is up, that GLOO_SOCKET_IFNAME (on GPUs '
         'NCCL_SOCKET_IFNAME) names the interface that connects them, and, if a step may take '

@@ -27,8 +27,8 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
+from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt

@@ -29,10 +29,10 @@ from mtkdrl_mm.models import AVER, StaticWeights
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.report.image_outputs import TrainedNetworks, load_networks
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
 from mtkdrl_mm.utils.markdown import markdown_table
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 EQUAL, OWN = 'equal weights', "the training's weights"
 

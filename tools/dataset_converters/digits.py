@@ -25,7 +25,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.digits import load_split_digits
@@ -71,6 +70,8 @@ def list_labels(labels: np.ndarray, train: np.ndarray, noise: float) -> dict[str
     Returns:
         dict[str, Rows]: Paths and labels, by the name of the list.
     """
+    from sklearn.model_selection import train_test_split
+
     rng = np.random.default_rng(0)
     noisy = {}
     for index in sorted(train):

@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.digits import load_split_digits
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.optional_packages import import_optional
 
 #: File with the settings of the scenes.
 SETTINGS_NAME = 'scenes.json'
@@ -190,6 +190,8 @@ def compose(objects: Objects, args: argparse.Namespace, rng: np.random.Generator
 
 def coco_annotation(mask: np.ndarray, label: int, image: int, number: int) -> dict[str, Any]:
     """Make a COCO annotation with box and run-length mask."""
+    from pycocotools import mask as coco_mask
+
     run_length = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return dict(
         id=number,
@@ -272,6 +274,7 @@ def main() -> None:
             f'--objects is {args.objects[0]} {args.objects[1]}, but must be the smallest number, '
             'which is at least 1, and then the largest.'
         )
+    import_optional('pycocotools.mask', 'The masks of COCO')  # before anything is drawn
     objects = photographs(args.photographs) if args.photographs else digits()
     settings = describe_scenes(objects, args)
     if osp.isdir(args.out) and os.listdir(args.out):

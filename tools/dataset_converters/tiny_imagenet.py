@@ -30,6 +30,7 @@ from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.image_folders import new_folder, open_source, write_labels
 from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.optional_packages import import_optional
 
 SUFFIXES = ('.jpeg', '.jpg', '.png')
 
@@ -199,14 +200,7 @@ def imagenet_classes() -> dict[str, ImageNetClass]:
     Raises:
         InputError: If timm is not installed.
     """
-    try:
-        from timm.data import ImageNetInfo
-    except ImportError as error:
-        raise InputError(
-            "The order of ImageNet's classes is taken from timm, which is not installed: "
-            "pip install 'timm>=1.0.9'"
-        ) from error
-    info = ImageNetInfo()
+    info = import_optional('timm.data', "The order of ImageNet's classes").ImageNetInfo()
     return {
         wnid: ImageNetClass(info.index_to_description(index), index)
         for index, wnid in enumerate(info.label_names())

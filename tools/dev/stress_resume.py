@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 from test_end_to_end.conftest import AUGMENT, Workshop, environment  # noqa: E402
 
-from mtkdrl_mm.utils.checkpoint import read_checkpoint  # noqa: E402
+from mtkdrl_mm.weights.checkpoint import read_checkpoint  # noqa: E402
 
 COMPARED = ('state_dict', 'optimizer', 'param_schedulers', 'agent_hook')
 

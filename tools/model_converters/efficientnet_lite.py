@@ -31,9 +31,12 @@ import torch
 from torch import Tensor
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
+from mtkdrl_mm.utils.errors import summarise
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.optional_packages import import_optional
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.state_dict import extract_state_dict
 
 NETWORKS = ('lite0', 'lite1', 'lite2')
 
@@ -158,10 +161,7 @@ def to_timm(weights: dict[str, Tensor], network: str, path: str) -> dict[str, Te
         InputError: If timm is not installed, or the weights are those of another
             network.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError("timm is not installed: pip install 'timm>=1.0.9'") from error
+    timm = import_optional('timm', 'The conversion')
     name = f'tf_efficientnet_{network}'
     expected = timm.create_model(name).state_dict()
     if len(weights) != len(expected):

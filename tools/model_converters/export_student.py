@@ -35,20 +35,22 @@ from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.models.num_classes import set_num_classes
 from mtkdrl_mm.models.timm_classifier import teacher_checkpoint
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import extract_state_dict, read_checkpoint, summarise
 from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.errors import first_line, summarise
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
-from mtkdrl_mm.utils.hub_upload import HubUpload
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
-from mtkdrl_mm.utils.model_card import (
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.hub_upload import HubUpload
+from mtkdrl_mm.weights.model_card import (
     CardFacts,
     data_name,
     model_card,
     shown_location,
     student_name,
 )
+from mtkdrl_mm.weights.state_dict import extract_state_dict
 
 # Keys of an mmpretrain config, beside the model, that testing needs.
 CONFIG_KEYS = (
@@ -291,9 +293,8 @@ def build(model: dict[str, Any], path: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # networks raise errors of any type for wrong arguments
-        reason = str(error).split('\n')[0][:200]
         raise InputError(
-            f'The student that "{path}" describes cannot be built: {reason}'
+            f'The student that "{path}" describes cannot be built: {first_line(error)}.'
         ) from error
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.hub import SCHEME as HUB
-from mtkdrl_mm.utils.timm_hub import read_hub_network
-from mtkdrl_mm.utils.timm_names import check_network_name, import_timm
+from mtkdrl_mm.utils.optional_packages import import_optional
+from mtkdrl_mm.weights.hub import SCHEME as HUB
+from mtkdrl_mm.weights.timm_networks import check_network_name, read_hub_network
 
 from ..token_map import tokens_to_map
 
@@ -58,7 +58,7 @@ class TimmFeatures(BaseBackbone):
 
     def __init__(self, model_name: str, init_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(init_cfg)
-        timm = import_timm(f'"{model_name}" is a network of timm,')
+        timm = import_optional('timm', f'"{model_name}"')
         self._arguments: dict[str, Any] = dict(kwargs)
         if model_name.startswith(HUB):
             architecture, self._arguments = read_hub_network(model_name, kwargs)

@@ -11,7 +11,7 @@ from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 from .base import FeatureLoss
 

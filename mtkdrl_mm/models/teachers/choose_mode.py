@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkdrl_mm.structures import NetworkOutput
+from mtkdrl_mm.utils.errors import first_line
 
-from ..head_loss import first_line
 from .inference_mode import (
     EAGER,
     InferenceMode,

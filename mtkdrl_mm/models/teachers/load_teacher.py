@@ -4,7 +4,8 @@
 from mmengine.logging import print_log
 from torch import nn
 
-from mtkdrl_mm.utils.checkpoint import find_weights, read_checkpoint
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.state_dict import find_weights
 
 from ..load_weights import load_found_weights
 

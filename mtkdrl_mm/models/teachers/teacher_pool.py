@@ -386,7 +386,7 @@ def build_pool(
               optional ``cfg_options``; or an inline model with ``type``: the
               network.
             - ``checkpoint`` (str): Path, URL or address of its weights, see
-              :mod:`mtkdrl_mm.utils.weight_files`. Defaults to timm's for a
+              :mod:`mtkdrl_mm.weights.locations`. Defaults to timm's for a
               ``model_name`` alone.
             - ``weights`` (str, optional): 'ema' or 'raw', where that file has
               both averaged and raw weights. Defaults to the averaged ones.

@@ -9,7 +9,7 @@ from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.literal_config import plain_config
-from mtkdrl_mm.utils.weight_files import find_digest, location_name
+from mtkdrl_mm.weights.locations import find_digest, location_name
 
 from ..num_classes import set_num_classes
 from .build_teacher import TeacherConfig

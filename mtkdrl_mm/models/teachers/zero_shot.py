@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtkdrl_mm.utils import InputError, check_number, near_matches
-from mtkdrl_mm.utils.checkpoint import read_tensor
+from mtkdrl_mm.weights.checkpoint import read_tensor
 
 
 class ZeroShot(nn.Module):

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mtkdrl_mm.utils.checkpoint import allow_mmengine_checkpoints
 from mtkdrl_mm.utils.data_settings import follow_data
 from mtkdrl_mm.utils.launch import check_data
+from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
 
 from .conftest import SIZE, write_ade20k, write_cityscapes, write_coco, write_coco_stuff
 

@@ -178,5 +178,5 @@ def test_bad_arguments(arguments, message):
 
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
-    with pytest.raises(InputError, match="not installed: pip install 'timm"):
+    with pytest.raises(InputError, match="needs timm, which is not installed: pip install 'timm"):
         build_pool([classifier_config(CAIT, 192)], Preprocessing())

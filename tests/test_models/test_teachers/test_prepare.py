@@ -274,7 +274,7 @@ def test_a_mode_that_raises_is_left_out(pool_of, lines, times, monkeypatch):
     pool.prepare(images())
     assert lines[0] == (
         logging.WARNING,
-        'Teacher "a" cannot run folded (RuntimeError: no such layer.). It runs channels_last.',
+        'Teacher "a" cannot run folded (RuntimeError: no such layer). It runs channels_last.',
     )
 
 
@@ -293,8 +293,8 @@ def test_a_compiler_that_fails_is_left_out(pool_of, lines, times, monkeypatch):
     assert str(pool[0].mode) == 'folded'
     assert_close(pool(inputs), expected, rtol=1e-5, atol=1e-5)
     assert lines[0][1] == (
-        'Teacher "a" cannot run folded, compiled (RuntimeError: g++ not found.); nor compiled '
-        '(RuntimeError: g++ not found.). It runs folded.'
+        'Teacher "a" cannot run folded, compiled (RuntimeError: g++ not found); nor compiled '
+        '(RuntimeError: g++ not found). It runs folded.'
     )
 
 

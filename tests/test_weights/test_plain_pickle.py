@@ -22,9 +22,9 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-from mtkdrl_mm.utils import plain_pickle
-from mtkdrl_mm.utils.plain_pickle import DamagedPickleError, Recording, UnsafePickleError
-from mtkdrl_mm.utils.torch_file import read_torch_file
+from mtkdrl_mm.weights import plain_pickle
+from mtkdrl_mm.weights.plain_pickle import DamagedPickleError, Recording, UnsafePickleError
+from mtkdrl_mm.weights.torch_file import read_torch_file
 
 PROTOCOLS = range(6)
 

@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.optim import MultiStepLR
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import (
-    allow_mmengine_checkpoints,
-    extract_state_dict,
-    find_weights,
-    read_checkpoint,
-    read_tensor,
-    summarise,
-)
+from mtkdrl_mm.weights.checkpoint import read_checkpoint, read_tensor
+from mtkdrl_mm.weights.state_dict import extract_state_dict
 
 WEIGHTS = dict(weight=torch.arange(6.0).view(2, 3), bias=torch.ones(2, dtype=torch.bfloat16))
 
@@ -128,34 +121,9 @@ def test_attributes_of_other_classes_are_refused(tmp_path, arguments):
     assert 'is not plain data' in refused(tmp_path / 'gadget.pth')
 
 
-def mmengine_checkpoint(path):
-    """A checkpoint as mmengine's runner saves it in the middle of a training."""
-    hub = MessageHub('test_checkpoint')
-    for step in range(3):
-        hub.update_scalar('train/loss', 1.0 / (step + 1))
-    hub.update_info('iter', 3)
-    hub.update_info('best_score', np.float64(71.5))
-    network = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    network(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    contents = dict(
-        meta=dict(epoch=1, iter=3, seed=np.int64(7), classes=('cat', 'dog'), time='today'),
-        state_dict=network.state_dict(),
-        message_hub=hub.state_dict(),
-        optimizer=optimizer.state_dict(),
-        param_schedulers=[
-            dict(last_step=3, values=np.array([0.1, 0.2], dtype=np.float32)),
-            MultiStepLR(optimizer, milestones=[2, 2, 5]).state_dict(),
-        ],
-    )
-    torch.save(contents, path)
-    return contents
-
-
-def test_training_checkpoints_of_mmengine_are_read(tmp_path):
-    expected = mmengine_checkpoint(tmp_path / 'epoch_1.pth')
-    contents = read_checkpoint(str(tmp_path / 'epoch_1.pth'), 'teacher "x"')
+def test_training_checkpoints_of_mmengine_are_read(mmengine_checkpoint):
+    path, expected = mmengine_checkpoint
+    contents = read_checkpoint(str(path), 'teacher "x"')
     for key, value in expected['state_dict'].items():
         assert torch.equal(contents['state_dict'][key], value)
     losses, _ = contents['message_hub']['log_scalars']['train/loss'].data
@@ -168,17 +136,6 @@ def test_training_checkpoints_of_mmengine_are_read(tmp_path):
     assert contents['param_schedulers'][1]['milestones'] == Counter({2: 2, 5: 1})
     momentum = contents['optimizer']['state'][0]['momentum_buffer']
     assert torch.equal(momentum, expected['optimizer']['state'][0]['momentum_buffer'])
-
-
-def test_torch_load_reads_them_too_where_it_is_strict(tmp_path):
-    if not hasattr(torch.serialization, 'add_safe_globals'):
-        pytest.skip('this torch is not strict by default')
-    mmengine_checkpoint(tmp_path / 'epoch_1.pth')
-    allow_mmengine_checkpoints()
-    # The loaders of mmengine's maintained fork take the types off the list again.
-    CheckpointLoader.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
-    contents = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
-    assert contents['message_hub']['runtime_info']['best_score'] == 71.5
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -197,41 +154,6 @@ def test_dtypes_and_containers(tmp_path, zipped):
     for key in ('weight', 'bias', 'half', 'long', 'parameter'):
         assert read[key].dtype == contents[key].dtype
         assert torch.equal(read[key], contents[key])
-
-
-@pytest.mark.parametrize(
-    'contents',
-    [
-        WEIGHTS,
-        dict(state_dict=WEIGHTS, meta={}),
-        dict(model_state_dict=WEIGHTS),
-        dict(model=WEIGHTS, epoch=3),
-        {f'module.{k}': v for k, v in WEIGHTS.items()},
-        dict(
-            state_dict={
-                **{f'student.{k}': v for k, v in WEIGHTS.items()},
-                'connectors.0.projection.conv.weight': torch.ones(1),
-                'weighting.agent.networks.0.0.weight': torch.ones(1),
-            }
-        ),
-        {**WEIGHTS, 'epoch': 3},
-    ],
-)
-def test_weights_are_found(contents):
-    weights = extract_state_dict(contents, 'x.pth', 'x')
-    assert weights.keys() == WEIGHTS.keys()
-    assert all(weights[key] is WEIGHTS[key] for key in WEIGHTS)
-
-
-@pytest.mark.parametrize('contents', [{}, dict(epoch=3, lr=0.1), dict(state_dict={})])
-def test_no_weights(contents):
-    with pytest.raises(InputError, match=r'Teacher "x": "x\.pth" holds no weights \(its keys are'):
-        extract_state_dict(contents, 'x.pth', 'teacher "x"')
-
-
-def test_summary_of_keys():
-    assert summarise(['a', 'b']) == 'a, b'
-    assert summarise(list('abcdef'), most=2) == 'a, b and 4 more'
 
 
 def test_training_scripts_leftovers_do_not_matter(tmp_path):
@@ -286,7 +208,7 @@ def address(monkeypatch, tmp_path):
 def test_no_loader_of_mmengine_is_left():
     """Those of its maintained fork read a refused file again, without protection."""
     assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {
-        'mtkdrl_mm.utils.checkpoint'
+        'mtkdrl_mm.weights.checkpoint'
     }
 
 
@@ -320,7 +242,7 @@ def test_mmengine_reads_plain_data_from_ceph(monkeypatch, tmp_path):
             tmp_path / name
         ).read_bytes()
     monkeypatch.setattr(
-        'mtkdrl_mm.utils.checkpoint.get_file_backend',
+        'mtkdrl_mm.weights.checkpoint.get_file_backend',
         lambda *args, **kwargs: SimpleNamespace(get=files.__getitem__),
     )
     for location in files:
@@ -363,40 +285,3 @@ def test_arrays_of_numpy(tmp_path):
         with pytest.raises(InputError, match=rf'{name}\.npy" cannot be read as a checkpoint'):
             read_tensor(str(tmp_path / f'{name}.npy'), 'x')
     assert not (tmp_path / 'was_run').exists()
-
-
-AVERAGED = {k: v + 1 for k, v in WEIGHTS.items()}
-MMENGINE = dict(mmengine_version='0.10.7')
-
-
-@pytest.mark.parametrize(
-    'contents',
-    [
-        dict(state_dict=WEIGHTS, state_dict_ema=AVERAGED),
-        dict(model=WEIGHTS, model_ema=AVERAGED),
-        dict(model=WEIGHTS, ema=AVERAGED, updates=3),
-        dict(model=WEIGHTS, model_ema=dict(module=AVERAGED)),
-        # mmengine's EMAHook exchanges the two
-        dict(state_dict=AVERAGED, ema_state_dict=WEIGHTS, meta=MMENGINE),
-        dict(state_dict=WEIGHTS, ema_state_dict=AVERAGED),
-    ],
-)
-def test_averaged_and_raw_weights(contents):
-    for which, kind, expected in (
-        (None, 'averaged', AVERAGED),
-        ('ema', 'averaged', AVERAGED),
-        ('raw', 'raw', WEIGHTS),
-    ):
-        found = find_weights(contents, 'x.pth', 'x', which)
-        assert found.kind == kind
-        assert torch.equal(found.weights['weight'], expected['weight'])
-
-
-def test_weights_that_a_file_does_not_have():
-    with pytest.raises(InputError, match=r'"x\.pth" holds no averaged weights'):
-        find_weights(dict(model=WEIGHTS), 'x.pth', 'x', 'ema')
-    with pytest.raises(InputError, match=r'"x\.pth" holds averaged weights only'):
-        find_weights(dict(model_ema=WEIGHTS), 'x.pth', 'x', 'raw')
-    assert find_weights(dict(model_ema=WEIGHTS), 'x.pth', 'x').kind == ''
-    with pytest.raises(InputError, match='`weights` must be "ema" or "raw"'):
-        find_weights(dict(model=WEIGHTS), 'x.pth', 'x', 'mean')

@@ -1,31 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""timm's names of networks and of their weights, such as ``resnet50.a1_in1k``."""
+"""Networks of timm: by their names, such as ``resnet50.a1_in1k``, and on the hub."""
 
 import difflib
+import json
+from dataclasses import fields, replace
 from typing import Any
 
-from .errors import InputError, near_matches
+from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.errors import capitalized
+from mtkdrl_mm.utils.optional_packages import import_optional
 
-INSTALL = "pip install 'timm>=1.0.9'"
-
-
-def import_timm(start: str) -> Any:
-    """Import timm.
-
-    Args:
-        start (str): Begin of the message if it is not installed.
-
-    Returns:
-        module: The package.
-
-    Raises:
-        InputError: If it is not installed.
-    """
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f'{start} which is not installed: {INSTALL}') from error
-    return timm
+from .hub import HubAddress, fetch_hub_file
 
 
 def check_network_name(name: str, role: str = '') -> None:
@@ -39,8 +24,8 @@ def check_network_name(name: str, role: str = '') -> None:
         InputError: If timm is not installed, or has no such architecture, or no
             such weights of it. The message has similar names.
     """
-    start = f'{role[:1].upper()}{role[1:]}: ' if role else ''
-    timm = import_timm(f'{start}"{name}" is a network of timm,')
+    start = f'{capitalized(role)}: ' if role else ''
+    timm = import_optional('timm', f'{start}"{name}"')
     architecture, _, tag = name.partition('.')
     version = f'{start}timm {timm.__version__}'
     if not timm.is_model(architecture):
@@ -84,7 +69,7 @@ def resolve_timm_weights(name: str, role: str) -> str:
     check_network_name(name, role)
     from timm.models import get_pretrained_cfg
 
-    start = f'{role[:1].upper()}{role[1:]}: timm'
+    start = f'{capitalized(role)}: timm'
     cfg = get_pretrained_cfg(name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
         known = tags(name.split('.')[0])
@@ -103,6 +88,56 @@ def resolve_timm_weights(name: str, role: str) -> str:
         return str(cfg.url)
     repo, _, revision = cfg.hf_hub_id.partition('@')
     return f'hf://{repo}' + (f'/{file}' if file else '') + (f'@{revision}' if revision else '')
+
+
+def read_hub_network(location: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Read which network a repository of the hub has.
+
+    Args:
+        location (str): ``hf://ORG/REPO[@REVISION]``.
+        kwargs (dict): Further arguments of ``timm.create_model``, which take
+            precedence.
+
+    Returns:
+        tuple[str, dict]: timm's name of the architecture, and all arguments of
+        ``timm.create_model``.
+
+    Raises:
+        InputError: If the repository cannot be read, or was not saved by timm.
+    """
+    role = f'the network "{location}"'
+    address = HubAddress.parse(location, role)
+    if address.file is not None:
+        raise InputError(
+            f'`model_name` must be the address of a repository, but is "{location}". Set '
+            '`checkpoint` to the address of the file.'
+        )
+    path = fetch_hub_file(replace(address, file='config.json'), role)
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        architecture = config['architecture']
+        # Older versions of timm have saved everything in one dict.
+        pretrained = dict(config.get('pretrained_cfg', config))
+        arguments = dict(config.get('model_args') or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'"{location}" is no network of timm: its config.json names no `architecture`. For '
+            'another one, set `cfg_path`, and `checkpoint` to the address.'
+        ) from error
+    check_network_name(str(architecture), role)
+    from timm.models import PretrainedCfg
+
+    for key in ('num_classes', 'label_names'):
+        if key in config:
+            pretrained[key] = config[key]
+    known = {field.name for field in fields(PretrainedCfg)}
+    pretrained = {key: value for key, value in pretrained.items() if key in known}
+    # Where the weights are is a matter of `checkpoint`.
+    for key in ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source'):
+        pretrained.pop(key, None)
+    arguments = {**arguments, **kwargs, 'pretrained_cfg': pretrained}
+    return str(architecture), arguments
 
 
 def _alike(names: list[str], name: str) -> list[str]:

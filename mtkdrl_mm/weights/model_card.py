@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlparse
 
-from .hub import import_hub
-from .markdown import markdown_table
+from mtkdrl_mm.utils.markdown import markdown_table
+from mtkdrl_mm.utils.optional_packages import import_optional
 
 _LOAD = {
     'mmpretrain': """from huggingface_hub import hf_hub_download
@@ -126,7 +126,7 @@ def shown_location(location: str | None) -> str:
         the file's name.
 
     Example:
-        >>> from mtkdrl_mm.utils.model_card import shown_location
+        >>> from mtkdrl_mm.weights.model_card import shown_location
         >>> shown_location('/home/me/r50.pth'), shown_location('timm://resnet50')
         ('r50.pth', 'timm://resnet50')
         >>> shown_location('https://user:secret@example.org/a.pth?token=1')
@@ -172,7 +172,7 @@ def student_name(model: dict[str, Any]) -> str:
 
 
 def _metadata(facts: CardFacts) -> str:
-    hub = import_hub('A model card is written by huggingface_hub, but')
+    hub = import_optional('huggingface_hub', 'A model card')
     results = [
         hub.EvalResult(
             task_type='image-classification',

@@ -8,7 +8,7 @@ every tensor, and the file that it is in.
 import json
 import os.path as osp
 
-from .errors import InputError
+from mtkdrl_mm.utils import InputError
 
 #: Suffixes of the index, by the kind of the files.
 INDEX_SUFFIX = {'safetensors': '.safetensors.index.json', 'bin': '.bin.index.json'}

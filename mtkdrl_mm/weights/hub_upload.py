@@ -4,8 +4,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import InputError
-from .hub import HubAddress, first_line, import_hub, login_command
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.errors import first_line
+from mtkdrl_mm.utils.optional_packages import import_optional
+
+from .hub import HubAddress, login_command
 
 
 class HubUpload:
@@ -24,7 +27,9 @@ class HubUpload:
     """
 
     def __init__(self, repo: str, private: bool = False) -> None:
-        hub = import_hub(f'"{repo}" cannot be pushed to:')
+        import_optional('huggingface_hub.errors', '--push-to-hub')  # which old versions lack
+        from huggingface_hub import HfApi, constants
+
         try:
             address = HubAddress.parse(f'hf://{repo}', 'repository')
         except InputError:
@@ -33,10 +38,10 @@ class HubUpload:
             raise InputError(
                 f'--push-to-hub needs the name of a repository, ORG/REPO, but is "{repo}".'
             )
-        if hub.constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             raise InputError(f'"{repo}" cannot be pushed to while HF_HUB_OFFLINE is set: unset it.')
         self.repo, self.private = repo, private
-        self._api = hub.HfApi(library_name='mtkdrl_mm')
+        self._api = HfApi(library_name='mtkdrl_mm')
         self._call(self._api.whoami)
 
     def push(self, files: Mapping[str, str | bytes], delete: set[str], message: str) -> str:

@@ -15,12 +15,14 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.errors import capitalized
+
 from .download import download_once
-from .errors import InputError, near_matches
 from .hub import SCHEME as HUB
 from .hub import HubAddress, fetch_hub_file, find_hub_file
-from .sharded import find_shards
-from .timm_names import resolve_timm_weights
+from .shards import find_shards
+from .timm_networks import resolve_timm_weights
 
 TIMM = 'timm://'
 
@@ -34,7 +36,7 @@ def fetch(location: str, role: str) -> str:
     that is there is not downloaded again.
 
     Args:
-        location (str): A path, URL or address, see :mod:`.weight_files`.
+        location (str): A path, URL or address, see :mod:`.locations`.
         role (str): Name of the network, for messages.
 
     Returns:
@@ -52,7 +54,7 @@ def fetch(location: str, role: str) -> str:
     if urlparse(url).scheme not in ('http', 'https'):
         if not osp.isfile(path):
             what = 'is a folder' if osp.isdir(path) else 'does not exist'
-            raise InputError(f'{_sentence(role)}: the file "{location}" {what}.')
+            raise InputError(f'{capitalized(role)}: the file "{location}" {what}.')
     elif not osp.isfile(path):
         download_once(
             url,
@@ -60,7 +62,7 @@ def fetch(location: str, role: str) -> str:
             lambda: path if osp.isfile(path) else None,
             lambda: _download(url, path),
             lambda reason: (
-                f'{_sentence(role)}: "{url}" cannot be downloaded ({reason}). Where there is no '
+                f'{capitalized(role)}: "{url}" cannot be downloaded ({reason}). Where there is no '
                 f'internet, fetch it elsewhere and put it at "{path}", or set `checkpoint` to a '
                 'local path.'
             ),
@@ -120,7 +122,7 @@ def location_name(location: str) -> str:
         ``ORG/REPO[/FILE][@REVISION]``.
 
     Example:
-        >>> from mtkdrl_mm.utils.weight_files import location_name
+        >>> from mtkdrl_mm.weights.locations import location_name
         >>> location_name('/data/r50.pth'), location_name('torchvision://resnet50')
         ('r50.pth', 'resnet50')
         >>> location_name('hf://timm/resnet50.a1_in1k'), location_name('timm://resnet50.a1_in1k')
@@ -145,7 +147,7 @@ def _local_path(url: str, role: str) -> str:
         return osp.expanduser(url)
     name = osp.basename(urlparse(url).path)
     if name in ('', '.', '..'):
-        raise InputError(f'{_sentence(role)}: the address "{url}" names no file.')
+        raise InputError(f'{capitalized(role)}: the address "{url}" names no file.')
     return osp.join(torch.hub.get_dir(), 'checkpoints', name)
 
 
@@ -167,16 +169,12 @@ def _resolve_name(location: str, role: str) -> str:
         owner, known = 'mmengine', mm.get_mmcls_models()
     else:
         raise InputError(
-            f'{_sentence(role)}: addresses with "{scheme}://" cannot be read ("{location}"). '
+            f'{capitalized(role)}: addresses with "{scheme}://" cannot be read ("{location}"). '
             'Download the file and set its path.'
         )
     if name not in known:
         raise InputError(
-            f'{_sentence(role)}: {owner} has no weights "{name}". {near_matches(name, known)}'
+            f'{capitalized(role)}: {owner} has no weights "{name}". {near_matches(name, known)}'
         )
     url = known[name]
     return url if '://' in url else osp.join(mm._get_mmengine_home(), url)
-
-
-def _sentence(role: str) -> str:
-    return role[:1].upper() + role[1:]

@@ -11,8 +11,8 @@ import zipfile
 import pytest
 import torch
 
-from mtkdrl_mm.utils.plain_pickle import DamagedPickleError, UnsafePickleError
-from mtkdrl_mm.utils.torch_file import read_torch_file
+from mtkdrl_mm.weights.plain_pickle import DamagedPickleError, UnsafePickleError
+from mtkdrl_mm.weights.torch_file import read_torch_file
 
 
 def saved(contents, zipped=True):

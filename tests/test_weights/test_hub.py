@@ -15,9 +15,9 @@ from safetensors.torch import save
 from warm_python import tool_python
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
-from mtkdrl_mm.utils.hub import HubAddress, choose_file
-from mtkdrl_mm.utils.weight_files import fetch, find_digest, find_file
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.hub import HubAddress, choose_file
+from mtkdrl_mm.weights.locations import fetch, find_digest, find_file
 
 pytest.importorskip('huggingface_hub')
 
@@ -271,7 +271,8 @@ def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     message = error_of('hf://o/net')
     assert message.endswith(
-        "and huggingface_hub is not installed: pip install 'huggingface_hub>=0.26'"
+        '"hf://o/net" needs huggingface_hub, which is not installed: '
+        "pip install 'huggingface_hub>=0.26'"
     )
     assert find_digest('hf://o/net', ROLE) == ''
 
@@ -279,7 +280,7 @@ def test_without_huggingface_hub(monkeypatch):
 FETCH = """
 import sys
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.weight_files import find_digest, fetch
+from mtkdrl_mm.weights.locations import find_digest, fetch
 try:
     fetch(sys.argv[1], 'teacher')
     print(find_digest(sys.argv[1], 'teacher'))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from filelock import FileLock
 from mmengine.logging import print_log
 
-from .errors import InputError
+from mtkdrl_mm.utils import InputError
 
 
 def download_once(

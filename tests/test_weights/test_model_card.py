@@ -4,7 +4,7 @@
 import pytest
 import yaml
 
-from mtkdrl_mm.utils.model_card import CardFacts, data_name, model_card, student_name
+from mtkdrl_mm.weights.model_card import CardFacts, data_name, model_card, student_name
 
 pytest.importorskip('huggingface_hub')
 

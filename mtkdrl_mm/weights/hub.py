@@ -16,12 +16,14 @@ from urllib.parse import unquote
 
 from mmengine.logging import print_log
 
+from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.errors import capitalized, first_line, summarise
+from mtkdrl_mm.utils.optional_packages import import_optional
+
 from .download import download_once
-from .errors import InputError, near_matches
-from .sharded import INDEX_SUFFIX, find_shards, read_index
+from .shards import INDEX_SUFFIX, find_shards, read_index
 
 SCHEME = 'hf://'
-INSTALL = "pip install 'huggingface_hub>=0.26'"
 
 _ADDRESS = re.compile(
     r'(?P<repo>[^/@]+/[^/@]+)(?:@(?P<early>refs/(?:pr|convert)/[^/@]+|(?!refs/)[^/@]+)(?=/))?'
@@ -82,7 +84,7 @@ class HubAddress:
             or (file is not None and {'', '.', '..'} & set(file.split('/')))
         ):
             raise InputError(
-                f'{_sentence(role)}: "{location}" is no address of the Hugging Face hub, which '
+                f'{capitalized(role)}: "{location}" is no address of the Hugging Face hub, which '
                 'look like hf://ORG/REPO, hf://ORG/REPO/FILE or hf://ORG/REPO/FILE@REVISION.'
             )
         return cls(match['repo'], file, None if revision is None else unquote(revision))
@@ -136,7 +138,10 @@ def fetch_hub_file(address: HubAddress, role: str) -> str:
         InputError: If huggingface_hub is not installed, or the file does not
             exist or cannot be downloaded.
     """
-    hub = import_hub(f'{_sentence(role)}: "{address}" is on the Hugging Face hub, and')
+    # The module that old versions lack.
+    import_optional('huggingface_hub.errors', f'{capitalized(role)}: "{address}"')
+    from huggingface_hub import constants
+
     path = find_hub_file(address)
     if path is not None and (address.file is not None or not path.endswith(_PICKLES)):
         return path
@@ -158,32 +163,11 @@ def fetch_hub_file(address: HubAddress, role: str) -> str:
 
     return download_once(
         str(address),
-        osp.join(hub.constants.HF_HUB_CACHE, '.locks'),
+        osp.join(constants.HF_HUB_CACHE, '.locks'),
         find,
         download,
         lambda reason: _not_downloaded(address, role, reason),
     )
-
-
-def import_hub(start: str) -> Any:
-    """Import huggingface_hub.
-
-    Args:
-        start (str): Begin of the message if it is not installed.
-
-    Returns:
-        module: The package.
-
-    Raises:
-        InputError: If it is not installed.
-    """
-    try:
-        import huggingface_hub
-        import huggingface_hub.constants
-        import huggingface_hub.errors  # not imported by the package itself
-    except ImportError as error:
-        raise InputError(f'{start} huggingface_hub is not installed: {INSTALL}') from error
-    return huggingface_hub
 
 
 def _snapshot(address: HubAddress) -> str | None:
@@ -236,25 +220,27 @@ def choose_file(names: Sequence[str], address: HubAddress, role: str) -> str:
             break
     example = str(replace(address, file=(found or ['FILE'])[0]))
     if found:
-        listed = ', '.join(found[:6]) + (f' and {len(found) - 6} more' if len(found) > 6 else '')
         raise InputError(
-            f'{_sentence(role)}: "{address}" has several files of weights ({listed}): name one of '
-            f'them, such as {example}.'
+            f'{capitalized(role)}: "{address}" has several files of weights '
+            f'({summarise(found, 6)}): name one of them, such as {example}.'
         )
     raise InputError(
-        f'{_sentence(role)}: "{address}" has no file of weights (.safetensors, .pth, .pt or .bin).'
+        f'{capitalized(role)}: "{address}" has no file of weights (.safetensors, .pth, .pt or '
+        '.bin).'
     )
 
 
 def _download(address: HubAddress, role: str) -> str:
     """Download a file, with all its shards, into the cache; return its path."""
-    hub, revision = import_hub(''), address.revision
+    from huggingface_hub import constants, hf_hub_download
 
     def get(name: str) -> str:
         one = replace(address, file=name)
-        print_log(f'Downloading {one} to {hub.constants.HF_HUB_CACHE}', 'current')
+        print_log(f'Downloading {one} to {constants.HF_HUB_CACHE}', 'current')
         return str(
-            call_hub(lambda: hub.hf_hub_download(address.repo, name, revision=revision), one, role)
+            call_hub(
+                lambda: hf_hub_download(address.repo, name, revision=address.revision), one, role
+            )
         )
 
     name = address.file
@@ -270,10 +256,10 @@ def _download(address: HubAddress, role: str) -> str:
 
 
 def _list_files(address: HubAddress, role: str) -> list[str]:
+    from huggingface_hub import HfApi
+
     info = call_hub(
-        lambda: import_hub('').HfApi().model_info(address.repo, revision=address.revision),
-        address,
-        role,
+        lambda: HfApi().model_info(address.repo, revision=address.revision), address, role
     )
     return [entry.rfilename for entry in info.siblings or ()]
 
@@ -295,7 +281,7 @@ def call_hub(function: Callable[[], Any], address: HubAddress, role: str) -> Any
     """
     from huggingface_hub import constants, errors
 
-    start = f'{_sentence(role)}: "{address}"'
+    start = f'{capitalized(role)}: "{address}"'
     place = f'{constants.ENDPOINT}/{address.repo}'
     if constants.HF_HUB_OFFLINE:
         raise HubConnectionError(
@@ -336,8 +322,8 @@ def call_hub(function: Callable[[], Any], address: HubAddress, role: str) -> Any
 
 def _not_downloaded(address: HubAddress, role: str, reason: str) -> str:
     return (
-        f'{_sentence(role)}: "{address}" cannot be downloaded ({reason}). Start again to continue '
-        f'the download; or, where there is no internet, {_by_hand(address)}.'
+        f'{capitalized(role)}: "{address}" cannot be downloaded ({reason}). Start again to '
+        f'continue the download; or, where there is no internet, {_by_hand(address)}.'
     )
 
 
@@ -360,13 +346,3 @@ def _tool() -> str:
 def login_command() -> str:
     """The command by which huggingface_hub saves a token."""
     return f'{_tool()} login' if _tool() == 'huggingface-cli' else f'{_tool()} auth login'
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters of it."""
-    lines = [line.strip() for line in str(error).split('\n') if line.strip()]
-    return lines[0][:200].rstrip('.') if lines else type(error).__name__
-
-
-def _sentence(role: str) -> str:
-    return role[:1].upper() + role[1:]

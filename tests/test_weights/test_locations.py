@@ -9,8 +9,8 @@ import torch
 from warm_python import tool_python
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.checkpoint import read_checkpoint
-from mtkdrl_mm.utils.weight_files import fetch
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.locations import fetch
 
 WEIGHTS = dict(weight=torch.arange(6.0).view(2, 3), bias=torch.ones(2, dtype=torch.bfloat16))
 
@@ -55,7 +55,7 @@ def test_torchvision_names():
 FETCH = """
 import sys, time, torch
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.weight_files import fetch
+from mtkdrl_mm.weights.locations import fetch
 calls = []
 def download(url, path, progress):
     open(sys.argv[2], 'a').write('x')
