@@ -46,6 +46,7 @@ from mtkdrl_mm.comparison import (
 )
 from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.child_processes import interruptible
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -207,11 +208,12 @@ def train_rows(rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSe
     known = sum(finished(one, settings.work_dir) is not None for one in combinations)
     if known:
         print(f'  {known} of {len(combinations)} exist', flush=True)
-    if settings.store:
-        stores, combinations = plan_stores(combinations, settings)
-        if known < len(combinations):
-            fill_stores(stores, settings)
-    results = train_all(combinations, settings)
+    with interruptible():
+        if settings.store:
+            stores, combinations = plan_stores(combinations, settings)
+            if known < len(combinations):
+                fill_stores(stores, settings)
+        results = train_all(combinations, settings)
     failed = sum(run is None for run in results)
     if failed:
         raise InputError(f'{failed} of {len(results)} trainings failed; see above.')

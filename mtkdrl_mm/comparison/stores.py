@@ -5,13 +5,13 @@ import hashlib
 import os
 import os.path as osp
 import shlex
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.child_processes import run_child
 
 from .rows import Combination, parse_options, read_config
 from .settings import ComparisonSettings
@@ -120,8 +120,8 @@ def fill_stores(stores: Sequence[Store], settings: ComparisonSettings) -> None:
             command += ['--cfg-options', *options] if options else []
             with open(log_path, 'a') as log:
                 # The progress bar is on stderr.
-                process = subprocess.run(command, env=row.environment(source.seed), stdout=log)
-            if process.returncode != 0:
+                code, _ = run_child(command, env=row.environment(source.seed), stdout=log)
+            if code != 0:
                 raise InputError(
                     f'The outputs of the teachers of {row.name} could not be stored in '
                     f'"{store.path}"; see above and {log_path}.'

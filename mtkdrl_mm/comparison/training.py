@@ -4,7 +4,7 @@
 import glob
 import os
 import os.path as osp
-import subprocess
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.child_processes import run_child
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 
@@ -28,6 +29,9 @@ from .settings import ComparisonSettings
 #: Runs a command with environment variables and a file for its output; returns its exit code and
 #: its resource usage as of ``os.wait4``.
 RunCommand = Callable[[Sequence[str], Mapping[str, str], IO], tuple[int, Any]]
+
+# Exit codes of a training that a signal has ended, before it could save or afterwards.
+_INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 128 + n)}
 
 
 def finished(combination: Combination, work_dir: str) -> Run | None:
@@ -149,10 +153,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], log: IO)
         tuple[int, Any]: Its exit code, negative for a signal, and its resource
         usage as of ``os.wait4``.
     """
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage
+    return run_child(command, env=environment, stdout=log, stderr=log)
 
 
 def train(
@@ -199,6 +200,9 @@ def train(
     log_path = osp.join(folder, OUTPUT_NAME)
     with open(log_path, 'a') as log:
         exit_code, usage = run(command, environment, log)
+    if exit_code in _INTERRUPTED:
+        print(f'  {combination.label}: interrupted', flush=True)
+        return None
     if exit_code != 0:
         write_json(dict(exit_code=exit_code), failure_path(folder))
         print(f'  {combination.label}: FAILED, see {log_path}', flush=True)

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
+from mtkdrl_mm.utils.child_processes import end_with_parent
 from mtkdrl_mm.utils.files import write_json
 
 from .import_submitit import import_submitit
@@ -104,8 +105,7 @@ class CommandJob:
             env=self._environment(environment),
             stdout=log,
             stderr=log,
-            # Slurm sends it to all processes of a job, and it would kill the command.
-            preexec_fn=lambda: signal.signal(_number(), signal.SIG_IGN),
+            preexec_fn=self._prepare(),
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -160,6 +160,17 @@ class CommandJob:
         if cpus := os.environ.get('SLURM_CPUS_PER_TASK'):
             result.setdefault('OMP_NUM_THREADS', cpus)
         return result
+
+    @staticmethod
+    def _prepare() -> Callable[[], None]:
+        end_with_job = end_with_parent()
+
+        def prepare() -> None:
+            end_with_job()
+            # Slurm sends it to all processes of a job, and it would kill the command.
+            signal.signal(_number(), signal.SIG_IGN)
+
+        return prepare
 
     def _terminate(self, number: int, frame: Any) -> None:
         """Pass SIGTERM on: some schedulers send it to the job's first process only."""

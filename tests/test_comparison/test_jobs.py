@@ -122,9 +122,9 @@ def test_stores_are_filled_by_jobs(settings, monkeypatch, tmp_path):
 
     def start(command, **kwargs):
         calls.append(command)
-        return type('Done', (), dict(returncode=0))
+        return 0, None
 
-    monkeypatch.setattr(stores.subprocess, 'run', start)
+    monkeypatch.setattr(stores, 'run_child', start)
     store = Store('store/1', 'data', {}, [combination(0)])
     given = settings(job=JOB, launch='torchrun', store='store', store_flags='--jobs 5')
     fill_stores([store], given)

@@ -2,7 +2,6 @@
 """Which trainings share a store, and how it is filled."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -58,9 +57,9 @@ def test_stores_are_filled_by_their_tool(settings, monkeypatch, tmp_path, capsys
 
     def run(command, env, stdout):
         calls.append((command, env['RUN_SEED'], env['A']))
-        return SimpleNamespace(returncode=len(calls) - 1)
+        return len(calls) - 1, None
 
-    monkeypatch.setattr(stores.subprocess, 'run', run)
+    monkeypatch.setattr(stores, 'run_child', run)
     row = Row('fast', 'config.py', ('b=2',), (('A', 'x'),))
     store = Store('store/1', 'data', dict(a='', b=''), [Combination(row, 3, 'hash')])
     kwargs = dict(work_dir=str(tmp_path / 'runs'), cfg_options=('a=1',), views=2)

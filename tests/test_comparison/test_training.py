@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from mtkdrl_mm.comparison import Combination, Row, Run, finished, train, train_all, training
 from mtkdrl_mm.comparison.results import result_path
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, child_processes
 
 ROW = Row('fast', 'config.py', ('a=2',), (('BACKBONE', 'aver'),))
 
@@ -92,9 +93,13 @@ def start(monkeypatch):
                 if logs is not None:
                     write_logs(command[command.index('--work-dir') + 1], logs)
 
-        monkeypatch.setattr(training.subprocess, 'Popen', Process)
+        monkeypatch.setattr(child_processes.subprocess, 'Popen', Process)
         usage = SimpleNamespace(ru_maxrss=300 * 1024)
-        monkeypatch.setattr(training.os, 'wait4', lambda pid, options: (pid, status << 8, usage))
+        monkeypatch.setattr(
+            child_processes.os,
+            'wait4',
+            lambda pid, options: (pid, status << 8 if status >= 0 else -status, usage),
+        )
         return started
 
     return replace
@@ -113,8 +118,15 @@ def test_training_sees_only_its_gpu(settings, start, tmp_path, capsys):
     assert command[command.index('--work-dir') + 1] == folder
     assert capsys.readouterr().out == f'  fast, seed 3: FAILED, see {folder}/output.txt\n'
     assert json.loads((tmp_path / 'fast/seed_3/failure.json').read_text()) == dict(exit_code=1)
+    for code in (130, 143, -signal.SIGTERM):
+        # It saved on Ctrl-C, or its process was ended.
+        start(code)
+        assert train(Combination(ROW, 4, 'hash'), settings(**kwargs)) is None
+        assert capsys.readouterr().out == '  fast, seed 4: interrupted\n'
+        assert not (tmp_path / 'fast/seed_4/failure.json').exists()
+    started = start(1)
     train(Combination(ROW, 3, 'hash', store='store/1'), settings(launch='torchrun', **kwargs))
-    command, _ = started[1]
+    ((command, _),) = started
     assert command[:2] == ['torchrun', 'here/tools/train.py']
     assert command[5:8] == ['--launcher', 'pytorch', '--resume']
     assert command[-1] == 'model.teacher_outputs=store/1'

@@ -61,9 +61,9 @@ def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
 
     def run(command):
         commands.append(command)
-        return type('Done', (), dict(returncode=1))
+        return 1, None
 
-    monkeypatch.setattr(tool.subprocess, 'run', run)
+    monkeypatch.setattr(tool, 'run_child', run)
     arguments = ['--pools', 'clean', 'weak', '--methods', 'aver', '--seeds', '7', '--jobs', '2']
     arguments += ['--work-dir', str(tmp_path / 'work'), '--store', 'stores', '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', ['compare_pools.py', *arguments])

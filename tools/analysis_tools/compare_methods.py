@@ -64,6 +64,7 @@ from mtkdrl_mm.jobs import (
     read_job_settings,
 )
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.child_processes import interruptible
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -202,13 +203,14 @@ def main() -> None:
     plan.write(settings.work_dir)
     write_comparison_page(settings.work_dir)
     if not args.report_only:
-        if settings.store:
-            stores, combinations = plan_stores(combinations, settings)
-            if known < total:
-                fill_stores(stores, settings)
-        results = train_all(
-            combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
-        )
+        with interruptible():
+            if settings.store:
+                stores, combinations = plan_stores(combinations, settings)
+                if known < total:
+                    fill_stores(stores, settings)
+            results = train_all(
+                combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
+            )
         write_comparison_page(settings.work_dir)
     by_row: dict[str, list[Run]] = {row.name: [] for row in rows}
     for combination, run in zip(combinations, results):

@@ -14,7 +14,6 @@ of all pools together, pools.md and pools.csv, and the plot pools.png are writte
 import argparse
 import os
 import os.path as osp
-import subprocess
 import sys
 
 from mmengine.logging import MMLogger
@@ -26,6 +25,7 @@ from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.child_processes import interruptible, run_child
 from mtkdrl_mm.utils.launch import run_tool
 
 TOOLS = osp.dirname(osp.abspath(__file__))
@@ -171,7 +171,7 @@ def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> 
         command += ['--out', osp.join(args.out, pool)]
     if args.cfg_options:
         command += ['--cfg-options', *args.cfg_options]
-    return subprocess.run(command).returncode
+    return run_child(command)[0]
 
 
 def main() -> None:
@@ -191,10 +191,11 @@ def main() -> None:
     for pool in args.pools:
         if not args.report_only:
             print(f'\n== {pool} ==', flush=True)
-            if 'subsets' in args.methods:
-                rows[pool].update(subset_rows(pool, args))
-            if compare(pool, rows[pool], args):
-                failed.append(pool)
+            with interruptible():
+                if 'subsets' in args.methods:
+                    rows[pool].update(subset_rows(pool, args))
+                if compare(pool, rows[pool], args):
+                    failed.append(pool)
         folders = {name: osp.join(args.work_dir, name) for name in args.pools}
         results = {
             name: read_comparison(folder).runs

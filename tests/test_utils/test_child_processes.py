@@ -1,0 +1,97 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""Children end with their parent, in whatever way it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from waiting import patience
+
+from mtkdrl_mm.utils.child_processes import run_child
+
+# A child that says on SIGTERM or SIGINT that it saves, and exits a moment later.
+CHILD = """
+import os, signal, sys, time
+def save(number, frame):
+    time.sleep(0.3)
+    print('saved', flush=True)
+    os._exit(128 + number)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGINT, save)
+print(os.getpid(), flush=True)
+time.sleep(100)
+"""
+# A tool with two such children at a time, and two more to come.
+PARENT = f"""
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from mtkdrl_mm.utils.child_processes import interruptible, run_child
+command = [sys.executable, '-c', {CHILD!r}]
+with interruptible(), ThreadPoolExecutor(2) as pool:
+    list(pool.map(lambda number: run_child(command), range(4)))
+"""
+
+
+@pytest.fixture
+def tool():
+    """A running tool, and the process numbers of its children."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children = [int(process.stdout.readline()) for _ in range(2)]
+    yield process, children
+    for pid in (process.pid, *children):
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def is_running(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(') ')[2][0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def test_exit_code_and_usage():
+    code, usage = run_child([sys.executable, '-c', 'raise SystemExit(3)'])
+    assert code == 3 and usage.ru_maxrss > 0
+    code, _ = run_child([sys.executable, '-c', 'import os; os.kill(os.getpid(), 15)'])
+    assert code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_tool_waits_for_its_children(tool, number):
+    process, children = tool
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=patience(30))
+    assert process.returncode == 128 + number
+    # No other child was started, and both had saved before the tool ended.
+    assert out == 'saved\nsaved\n'
+    assert err == (
+        'Interrupted. What is finished is kept; the same command goes on where this one stopped.\n'
+    )
+    assert not any(map(is_running, children))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='prctl')
+def test_nothing_can_leave_children_behind(tool):
+    process, children = tool
+    process.kill()
+    out, _ = process.communicate(timeout=patience(30))  # the children have its pipe, too
+    assert out == 'saved\nsaved\n'
+    deadline = time.monotonic() + patience(10)
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, children))
