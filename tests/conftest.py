@@ -122,9 +122,12 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope='session')
 def _one_look_at_the_index():
-    """mmengine reads mmpretrain's 85 lists of models for every config that names one of its."""
+    """mmengine reads mmpretrain's 85 lists of models for every config that names one of its files.
+
+    Also for a file that is in none of them, such as those of mmpretrain's ``_base_``.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_utils, '_get_cfg_metainfo', cache(config_utils._get_cfg_metainfo))
+        patch.setattr(config_utils, 'load', cache(config_utils.load))
         yield
 
 
