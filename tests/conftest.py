@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import warm_python
+from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
@@ -124,10 +125,12 @@ def _one_thread():
 def _one_look_at_the_index():
     """mmengine reads mmpretrain's 85 lists of models for every config that names one of its files.
 
-    Also for a file that is in none of them, such as those of mmpretrain's ``_base_``.
+    Also for a file that is in none of them, such as those of mmpretrain's ``_base_``. Before, it
+    looks through all installed packages.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_utils, 'load', cache(config_utils.load))
+        patch.setattr(config_module, 'is_installed', cache(config_module.is_installed))
         yield
 
 
