@@ -164,7 +164,7 @@ def become(request: dict[str, Any]) -> None:
 
 
 def read_index() -> None:
-    """Read mmpretrain's 85 lists of models, which mmengine does for every base that is a file of it.
+    """Read mmpretrain's 85 lists of models, as mmengine does for every base that is in mmpretrain.
 
     A fork would read them up to seven times.
     """
