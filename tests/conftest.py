@@ -18,6 +18,7 @@ from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.models import (
@@ -110,6 +111,16 @@ def _scope_of_the_next_test():
     """A runner of mmdet or mmseg leaves its own scope behind."""
     yield
     init_default_scope('mmpretrain')
+
+
+@pytest.fixture(autouse=True)
+def _visualizers_of_the_next_test():
+    """Visualizers of one name are one, with the folder of a test that has ended and is removed."""
+    yield
+    kinds = [Visualizer]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -88,9 +88,6 @@ def shortened(path: Path, root: Path, checkpoint: str, work_dir: Path) -> Config
     cfg.default_hooks.logger.interval = 1
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = uuid.uuid4().hex
-    # All runners of a process would share the visualizer of mmdet's name, with the first one's
-    # folder, which pytest has removed by then.
-    cfg.visualizer.name = cfg.experiment_name
     return cfg
 
 
