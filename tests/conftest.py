@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 import warm_python
+from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub
 from mmengine.optim import MultiStepLR
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.models import (
@@ -112,6 +114,16 @@ def _scope_of_the_next_test():
     init_default_scope('mmpretrain')
 
 
+@pytest.fixture(autouse=True)
+def _visualizers_of_the_next_test():
+    """Visualizers of one name are one, with the folder of a test that has ended and is removed."""
+    yield
+    kinds = [Visualizer]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
+
+
 @pytest.fixture(autouse=True, scope='session')
 def _one_thread():
     """For tensors as small as here, several threads only wait for each other."""
@@ -123,9 +135,14 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope='session')
 def _one_look_at_the_index():
-    """mmengine reads mmpretrain's 85 lists of models for every config that names one of its."""
+    """mmengine reads mmpretrain's 85 lists of models for every config that names one of its files.
+
+    Also for a file that is in none of them, such as those of mmpretrain's ``_base_``. Before, it
+    looks through all installed packages.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_utils, '_get_cfg_metainfo', cache(config_utils._get_cfg_metainfo))
+        patch.setattr(config_utils, 'load', cache(config_utils.load))
+        patch.setattr(config_module, 'is_installed', cache(config_module.is_installed))
         yield
 
 

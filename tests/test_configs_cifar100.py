@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -47,7 +48,10 @@ def read(name, student=None):
 
 @pytest.fixture(scope='module')
 def build():
-    """Function that builds a config's model; the pool is the same in all of them."""
+    """Function that builds a config's model; the pool is the same in all of them.
+
+    Drawing random weights would take longer than all else.
+    """
     pools = []
 
     def make_pool(teachers, *arguments, **settings):
@@ -57,6 +61,8 @@ def build():
         return pools[0]
 
     with pytest.MonkeyPatch.context() as patch:
+        for name in ('kaiming_uniform_', 'kaiming_normal_', 'normal_', 'trunc_normal_', 'uniform_'):
+            patch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
         patch.setattr(multi_teacher_distiller, 'build_pool', make_pool)
         # Configs name those of students and teachers relative to the project.
         patch.chdir(ROOT.parent.parent)
