@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from torch import nn
@@ -29,7 +29,6 @@ from .checkpoint_files import (
     find_checkpoint,
     last_checkpoint_named,
 )
-from .formatted_config import FormattedConfig
 from .full_disk import WriteErrorGuard, report_write_error_once
 from .log_history import bound_log_history
 from .resume_checks import (
@@ -129,7 +128,7 @@ class ResumableRunner(Runner):
             found = find_checkpoint(cfg.get('load_from'), cfg.get('work_dir'))
             if found is not None:
                 check_same_training(cfg, *found)
-        runner = super().from_cfg(FormattedConfig.of(cfg) if isinstance(cfg, Config) else cfg)
+        runner = super().from_cfg(cfg)
         assert isinstance(runner, cls)
         runner._found = found
         return runner

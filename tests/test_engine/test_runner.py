@@ -136,19 +136,6 @@ def test_mmengine_s_components_are_replaced(build):
     assert type(iterations.train_loop) is ResumableIterLoop
 
 
-def test_the_config_is_formatted_once_for_all_checkpoints(build, tmp_path, monkeypatch):
-    formatted = []
-    for name in ('mmengine.config.config.FormatCode', 'yapf.yapflib.yapf_api.FormatCode'):
-        monkeypatch.setattr(
-            name, lambda text, **_: (formatted.append(text) or text, True), raising=False
-        )
-    build().train()
-    assert len(formatted) == 1
-    for epoch in (1, 2, 3):
-        meta = read_checkpoint(str(tmp_path / 'run' / f'epoch_{epoch}.pth'), 'test')['meta']
-        assert meta['cfg'] == formatted[0] and 'batch_size=4' in formatted[0]
-
-
 def test_other_hooks_stay_and_none_switches_off(build):
     hooks = {
         'default_hooks.preemption': None,

@@ -178,6 +178,25 @@ def read_index() -> None:
         pass
 
 
+def format_configs_once() -> None:
+    """Have yapf format a text once: a short training has its config formatted seven times."""
+    import mmengine.config.config
+    import yapf.yapflib.yapf_api
+
+    original = yapf.yapflib.yapf_api.FormatCode
+    known: dict[str, Any] = {}
+
+    def format_code(text: str, *args: Any, **kwargs: Any) -> Any:
+        if text not in known:
+            known[text] = original(text, *args, **kwargs)
+        return known[text]
+
+    # Some versions of mmengine import it when it is needed, others with the module.
+    for module in (yapf.yapflib.yapf_api, mmengine.config.config):
+        if hasattr(module, 'FormatCode'):
+            module.FormatCode = format_code
+
+
 if __name__ == '__main__':
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the client had blocked some
     for package in PACKAGES:
@@ -186,6 +205,7 @@ if __name__ == '__main__':
         except ImportError:  # the tool that needs it says so
             pass
     read_index()
+    format_configs_once()
     # The collections of a fork have nothing to find in what is there before it.
     gc.collect()
     gc.freeze()
