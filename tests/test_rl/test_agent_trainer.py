@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL
-from mtkdrl_mm.rl import AgentTrainer, ImprovementReward, PolicyGradient, RolloutBuffer
+from mtkdrl_mm.rl import AgentTrainer, LabelProbabilityReward, PolicyGradient, RolloutBuffer
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def make_trainer(make_terms, make_spec):
         sizes = weighting.agent.state_sizes
         buffer = RolloutBuffer(sizes, images * (2 * sum(sizes) + 4 * 3) / 2**20)
         algorithm = PolicyGradient(weighting.agent, seed=seed)
-        return weighting, AgentTrainer(algorithm, ImprovementReward(), buffer, seed)
+        return weighting, AgentTrainer(algorithm, LabelProbabilityReward(), buffer, seed)
 
     return make
 
@@ -32,7 +32,7 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
     terms = make_terms(dtype=torch.float32)
     action = weighting(terms)
     rewards = trainer.observe(terms, action, 0)
-    assert torch.equal(rewards, ImprovementReward()(terms, action))
+    assert torch.equal(rewards, LabelProbabilityReward()(terms, action))
     states, kept = trainer.buffer.get(0, torch.device('cpu'))
     assert torch.equal(kept, rewards)
     for ours, state in zip(states, action.states):
