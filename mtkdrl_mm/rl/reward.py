@@ -2,6 +2,7 @@
 """Rewards of the teachers."""
 
 from abc import ABCMeta, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,14 @@ from mtkdrl_mm.structures import StepTerms, TeacherWeights
 
 
 class Reward(metaclass=ABCMeta):
-    """Reward of every teacher on every image."""
+    """Reward of every teacher on every image.
+
+    Attributes:
+        is_probability (bool): Whether all rewards are probabilities, from 0 to
+            1, as :class:`MixtureLikelihood` needs. Defaults to False.
+    """
+
+    is_probability: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
@@ -70,6 +78,8 @@ class LabelProbabilityReward(Reward):
 
     The reward of :class:`MixtureLikelihood`. It does not depend on the student.
     """
+
+    is_probability = True
 
     @torch.no_grad()
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:

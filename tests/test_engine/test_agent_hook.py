@@ -301,6 +301,10 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
             'takes no argument "entropy". Did you mean "entropy_weight"',
         ),
         (dict(advantage='MinMax'), 'advantage "MinMax". Did you mean "MinMaxAdvantage"'),
+        (
+            dict(algorithm='MixtureLikelihood'),
+            '"MixtureLikelihood" needs a reward that is a probability, but the reward is "Closen',
+        ),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
         (dict(update_interval=0), '`update_interval` must be at least 1'),

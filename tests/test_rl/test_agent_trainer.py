@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL
-from mtkdrl_mm.rl import AgentTrainer, LabelProbabilityReward, PolicyGradient, RolloutBuffer
+from mtkdrl_mm.rl import (
+    AgentTrainer,
+    ClosenessReward,
+    LabelProbabilityReward,
+    MixtureLikelihood,
+    PolicyGradient,
+    RolloutBuffer,
+    StudentLossReward,
+)
+from mtkdrl_mm.utils import InputError
 
 
 @pytest.fixture
@@ -37,6 +46,16 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
     assert torch.equal(kept, rewards)
     for ours, state in zip(states, action.states):
         torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
+
+
+def test_an_algorithm_may_refuse_the_reward(make_trainer):
+    weighting, trainer = make_trainer()
+    algorithm = MixtureLikelihood(weighting.agent)
+    AgentTrainer(algorithm, LabelProbabilityReward(), trainer.buffer, 0)
+    for reward in (ClosenessReward(), StudentLossReward()):
+        AgentTrainer(PolicyGradient(weighting.agent), reward, trainer.buffer, 0)
+        with pytest.raises(InputError, match=f'reward is "{type(reward).__name__}": set the rew'):
+            AgentTrainer(algorithm, reward, trainer.buffer, 0)
 
 
 def test_update_learns_and_clears(make_trainer, make_terms):
