@@ -29,7 +29,6 @@ METHODS = {
     'aekd': 'AEKD',
     'mmkd': 'MMKD',
     'mtkdrl': 'MTKDRL',
-    'mtkdrl_improvement': 'MTKDRL',
     'mtkdrl_stacking': 'MTKDRL',
     'mtkdrl_as_released': 'MTKDRL',
 }

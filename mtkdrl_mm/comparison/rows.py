@@ -13,6 +13,8 @@ from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.cli import add_common_arguments
+from mtkdrl_mm.utils.errors import check_config_file
+from mtkdrl_mm.utils.launch import read_config_file
 
 from .settings import ComparisonSettings
 
@@ -128,8 +130,7 @@ def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> lis
     if not found:
         raise InputError('Nothing to compare: name configs, or add rows with --row.')
     for row in found:
-        if not osp.isfile(row.config):
-            raise InputError(f'The config file "{row.config}" does not exist.')
+        check_config_file(row.config)
     names = [row.name for row in found]
     if len(set(names)) < len(names):
         raise InputError(f'Two rows have the same name: {sorted(names)}. Name them with --row.')
@@ -159,11 +160,14 @@ def read_config(row: Row, seed: int) -> Config:
 
     Returns:
         Config: The config.
+
+    Raises:
+        InputError: If the file does not exist or cannot be read.
     """
     before = dict(os.environ)
     os.environ.update(row.environment(seed))
     try:
-        return Config.fromfile(row.config)
+        return read_config_file(row.config)
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -5,13 +5,7 @@ from .advantage import Advantage, BatchZScoreAdvantage, MinMaxAdvantage, Standar
 from .agent_trainer import AgentTrainer
 from .algorithms import DDPG, DPG, PPO, Algorithm, MixtureLikelihood, PolicyGradient, WeightedBCE
 from .critic import Critic
-from .reward import (
-    ClosenessReward,
-    ImprovementReward,
-    LabelProbabilityReward,
-    Reward,
-    StudentLossReward,
-)
+from .reward import ClosenessReward, LabelProbabilityReward, Reward, StudentLossReward
 from .rollout_buffer import RolloutBuffer
 from .state import StateLayout, TeacherState
 from .state_projection import RandomProjection
@@ -26,7 +20,6 @@ __all__ = [
     'BatchZScoreAdvantage',
     'ClosenessReward',
     'Critic',
-    'ImprovementReward',
     'LabelProbabilityReward',
     'MinMaxAdvantage',
     'MixtureLikelihood',

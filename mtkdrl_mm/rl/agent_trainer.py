@@ -27,11 +27,15 @@ class AgentTrainer:
         reward (Reward): The reward.
         buffer (RolloutBuffer): The buffer, for the agent's states.
         seed (int): The run's seed.
+
+    Raises:
+        InputError: If the algorithm cannot learn from the reward.
     """
 
     def __init__(
         self, algorithm: Algorithm, reward: Reward, buffer: RolloutBuffer, seed: int
     ) -> None:
+        algorithm.check_reward(reward)
         self.algorithm = algorithm
         self.reward = reward
         self.buffer = buffer

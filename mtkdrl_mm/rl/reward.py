@@ -2,9 +2,9 @@
 """Rewards of the teachers."""
 
 from abc import ABCMeta, abstractmethod
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
@@ -12,7 +12,14 @@ from mtkdrl_mm.structures import StepTerms, TeacherWeights
 
 
 class Reward(metaclass=ABCMeta):
-    """Reward of every teacher on every image."""
+    """Reward of every teacher on every image.
+
+    Attributes:
+        is_probability (bool): Whether all rewards are probabilities, from 0 to
+            1, as :class:`MixtureLikelihood` needs. Defaults to False.
+    """
+
+    is_probability: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
@@ -72,43 +79,9 @@ class LabelProbabilityReward(Reward):
     The reward of :class:`MixtureLikelihood`. It does not depend on the student.
     """
 
+    is_probability = True
+
     @torch.no_grad()
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
         """The probabilities, shape (B, M)."""
         return (terms.soft_labels[:, None] * terms.teacher_log_probs().exp()).sum(dim=-1)
-
-
-@TASK_UTILS.register_module()
-class ImprovementReward(Reward):
-    r"""Decrease of the student's cross entropy when it follows the teacher.
-
-    .. math::
-        R_i^m = \langle g_i^m, g_i^y \rangle, \quad
-        g^m = \frac{\partial KL^m}{\partial z^S}
-            = T (\mathrm{softmax}(z^S / T) - \mathrm{softmax}(z^m / T)), \quad
-        g^y = \frac{\partial CE}{\partial z^S} = \mathrm{softmax}(z^S) - y
-
-    A small step of the student's logits along -g^m changes its cross entropy
-    by -R to first order. The reward is 0 for a teacher that agrees with the
-    student, and negative for one that pulls towards a wrong class. It has a
-    closed form and needs no extra pass through any network.
-
-    Args:
-        cosine (bool): Whether to use the cosine of the two gradients in place
-            of their inner product, which ignores their length. Defaults to
-            False.
-    """
-
-    def __init__(self, cosine: bool = False) -> None:
-        self.cosine = cosine
-
-    @torch.no_grad()
-    def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
-        """Inner products, or cosines, of the two gradients, shape (B, M)."""
-        temperature = terms.temperature
-        student = terms.student_log_probs(temperature).exp()[:, None]
-        teacher_gradients = temperature * (student - terms.teacher_log_probs(temperature).exp())
-        label_gradient = (terms.student_log_probs().exp() - terms.soft_labels)[:, None]
-        if self.cosine:
-            return F.cosine_similarity(teacher_gradients, label_gradient, dim=-1)
-        return (teacher_gradients * label_gradient).sum(dim=-1)

@@ -117,8 +117,8 @@ class StepTerms:
         """CE_i, with gradient, shape (B,).
 
         The loss that the student's own head has been configured with, where it
-        was computed, else H(y_i, z^S_i). The teachers' cross entropy and the
-        gradients in rewards are those of H, whatever the head's loss is.
+        was computed, else H(y_i, z^S_i). The teachers' cross entropy is that of
+        H, whatever the head's loss is.
         """
         if self.student.loss is not None:
             return self.student.loss

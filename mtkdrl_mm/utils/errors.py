@@ -3,6 +3,8 @@
 
 import difflib
 import math
+import os
+import os.path as osp
 from collections.abc import Iterable, Sequence
 
 
@@ -29,6 +31,41 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     close = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     hint = 'Did you mean ' + ' or '.join(f'"{n}"' for n in close) + '? ' if close else ''
     return f'{hint}Known: ' + (', '.join(f'"{n}"' for n in names) or 'none') + '.'
+
+
+def check_config_file(path: str) -> None:
+    """Check that a config file exists.
+
+    Args:
+        path (str): Path of the file.
+
+    Raises:
+        InputError: If it does not. The message has files of its folder with
+            similar names.
+    """
+    if not osp.isfile(path):
+        raise InputError(f'The config file "{path}" does not exist.{similar_files(path)}')
+
+
+def similar_files(path: str) -> str:
+    """Format the files beside a missing one that have similar names, for an error message.
+
+    Args:
+        path (str): Path of the missing file.
+
+    Returns:
+        str: For example `` Did you mean "configs/aver/r18_imagenet.py"?``, with a
+        blank in front; empty if there are none.
+    """
+    folder, name = osp.split(path)
+    try:
+        known = sorted(os.listdir(folder or '.'))
+    except OSError:
+        return ''
+    suffix = osp.splitext(name)[1]
+    known = [n for n in known if osp.splitext(n)[1] == suffix]
+    close = [osp.join(folder, n) for n in difflib.get_close_matches(name, known, n=3)]
+    return ' Did you mean ' + ' or '.join(f'"{p}"' for p in close) + '?' if close else ''
 
 
 def check_number(

@@ -28,7 +28,7 @@ from .cli import add_common_arguments
 from .config_errors import check_checkpoint_hooks, config_error
 from .data_checks import check_files
 from .data_settings import follow_data
-from .errors import InputError
+from .errors import InputError, check_config_file, similar_files
 from .files import MEDIUM_ERRORS, describe_medium_error
 from .processes import (
     describe_group_error,
@@ -62,11 +62,18 @@ def read_config_file(path: str) -> Config:
     Raises:
         InputError: If it does not exist or cannot be read.
     """
-    if not osp.isfile(path):
-        raise InputError(f'The config file "{path}" does not exist.')
+    check_config_file(path)
     try:
         return Config.fromfile(path)
-    except (FileNotFoundError, SyntaxError, KeyError) as error:
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise InputError(f'The config file "{path}" cannot be read: {error}') from error
+        missing = str(error.filename)
+        raise InputError(
+            f'The config file "{path}" cannot be read: "{missing}", which it names, does not '
+            f'exist.{similar_files(missing)}'
+        ) from error
+    except (SyntaxError, KeyError) as error:
         raise InputError(f'The config file "{path}" cannot be read: {error}') from error
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from mtkdrl_mm.comparison import Combination, Row, describe, list_rows
-from mtkdrl_mm.comparison.rows import parse_options
+from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.utils import InputError
 
 
@@ -53,6 +53,13 @@ def test_options_are_read_as_those_of_a_training():
         'c': ['x', 'y'],
         'd': 'two words',
     }
+
+
+def test_a_config_whose_base_is_gone(tmp_path):
+    config = tmp_path / 'student.py'
+    config.write_text("_base_ = 'gone.py'")
+    with pytest.raises(InputError, match=r'student\.py" cannot be read: ".*/gone\.py", which it'):
+        read_config(Row('student', str(config)), 0)
 
 
 def test_the_description_knows_variables_but_no_seed(settings, tmp_path, monkeypatch):

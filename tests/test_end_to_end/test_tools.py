@@ -82,7 +82,7 @@ def test_train_then_test_without_teachers(workshop: Workshop):
         (['model.weighting.agent.type=PerTeacher'], ['PerTeacher', '"PerTeacherAgent"']),
         (['model.logit_loss_weight=-1'], ['logit_loss_weight', '-1']),
         (['default_hooks.agent.buffer_budget=0'], ['buffer_budget', '0']),
-        (['default_hooks.agent.reward.type=Improvement'], ['"ImprovementReward"']),
+        (['default_hooks.agent.reward.type=Closeness'], ['"ClosenessReward"']),
         (['model.student.cfg_path=nowhere.py'], ['student', 'nowhere.py']),
     ],
 )

@@ -10,7 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.rl import (
     ClosenessReward,
-    ImprovementReward,
+    LabelProbabilityReward,
     MinMaxAdvantage,
     PolicyGradient,
     StudentLossReward,
@@ -100,7 +100,7 @@ def test_no_warm_up(train):
     assert (weights.logit - 0.5).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize('reward', [ImprovementReward, ClosenessReward, StudentLossReward])
+@pytest.mark.parametrize('reward', [LabelProbabilityReward, ClosenessReward, StudentLossReward])
 def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward):
     training = train(reward=reward.__name__).start()
     before = training.agent()
@@ -115,7 +115,7 @@ def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward)
     assert equal(before, training.agent())
 
 
-@pytest.mark.parametrize('reward', ['ImprovementReward', 'ClosenessReward'])
+@pytest.mark.parametrize('reward', ['StudentLossReward', 'ClosenessReward'])
 def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, reward):
     """Values and gradients of every term, with the hook watching and without."""
     gradients = []
@@ -197,14 +197,14 @@ def test_defaults_are_the_published_method(train):
 
 def test_agent_improves_on_its_own_rewards(train):
     training = train(
-        reward='ImprovementReward',
+        reward='LabelProbabilityReward',
         algorithm=dict(type='PolicyGradient', optimizer=dict(type='Adam', lr=0.01), epochs=30),
     )
     training.start().step(3)
     states, rewards = [], []
     for terms, weights in training.records:
         states.append(weights.states)
-        rewards.append(ImprovementReward()(terms, weights))
+        rewards.append(LabelProbabilityReward()(terms, weights))
     states = [torch.cat(parts) for parts in zip(*states)]
     advantage = training.hook.trainer.algorithm.advantage(torch.cat(rewards))
 
@@ -220,11 +220,11 @@ def test_agent_improves_on_its_own_rewards(train):
 
 def test_every_step_is_logged(train):
     """mmengine's LoggerHook averages over its window."""
-    training = train(length=6, reward='ImprovementReward').start()
+    training = train(length=6, reward='LabelProbabilityReward').start()
     for _ in range(3):
         training.step()
         terms, weights = training.records[-1]
-        rewards = ImprovementReward()(terms, weights).mean(dim=0)
+        rewards = LabelProbabilityReward()(terms, weights).mean(dim=0)
         assert training.scalar('reward/a') == pytest.approx(rewards[0].item())
         assert training.scalar('reward/b') == pytest.approx(rewards[1].item())
         assert training.scalar('reward') == pytest.approx(rewards.mean().item())
@@ -293,7 +293,7 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(reward='ImprovmentReward'), 'reward "ImprovmentReward". Did you mean "Improvement'),
+        (dict(reward='ClosnessReward'), 'reward "ClosnessReward". Did you mean "ClosenessReward"'),
         (dict(reward=dict(type='ClosenessReward', t=1)), 'reward "ClosenessReward" takes no arg'),
         (dict(algorithm='PolicyGradeint'), 'RL algorithm "PolicyGradeint". Did you mean "Policy'),
         (
@@ -301,6 +301,10 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
             'takes no argument "entropy". Did you mean "entropy_weight"',
         ),
         (dict(advantage='MinMax'), 'advantage "MinMax". Did you mean "MinMaxAdvantage"'),
+        (
+            dict(algorithm='MixtureLikelihood'),
+            '"MixtureLikelihood" needs a reward that is a probability, but the reward is "Closen',
+        ),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),
         (dict(update_interval=0), '`update_interval` must be at least 1'),

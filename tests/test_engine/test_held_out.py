@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mtkdrl_mm.engine.held_out import build_held_out
-from mtkdrl_mm.rl import ImprovementReward
+from mtkdrl_mm.rl import LabelProbabilityReward
 from mtkdrl_mm.utils import InputError
 
 from .test_agent_hook import Training, equal
@@ -50,7 +50,7 @@ def train(make_runner, make_distiller, make_batch, config):
 
 
 def held_out(**kwargs):
-    return dict(experience='held_out', reward='ImprovementReward', **kwargs)
+    return dict(experience='held_out', reward='LabelProbabilityReward', **kwargs)
 
 
 def seen(training, monkeypatch):
@@ -92,7 +92,7 @@ def test_the_agent_learns_from_held_out_images_alone(train, monkeypatch):
     # Images are sorted by class: "class_0/00.png", "class_0/05.png", ...
     assert labels.tolist() == sorted(number % 5 for number in range(22))
     assert not equal(before, training.agent())
-    rewards = torch.cat([ImprovementReward()(*record) for record in records]).mean(dim=0)
+    rewards = torch.cat([LabelProbabilityReward()(*record) for record in records]).mean(dim=0)
     assert training.scalar('reward/b') == pytest.approx(float(rewards[1]), rel=1e-5)
     assert training.scalar('reward') == pytest.approx(float(rewards.mean()), rel=1e-5)
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL
-from mtkdrl_mm.rl import AgentTrainer, ImprovementReward, PolicyGradient, RolloutBuffer
+from mtkdrl_mm.rl import (
+    AgentTrainer,
+    ClosenessReward,
+    LabelProbabilityReward,
+    MixtureLikelihood,
+    PolicyGradient,
+    RolloutBuffer,
+    StudentLossReward,
+)
+from mtkdrl_mm.utils import InputError
 
 
 @pytest.fixture
@@ -16,7 +25,7 @@ def make_trainer(make_terms, make_spec):
         sizes = weighting.agent.state_sizes
         buffer = RolloutBuffer(sizes, images * (2 * sum(sizes) + 4 * 3) / 2**20)
         algorithm = PolicyGradient(weighting.agent, seed=seed)
-        return weighting, AgentTrainer(algorithm, ImprovementReward(), buffer, seed)
+        return weighting, AgentTrainer(algorithm, LabelProbabilityReward(), buffer, seed)
 
     return make
 
@@ -32,11 +41,21 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
     terms = make_terms(dtype=torch.float32)
     action = weighting(terms)
     rewards = trainer.observe(terms, action, 0)
-    assert torch.equal(rewards, ImprovementReward()(terms, action))
+    assert torch.equal(rewards, LabelProbabilityReward()(terms, action))
     states, kept = trainer.buffer.get(0, torch.device('cpu'))
     assert torch.equal(kept, rewards)
     for ours, state in zip(states, action.states):
         torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
+
+
+def test_an_algorithm_may_refuse_the_reward(make_trainer):
+    weighting, trainer = make_trainer()
+    algorithm = MixtureLikelihood(weighting.agent)
+    AgentTrainer(algorithm, LabelProbabilityReward(), trainer.buffer, 0)
+    for reward in (ClosenessReward(), StudentLossReward()):
+        AgentTrainer(PolicyGradient(weighting.agent), reward, trainer.buffer, 0)
+        with pytest.raises(InputError, match=f'reward is "{type(reward).__name__}": set the rew'):
+            AgentTrainer(algorithm, reward, trainer.buffer, 0)
 
 
 def test_update_learns_and_clears(make_trainer, make_terms):

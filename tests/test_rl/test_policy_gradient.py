@@ -7,7 +7,7 @@ from torch import nn
 
 from mtkdrl_mm.models import MTKDRL, JointAgent, PerTeacherAgent, PoolSpec
 from mtkdrl_mm.rl import (
-    ImprovementReward,
+    LabelProbabilityReward,
     MinMaxAdvantage,
     PolicyGradient,
     RolloutBuffer,
@@ -208,7 +208,9 @@ def test_agent_alone_learns_which_teacher_is_best_for_which_image(agent, advanta
         buffer.clear()
         for batch in range(20):
             terms, _ = step_of(32, seed=100 * update + batch)
-            buffer.add(weighting(terms).states, ImprovementReward()(terms, None), torch.Generator())
+            buffer.add(
+                weighting(terms).states, LabelProbabilityReward()(terms, None), torch.Generator()
+            )
         algorithm.update(buffer)
     terms, kind = step_of(400, seed=99_999)
     weights = weighting(terms)

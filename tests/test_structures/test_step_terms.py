@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import FeatureMSE, KLDivergence
-from mtkdrl_mm.rl import ClosenessReward, ImprovementReward, TeacherState
+from mtkdrl_mm.rl import ClosenessReward, LabelProbabilityReward, TeacherState
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 from mtkdrl_mm.structures.teacher_weights import confidence
 
@@ -21,7 +21,7 @@ EVERY_TERM = {
     'confidence': lambda terms: confidence(terms.teacher_ce),
     'state': lambda terms: torch.cat(TeacherState()(terms), dim=1),
     'closeness': lambda terms: ClosenessReward()(terms, None),
-    'improvement': lambda terms: ImprovementReward()(terms, None),
+    'label_probability': lambda terms: LabelProbabilityReward()(terms, None),
 }
 
 
@@ -60,7 +60,7 @@ def test_one_hot_labels_equal_hard_labels(make_terms, name, dtype):
     torch.testing.assert_close(EVERY_TERM[name](soft), EVERY_TERM[name](hard))
 
 
-@pytest.mark.parametrize('name', ['student_ce', 'teacher_ce', 'closeness', 'improvement'])
+@pytest.mark.parametrize('name', ['student_ce', 'teacher_ce', 'closeness', 'label_probability'])
 def test_blended_labels_blend_the_terms(make_terms, name):
     first, second = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([1, 1, 0, 4, 2, 3])
     blend = 0.3 * F.one_hot(first, 5) + 0.7 * F.one_hot(second, 5)

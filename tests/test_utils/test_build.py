@@ -110,7 +110,7 @@ def test_supplied_arguments_are_not_offered_as_the_users(zoo):
 @pytest.mark.parametrize(
     ('name', 'base', 'role', 'near'),
     [
-        ('ImprovmentReward', Reward, 'reward', 'ImprovementReward'),
+        ('ClosnessReward', Reward, 'reward', 'ClosenessReward'),
         ('MinMaxAdvantag', Advantage, 'advantage', 'MinMaxAdvantage'),
     ],
 )

@@ -4,7 +4,7 @@
 import pytest
 
 from mtkdrl_mm.utils import InputError, check_number, near_matches
-from mtkdrl_mm.utils.errors import capitalized, first_line, summarise
+from mtkdrl_mm.utils.errors import capitalized, check_config_file, first_line, summarise
 
 KNOWN = ['AVER', 'MTKDRL', 'CAMKD', 'MMKD']
 
@@ -25,6 +25,28 @@ def test_near_matches_come_first(name, hint):
 
 def test_no_guess_where_nothing_is_near():
     assert near_matches('xyz', KNOWN) == 'Known: "AVER", "CAMKD", "MMKD", "MTKDRL".'
+
+
+def test_a_missing_config_is_told_with_files_of_similar_names(tmp_path, monkeypatch):
+    for name in ('r18_imagenet.py', 'r18_imagenet_stacking.py', 'r18_imagenet.txt', 'README.py'):
+        (tmp_path / name).touch()
+    check_config_file(str(tmp_path / 'r18_imagenet.py'))
+    start = 'The config file "{}" does not exist.'
+    missing = str(tmp_path / 'r18_imagenet_stack.py')
+    with pytest.raises(InputError) as error:
+        check_config_file(missing)
+    assert str(error.value) == start.format(missing) + (
+        f' Did you mean "{tmp_path}/r18_imagenet_stacking.py" or "{tmp_path}/r18_imagenet.py"?'
+    )
+    monkeypatch.chdir(tmp_path)
+    for path, hint in [
+        ('READM.py', ' Did you mean "README.py"?'),
+        ('xyz.py', ''),
+        ('gone/r18_imagenet.py', ''),
+    ]:
+        with pytest.raises(InputError) as error:
+            check_config_file(path)
+        assert str(error.value) == start.format(path) + hint
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,11 @@ def test_options_that_do_not_fit(load, option):
 
 
 def test_config_that_cannot_be_read(load):
-    with pytest.raises(InputError, match=r'my_config\.py" cannot be read'):
-        load(text="_base_ = './no_such_base.py'")
+    message = (
+        r'my_config\.py" cannot be read: ".*/my_confg\.py", which it names, does not exist\. Did'
+    )
+    with pytest.raises(InputError, match=message):
+        load(text="_base_ = './my_confg.py'")
     with pytest.raises(InputError, match=r'my_config\.py" cannot be read'):
         load(text='model = dict(')
     args = argparse.Namespace(config='no/such.py', local_rank=0)

@@ -51,19 +51,17 @@ from mtkdrl_mm.utils.launch import run_tool
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 PLAIN = 'plain training'
 LOWER_BOUND = 'lower bound (networks alone)'
-ALGORITHMS = dict(
-    mtkdrl='PolicyGradient',
-    mtkdrl_ppo='PPO',
-    mtkdrl_dpg='DPG',
-    mtkdrl_ddpg='DDPG',
-    mtkdrl_improvement='PolicyGradient',
+# Methods in the folder of MTKD-RL: what their config's name ends with, and the RL algorithm
+# where it is not the config's.
+AGENTS: dict[str, tuple[str, str | None]] = dict(
+    mtkdrl=('', None),
+    mtkdrl_ppo=('', 'PPO'),
+    mtkdrl_dpg=('', 'DPG'),
+    mtkdrl_ddpg=('', 'DDPG'),
+    mtkdrl_stacking=('_stacking', None),
 )
-# Variants of MTKD-RL with separate configs in its folder.
-CONFIG_SUFFIXES = dict(mtkdrl_improvement='_improvement')
 # Largest acceptable time of a method's step, as a multiple of AVER's.
-LIMITS = dict(
-    aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(ALGORITHMS, 1.05)
-)
+LIMITS = dict(aver=1.0, ebkd=1.03, camkd=1.03, aekd=1.05, mmkd=2.5, **dict.fromkeys(AGENTS, 1.05))
 
 
 def parse_args() -> argparse.Namespace:
@@ -104,15 +102,15 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace, target: str) -> Config:
     """Read a config file, or that of a named method, for random batches."""
     path = target
+    suffix, algorithm = AGENTS.get(target, ('', None))
     if target in LIMITS:
-        folder = 'mtkdrl' if target in ALGORITHMS else target
-        name = args.config_name + CONFIG_SUFFIXES.get(target, '')
-        path = osp.join(ROOT, 'configs', folder, f'{name}.py')
+        folder = 'mtkdrl' if target in AGENTS else target
+        path = osp.join(ROOT, 'configs', folder, f'{args.config_name}{suffix}.py')
     if not osp.isfile(path):
         raise InputError(f'"{target}" is neither a config file nor one of {", ".join(LIMITS)}.')
     cfg = Config.fromfile(path)
-    if target in ALGORITHMS:
-        cfg.default_hooks.agent.algorithm = dict(type=ALGORITHMS[target])
+    if algorithm is not None:
+        cfg.default_hooks.agent.algorithm = dict(type=algorithm)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     # The batches are random, and no data is read.

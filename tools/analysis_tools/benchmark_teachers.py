@@ -11,21 +11,19 @@ networks, or those of a distillation config; the default is mmpretrain's ResNet-
 """
 
 import argparse
-import os.path as osp
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.models import InferenceMode, Preprocessing, Teacher, build_pool
 from mtkdrl_mm.models.teachers.choose_mode import deviations
-from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils.launch import read_config_file, run_tool
 
 MODES = {
     'eager': InferenceMode(),
@@ -60,9 +58,7 @@ def read_teachers(configs: list[str]) -> list[dict[str, Any]]:
     for path in configs:
         model = {}
         if '::' not in path:
-            if not osp.isfile(path):
-                raise InputError(f'The config file "{path}" does not exist.')
-            model = Config.fromfile(path).get('model', {})
+            model = read_config_file(path).get('model', {})
         teachers += model.get('teachers', [dict(cfg_path=path)])
     return [
         dict(teacher, name=f'{m} {teacher_name(teacher)}') for m, teacher in enumerate(teachers)

@@ -59,7 +59,6 @@ METHODS: dict[str, tuple[str, ...]] = dict(
     teacher_dropping=('student_teacher_dropping.py',),
     mtkdrl=('student_mtkdrl.py',),
     mtkdrl_as_released=('student_mtkdrl_as_released.py',),
-    mtkdrl_improvement=('student_mtkdrl_improvement.py',),
     mtkdrl_stacking=('student_mtkdrl_stacking.py',),
     # Ceilings: the best weights that are the same for all images, and the teachers' correctness.
     static=('student_mtkdrl_stacking.py', 'model.weighting.agent.type=StaticAgent'),

@@ -24,7 +24,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.launch import read_config_file, run_tool
 
 # Training images of COCO-2017 with at least one box.
 COCO_IMAGES = 117266
@@ -109,9 +109,7 @@ def main() -> None:
     print(f'| config | input | GMACs | images seen | GPU hours at {args.tflops:g} TFLOP/s |')
     print('| --- | --- | --- | --- | --- |')
     for path in paths:
-        if not osp.isfile(path):
-            raise InputError(f'The config file "{path}" does not exist.')
-        cfg = Config.fromfile(path)
+        cfg = read_config_file(path)
         init_default_scope(cfg.default_scope)
         size = input_size(cfg)
         macs = multiply_adds(cfg, size)

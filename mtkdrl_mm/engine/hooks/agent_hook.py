@@ -65,8 +65,8 @@ class AgentHook(StepHook):
             or state depend on it. Defaults to 'training', as published.
 
     Raises:
-        InputError: If a component is unknown, a number is out of range, or the
-            weighting has no agent.
+        InputError: If a component is unknown, a number is out of range, the
+            algorithm cannot learn from the reward, or the weighting has no agent.
 
     Example:
         >>> from mmengine.registry import HOOKS
@@ -105,7 +105,8 @@ class AgentHook(StepHook):
         self.reward = build_component(TASK_UTILS, reward, Reward, 'reward')
         self.advantage = build_component(TASK_UTILS, advantage, Advantage, 'advantage')
         # Built in `before_train`, when agent and seed are known.
-        check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
+        kind, _ = check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
+        kind.check_reward(self.reward)
         self.algorithm_cfg = algorithm
         self.warmup_epochs = check_number('warmup_epochs', warmup_epochs)
         self.warmup_iters = warmup_iters

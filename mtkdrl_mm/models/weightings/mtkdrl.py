@@ -32,9 +32,10 @@ class MTKDRL(Weighting):
     strategy stays in its warm-up. Source: arXiv:2502.18510, section "Action".
 
     With its defaults and those of ``AgentHook`` this is MTKD-RL as published.
-    ``configs/_base_/methods`` has variants: ``mtkdrl_stacking`` and ``mtkdrl_improvement`` (this
+    ``configs/_base_/methods`` has two variants: ``mtkdrl_stacking`` (this
     project's: the action is the policy of a joint agent alone, with another
-    reward) and ``mtkdrl_as_released`` (what the authors' released code does).
+    reward and algorithm) and ``mtkdrl_as_released`` (what the authors' released
+    code does).
 
     Args:
         pool (PoolSpec): Supplied by the distiller.

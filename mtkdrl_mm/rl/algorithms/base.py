@@ -4,7 +4,7 @@
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.registry import OPTIMIZERS
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils.clip_grad import clip_grad_norm_
 
 from mtkdrl_mm.structures.teacher_weights import entropy
-from mtkdrl_mm.utils import build_component, check_number
+from mtkdrl_mm.utils import InputError, build_component, check_number
 from mtkdrl_mm.utils.distributed import average_gradients, check_equal_over_ranks
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..advantage import Advantage, MinMaxAdvantage
+from ..reward import Reward
 from ..rollout_buffer import RolloutBuffer
 
 LogProbs = tuple[Tensor, Tensor]
@@ -52,7 +53,11 @@ class Algorithm(metaclass=ABCMeta):
 
     Attributes:
         updates (int): Number of updates done.
+        needs_probabilities (bool): Whether the rewards must be probabilities,
+            see :class:`Reward`. Defaults to False.
     """
+
+    needs_probabilities: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,6 +83,23 @@ class Algorithm(metaclass=ABCMeta):
             optimizer or dict(type='SGD', lr=0.05, momentum=0.9), self.parameters
         )
         agent.requires_grad_(False)
+
+    @classmethod
+    def check_reward(cls, reward: Reward) -> None:
+        """Check that the algorithm can learn from a reward.
+
+        Args:
+            reward (Reward): The reward.
+
+        Raises:
+            InputError: If it needs probabilities, and the reward gives others.
+        """
+        if cls.needs_probabilities and not reward.is_probability:
+            raise InputError(
+                f'The RL algorithm "{cls.__name__}" needs a reward that is a probability, but the '
+                f'reward is "{type(reward).__name__}": set the reward to "LabelProbabilityReward", '
+                'or choose another algorithm.'
+            )
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:

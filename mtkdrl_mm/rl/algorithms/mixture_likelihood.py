@@ -45,6 +45,8 @@ class MixtureLikelihood(PolicyGradient):
     Arguments are those of :class:`Algorithm`.
     """
 
+    needs_probabilities = True
+
     def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
         """Minus J on a mini batch.
 

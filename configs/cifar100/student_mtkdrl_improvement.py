@@ -1,5 +1,0 @@
-# The student distilled by mtkdrl_improvement, the variant of this project.
-_base_ = ['../_base_/recipes/cifar100.py', '../_base_/methods/mtkdrl_improvement.py']
-
-model = dict(weighting=_base_.weighting)
-default_hooks = _base_.weighting_hooks

@@ -1,4 +1,0 @@
-# ResNet-34 distilled by mtkdrl_improvement.
-_base_ = './r18_imagenet_improvement.py'
-
-model = dict(student=dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py'))
