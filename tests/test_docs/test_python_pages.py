@@ -60,6 +60,7 @@ def test_recipes(run_page):
     assert distances == pytest.approx([0, 1, 2])
     feature = 5 * (expected * terms.feature_loss).sum(dim=1).mean()
     torch.testing.assert_close(losses['loss_feature'], feature)
-    labels = torch.arange(4)[:, None, None].expand(-1, 2, 1)
-    probabilities = terms.teacher_logits.softmax(dim=-1).gather(-1, labels).squeeze(-1)
-    torch.testing.assert_close(names['LabelProbability']()(terms, weights), probabilities)
+    labels = torch.arange(4)[:, None, None]
+    of_label = terms.teacher_logits.log_softmax(dim=-1).gather(-1, labels.expand(-1, 2, 1))[..., 0]
+    own = terms.student_logits.log_softmax(dim=-1).gather(-1, labels[:, 0])
+    torch.testing.assert_close(names['LeadOverStudent']()(terms, weights), of_label - own)
