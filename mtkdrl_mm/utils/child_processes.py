@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -14,7 +16,48 @@ from typing import Any, NoReturn
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
 _PR_SET_PDEATHSIG = 1
 
-_running: set[subprocess.Popen] = set()
+# A younger child may have started after the terminal had sent its signal, and has nothing to save.
+_YOUNG = 1.0
+
+
+class _Children:
+    """The running children of this process.
+
+    Attributes:
+        ending (bool): Whether a signal has ended this process, so that no child may
+            start any more.
+    """
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._started: dict[subprocess.Popen, float] = {}
+        # Worker threads start children while the main thread handles a signal, which may have
+        # interrupted a start of its own.
+        self._lock = threading.RLock()
+
+    def start(self, command: Sequence[str], **kwargs: Any) -> subprocess.Popen:
+        with self._lock:
+            if self.ending:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(command, preexec_fn=end_with_parent(), **kwargs)
+            self._started[process] = time.monotonic()
+            return process
+
+    def forget(self, process: subprocess.Popen) -> None:
+        with self._lock:
+            del self._started[process]
+
+    def end(self, number: int) -> None:
+        """Pass a signal on, and let no child start after it."""
+        with self._lock:
+            self.ending = True
+            for process, start in self._started.items():
+                # Ctrl-C has reached the others, and a second one would not let them save.
+                if number != signal.SIGINT or time.monotonic() - start < _YOUNG:
+                    process.send_signal(number)
+
+
+_children = _Children()
 
 
 def end_with_parent() -> Callable[[], None]:
@@ -47,9 +90,11 @@ def run_child(command: Sequence[str], **kwargs: Any) -> tuple[int, Any]:
     Returns:
         tuple[int, Any]: Its exit code, negative for a signal, and its resource
         usage as of ``os.wait4``.
+
+    Raises:
+        KeyboardInterrupt: If a signal has ended :func:`interruptible`.
     """
-    process = subprocess.Popen(command, preexec_fn=end_with_parent(), **kwargs)
-    _running.add(process)
+    process = _children.start(command, **kwargs)
     try:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -57,7 +102,7 @@ def run_child(command: Sequence[str], **kwargs: Any) -> tuple[int, Any]:
         process.wait()  # a signal, which it has got too: it saves, and exits
         raise
     finally:
-        _running.discard(process)
+        _children.forget(process)
     return process.returncode, usage
 
 
@@ -70,18 +115,24 @@ def interruptible() -> Iterator[None]:
     next finds no folder in use. It must be entered in the main thread.
     """
 
-    def terminate(number: int, frame: Any) -> None:
-        for process in list(_running):
-            process.terminate()
+    def end(number: int, frame: Any) -> NoReturn:
+        _children.end(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         _end(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as of a command in the background
+            signal.signal(number, end)
     try:
         yield
     except KeyboardInterrupt:
         _end(signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _children.ending = False
 
 
 def _end(number: int) -> NoReturn:

@@ -17,21 +17,24 @@ CHILD = """
 import os, signal, sys, time
 def save(number, frame):
     time.sleep(0.3)
-    print('saved', flush=True)
+    os.write(1, b'saved\\n')
     os._exit(128 + number)
 signal.signal(signal.SIGTERM, save)
 signal.signal(signal.SIGINT, save)
-print(os.getpid(), flush=True)
+os.write(1, b'%d\\n' % os.getpid())
 time.sleep(100)
 """
-# A tool with two such children at a time, and two more to come.
+# A tool with two such children at a time, two more to come, and others that it has not listed yet.
 PARENT = f"""
-import sys
+import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
 command = [sys.executable, '-c', {CHILD!r}]
+def numbers():
+    yield from range(4)
+    time.sleep(100)
 with interruptible(), ThreadPoolExecutor(2) as pool:
-    list(pool.map(lambda number: run_child(command), range(4)))
+    list(pool.map(lambda number: run_child(command), numbers()))
 """
 
 
