@@ -47,6 +47,8 @@ def tool():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a script have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = [int(process.stdout.readline()) for _ in range(2)]
     yield process, children
