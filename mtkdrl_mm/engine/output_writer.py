@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Runs the teachers of a pool over a data set and stores their outputs."""
+"""Writes the outputs of teachers on a data set, where a store lacks them."""
 
 import os
 import socket
@@ -46,8 +46,6 @@ _PART_BYTES = 64 * 2**20
 # A view has at least so many parts, if it has enough images, so that little is lost by a kill.
 _MIN_PARTS = 8
 _MIN_PART_SIZE, _MAX_PART_SIZE = 64, 16384
-# Images on which principal components are fitted.
-_BASIS_IMAGES = 2048
 
 Progress = Callable[[int], None]
 
