@@ -207,6 +207,10 @@ class ResumableRunner(Runner):
                 '--resume; to keep both, set another --work-dir.'
             )
         try:
+            if is_main_process():
+                # Checkpoints hold the digests of the teachers' files. They are computed before
+                # there is work to lose, and while the files are those that were loaded.
+                getattr(unwrap_model(self.model), 'teacher_records', None)
             return super().train()
         finally:
             for hook in self._hooks:

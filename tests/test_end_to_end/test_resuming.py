@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from waiting import patience
 
 from mtkdrl_mm.models.teachers import choose_mode
@@ -102,6 +103,26 @@ def test_other_weights_of_a_teacher_end_the_resumption(workshop):
     torch.save(weights, moved)
     with pytest.raises(InputError, match=f'"teacher0" with another version .*{digest[:12]} then'):
         workshop.runner(config, 'run', **options).train()
+
+
+def test_a_teacher_is_the_file_that_was_loaded(workshop):
+    """Another one in its place, or none, matters no more once the training has begun."""
+    config = workshop.config()
+    runner = workshop.runner(config, 'run', **{'train_cfg.max_epochs': 1})
+    path = workshop.folder / 'loaded.pth'
+    shutil.copy(runner.model.teacher_configs[0].checkpoint, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    options = {'train_cfg.max_epochs': 1, 'model.teachers.0.checkpoint': str(path)}
+    runner = workshop.runner(config, 'run', **options)
+
+    class Remove(Hook):
+        def before_train_epoch(self, runner):
+            path.unlink()
+
+    runner.register_hook(Remove())
+    runner.train()
+    saved = torch.load(workshop.folder / 'run' / 'epoch_1.pth')['meta']['teachers']
+    assert saved[0]['weights_sha256'] == digest
 
 
 def test_the_seed_and_the_agent_matter(workshop):
