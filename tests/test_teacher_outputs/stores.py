@@ -51,6 +51,12 @@ def manifest(name='a', **changes):
     return Manifest(**{**values, **changes})
 
 
+def specs(maps=None, dtype='float16'):
+    """Tensors of one data type; ``maps`` is the name and shape of a map."""
+    found = [TensorSpec('logits', (3,), dtype), TensorSpec('embedding', (5,), dtype)]
+    return found if maps is None else [*found, TensorSpec(*maps, dtype)]
+
+
 def changed(of, **changes):
     """A manifest with changed entries: ``teacher__name='b'`` is ``teacher.name``."""
     for key, value in changes.items():
