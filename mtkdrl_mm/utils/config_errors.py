@@ -1,18 +1,28 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Messages for unknown types and arguments in a config."""
+"""Messages for unknown types and arguments in a config, and for values that are refused."""
 
 import inspect
+import logging
+import multiprocessing
 import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from types import FrameType
+from itertools import islice
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
-from .errors import InputError, near_matches
+from .data_settings import LOADERS
+from .errors import InputError, check_number, near_matches
+
+# Packages whose classes say what is wrong about a setting by an error of any type.
+_LIBRARIES = {'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'torch', 'torchvision', 'timm'}
 
 
 def config_error(error: Exception) -> str | None:
@@ -66,6 +76,85 @@ def config_error(error: Exception) -> str | None:
     return None
 
 
+def refused_settings(error: Exception) -> str | None:
+    """Message for a setting that a class of OpenMMLab or torch has refused while it was built.
+
+    Errors in the code of a user's own class are left alone: they need their
+    traceback.
+
+    Args:
+        error (Exception): The error of building from a config.
+
+    Returns:
+        str | None: The message; None if nothing was being built.
+    """
+    frames = list(_frames(error))
+    if not isinstance(error, (ValueError, TypeError, AssertionError, KeyError)):
+        return None
+    built = next(filter(None, map(_what_is_built, reversed(frames))), None)
+    if built is None:
+        return None
+    cls, cfg, settings = built
+    modules = (getattr(cls, '__module__', ''), frames[-1].f_globals.get('__name__', ''))
+    if not _LIBRARIES & {name.partition('.')[0] for name in modules}:
+        return None
+    text = ' '.join(str(error.args[0] if error.args else '').split()).rstrip('.')
+    plain = {
+        key: repr(value)
+        for key, value in settings.items()
+        if isinstance(value, (str, int, float, list, tuple)) and len(repr(value)) <= 60
+    }
+    named = {key: value for key, value in plain.items() if re.search(rf'\b{key}\b', text)}
+    shown = ', '.join(f'{key}={value}' for key, value in islice((named or plain).items(), 8))
+    methods = (frame for frame in frames if frame.f_code.co_varnames[:1] == ('self',))
+    owners = (frame.f_locals.get('self') for frame in methods)
+    configs = (one.cfg.to_dict() for one in owners if isinstance(one, Runner))
+    path = next((_path_of(cfg, one) for one in configs), '')
+    return (
+        (f'`{path}`: ' if path else '')
+        + f'{getattr(cls, "__name__", cls)} refuses its settings'
+        + (f' ({shown})' if shown else '')
+        + (f': {text}' if text else '')
+        + f'. (Raised in {_place(error)}.)'
+    )
+
+
+def check_settings(cfg: Config) -> None:
+    """Check settings that mmengine uses without a check of its own, some of them late.
+
+    Args:
+        cfg (Config): The merged config.
+
+    Raises:
+        InputError: If one is of the wrong kind or out of range.
+    """
+    for key, minimum in (('batch_size', 1), ('num_workers', 0)):
+        for name in LOADERS:
+            loader = cfg.get(name)
+            if isinstance(loader, dict) and key in loader:
+                check_number(f'{name}.{key}', loader[key], minimum=minimum)
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None:
+        check_number('randomness.seed', seed, maximum=2**32 - 1)
+    window = (cfg.get('log_processor') or {}).get('window_size', 10)
+    check_number('log_processor.window_size', window, minimum=1)
+    level = cfg.get('log_level', 'INFO')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        known = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
+        raise InputError(f'There is no `log_level` "{level}". {near_matches(level, known)}')
+    method = ((cfg.get('env_cfg') or {}).get('mp_cfg') or {}).get('mp_start_method')
+    methods = multiprocessing.get_all_start_methods()
+    if method is not None and method not in methods:
+        raise InputError(
+            f'There is no `env_cfg.mp_cfg.mp_start_method` "{method}". '
+            f'{near_matches(str(method), methods)}'
+        )
+    clip_grad = (cfg.get('optim_wrapper') or {}).get('clip_grad') or {}
+    for key in ('max_norm', 'clip_value'):
+        if key in clip_grad:
+            check_number(f'optim_wrapper.clip_grad.{key}', clip_grad[key])
+
+
 def check_checkpoint_hooks(runner: Runner) -> None:
     """Check the arguments of checkpoint hooks, which mmengine uses only when it saves.
 
@@ -73,11 +162,14 @@ def check_checkpoint_hooks(runner: Runner) -> None:
         runner (Runner): The runner with its hooks.
 
     Raises:
-        InputError: If a checkpoint hook has an unknown argument.
+        InputError: If a checkpoint hook has an unknown argument, or a number
+            is none.
     """
     saving = _parameters(type(runner).save_checkpoint)
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
+            for name in ('interval', 'max_keep_ckpts'):
+                check_number(f'{name} of {type(hook).__name__}', getattr(hook, name), minimum=-1)
             for name in set(hook.args or ()) - saving:
                 known = _parameters(type(hook)) | saving
                 raise InputError(_unknown_argument(type(hook).__name__, name, known))
@@ -109,12 +201,57 @@ def _last_frame(error: BaseException) -> FrameType | None:
 
 def _building_frame(error: BaseException) -> FrameType | None:
     """The innermost frame of mmengine's ``build_from_cfg`` in a traceback."""
-    frame, step = None, error.__traceback__
+    built = [one for one in _frames(error) if one.f_code.co_name == 'build_from_cfg']
+    return built[-1] if built else None
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames of a traceback, the innermost last."""
+    step: TracebackType | None = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code.co_name == 'build_from_cfg':
-            frame = step.tb_frame
+        yield step.tb_frame
         step = step.tb_next
-    return frame
+
+
+def _what_is_built(frame: FrameType) -> tuple[type, Mapping, Mapping] | None:
+    """What a frame builds: the class or function, its config, and its arguments."""
+    name = frame.f_code.co_name
+    # Reading the variables of an outer frame would keep alive what they refer to.
+    found = frame.f_locals if name.startswith('build_') else {}
+    if name == 'build_from_cfg' and {'obj_cls', 'args'} <= set(found):
+        return found['obj_cls'], found['cfg'], found['args']
+    if name == 'build_dataloader' and isinstance(found.get('dataloader'), dict):
+        return DataLoader, found['dataloader'], found['dataloader']
+    return None
+
+
+def _path_of(cfg: Mapping, node: Any, path: str = '') -> str:
+    """Where a config is in another one, by its settings: 'model.backbone'; empty if nowhere."""
+    if isinstance(node, dict):
+        # mmengine adds arguments to some, and takes the type from others.
+        same = [key in cfg and cfg[key] == value for key, value in node.items() if key != 'type']
+        if (
+            node
+            and all(same)
+            and cfg.get('type', node.get('type') if same else None) == node.get('type')
+        ):
+            return path
+        inner = ((f'{path}.{key}'.lstrip('.'), value) for key, value in node.items())
+    elif isinstance(node, (list, tuple)):
+        inner = ((f'{path}.{i}', value) for i, value in enumerate(node))
+    else:
+        return ''
+    return next(filter(None, (_path_of(cfg, value, where) for where, value in inner)), '')
+
+
+def _place(error: BaseException) -> str:
+    """The line that raised an error: 'mmpretrain/models/backbones/resnet.py, line 480'."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    assert step is not None
+    path = step.tb_frame.f_code.co_filename.rpartition('site-packages/')[2]
+    return f'{path}, line {step.tb_lineno}'
 
 
 def _registered(registry: Any) -> list[str]:

@@ -25,7 +25,12 @@ from .adapt_config import (
     set_dataloader_defaults,
 )
 from .cli import add_common_arguments
-from .config_errors import check_checkpoint_hooks, config_error
+from .config_errors import (
+    check_checkpoint_hooks,
+    check_settings,
+    config_error,
+    refused_settings,
+)
 from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError, check_config_file, similar_files
@@ -87,7 +92,7 @@ def load_config(args: argparse.Namespace) -> Config:
         Config: With ``work_dir``, ``launcher`` and the loaders' defaults set.
 
     Raises:
-        InputError: If the file does not exist.
+        InputError: If the file does not exist, or a setting is out of range.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config_file(args.config)
@@ -109,6 +114,7 @@ def load_config(args: argparse.Namespace) -> Config:
         variant = [cfg.variant] if cfg.get('variant') else []
         cfg.work_dir = osp.join('./work_dirs', osp.basename(folder), name, *variant)
     set_dataloader_defaults(cfg, args.no_pin_memory)
+    check_settings(cfg)
     prepare_processes(cfg)
     return cfg
 
@@ -257,4 +263,5 @@ def _describe(error: Exception) -> str | None:
         for kind, pattern, advice in _KNOWN_ERRORS:
             if isinstance(error, kind) and re.search(pattern, message):
                 return f'{message} {advice}'.strip()
+        return refused_settings(error)
     return None
