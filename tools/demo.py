@@ -292,7 +292,7 @@ def print_verdicts(runs: Runs) -> None:
     rivals = {
         REFERENCE: 'equal weights',
         'baseline': 'the student without teachers',
-        'static': 'learned weights that are the same for all images',
+        'static': 'one set of learned weights',
     }
     for method, rival in (('mtkdrl', REFERENCE), *((OURS, rival) for rival in rivals)):
         gap = paired_difference(runs[method], runs[rival])
