@@ -5,10 +5,11 @@ import inspect
 import logging
 import multiprocessing
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import islice
-from types import FrameType, TracebackType
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def config_error(error: Exception) -> str | None:
             return _unknown_argument(name, unknown[2], _parameters(cls))
         if missing and missing[1] == f'{name}.__init__':
             return f'{name} needs the argument {missing[2]}, which the config does not contain.'
-    last = _last_frame(error)
+    last = next((frame for frame, _ in reversed([*walk_tb(error.__traceback__)])), None)
     if message == 'None is not a callable object':
         return _unknown_optimizer(error)
     if last is None or not last.f_globals.get('__name__', '').startswith('mmengine.'):
@@ -88,7 +89,8 @@ def refused_settings(error: Exception) -> str | None:
     Returns:
         str | None: The message; None if nothing was being built.
     """
-    frames = list(_frames(error))
+    steps = list(walk_tb(error.__traceback__))
+    frames = [frame for frame, _ in steps]
     if not isinstance(error, (ValueError, TypeError, AssertionError, KeyError)):
         return None
     built = next(filter(None, map(_what_is_built, reversed(frames))), None)
@@ -110,12 +112,13 @@ def refused_settings(error: Exception) -> str | None:
     owners = (frame.f_locals.get('self') for frame in methods)
     configs = (one.cfg.to_dict() for one in owners if isinstance(one, Runner))
     path = next((_path_of(cfg, one) for one in configs), '')
+    file = frames[-1].f_code.co_filename.rpartition('site-packages/')[2]
     return (
         (f'`{path}`: ' if path else '')
         + f'{getattr(cls, "__name__", cls)} refuses its settings'
         + (f' ({shown})' if shown else '')
         + (f': {text}' if text else '')
-        + f'. (Raised in {_place(error)}.)'
+        + f'. (Raised in {file}, line {steps[-1][1]}.)'
     )
 
 
@@ -182,35 +185,22 @@ def _unknown_argument(owner: str, name: str, known: set[str]) -> str:
 
 def _unknown_optimizer(error: BaseException) -> str | None:
     """Message for an unknown optimiser, whose lookup mmengine does not check."""
-    step = error.__traceback__
-    while step is not None:
-        cfg = getattr(step.tb_frame.f_locals.get('self'), 'optimizer_cfg', None)
+    for frame, _ in walk_tb(error.__traceback__):
+        cfg = getattr(frame.f_locals.get('self'), 'optimizer_cfg', None)
         if isinstance(cfg, dict) and OPTIMIZERS.get(str(cfg.get('type'))) is None:
             hint = near_matches(str(cfg.get('type')), OPTIMIZERS.module_dict)
             return f'There is no optimizer "{cfg.get("type")}". {hint}'
-        step = step.tb_next
     return None
-
-
-def _last_frame(error: BaseException) -> FrameType | None:
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    return step.tb_frame if step is not None else None
 
 
 def _building_frame(error: BaseException) -> FrameType | None:
     """The innermost frame of mmengine's ``build_from_cfg`` in a traceback."""
-    built = [one for one in _frames(error) if one.f_code.co_name == 'build_from_cfg']
+    built = [
+        frame
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_code.co_name == 'build_from_cfg'
+    ]
     return built[-1] if built else None
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """The frames of a traceback, the innermost last."""
-    step: TracebackType | None = error.__traceback__
-    while step is not None:
-        yield step.tb_frame
-        step = step.tb_next
 
 
 def _what_is_built(frame: FrameType) -> tuple[type, Mapping, Mapping] | None:
@@ -242,16 +232,6 @@ def _path_of(cfg: Mapping, node: Any, path: str = '') -> str:
     else:
         return ''
     return next(filter(None, (_path_of(cfg, value, where) for where, value in inner)), '')
-
-
-def _place(error: BaseException) -> str:
-    """The line that raised an error: 'mmpretrain/models/backbones/resnet.py, line 480'."""
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    assert step is not None
-    path = step.tb_frame.f_code.co_filename.rpartition('site-packages/')[2]
-    return f'{path}, line {step.tb_lineno}'
 
 
 def _registered(registry: Any) -> list[str]:
