@@ -134,7 +134,8 @@ def check_settings(cfg: Config) -> None:
     for key, minimum in (('batch_size', 1), ('num_workers', 0)):
         for name in LOADERS:
             loader = cfg.get(name)
-            if isinstance(loader, dict) and key in loader:
+            # Without a batch size, torch leaves batches to the sampler.
+            if isinstance(loader, dict) and loader.get(key) is not None:
                 check_number(f'{name}.{key}', loader[key], minimum=minimum)
     seed = (cfg.get('randomness') or {}).get('seed')
     if seed is not None:

@@ -264,6 +264,7 @@ def test_usual_settings_pass():
                 env_cfg=dict(mp_cfg=dict(mp_start_method='fork')),
                 optim_wrapper=dict(clip_grad=dict(max_norm=5.0)),
                 val_dataloader=None,
+                test_dataloader=dict(batch_size=None),
             )
         )
     )
