@@ -2,6 +2,7 @@
 """Trains several configs one after the other, alone or in a group of processes.
 
 Starting Python and a group of processes takes longer than such a training.
+All computations are in float64, so that runs can be compared closely.
 
     python -m torch.distributed.run --nproc_per_node 2 train_methods.py \\
         FOLDER --configs A.py B.py --launcher pytorch
@@ -48,6 +49,10 @@ def main() -> None:
     parser.add_argument('--configs', nargs='+')
     add_common_arguments(parser)
     args = parser.parse_args()
+    # In float32, sums in another order differ by 1e-7, and Adam makes steps of full length also of
+    # gradients near zero: how far two processes end from one is then a matter of the machine.
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
     for config in args.configs:
         folder = args.folder / Path(config).stem
         folder.mkdir(parents=True, exist_ok=True)
