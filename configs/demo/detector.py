@@ -22,13 +22,13 @@ model = dict(
         stem_channels=4,
         base_channels=4,
         zero_init_residual=False,
-        out_indices=(1, 2, 3),
+        out_indices=(2, 3),
         init_cfg=dict(
             type='mtkdrl_mm.DistilledBackbone',
             checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:30}}.pth',
         ),
     ),
-    neck=dict(type='FPN', in_channels=[8, 16, 32], out_channels=32, num_outs=3),
+    neck=dict(type='FPN', in_channels=[16, 32], out_channels=32, num_outs=2),
     bbox_head=dict(
         type='RetinaHead',
         num_classes=10,
@@ -37,10 +37,10 @@ model = dict(
         feat_channels=32,
         anchor_generator=dict(
             type='AnchorGenerator',
-            octave_base_scale=6,
+            octave_base_scale=5,
             scales_per_octave=2,
             ratios=[1.0, 2.0],
-            strides=[2, 4, 8],
+            strides=[4, 8],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),

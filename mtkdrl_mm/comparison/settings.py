@@ -30,6 +30,9 @@ class ComparisonSettings:
         store_flags (str): Flags of the store's tool. Defaults to ''.
         job (JobSettings, optional): What the jobs get of which every training is
             one. Defaults to None: trainings are started by this process.
+        warm (bool): Whether trainings are forks of a process that has imported
+            the large packages, which saves seconds; only for trainings of one
+            process that are started by this one. Defaults to False.
     """
 
     work_dir: str
@@ -42,6 +45,7 @@ class ComparisonSettings:
     views: int | None = None
     store_flags: str = ''
     job: JobSettings | None = None
+    warm: bool = False
 
     def command(self, tool: str, *arguments: str) -> list[str]:
         """The command that starts a tool, in as many processes as are set.

@@ -20,6 +20,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.child_processes import run_child
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
+from mtkdrl_mm.utils.warm_start import run_warm
 
 from .environment import current_commit
 from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
@@ -160,7 +161,7 @@ def train(
     combination: Combination,
     settings: ComparisonSettings,
     gpu: str | None = None,
-    run: RunCommand = run_command,
+    run: RunCommand | None = None,
 ) -> Run | None:
     """Train one combination, unless its result exists.
 
@@ -169,7 +170,8 @@ def train(
         settings (ComparisonSettings): How it is started.
         gpu (str, optional): The only GPU that it is to see. Defaults to None:
             all GPUs of this process.
-        run (Callable): Runs the command. Defaults to :func:`run_command`.
+        run (Callable, optional): Runs the command. Defaults to None: a child of this process
+            does, a fork if the settings are ``warm``.
 
     Returns:
         Run | None: The result; None if the training failed.
@@ -181,6 +183,8 @@ def train(
     known = finished(combination, settings.work_dir)
     if known is not None:
         return known
+    if run is None:
+        run = run_warm if settings.warm else run_command
     row, seed = combination.row, combination.seed
     folder = start_or_continue(combination, settings.work_dir)
     command = settings.command('train.py', row.config, '--work-dir', folder)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 # Linux only; elsewhere a parent that is killed leaves its children.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
@@ -18,6 +18,16 @@ _PR_SET_PDEATHSIG = 1
 
 # A younger child may have started after the terminal had sent its signal, and has nothing to save.
 _YOUNG = 1.0
+
+
+class Child(Protocol):
+    """A running child, such as a ``subprocess.Popen``."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal, unless the child has ended."""
+
+
+ChildT = TypeVar('ChildT', bound=Child)
 
 
 class _Children:
@@ -30,34 +40,36 @@ class _Children:
 
     def __init__(self) -> None:
         self.ending = False
-        self._started: dict[subprocess.Popen, float] = {}
+        self._started: dict[Child, float] = {}
         # Worker threads start children while the main thread handles a signal, which may have
         # interrupted a start of its own.
         self._lock = threading.RLock()
 
-    def start(self, command: Sequence[str], **kwargs: Any) -> subprocess.Popen:
+    def start(self, start: Callable[[], ChildT]) -> ChildT:
+        """Start a child, unless a signal has ended this process."""
         with self._lock:
             if self.ending:
                 raise KeyboardInterrupt
-            process = subprocess.Popen(command, preexec_fn=end_with_parent(), **kwargs)
-            self._started[process] = time.monotonic()
-            return process
+            child = start()
+            self._started[child] = time.monotonic()
+            return child
 
-    def forget(self, process: subprocess.Popen) -> None:
+    def forget(self, child: Child) -> None:
+        """Note that a child has ended."""
         with self._lock:
-            del self._started[process]
+            del self._started[child]
 
     def end(self, number: int) -> None:
         """Pass a signal on, and let no child start after it."""
         with self._lock:
             self.ending = True
-            for process, start in self._started.items():
+            for child, start in self._started.items():
                 # Ctrl-C has reached the others, and a second one would not let them save.
                 if number != signal.SIGINT or time.monotonic() - start < _YOUNG:
-                    process.send_signal(number)
+                    child.send_signal(number)
 
 
-_children = _Children()
+children = _Children()
 
 
 def end_with_parent() -> Callable[[], None]:
@@ -94,7 +106,8 @@ def run_child(command: Sequence[str], **kwargs: Any) -> tuple[int, Any]:
     Raises:
         KeyboardInterrupt: If a signal has ended :func:`interruptible`.
     """
-    process = _children.start(command, **kwargs)
+    prepare = end_with_parent()
+    process = children.start(lambda: subprocess.Popen(command, preexec_fn=prepare, **kwargs))
     try:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -102,7 +115,7 @@ def run_child(command: Sequence[str], **kwargs: Any) -> tuple[int, Any]:
         process.wait()  # a signal, which it has got too: it saves, and exits
         raise
     finally:
-        _children.forget(process)
+        children.forget(process)
     return process.returncode, usage
 
 
@@ -116,7 +129,7 @@ def interruptible() -> Iterator[None]:
     """
 
     def end(number: int, frame: Any) -> NoReturn:
-        _children.end(number)
+        children.end(number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         _end(number)
@@ -132,7 +145,7 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _children.ending = False
+        children.ending = False
 
 
 def _end(number: int) -> NoReturn:

@@ -105,6 +105,22 @@ def start(monkeypatch):
     return replace
 
 
+@pytest.mark.parametrize('warm', [True, False])
+def test_a_warm_training_is_a_fork_of_its_command(settings, start, monkeypatch, tmp_path, warm):
+    started, forked = start(1), []
+
+    def run(command, environment, log):
+        forked.append((command, environment, log.name))
+        return 1, None
+
+    monkeypatch.setattr(training, 'run_warm', run)
+    train(Combination(ROW, 3, 'hash'), settings(warm=warm))
+    assert len(started) == (not warm)
+    ((command, environment, *log),) = forked if warm else started
+    assert command[1] == 'here/tools/train.py' and environment['RUN_SEED'] == '3'
+    assert log == ([str(tmp_path / 'fast/seed_3/output.txt')] if warm else [])
+
+
 def test_training_sees_only_its_gpu(settings, start, tmp_path, capsys):
     started = start(1)
     kwargs = dict(cfg_options=('a=1',), jobs=2)

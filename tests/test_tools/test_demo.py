@@ -76,10 +76,13 @@ def test_teachers_of_a_student(demo, args, tmp_path):
 
 def test_backbones_of_a_detector(demo, args, tmp_path):
     random, alone, ours = demo.detector_rows(args)
-    assert 'model.backbone.init_cfg=None' in random.options and random.variables == ()
+    assert random.options == (*ours.options, 'model.backbone.init_cfg=None')
+    assert random.variables == ()
     for row, method in ((alone, 'baseline'), (ours, 'mtkdrl_stacking')):
-        assert row.options == tuple(
-            f'{split}_dataloader.dataset.indices=8' for split in ('train', 'val')
+        assert row.options == (
+            *(f'{split}_dataloader.dataset.indices=8' for split in ('train', 'val')),
+            'model.backbone.frozen_stages=3',
+            'model.backbone.norm_eval=True',
         )
         assert dict(row.variables) == dict(
             BACKBONE=method, DEMO_STUDENTS=str(tmp_path), STUDENT_EPOCHS='2'

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Children end with their parent, in whatever way it ends."""
+"""Children end with their parent, in whatever way it ends, and so do forks of a warm process."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ import time
 import pytest
 from waiting import patience
 
+from mtkdrl_mm.utils import warm_start
 from mtkdrl_mm.utils.child_processes import run_child
 
 # A child that says on SIGTERM or SIGINT that it saves, and exits a moment later.
@@ -38,11 +39,32 @@ with interruptible(), ThreadPoolExecutor(2) as pool:
 """
 
 
-@pytest.fixture
-def tool():
+# The same with forks, which write to a log.
+WARM_PARENT = """
+import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from mtkdrl_mm.utils import warm_start
+from mtkdrl_mm.utils.child_processes import interruptible
+warm_start._PRELOADED = ['json']
+command = [sys.executable, sys.argv[1]]
+def run(number):
+    with open('/proc/self/fd/1', 'a') as log:
+        return warm_start.run_warm(command, os.environ, log)
+def numbers():
+    yield from range(4)
+    time.sleep(100)
+with interruptible(), ThreadPoolExecutor(2) as pool:
+    list(pool.map(run, numbers()))
+"""
+
+
+@pytest.fixture(params=['new', 'warm'])
+def tool(request, tmp_path):
     """A running tool, and the process numbers of its children."""
+    child = tmp_path / 'child.py'
+    child.write_text(CHILD)
     process = subprocess.Popen(
-        [sys.executable, '-c', PARENT],
+        [sys.executable, '-c', PARENT if request.param == 'new' else WARM_PARENT, str(child)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,6 +93,29 @@ def test_exit_code_and_usage():
     assert code == 3 and usage.ru_maxrss > 0
     code, _ = run_child([sys.executable, '-c', 'import os; os.kill(os.getpid(), 15)'])
     assert code == -signal.SIGTERM
+
+
+def test_a_fork_is_the_tool(monkeypatch, tmp_path):
+    """Arguments, variables, threads, exit codes, output, and usage are those of a new process."""
+    monkeypatch.setattr(warm_start, '_PRELOADED', ['torch'])
+    tool, log_path = tmp_path / 'tool.py', tmp_path / 'log.txt'
+    tool.write_text(
+        'import beside, os, sys, torch\n'
+        'print(__name__, sys.argv[1:], os.environ["X"], torch.get_num_threads(), flush=True)\n'
+        'print("warned", file=sys.stderr)\n'
+        'os.kill(os.getpid(), 9) if sys.argv[1] == "killed" else sys.exit(int(sys.argv[1]))\n'
+    )
+    (tmp_path / 'beside.py').touch()
+    environment = dict(os.environ, X='5', OMP_NUM_THREADS='1')
+    results = []
+    for argument in ('0', '3', 'killed'):
+        with open(log_path, 'a') as log:
+            command = [sys.executable, str(tool), argument]
+            results.append(warm_start.run_warm(command, environment, log))
+    assert [code for code, _ in results] == [0, 3, -signal.SIGKILL]
+    assert results[0][1].ru_maxrss > 0 and results[2][1] is None
+    lines = [f"__main__ ['{argument}'] 5 1\nwarned\n" for argument in ('0', '3', 'killed')]
+    assert log_path.read_text() == ''.join(lines)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
