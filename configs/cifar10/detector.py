@@ -7,7 +7,7 @@ _dataset = dict(data_root='data/cifar10_scenes/coco/', metainfo=dict(classes=_ba
 model = dict(
     data_preprocessor=_base_.pixels,
     backbone=dict(_delete_=True, **_base_.distilled_backbone),
-    neck=dict(in_channels=[32, 64, 128]),
+    neck=dict(in_channels=[32, 64, 128], num_outs=3),
     bbox_head=dict(anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16])),
 )
 train_dataloader = dict(dataset=_dataset)
