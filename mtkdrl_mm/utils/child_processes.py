@@ -145,7 +145,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        children.ending = False
 
 
 def _end(number: int) -> NoReturn:
