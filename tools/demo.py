@@ -127,7 +127,7 @@ def comparison_settings(
         root=ROOT,
         cfg_options=tuple(options),
         jobs=max(1, min(4, os.cpu_count() or 1)),
-        warm=True,  # half of such a training would be imports
+        warm=True,  # a quarter of such a training would be imports
         **kwargs,  # type: ignore[arg-type]
     )
 
@@ -331,6 +331,10 @@ def print_detectors(runs: Runs, args: argparse.Namespace) -> None:
             f'\nOne run each, on {scenes}.\nOther seeds give several points more or less: '
             '--task-seeds 0 1 2 trains with three.'
         )
+    print(
+        'The backbones are frozen, so that the detectors show what is in them. Fine-tuned for so '
+        'short a time,\nthe two students could not be told apart (docs/getting_started.md).'
+    )
 
 
 def draw(runs: Runs, args: argparse.Namespace) -> str:
@@ -418,7 +422,7 @@ def main() -> None:
     print_students(summaries, best)
     print_verdicts(students)
     if missing:
-        print(f'\nNo fine-tuning of detectors: not installed: {", ".join(missing)}.')
+        print(f'\nNo detectors: not installed: {", ".join(missing)}.')
     else:
         print('\nTraining detectors on scenes of digits, with three frozen backbones:', flush=True)
         settings = comparison_settings(args, args.task_epochs, 'detector', metric='coco/bbox_mAP')
