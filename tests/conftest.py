@@ -126,10 +126,15 @@ def _visualizers_of_the_next_test():
 
 @pytest.fixture(autouse=True, scope='session')
 def _one_thread():
-    """For tensors as small as here, several threads only wait for each other."""
+    """For tensors as small as here, several threads only wait for each other.
+
+    Also in the processes that tests start, of which there are as many as cores at a time.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('OMP_NUM_THREADS', '1')
+        yield
     torch.set_num_threads(before)
 
 

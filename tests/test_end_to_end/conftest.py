@@ -167,13 +167,13 @@ class Workshop:
 
 
 def environment(fresh: bool = False, **extra: str) -> dict[str, str]:
-    """The environment of a subprocess: one thread each, the Python of the tests first.
+    """The environment of a subprocess: the Python of the tests first.
 
     ``fresh`` is for tests that signal processes: "python" is then a real interpreter.
     """
     folders = [osp.dirname(path) for path in (tool_python(), sys.executable)]
     path = os.pathsep.join([*folders[fresh:], os.environ['PATH']])
-    return {**os.environ, 'OMP_NUM_THREADS': '1', 'PATH': path, **extra}
+    return {**os.environ, 'PATH': path, **extra}
 
 
 def weights_of(path: Any) -> dict[str, torch.Tensor]:

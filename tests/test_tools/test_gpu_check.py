@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import patience
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dev' / 'gpu_check.sh'
 
@@ -67,16 +68,18 @@ def test_states(run):
 def test_a_check_that_takes_too_long_is_killed_and_keeps_its_findings(run, tmp_path):
     """With the processes that it has started."""
 
+    seconds = patience(1)
+
     def slow(report):
         report.limit('a', 0.0, 1.0)
-        subprocess.Popen(['sh', '-c', f'sleep 3; touch {tmp_path}/alive'])
-        time.sleep(60)
+        subprocess.Popen(['sh', '-c', f'sleep {3 * seconds}; touch {tmp_path}/alive'])
+        time.sleep(60 * seconds)
 
     start = time.monotonic()
-    result = run(slow, seconds=1)
-    assert result.state == 'FAILED' and result.problem.startswith('stopped after 1 s')
+    result = run(slow, seconds=seconds)
+    assert result.state == 'FAILED' and result.problem.startswith(f'stopped after {seconds:.0f} s')
     assert [finding.state for finding in result.findings] == ['passed']
-    time.sleep(max(0, 4 - (time.monotonic() - start)))
+    time.sleep(max(0, start + 4 * seconds - time.monotonic()))
     assert not (tmp_path / 'alive').exists()
 
 
@@ -115,7 +118,7 @@ def test_json_and_page(run, tmp_path):
 def test_reduced_form(tmp_path):
     """In the environment of the tests, on the CPU."""
     done = subprocess.run(
-        ['bash', str(TOOL), str(tmp_path / 'out')],
+        ['bash', str(TOOL), str(tmp_path / 'out'), '--seconds', str(patience(530))],
         env={**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
         text=True,

@@ -98,10 +98,9 @@ def train(report: Reporter, name: str, config: str, *flags: str, **kwargs: Any) 
     return read_checkpoint(path, f'checkpoint of the training "{name}"')['state_dict']
 
 
-def wait_for_log(log: str, pattern: str, process: Process, seconds: float) -> None:
-    """Wait until a process has printed a line."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.is_alive():
+def wait_for_log(log: str, pattern: str, process: Process) -> None:
+    """Wait until a process has printed a line; the check's own time limit ends this, too."""
+    while process.is_alive():
         with suppress(FileNotFoundError), open(log) as file:
             if re.search(pattern, file.read()):
                 return

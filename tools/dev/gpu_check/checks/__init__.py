@@ -19,7 +19,8 @@ class Check:
     Attributes:
         function (Callable): The function. Its name and the first line of its
             docstring are shown.
-        seconds (float): The time that it may take on a GPU.
+        seconds (float): The time that it may take on a GPU. Without one, a check may take all
+            that is left.
     """
 
     function: Callable[[Reporter], None]

@@ -18,9 +18,9 @@ def interruptions(report: Reporter) -> None:
     config = small_training(report, epochs=12 if report.full else 4)
     whole = train(report, 'whole', config)
     process, log = start_training(report, 'stopped', config)
-    wait_for_log(log, r'Epoch\(train\)\s+\[1\]\[4/', process, seconds=60)
+    wait_for_log(log, r'Epoch\(train\)\s+\[1\]\[4/', process)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
+    process.join()
     report.expect('SIGTERM: exit code', process.exitcode, 143)
     saved = [name for name in os.listdir(work_dir(report, 'stopped')) if 'interrupted' in name]
     report.expect('SIGTERM: number of checkpoints', len(saved), 1)
