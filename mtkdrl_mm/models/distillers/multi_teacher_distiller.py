@@ -31,6 +31,7 @@ from ..head_loss import check_head_loss
 from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
 from ..losses import DistillationLoss
+from ..memory_format import check_trainable_in_channels_last
 from ..num_classes import set_num_classes
 from ..teachers import Preprocessing, StoredTeacherPool, TeacherPool, build_pool
 from ..teachers.build_teacher import TeacherConfig
@@ -461,12 +462,20 @@ class MultiTeacherDistiller(BaseModel):
         """Initialise student, connectors and weighting; read the teachers' weights.
 
         The runner calls this once before training, and not for testing.
+
+        Raises:
+            InputError: If the student cannot be trained in channels_last on
+                its device.
         """
         super().init_weights()
         if not self.has_teachers:
             return
+        device = next(self.student.parameters()).device
+        channels_last = self._use_channels_last(device)
+        if channels_last:
+            check_trainable_in_channels_last(self.student, device)
         self.teachers.load_weights()
-        if self._use_channels_last(next(self.student.parameters()).device):
+        if channels_last:
             for network in (self.student, self.teachers):
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

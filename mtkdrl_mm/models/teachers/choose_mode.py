@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils.errors import first_line
 
+from ..memory_format import is_channels_last
 from .inference_mode import (
     EAGER,
     InferenceMode,
@@ -22,7 +23,7 @@ from .inference_mode import (
     cpu_has_bfloat16,
     has_spatial_layers,
 )
-from .teacher import Teacher, is_channels_last
+from .teacher import Teacher
 
 # Largest allowed deviation of the logits, in standard deviations of the batch's logits: float32,
 # float32 whose convolutions round to TF32 on CUDA, and half precision.

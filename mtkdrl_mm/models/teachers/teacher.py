@@ -17,6 +17,7 @@ from mtkdrl_mm.utils import InputError
 
 from ..classifier_output import run_classifier
 from ..infer_output import infer_output
+from ..memory_format import is_channels_last, memory_format
 from ..token_map import has_token_map
 from .class_map import ClassMap
 from .fold_batch_norm import fold_batch_norms
@@ -145,7 +146,7 @@ class Teacher(nn.Module):
             if count == 0 and not mode.reparameterized:
                 return None
         if mode.channels_last is not None:
-            network.to(memory_format=_memory_format(mode.channels_last))
+            network.to(memory_format=memory_format(mode.channels_last))
         if mode.half is not None:
             _store_in(network, mode.half)
         if mode.compiled:
@@ -213,7 +214,7 @@ class Teacher(nn.Module):
         if mode == EAGER:
             return run_classifier(self.network, inputs, self.token_maps, role=self.role)
         if mode.channels_last is not None:
-            inputs = inputs.contiguous(memory_format=_memory_format(mode.channels_last))
+            inputs = inputs.contiguous(memory_format=memory_format(mode.channels_last))
         with _precision(mode, inputs.device):
             output = run_classifier(self.network, inputs, self.token_maps, role=self.role)
         if mode.dtype is not None and autocast_dtype(inputs.device) != mode.half:
@@ -253,11 +254,6 @@ class Teacher(nn.Module):
         return infer_output(self.network, self.role, self.preprocessing.input_size, self.token_maps)
 
 
-def is_channels_last(images: Tensor) -> bool:
-    """Whether a batch is in channels_last memory format, and in no other."""
-    return not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
-
-
 def in_layout_of(images: Tensor, output: NetworkOutput) -> NetworkOutput:
     """Bring outputs to the memory formats that they have however they came about.
 
@@ -275,7 +271,7 @@ def in_layout_of(images: Tensor, output: NetworkOutput) -> NetworkOutput:
     """
     feature_map = output.feature_map
     if feature_map is not None:
-        layout = _memory_format(is_channels_last(images))
+        layout = memory_format(is_channels_last(images))
         feature_map = feature_map.contiguous(memory_format=layout)
     return replace(
         output,
@@ -283,10 +279,6 @@ def in_layout_of(images: Tensor, output: NetworkOutput) -> NetworkOutput:
         embedding=output.embedding.contiguous(),
         feature_map=feature_map,
     )
-
-
-def _memory_format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _precision(mode: InferenceMode, device: torch.device) -> Any:

@@ -211,9 +211,12 @@ def test_teachers_follow_to_another_precision(make_distiller):
         assert {b.dtype for b in network.buffers() if b.is_floating_point()} == {torch.float64}
 
 
-def test_channels_last_changes_the_layout_and_not_the_loss(make_distiller, make_batch, loads):
-    plain = make_distiller(channels_last=False).eval()
-    other = make_distiller(channels_last=True).eval()
+def test_channels_last_changes_the_layout_and_not_the_loss(
+    make_distiller, make_resnet, make_batch, loads
+):
+    student = make_resnet(8)
+    plain = make_distiller(student=student, channels_last=False).eval()
+    other = make_distiller(student=student, channels_last=True).eval()
     other.init_weights()
     other.load_state_dict(plain.state_dict())
     for network in (other.student, other.teachers[0].network):
