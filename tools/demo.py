@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -426,6 +427,8 @@ def main() -> None:
     else:
         print('\nTraining detectors on scenes of digits, with three frozen backbones:', flush=True)
         settings = comparison_settings(args, args.task_epochs, 'detector', metric='coco/bbox_mAP')
+        # Two after each other would leave one of two cores idle at the end.
+        settings = replace(settings, jobs=max(settings.jobs, len(BACKBONES)))
         print_detectors(train_rows(detector_rows(args), args.task_seeds, settings), args)
     print(
         f'\nDone in {time.time() - start:.0f} s. Under {args.work_dir}: checkpoints (epoch_*.pth), '
