@@ -23,7 +23,8 @@ def check_trainable_in_channels_last(network: nn.Module, device: torch.device) -
     Gradients of strided 1x1 convolutions of fewer than eight channels in
     channels_last are written beyond their memory: the process crashes, hangs,
     or has wrong gradients (https://github.com/uxlfoundation/oneDNN/issues/6035,
-    seen with torch 2.1 and 2.14). Inference is right.
+    seen with torch 2.1 and 2.14 and AVX2, whose blocks have eight channels;
+    not tried with AVX-512). Inference is right.
 
     Args:
         network (nn.Module): A network that is trained.
