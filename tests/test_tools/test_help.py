@@ -43,8 +43,11 @@ def test_help_in_a_new_interpreter(tool, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith('usage:')
+    # The maintained forks of mmpretrain, mmdet and mmseg print a line of their own when they are
+    # imported (docs/getting_started.md); nothing else may come before the usage.
+    said = done.stdout.removeprefix('Could not import OneDL\n')
+    assert said.startswith('usage:')
     # What it does, in a line below the usage.
-    paragraphs = done.stdout.split('\n\n')
+    paragraphs = said.split('\n\n')
     assert len(paragraphs) > 2 and len(paragraphs[1].split()) > 3
     assert not os.listdir(tmp_path)
