@@ -6,9 +6,9 @@ teachers, and each of them confuses some digits, since its own training labels d
 three of them 3 with 8 and 5 with 6, the fourth 1 with 7 and 4 with 9. The agent of
 mtkdrl_stacking, the variant of this project, learns from 50 other images with right
 labels whom to believe. It is compared with the student without teachers, the best
-teacher alone, equal weights (AVER), CA-MKD, MTKD-RL as published, and weights that
-are learned as the agent's but are the same for all images; all with several seeds,
-and all trained on the 50 images, too. Then a small detector is trained on scenes of
+teacher alone, equal weights (AVER), MTKD-RL as published, and weights that are
+learned as the agent's but are the same for all images; all with several seeds, and
+all trained on the 50 images, too. Then a small detector is trained on scenes of
 digits with three frozen backbones: random, the student without teachers, and ours.
 
 Every training goes through ``tools/train.py`` and a config under
@@ -19,10 +19,10 @@ already is not trained again. Without mmdet it ends with the students.
 import argparse
 import os
 import os.path as osp
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -47,22 +47,21 @@ from mtkdrl_mm.comparison import (
 )
 from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.child_processes import interruptible
+from mtkdrl_mm.utils.child_processes import interruptible, run_child
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 WORK = osp.join('work_dirs', 'demo')
 TEACHERS = {
     'resnet': 'taught to confuse 3 with 8, 5 with 6',
-    'shufflenet': 'taught to confuse 3 with 8, 5 with 6',
-    'mobilenet': 'taught to confuse 3 with 8, 5 with 6',
-    'seresnext': 'taught to confuse 1 with 7, 4 with 9',
+    'densenet': 'taught to confuse 3 with 8, 5 with 6',
+    'repvgg': 'taught to confuse 3 with 8, 5 with 6',
+    'wide_resnet': 'taught to confuse 1 with 7, 4 with 9',
 }
 STUDENTS = {
     'baseline': 'no teachers',
     'best_teacher': 'the best teacher alone',
     'aver': 'equal weights (AVER)',
-    'camkd': 'CA-MKD',
     'mtkdrl': 'MTKD-RL, as published',
     'static': 'one set of learned weights',
     'mtkdrl_stacking': 'mtkdrl_stacking (ours)',
@@ -82,9 +81,9 @@ SHOWN = (3, 8, 5, 6, 1, 7, 4, 9)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
-        '--epochs', type=int, default=30, help='epochs of the classifiers; fewer for a quick test'
+        '--epochs', type=int, default=25, help='epochs of the classifiers; fewer for a quick test'
     )
-    parser.add_argument('--task-epochs', type=int, default=6, help='epochs of the detectors')
+    parser.add_argument('--task-epochs', type=int, default=5, help='epochs of the detectors')
     parser.add_argument(
         '--task-images',
         type=int,
@@ -136,6 +135,23 @@ def comparison_settings(
 def checkpoint_of(row: str, seed: int, args: argparse.Namespace) -> str:
     """The checkpoint at the end of a teacher's or student's training."""
     return osp.join(args.work_dir, row, f'seed_{seed}', f'epoch_{args.epochs}.pth')
+
+
+def write_data_sets(converters: Sequence[str]) -> None:
+    """Write data sets that do not exist yet, all at once.
+
+    Args:
+        converters (Sequence[str]): Tools in ``tools/dataset_converters``.
+
+    Raises:
+        InputError: If one of them fails; it has said why.
+    """
+    commands = [[sys.executable, f'tools/dataset_converters/{name}.py'] for name in converters]
+    with interruptible(), ThreadPoolExecutor() as threads:
+        codes = list(threads.map(lambda command: run_child(command)[0], commands))
+    failed = [name for name, code in zip(converters, codes) if code]
+    if failed:
+        raise InputError(f'{failed[0]}.py failed; see above.')
 
 
 def teacher_rows() -> list[Row]:
@@ -402,8 +418,7 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     start = time.time()
     missing = [name for name in ('mmdet', 'pycocotools') if not find_spec(name)]
-    for converter in ('digits',) if missing else ('digits', 'make_scenes'):
-        subprocess.run([sys.executable, f'tools/dataset_converters/{converter}.py'], check=True)
+    write_data_sets(('digits',) if missing else ('digits', 'make_scenes'))
     print('Training four teachers, each of which is taught to confuse some digits:', flush=True)
     teachers = train_rows(teacher_rows(), [0], comparison_settings(args, args.epochs))
     accuracy = {name: teachers[f'teacher_{name}'][0].metric for name in TEACHERS}

@@ -21,11 +21,12 @@ model = dict(
         depth=18,
         stem_channels=4,
         base_channels=4,
+        strides=(1, 1, 2, 2),
         zero_init_residual=False,
         out_indices=(2, 3),
         init_cfg=dict(
             type='mtkdrl_mm.DistilledBackbone',
-            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:30}}.pth',
+            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:25}}.pth',
         ),
     ),
     neck=dict(type='FPN', in_channels=[16, 32], out_channels=32, num_outs=2),
@@ -40,7 +41,7 @@ model = dict(
             octave_base_scale=5,
             scales_per_octave=2,
             ratios=[1.0, 2.0],
-            strides=[4, 8],
+            strides=[2, 4],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
@@ -79,6 +80,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(48, 48)),
             dict(type='PackDetInputs'),
         ],
     ),
@@ -95,7 +97,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(96, 96)),
+            dict(type='Resize', scale=(48, 48)),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
                 type='PackDetInputs',
@@ -113,13 +115,15 @@ test_evaluator = val_evaluator
 val_cfg = dict()
 test_cfg = dict()
 
-train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=6, val_interval=6)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
-param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=6, convert_to_iter_based=True)
+train_cfg = dict(type='mtkdrl_mm.ResumableEpochLoop', max_epochs=5, val_interval=5)
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01), clip_grad=dict(max_norm=1.0)
+)
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=5, convert_to_iter_based=True)
 default_hooks = dict(
     label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
     logger=dict(interval=50),
-    checkpoint=dict(interval=6, max_keep_ckpts=1),
+    checkpoint=dict(interval=5, max_keep_ckpts=1),
     visualization=dict(_delete_=True, type='mmdet.DetVisualizationHook'),
 )
 visualizer = dict(

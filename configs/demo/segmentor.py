@@ -36,7 +36,7 @@ model = dict(
         mean=[78.0, 78.0, 78.0],
         std=[96.0, 96.0, 96.0],
         bgr_to_rgb=True,
-        size=(96, 96),
+        size=(48, 48),
         pad_val=0,
         seg_pad_val=255,
     ),
@@ -45,11 +45,12 @@ model = dict(
         depth=18,
         stem_channels=4,
         base_channels=4,
+        strides=(1, 1, 2, 2),
         zero_init_residual=False,
         out_indices=(1, 2, 3),
         init_cfg=dict(
             type='mtkdrl_mm.DistilledBackbone',
-            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:30}}.pth',
+            checkpoint='{{$DEMO_STUDENTS:work_dirs/demo}}/{{$BACKBONE:mtkdrl}}/seed_{{$RUN_SEED:0}}/epoch_{{$STUDENT_EPOCHS:25}}.pth',
         ),
     ),
     decode_head=dict(
@@ -78,6 +79,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
+            dict(type='Resize', scale=(48, 48)),
             dict(type='PackSegInputs'),
         ],
     ),
@@ -91,6 +93,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(48, 48)),
             dict(type='LoadAnnotations'),
             dict(type='PackSegInputs'),
         ],

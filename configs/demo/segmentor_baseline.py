@@ -5,6 +5,6 @@ variant = None
 _students = '{{$DEMO_STUDENTS:work_dirs/demo}}'
 model = dict(
     backbone=dict(
-        init_cfg=dict(checkpoint=f'{_students}/baseline/seed_{{$RUN_SEED:0}}/epoch_30.pth')
+        init_cfg=dict(checkpoint=f'{_students}/baseline/seed_{{$RUN_SEED:0}}/epoch_25.pth')
     )
 )

@@ -4,5 +4,5 @@ _base_ = './segmentor.py'
 variant = None
 _students = '{{$DEMO_STUDENTS:work_dirs/demo}}'
 model = dict(
-    backbone=dict(init_cfg=dict(checkpoint=f'{_students}/mtkdrl/seed_{{$RUN_SEED:0}}/epoch_30.pth'))
+    backbone=dict(init_cfg=dict(checkpoint=f'{_students}/mtkdrl/seed_{{$RUN_SEED:0}}/epoch_25.pth'))
 )

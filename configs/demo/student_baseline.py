@@ -3,7 +3,12 @@ _base_ = './_base_/classifier.py'
 
 model = dict(
     backbone=dict(
-        type='ResNet_CIFAR', depth=18, stem_channels=4, base_channels=4, zero_init_residual=False
+        type='ResNet_CIFAR',
+        depth=18,
+        stem_channels=4,
+        base_channels=4,
+        strides=(1, 1, 2, 2),
+        zero_init_residual=False,
     ),
     head=dict(in_channels=32),
 )

@@ -4,7 +4,12 @@ _base_ = './_base_/classifier.py'
 
 model = dict(
     backbone=dict(
-        type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, zero_init_residual=False
+        type='ResNet_CIFAR',
+        depth=18,
+        stem_channels=8,
+        base_channels=8,
+        strides=(1, 1, 2, 2),
+        zero_init_residual=False,
     ),
     head=dict(in_channels=64),
 )

@@ -1,7 +1,7 @@
-# Real handwritten digits, 8x8 pixels, shown to the networks at 32x32.
+# Real handwritten digits, 8x8 pixels, shown to the networks at 16x16.
 # `make demo` writes them with tools/dataset_converters/digits.py.
 _loader = dict(batch_size=32, num_workers=0)
-_load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32)]
+_load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=16)]
 _dataset = dict(
     type='CustomDataset',
     data_root='data/digits',
@@ -20,7 +20,7 @@ train_dataloader = dict(
         ann_file='meta/train.txt',
         pipeline=[
             *_load,
-            dict(type='RandomCrop', crop_size=32, padding=4),
+            dict(type='RandomCrop', crop_size=16, padding=2),
             dict(type='PackInputs'),
         ],
     ),

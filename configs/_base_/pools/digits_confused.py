@@ -5,7 +5,7 @@ teachers = [
     dict(
         name=name,
         cfg_path=f'mtkdrl_mm::demo/teacher_{name}.py',
-        checkpoint=f'work_dirs/demo/teacher_{name}/seed_0/epoch_30.pth',
+        checkpoint=f'work_dirs/demo/teacher_{name}/seed_0/epoch_25.pth',
     )
-    for name in ('resnet', 'shufflenet', 'mobilenet', 'seresnext')
+    for name in ('resnet', 'densenet', 'repvgg', 'wide_resnet')
 ][: int('{{$NUM_TEACHERS:4}}')]

@@ -4,7 +4,7 @@ teachers = [
     dict(
         name=name,
         cfg_path=f'mtkdrl_mm::demo/teacher_{name}.py',
-        checkpoint=f'work_dirs/digits_weak/teacher_{name}/epoch_30.pth',
+        checkpoint=f'work_dirs/digits_weak/teacher_{name}/epoch_25.pth',
     )
-    for name in ('resnet', 'shufflenet', 'mobilenet', 'weak')
+    for name in ('resnet', 'densenet', 'repvgg', 'weak')
 ][: int('{{$NUM_TEACHERS:4}}')]
