@@ -160,12 +160,13 @@ def test_every_config_can_be_built(name, build):
 METHODS = {
     'mtkdrl/r18_imagenet.py': ('PerTeacherAgent', 3, 'ClosenessReward'),
     'mtkdrl/r18_imagenet_stacking.py': ('JointAgent', 1, 'LabelProbabilityReward'),
+    'mtkdrl/r18_imagenet_static.py': ('StaticAgent', 1, 'LabelProbabilityReward'),
     'mtkdrl/r18_imagenet_as_released.py': ('JointAgent', 3, 'StudentLossReward'),
 }
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_three_forms_of_mtkdrl(name):
+def test_forms_of_mtkdrl(name):
     agent, parts, reward = METHODS[name]
     cfg = read(name)
     assert cfg.model.weighting.agent.type == agent

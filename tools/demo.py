@@ -63,7 +63,7 @@ STUDENTS = {
     'best_teacher': 'the best teacher alone',
     'aver': 'equal weights (AVER)',
     'mtkdrl': 'MTKD-RL, as published',
-    'static': 'one set of learned weights',
+    'mtkdrl_static': 'one set of learned weights',
     'mtkdrl_stacking': 'mtkdrl_stacking (ours)',
 }
 REFERENCE, OURS = 'aver', 'mtkdrl_stacking'
@@ -173,7 +173,6 @@ def student_rows(best: str, args: argparse.Namespace) -> list[Row]:
     options = {
         'baseline': ('baseline',),
         'best_teacher': ('aver', *checkpoints, *alone),
-        'static': (OURS, *checkpoints, 'model.weighting.agent.type=StaticAgent'),
     }
     # All methods have the labels that the agent learns from.
     labels = (('STUDENT_LABELS', 'student_and_held_out'),)
@@ -311,7 +310,7 @@ def print_verdicts(runs: Runs) -> None:
     rivals = {
         REFERENCE: 'equal weights',
         'baseline': 'the student without teachers',
-        'static': 'one set of learned weights',
+        'mtkdrl_static': 'one set of learned weights',
     }
     for method, rival in (('mtkdrl', REFERENCE), *((OURS, rival) for rival in rivals)):
         gap = paired_difference(runs[method], runs[rival])

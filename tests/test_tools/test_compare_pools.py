@@ -39,16 +39,15 @@ def test_every_pool_has_its_rows(tool):
 
 
 def test_only_the_asked_for_rows(tool):
-    rows, singles = tool.pool_rows('confused_noisy', ['alone', 'static'])
+    rows, singles = tool.pool_rows('confused_noisy', ['alone', 'mtkdrl_static'])
     assert rows == dict(
         alone=[
             'configs/cifar10/student_baseline.py',
             'CIFAR10_POOL=confused',
             'CIFAR10_LABELS=noisy_and_held_out',
         ],
-        static=[
-            'configs/cifar10/student_mtkdrl_stacking.py',
-            'model.weighting.agent.type=StaticAgent',
+        mtkdrl_static=[
+            'configs/cifar10/student_mtkdrl_static.py',
             'CIFAR10_POOL=confused',
             'CIFAR10_LABELS=noisy_and_held_out',
         ],

@@ -60,8 +60,8 @@ METHODS: dict[str, tuple[str, ...]] = dict(
     mtkdrl=('student_mtkdrl.py',),
     mtkdrl_as_released=('student_mtkdrl_as_released.py',),
     mtkdrl_stacking=('student_mtkdrl_stacking.py',),
-    # Ceilings: the best weights that are the same for all images, and the teachers' correctness.
-    static=('student_mtkdrl_stacking.py', 'model.weighting.agent.type=StaticAgent'),
+    mtkdrl_static=('student_mtkdrl_static.py',),
+    # A ceiling: the teachers' correctness.
     oracle=('student_aver.py', 'model.weighting.type=CorrectTeachers'),
 )
 
