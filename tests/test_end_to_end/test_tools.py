@@ -172,7 +172,12 @@ def test_the_demo(workshop: Workshop):
     # Its trainings are forks, for which multiprocessing needs the folder that it was started in.
     done = workshop.tool(*command, fresh=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    for label in ('AVER', 'CA-MKD', 'MTKD-RL, as published', 'mtkdrl_stacking (ours)'):
+    for label in (
+        'AVER',
+        'MTKD-RL, as published',
+        'one set of learned weights',
+        'mtkdrl_stacking (ours)',
+    ):
         assert re.search(rf'^{label}|\({label}\)|^{re.escape(label)}', done.stdout, re.M), label
     assert '0.25  0.25  0.25  0.25' in done.stdout
     assert 'with one seed, which proves nothing.' in done.stdout
