@@ -56,6 +56,12 @@ def test_results_are_taken_over_or_refused(demo, args, tmp_path):
         demo.train_rows([row], [0], demo.comparison_settings(args, 3))
 
 
+def test_a_converter_that_fails_ends_the_demo(demo, capfd):
+    with pytest.raises(InputError, match=r'^no_such_tool\.py failed; see above\.$'):
+        demo.write_data_sets(['no_such_tool'])
+    assert 'no_such_tool.py' in capfd.readouterr().err
+
+
 def test_teachers_of_a_student(demo, args, tmp_path):
     rows = {row.name: row for row in demo.student_rows('densenet', args)}
     assert list(rows) == list(demo.STUDENTS)
