@@ -2,7 +2,6 @@
 """The model of a distillation run."""
 
 import copy
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,8 +11,6 @@ import torch
 from mmengine.model import BaseModel
 from mmpretrain.models.losses import LabelSmoothLoss
 from mmpretrain.models.utils import RandomBatchAugment
-from mmpretrain.registry import BATCH_AUGMENTS
-from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.utils.hooks import RemovableHandle
@@ -21,12 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings, TeacherRecord
-from mtkdrl_mm.utils import InputError, build_component, check_number, near_matches
+from mtkdrl_mm.utils import InputError, build_component, check_number
 from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
+from ..build_preprocessor import build_preprocessor
 from ..classifier_output import check_classifier, run_classifier
-from ..connectors import Connector, EmbeddingConnector, MapConnector
+from ..connectors import build_connectors
 from ..head_loss import check_head_loss
 from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
@@ -160,7 +158,7 @@ class MultiTeacherDistiller(BaseModel):
         preprocessor_cfg = dict(
             data_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor or {}
         )
-        super().__init__(_build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
+        super().__init__(build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
         self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
         self.logit_loss_weight = check_number('logit_loss_weight', logit_loss_weight)
         self.feature_loss_weight = check_number('feature_loss_weight', feature_loss_weight)
@@ -240,7 +238,7 @@ class MultiTeacherDistiller(BaseModel):
             self._add_extra_loss(dict(cfg))
         self.connectors: nn.ModuleDict | None = None
         if self.feature_loss_weight > 0:
-            self.connectors = self._build_connectors(output, connector or {})
+            self.connectors = build_connectors(output, pool.spec, connector or {})
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
 
     @property
@@ -532,43 +530,6 @@ class MultiTeacherDistiller(BaseModel):
         check_head_loss(head, seen[-1], getattr(self.data_preprocessor, 'to_onehot', False))
         return output
 
-    def _build_connectors(self, output: NetworkOutput, cfg: dict[str, Any]) -> nn.ModuleDict:
-        spec = self.teachers.spec
-        connectors = nn.ModuleDict()
-        scales = spec.embedding_scales or (1.0,) * spec.num_teachers
-        for name, embedding_size, map_channels, signed, scale in zip(
-            spec.module_names, spec.embedding_sizes, spec.map_channels, spec.signed_maps, scales
-        ):
-            use_map = output.feature_map is not None and map_channels is not None
-            chosen, other = (MapConnector, EmbeddingConnector)[:: 1 if use_map else -1]
-            kind = cfg.get('type') or chosen.__name__
-            features = output.feature_map if kind == 'MapConnector' else output.embedding
-            # A ReLU could not follow what is negative as often as positive.
-            defaults: dict[str, Any] = (
-                dict(act_cfg=None) if signed and kind == 'MapConnector' else {}
-            )
-            if features is None or (kind == 'MapConnector' and map_channels is None):
-                raise InputError(
-                    'MapConnector needs a student and teachers with spatial maps. Leave `type` '
-                    'out of `connector`, or use EmbeddingConnector.'
-                )
-            if scale != 1 and kind == 'EmbeddingConnector':
-                defaults['scale'] = scale
-            settings = {**defaults, **cfg, 'type': kind}
-            if 'type' not in cfg:
-                # Settings of connectors between maps, in a pool where some have none.
-                for key in set(settings) & (_arguments(other) - _arguments(chosen)):
-                    del settings[key]
-            connectors[name] = build_component(
-                MODELS,
-                settings,
-                Connector,
-                'connector',
-                in_channels=features.shape[1],
-                out_channels=map_channels if kind == 'MapConnector' else embedding_size,
-            )
-        return connectors
-
     def _add_extra_loss(self, cfg: dict[str, Any]) -> None:
         weight = check_number('loss_weight', cfg.pop('loss_weight', 1.0))
         loss = build_component(
@@ -594,11 +555,6 @@ class MultiTeacherDistiller(BaseModel):
         return labels
 
 
-def _arguments(kind: type) -> set[str]:
-    """Names of the arguments of a class."""
-    return set(inspect.signature(kind).parameters)
-
-
 def _check_level(loss: DistillationLoss, level: str) -> None:
     """Refuse a loss on features in place of one on logits, and the reverse."""
     if loss.level != level:
@@ -606,38 +562,6 @@ def _check_level(loss: DistillationLoss, level: str) -> None:
             f'`{level}_loss` is {type(loss).__name__}, which compares {loss.level}s. Give it as '
             f'`{loss.level}_loss`, or in `extra_losses`.'
         )
-
-
-def _build_preprocessor(
-    cfg: dict[str, Any], model: dict[str, Any], num_classes: int | None
-) -> nn.Module:
-    """Build the student's preprocessing with its batch augmentations."""
-    cfg = dict(cfg)
-    cfg.setdefault('type', 'mmpretrain.ClsDataPreprocessor')
-    if num_classes is not None:
-        cfg['num_classes'] = num_classes
-    augments = model.pop('train_cfg', None)
-    if augments is not None:
-        cfg.setdefault('batch_augments', augments)
-    try:
-        return MMPRETRAIN_MODELS.build(cfg)
-    except KeyError as error:
-        kind = _unknown_augment(cfg.get('batch_augments'))
-        if kind is None:
-            raise
-        raise InputError(
-            f'The batch augmentation "{kind}" of the student is unknown. '
-            f'{near_matches(kind, BATCH_AUGMENTS.module_dict)}'
-        ) from error
-
-
-def _unknown_augment(cfg: Any) -> str | None:
-    """The first type in ``batch_augments`` that is not registered."""
-    augments = (cfg or {}).get('augments') or []
-    parts = [augments] if isinstance(augments, dict) else augments
-    kinds = [part['type'] for part in parts if isinstance(part, dict) and 'type' in part]
-    unknown = [kind for kind in kinds if isinstance(kind, str) and not BATCH_AUGMENTS.get(kind)]
-    return unknown[0] if unknown else None
 
 
 def _plain_student(
