@@ -216,8 +216,9 @@ cancel() { # scancel saves within KillWait
 }
 
 limit() { # the time limit with --signal=TERM@30 saves; exit code 143
-  GPUS=2 SRUN_ARGS='--time=2 --signal=TERM@30' train limit 4000
-  wait_for 180 ended limit && code limit 143 && saved limit
+  # Slurm may signal up to a minute early. A busy machine needs another minute for the first iterations.
+  GPUS=2 SRUN_ARGS='--time=3 --signal=TERM@30' train limit 4000
+  wait_for 240 ended limit && code limit 143 && saved limit
 }
 
 error() { # a user's error: its sentence, exit code 1
