@@ -31,16 +31,15 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import (
-    Combination,
     ComparisonSettings,
     Difference,
     MethodSummary,
     Row,
     Run,
     Runs,
-    describe,
     fill_stores,
     finished,
+    list_combinations,
     plan_stores,
     summarize,
     train_all,
@@ -221,10 +220,8 @@ def train_rows(rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSe
     Raises:
         InputError: If a result is of another config, or a training fails.
     """
-    combinations = [
-        Combination(row, seed, describe(row, settings)) for seed in seeds for row in rows
-    ]
-    known = sum(finished(one, settings.work_dir) is not None for one in combinations)
+    combinations = list_combinations(rows, seeds, settings)
+    known = sum(finished(one, settings) is not None for one in combinations)
     if known:
         print(f'  {known} of {len(combinations)} exist', flush=True)
     with interruptible():

@@ -1,11 +1,15 @@
 # shellcheck shell=bash
 # What slurm_train.sh, slurm_test.sh and slurm_store_teacher_outputs.sh have in common. They source it.
 
+# What Slurm's commands call this job. The last job of an array has the number of the whole array.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID-}}
+JOB=${JOB:-${SLURM_JOB_ID-}}
+
 # Whether this is a batch job (sbatch) that Slurm may put into the queue again and that still runs.
 # One that the user has cancelled does not.
 may_requeue() {
     local job
-    [ -n "${SLURM_JOB_ID-}" ] && job=$(scontrol show job -o "$SLURM_JOB_ID") &&
+    [ -n "$JOB" ] && job=$(scontrol show job -o "$JOB") &&
         [[ $job == *BatchFlag=1* && $job == *" Requeue=1 "* && $job == *"JobState=RUNNING "* ]]
 }
 

@@ -48,7 +48,7 @@ slurm_run "$PARTITION" "$JOB_NAME" "${COMMAND[@]}" &
 SRUN=$!
 # Some ways of preemption signal this script only (sbatch --signal=B:TERM@120). srun itself would kill
 # the tasks.
-trap 'scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null || true' TERM
+trap 'scancel --signal=TERM "$JOB" 2>/dev/null || true' TERM
 CODE=0
 wait "$SRUN" || CODE=$?
 while kill -0 "$SRUN" 2>/dev/null; do
@@ -58,14 +58,14 @@ done
 SAVED=$(checkpoints -newer "$START")
 rm -f "$START"
 if [ $CODE = 143 ] && may_requeue; then
-    LEFT=$(squeue -h -j "$SLURM_JOB_ID" -o %L)
+    LEFT=$(squeue -h -j "$JOB" -o %L)
     if [ -z "$SAVED" ] && [[ $LEFT =~ ^[0-9]:[0-9][0-9]$ ]]; then
         # The next run would come as far.
         echo "slurm_train.sh: SIGTERM came before the first checkpoint, $LEFT before the end of the job's time" \
             "limit. The job is not queued again: give it a longer --time, or a shorter --signal=TERM@SECONDS." >&2
         exit $CODE
     fi
-    echo "slurm_train.sh: SIGTERM ended the training; job $SLURM_JOB_ID queues again and resumes from ${SAVED:-its start}."
-    scontrol requeue "$SLURM_JOB_ID"
+    echo "slurm_train.sh: SIGTERM ended the training; job $JOB queues again and resumes from ${SAVED:-its start}."
+    scontrol requeue "$JOB"
 fi
 exit $CODE

@@ -23,15 +23,20 @@ def current_commit(root: str) -> str:
         root (str): Its folder.
 
     Returns:
-        str: The hash, with ``+`` if its code differs from the commit.
+        str: The hash, with ``+`` if its code differs from the commit; 'unknown'
+        without git or a repository.
     """
 
     def git(*arguments: str) -> str:
         process = subprocess.run(['git', *arguments], cwd=root, capture_output=True, text=True)
         return process.stdout.strip()
 
-    changed = git('status', '--porcelain', '--', 'mtkdrl_mm', 'configs', 'tools')
-    return git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
+    try:
+        changed = git('status', '--porcelain', '--', 'mtkdrl_mm', 'configs', 'tools')
+        commit = git('rev-parse', '--short', 'HEAD')
+    except OSError:  # git is not installed, as on many compute nodes
+        commit = ''
+    return commit + ('+' if changed else '') if commit else 'unknown'
 
 
 def command_line(words: Sequence[str]) -> str:

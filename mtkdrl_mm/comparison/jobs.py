@@ -50,7 +50,7 @@ class TrainingJob(CommandJob):
                     exit_code=128 + signal.SIGTERM,
                     reason='The job was cancelled; the same command goes on.',
                 )
-        except InputError as error:
+        except (InputError, OSError) as error:  # OSError: a full disk
             self.write_outcome(exit_code=1, reason=f'Error: {error}')
 
     def is_over(self) -> bool:
@@ -86,14 +86,14 @@ def train_in_jobs(
         InputError: If a result is damaged, a folder holds an unfinished training of another
             config, or Slurm refuses the jobs.
     """
-    waiting = [one for one in combinations if finished(one, settings.work_dir) is None]
+    waiting = [one for one in combinations if finished(one, settings) is None]
     for one in waiting:
         start_or_continue(one, settings.work_dir)
     alone = replace(settings, jobs=1, job=None)
     jobs = [TrainingJob(one, alone, job_settings.save_seconds) for one in waiting]
 
     def end(index: int, log: str) -> None:
-        run = finished(waiting[index], settings.work_dir)
+        run = finished(waiting[index], settings)
         if run is not None:
             report_result(waiting[index], run)
         else:
@@ -108,4 +108,4 @@ def train_in_jobs(
 
     if jobs:
         run_jobs(jobs, job_settings, end)
-    return [finished(one, settings.work_dir) for one in combinations]
+    return [finished(one, settings) for one in combinations]

@@ -10,12 +10,14 @@ from itertools import cycle
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .results import Run, Runs
 from .summary import Difference, confidence_half_width, mean_curve
 
 _DPI = 120
+_LOGIT = 'teacher_weight/logit/'
 _COLORS = ('#b45309', '#64748b', '#1d4ed8')
 
 
@@ -125,20 +127,32 @@ def plot_weights(runs: Runs) -> Figure | None:
     if not moving:
         return None
     figure, grid = _panel_grid(list(moving), height=2.5)
+    # Rows may have different teachers: one colour per name, and a legend of all.
+    names = dict.fromkeys(name for results in moving.values() for name in _teachers(results))
+    colors = {name: f'C{i}' for i, name in enumerate(names)}
     for axes, results in zip(grid.flat, moving.values()):
-        _draw_weights(axes, results)
-    grid[0][0].legend(fontsize=7)
+        _draw_weights(axes, results, colors)
+    lines = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=lines, fontsize=7, loc='outside upper center', ncols=min(6, len(lines)))
     figure.supxlabel('iteration', fontsize=9)
     figure.supylabel('mean logit weight', fontsize=9)
     return figure
 
 
-def _draw_weights(axes: Axes, results: Sequence[Run]) -> None:
+def _teachers(results: Sequence[Run]) -> list[str]:
+    """Names of the teachers whose logit weights were logged."""
+    keys = dict.fromkeys(key for run in results for key in run.curves)
+    return [key.removeprefix(_LOGIT) for key in keys if key.startswith(_LOGIT)]
+
+
+def _draw_weights(
+    axes: Axes, results: Sequence[Run], colors: Mapping[str, str] | None = None
+) -> None:
     """Draw a method's logit weights over the training, one line per teacher."""
-    keys = [key for key in results[0].curves if key.startswith('teacher_weight/logit/')]
-    for key in keys:
-        points, _ = mean_curve([run.curves.get(key, []) for run in results])
-        axes.plot(*np.reshape(points, (-1, 2)).T, label=key.split('/', 2)[2])
+    for name in _teachers(results):
+        points, _ = mean_curve([run.curves.get(f'{_LOGIT}{name}', []) for run in results])
+        color = None if colors is None else colors[name]
+        axes.plot(*np.reshape(points, (-1, 2)).T, label=name, color=color)
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
 
@@ -185,7 +199,7 @@ def plot_overview(
     right.set_title(f'{ours}: mean weight of each teacher', fontsize=10)
     right.set_xlabel('iteration')
     right.legend(fontsize=8)
-    names = [key.split('/', 2)[2] for key in runs[ours][0].curves if '/logit/' in key]
+    names = _teachers(runs[ours])
     below.suptitle(
         f'{source}: what each teacher says, and its weight (green: the teacher is right)',
         fontsize=10,
@@ -249,7 +263,7 @@ def _panel_grid(names: Sequence[str], height: float) -> tuple[Figure, np.ndarray
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(3.2 * columns, height * rows), layout='constrained')
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes, name in zip(grid.flat, names):
         axes.set_title(name, fontsize=9)
     for axes in grid.flat[len(names) :]:

@@ -19,7 +19,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = dict(
     seed=int,
     metric=(int, float),
     seconds=(int, float),
-    seconds_per_epoch=(int, float),
+    seconds_per_epoch=(int, float, type(None)),
     peak_mib=(int, float),
     curves=dict,
     class_weights=(dict, type(None)),
@@ -32,8 +32,10 @@ class TrainingLog:
 
     Attributes:
         metric (float): The metric, at the last validation.
-        seconds_per_epoch (float): Median time of an iteration, times the
-            iterations of an epoch.
+        metric_name (str, optional): Its name in the logs. Defaults to None: not
+            known.
+        seconds_per_epoch (float, optional): Median time of an iteration, times
+            the iterations of an epoch; None if the training counts none.
         peak_mib (float): Peak memory of the device; 0 if it was not logged.
         curves (dict[str, list[tuple[int, float]]]): The teachers' mean weights
             as pairs of iteration and weight, under
@@ -43,7 +45,8 @@ class TrainingLog:
     """
 
     metric: float
-    seconds_per_epoch: float
+    metric_name: str | None = None
+    seconds_per_epoch: float | None
     peak_mib: float
     curves: dict[str, list[tuple[int, float]]]
     class_weights: dict[str, Any] | None = None

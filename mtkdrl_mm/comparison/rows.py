@@ -5,7 +5,8 @@ import argparse
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from mtkdrl_mm.utils.cli import add_common_arguments
 from mtkdrl_mm.utils.errors import check_config_file
 from mtkdrl_mm.utils.launch import read_config_file
 
+from .named_files import named_files
 from .settings import ComparisonSettings
 
 
@@ -79,7 +81,7 @@ class Combination:
     Attributes:
         row (Row): The row.
         seed (int): The seed.
-        description (str): What :func:`describe` returns for the row.
+        description (str): What :func:`describe` returns for the row and seed.
         store (str, optional): Folder of the stored outputs of its teachers.
             Defaults to None: they run.
     """
@@ -164,10 +166,17 @@ def read_config(row: Row, seed: int) -> Config:
     Raises:
         InputError: If the file does not exist or cannot be read.
     """
+    with _environment(row, seed):
+        return read_config_file(row.config)
+
+
+@contextmanager
+def _environment(row: Row, seed: int) -> Iterator[None]:
+    """Set the environment variables of a training."""
     before = dict(os.environ)
     os.environ.update(row.environment(seed))
     try:
-        return read_config_file(row.config)
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -187,20 +196,70 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
-def describe(row: Row, settings: ComparisonSettings) -> str:
-    """Hash the config of a row as it is trained, but for the seed.
+def list_combinations(
+    rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSettings
+) -> list[Combination]:
+    """List the trainings of a comparison, seed by seed.
+
+    Args:
+        rows (Sequence[Row]): The rows.
+        seeds (Sequence[int]): The seeds of every row.
+        settings (ComparisonSettings): The comparison's settings.
+
+    Returns:
+        list[Combination]: One entry per seed and row.
+
+    Raises:
+        InputError: If a config cannot be read.
+    """
+    descriptions: dict[tuple[str, int], str] = {}
+    for row in rows:
+        for seed in seeds:
+            text, knows_seed = _describe(row, settings, seed)
+            if not knows_seed:
+                descriptions.update({(row.name, other): text for other in seeds})
+                break
+            descriptions[row.name, seed] = text
+    return [Combination(row, seed, descriptions[row.name, seed]) for seed in seeds for row in rows]
+
+
+def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
+    """Hash what decides the result of a row, but for the seed itself and the code.
+
+    That is its config, the contents of all files that it names (weights, lists
+    of labels, configs of other networks), what is stored of the teachers, and
+    how many processes train it.
 
     Args:
         row (Row): The row.
-        settings (ComparisonSettings): With the options of all rows, and with
-            what is stored of the teachers.
+        settings (ComparisonSettings): With the options of all rows.
+        seed (int): The seed, for configs that read ``RUN_SEED``. Defaults to 0.
 
     Returns:
         str: Twelve hexadecimal digits.
+
+    Raises:
+        InputError: If the config cannot be read.
     """
-    config = read_config(row, 0)
+    return _describe(row, settings, seed)[0]
+
+
+def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[str, bool]:
+    """The description, and whether the config reads ``RUN_SEED``."""
     options = [*settings.cfg_options, *row.options]
+    with _environment(row, seed):
+        config = read_config_file(row.config)
+        content = repr(config.to_dict())
+        with suppress(
+            KeyError, IndexError, TypeError, ValueError
+        ):  # the training says what is wrong
+            config.merge_from_dict(parse_options(options))
+        files = named_files(config)
+    words = [content, *sorted(options)]
     if settings.store and config.model.get('teachers'):
-        options.append(f'{settings.views} views {settings.store_flags}')
-    text = config.pretty_text + '\n'.join(sorted(options))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+        words.append(f'{settings.views} views {settings.store_flags}')
+    if settings.launch:
+        words.append(settings.launch)
+    words += [f'{path} {digest}' for path, digest in files.items()]
+    digest = hashlib.sha256('\n'.join(words).encode()).hexdigest()
+    return digest[:12], 'RUN_SEED' in config.env_variables

@@ -37,7 +37,8 @@ class MethodSummary:
             training.
         difference (Difference, optional): From the reference; None for the
             reference, and without a common seed.
-        seconds_per_epoch (float): Median over the trainings.
+        seconds_per_epoch (float, optional): Median over the trainings; None if
+            they count no epochs.
         peak_mib (float): Largest peak memory.
         logit_weights (dict[str, float]): Each teacher's mean weight.
         feature_weights (dict[str, float]): The same for the features.
@@ -48,7 +49,7 @@ class MethodSummary:
     mean: float
     std: float | None
     difference: Difference | None
-    seconds_per_epoch: float
+    seconds_per_epoch: float | None
     peak_mib: float
     logit_weights: dict[str, float]
     feature_weights: dict[str, float]
@@ -76,13 +77,18 @@ def summarize(runs: Runs, reference: str) -> list[MethodSummary]:
                 difference=None
                 if method == reference
                 else paired_difference(results, runs.get(reference, [])),
-                seconds_per_epoch=float(np.median([run.seconds_per_epoch for run in results])),
+                seconds_per_epoch=_median([run.seconds_per_epoch for run in results]),
                 peak_mib=float(np.max([run.peak_mib for run in results])),
                 logit_weights=mean_weights(results, 'logit'),
                 feature_weights=mean_weights(results, 'feature'),
             )
         )
     return summaries
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Difference | None:

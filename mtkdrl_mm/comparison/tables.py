@@ -56,7 +56,7 @@ def _method_rows(runs: Runs, metric: str, reference: str) -> list[list[str]]:
                 '' if summary.std is None else f'{summary.std:.{digits}f}',
                 '' if gap is None else f'{gap.mean:+.{digits}f}',
                 '' if half_width is None else f'{half_width:.{digits}f}',
-                f'{summary.seconds_per_epoch:.2f}',
+                '' if summary.seconds_per_epoch is None else f'{summary.seconds_per_epoch:.2f}',
                 f'{summary.peak_mib:.0f}',
                 _weights(summary.logit_weights),
                 _weights(summary.feature_weights),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from queue import Queue
 from threading import Lock
 from typing import IO, Any
@@ -35,28 +36,37 @@ RunCommand = Callable[[Sequence[str], Mapping[str, str], IO], tuple[int, Any]]
 _INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 128 + n)}
 
 
-def finished(combination: Combination, work_dir: str) -> Run | None:
+def finished(combination: Combination, settings: ComparisonSettings) -> Run | None:
     """Read the result of a training that has finished before.
+
+    A result of another metric gets the one of the settings, from the logs.
 
     Args:
         combination (Combination): The training.
-        work_dir (str): The comparison's work dir.
+        settings (ComparisonSettings): The comparison's settings.
 
     Returns:
         Run | None: The result; None if there is none.
 
     Raises:
-        InputError: If the result is damaged, or of another config.
+        InputError: If the result is damaged, or of another config, or the logs
+            hold no such metric.
     """
-    path = result_path(combination.folder(work_dir))
+    folder = combination.folder(settings.work_dir)
+    path = result_path(folder)
     if not osp.isfile(path):
         return None
     run = Run.read(path)
     if run.config not in (None, combination.description):
         raise InputError(
             f'{path} is of another config than {combination.row.config} with these options is '
-            'now. Give another --work-dir, or remove that run to train it again.'
+            'now; the files that it names (of networks, weights, labels) count too. Give another '
+            '--work-dir, or remove that run to train it again.'
         )
+    if run.metric_name not in (None, settings.metric):
+        metric = read_logs(folder, settings.metric).metric
+        run = replace(run, metric=metric, metric_name=settings.metric)
+        run.write(path)
     return run
 
 
@@ -90,7 +100,7 @@ def train_all(
     lock = Lock()
 
     def run(combination: Combination) -> Run | None:
-        known = finished(combination, settings.work_dir)
+        known = finished(combination, settings)
         if known is not None:
             return known
         result = train_on_free_gpu(combination, settings, free)
@@ -180,7 +190,7 @@ def train(
         InputError: If a result is damaged, the folder holds an unfinished training of another
             config, or the logs hold no such metric.
     """
-    known = finished(combination, settings.work_dir)
+    known = finished(combination, settings)
     if known is not None:
         return known
     if run is None:
@@ -208,8 +218,9 @@ def train(
         print(f'  {combination.label}: interrupted', flush=True)
         return None
     if exit_code != 0:
-        write_json(dict(exit_code=exit_code), failure_path(folder))
         print(f'  {combination.label}: FAILED, see {log_path}', flush=True)
+        with suppress(OSError):  # on a full disk; the others go on, and end as they can
+            write_json(dict(exit_code=exit_code), failure_path(folder))
         return None
     logged = read_logs(folder, settings.metric)
     peak_mib = logged.peak_mib or round(usage.ru_maxrss / 1024)
@@ -248,11 +259,12 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
     os.makedirs(folder, exist_ok=True)
     path = osp.join(folder, 'started.json')
     before = read_json_object(path, dict(config=str))['config'] if osp.isfile(path) else None
-    if before != combination.description and glob.glob(osp.join(folder, '*.pth')):
+    saved = glob.glob(osp.join(glob.escape(folder), '*.pth'))
+    if before != combination.description and saved:
         raise InputError(
             f'{folder} holds an unfinished training of another config than '
-            f'{combination.row.config} with these options is now. Give another --work-dir, or '
-            'remove that folder.'
+            f'{combination.row.config} with these options is now; the files that it names (of '
+            'networks, weights, labels) count too. Give another --work-dir, or remove that folder.'
         )
     write_json(dict(config=combination.description), path)
     return folder
@@ -272,14 +284,14 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
         InputError: If a log is damaged, or does not hold the metric.
     """
     records = []
-    for path in sorted(glob.glob(osp.join(folder, '*', 'vis_data', 'scalars.json'))):
+    for path in sorted(glob.glob(osp.join(glob.escape(folder), '*', 'vis_data', 'scalars.json'))):
         records += read_json_lines(path)
     values = [record[metric] for record in records if metric in record]
     if not values:
         raise InputError(f'No "{metric}" in the logs of {folder}: is it validated?')
     # By step: a resumed training logs again what came after its checkpoint.
     by_step = {
-        record['step']: record for record in records if 'loss' in record and 'epoch' in record
+        record['step']: record for record in records if 'loss' in record and 'iter' in record
     }
     steps = list(by_step.values())
     if not steps:
@@ -292,16 +304,19 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
         for key, value in record.items():
             if key.startswith(('teacher_weight/logit/', 'teacher_weight/feature/')):
                 curves.setdefault(key, []).append((record['step'], value))
-    iterations = max(record['iter'] for record in steps)
-    epochs = max(record['epoch'] for record in steps)
     classes = osp.join(folder, 'class_weights.json')
     class_weights = None
     if osp.isfile(classes):
         class_weights = read_json_object(classes, dict(logit=list, teachers=list))
-    times = [record['time'] for record in steps]
+    seconds = None
+    if all('epoch' in record for record in steps):  # else mmengine's log_processor counts none
+        iterations = max(record['iter'] for record in steps)
+        epochs = max(record['epoch'] for record in steps)
+        seconds = float(np.median([record['time'] for record in steps])) * iterations / epochs
     return TrainingLog(
         metric=values[-1],
-        seconds_per_epoch=float(np.median(times)) * iterations / epochs,
+        metric_name=metric,
+        seconds_per_epoch=seconds,
         peak_mib=max(record.get('memory', 0) for record in steps),
         curves=curves,
         class_weights=class_weights,

@@ -125,11 +125,7 @@ def _connect_reader(
     seed = stored.seed if settings.seed is None else settings.seed
     views = describe_views(model, dataset, seed, settings.views or stored.num_views)
     data = dataset_record(dataset)
-    expected = {
-        config.name: _expected(model, config, reader.manifests[config.name], data, views)
-        for config in model.teacher_configs
-    }
-    report_warnings(reader.check(expected), WORKERS_CHECK)
+    report_warnings(check_stored(model, reader, data, views), WORKERS_CHECK)
     used = settings.first_views or reader.num_views
     if used > reader.num_views:
         raise InputError(
@@ -149,6 +145,42 @@ def _connect_reader(
         'current',
     )
     return reader
+
+
+def check_stored(
+    model: MultiTeacherDistiller,
+    reader: StoreReader,
+    data: DatasetRecord,
+    views: ViewRecord | None = None,
+) -> list[str]:
+    """Make sure that a store holds what a model's teachers say about a data set.
+
+    Args:
+        model (MultiTeacherDistiller): The model.
+        reader (StoreReader): Reads the store.
+        data (DatasetRecord): The data set.
+        views (ViewRecord, optional): Its views. Defaults to None: whatever they
+            are.
+
+    Returns:
+        list[str]: A sentence about each library of another version.
+
+    Raises:
+        InputError: If it holds something else. The message names the first
+            difference.
+    """
+    return reader.check(
+        {
+            config.name: _expected(
+                model,
+                config,
+                reader.manifests[config.name],
+                data,
+                views or reader.manifests[config.name].views,
+            )
+            for config in model.teacher_configs
+        }
+    )
 
 
 def _without_maps(model: MultiTeacherDistiller) -> str:

@@ -1,12 +1,17 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What teachers say about the held-out images of a config, from a store."""
 
+import copy
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 
+from mtkdrl_mm.datasets import dataset_record
+from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.engine.teacher_outputs import check_stored
 from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, held_out_root, inputs_folder
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.launch import check_data
@@ -25,7 +30,7 @@ def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
 
     Raises:
         InputError: If the config has no such images, or the store does not hold
-            them.
+            them, or holds those of other teachers.
     """
     if cfg.get('held_out_dataloader') is None:
         raise InputError(
@@ -42,12 +47,13 @@ def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
         )
     names = [teacher_name(teacher) for teacher in cfg.model.get('teachers') or ()]
     reader = StoreReader(root, names)
-    labels = torch.tensor(DATASETS.build(cfg.held_out_dataloader.dataset).get_gt_labels())
-    if len(labels) != reader.num_samples:
-        raise InputError(
-            f'"{root}" holds {reader.num_samples} images, but `held_out_dataloader` has '
-            f'{len(labels)}: store them again.'
-        )
+    dataset = DATASETS.build(cfg.held_out_dataloader.dataset)
+    settings = copy.deepcopy(cfg)
+    settings.model.teacher_outputs = store
+    check_stored(
+        build_distiller(settings, read_stored_outputs=True), reader, dataset_record(dataset)
+    )
+    labels = torch.tensor(dataset.get_gt_labels())
     reader.check_complete(range(reader.num_views))
     views = []
     for view in range(reader.num_views):

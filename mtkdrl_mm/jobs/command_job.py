@@ -192,6 +192,9 @@ def may_requeue() -> bool:
     job = os.environ.get('SLURM_JOB_ID')
     if job is None or shutil.which('scontrol') is None:
         return False
+    array = os.environ.get('SLURM_ARRAY_JOB_ID')
+    if array is not None:  # its last job has the number of the whole array
+        job = f'{array}_{os.environ["SLURM_ARRAY_TASK_ID"]}'
     command = ['scontrol', 'show', 'job', '-o', job]
     words = subprocess.run(command, capture_output=True, text=True).stdout.split()
     return {'Requeue=1', 'JobState=RUNNING', 'BatchFlag=1'} <= set(words)

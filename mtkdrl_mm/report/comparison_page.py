@@ -417,26 +417,32 @@ def _add_class_weights(page: Page, logs: _Logs, methods: Sequence[str]) -> None:
 
 def _cost_section(record: ComparisonRecord, summaries: Sequence[MethodSummary]) -> Section:
     reference = record.plan.reference
-    base = next((one for one in summaries if one.method == reference), None)
-    relative = base is not None and base.seconds_per_epoch > 0
+    base = next((one.seconds_per_epoch for one in summaries if one.method == reference), None)
+    by_epoch = any(one.seconds_per_epoch is not None for one in summaries)
     rows: list[list[str | Cell]] = []
     for one in summaries:
-        row: list[str | Cell] = [one.method, f'{one.seconds_per_epoch:.2f}']
-        if relative:
-            assert base is not None
-            row.append(f'{one.seconds_per_epoch / base.seconds_per_epoch:.2f}')
-        seconds = _mean_seconds(record.runs[one.method])
-        rows.append([*row, f'{one.peak_mib:.0f}', format_duration(seconds)])
-    head = ['method', 'seconds per epoch', 'peak memory, MiB', 'whole training']
-    if relative:
+        row: list[str | Cell] = [one.method]
+        seconds = one.seconds_per_epoch
+        if by_epoch:
+            row.append('' if seconds is None else f'{seconds:.2f}')
+        if base:
+            row.append('' if seconds is None else f'{seconds / base:.2f}')
+        whole = format_duration(_mean_seconds(record.runs[one.method]))
+        rows.append([*row, f'{one.peak_mib:.0f}', whole])
+    head = ['method', 'peak memory, MiB', 'whole training']
+    if by_epoch:
+        head.insert(1, 'seconds per epoch')
+    if base:
         head.insert(2, f'relative to {reference}')
     table = Table(
         'Cost of a training',
         head,
         rows,
-        note='Seconds per epoch are those of training steps, medians over the trainings. Memory is '
-        'the greatest peak of the GPU, or of the process without one. The whole training is the '
-        'mean, with start and validation. What else ran on the machine is in all times.',
+        note=('Seconds per epoch are those of training steps, medians over the trainings. ')
+        * by_epoch
+        + 'Memory is the greatest peak of the GPU, or of the process without one. The whole '
+        'training is the mean, with start and validation. What else ran on the machine is in all '
+        'times.',
     )
     return Section('cost', 'Cost', [table])
 

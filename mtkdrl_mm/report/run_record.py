@@ -144,10 +144,23 @@ class RunRecord:
         """What is done, and the planned length; epochs, or iterations; None if not known."""
         length = self.config.get('train_cfg')
         last = self.train[-1] if self.train else {}
-        done = last.get('epoch', 0) if self.by_epoch else last.get('step', 0)
         key = 'max_epochs' if self.by_epoch else 'max_iters'
         planned = length.get(key) if isinstance(length, dict) else None
-        return int(done), planned if isinstance(planned, int) else None
+        if not self.by_epoch:
+            done = int(last.get('step', 0))
+        else:
+            # An epoch whose steps are logged may still run; its validation or checkpoint ends it.
+            running = int(last.get('epoch', 0))
+            ended = [int(record['step']) for record in self.val]
+            ended += self._saved_epochs()
+            done = running if running in ended else max(running - 1, 0)
+        return done, planned if isinstance(planned, int) else None
+
+    def _saved_epochs(self) -> list[int]:
+        """Epochs at whose end a checkpoint was saved."""
+        files = glob.glob(osp.join(glob.escape(self.work_dir), '*epoch_*.pth'))
+        found = (re.search(r'epoch_(\d+)\.pth$', path) for path in files)
+        return [int(match[1]) for match in found if match]
 
     @property
     def seconds(self) -> float:

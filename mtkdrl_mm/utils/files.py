@@ -76,9 +76,12 @@ def atomic_write(
         with open(partial, mode, **kwargs) as file:
             yield file
         replace_file(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.remove(partial)
+        # A failing write or close does not say of which file.
+        if isinstance(error, OSError) and error.errno in MEDIUM_ERRORS and error.filename is None:
+            error.filename = path
         raise
 
 

@@ -68,6 +68,32 @@ def test_classes(make_run):
     assert plots.plot_classes({'plain': [make_run()]}) is None
 
 
+def test_rows_with_other_teachers(make_run):
+    """Every panel names its own teachers, and a name has one colour in all."""
+    pools = dict(two=['a', 'b'], four=['c', 'a', 'd', 'b'])
+    runs = {
+        row: [
+            make_run(
+                curves={f'teacher_weight/logit/{name}': [(5, 0.2), (10, 0.4)] for name in names},
+                class_weights=dict(logit=[[1 / len(names)] * len(names)] * 3, teachers=names),
+            )
+        ]
+        for row, names in pools.items()
+    }
+    panels = plots.plot_classes(runs).axes[:2]
+    for axes, names in zip(panels, pools.values()):
+        assert [label.get_text() for label in axes.get_yticklabels()] == names
+        assert len(axes.get_yticks()) == len(names) and axes.get_ylim() == (len(names) - 0.5, -0.5)
+    figure = plots.plot_weights(runs)
+    (legend,) = figure.legends
+    colors = {line.get_label(): line.get_color() for line in legend.get_lines()}
+    assert list(colors) == ['a', 'b', 'c', 'd'] and len(set(colors.values())) == 4
+    for axes, names in zip(figure.axes, pools.values()):
+        assert {line.get_label(): line.get_color() for line in axes.lines} == {
+            name: colors[name] for name in names
+        }
+
+
 def test_files_for_what_there_is(make_run, tmp_path):
     runs = {'a': [make_run(curves={KEY: [(1, 0.5)]})], 'b': [make_run()]}
     plots.write_plots(runs, 'top1', 'a', str(tmp_path))  # weights of the reference are no news

@@ -8,7 +8,7 @@ import pytest
 from mtkdrl_mm.comparison import Run
 from mtkdrl_mm.utils import InputError
 
-# As versions before this one wrote it, without commit and config.
+# As versions before this one wrote it, without commit, config and the metric's name.
 RESULT = dict(
     method='aver',
     seed=0,
@@ -29,10 +29,11 @@ def file(tmp_path):
 def test_a_result_is_written_and_read(file):
     file.write_text(json.dumps({**RESULT, 'of another version': 1}))
     run = Run.read(str(file))
-    assert run == Run(**RESULT) and run.commit is run.config is None
-    run = Run(**{**RESULT, 'commit': 'abc', 'config': 'hash'})
+    assert run == Run(**RESULT) and run.commit is run.config is run.metric_name is None
+    new = dict(commit='abc', config='hash', metric_name='accuracy/top1')
+    run = Run(**{**RESULT, **new})
     run.write(str(file))
-    assert json.loads(file.read_text()) == {**RESULT, 'commit': 'abc', 'config': 'hash'}
+    assert json.loads(file.read_text()) == {**RESULT, **new}
     assert Run.read(str(file)) == run
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """How the trainings of a comparison are started, and what is read from their logs."""
 
+import errno
 import json
 import os
 import signal
@@ -184,16 +185,46 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     assert (run.metric, run.commit, run.peak_mib) == (50.0, 'commit of here', 300)
     assert capsys.readouterr().out == f'  fast, seed 3: 50 in {run.seconds:.0f} s\n'
     again = train(combination, settings())
-    assert len(started) == 1 and again == Run.read(path) == finished(combination, str(tmp_path))
+    assert len(started) == 1 and again == Run.read(path) == finished(combination, settings())
     assert again.metric == run.metric
     # Other seeds have no result, and other configs another one.
-    assert finished(Combination(ROW, 4, 'hash'), str(tmp_path)) is None
+    assert finished(Combination(ROW, 4, 'hash'), settings()) is None
     with pytest.raises(InputError) as error:
         train(Combination(ROW, 3, 'other'), settings())
     assert str(error.value) == (
-        f'{path} is of another config than config.py with these options is now. Give another '
-        '--work-dir, or remove that run to train it again.'
+        f'{path} is of another config than config.py with these options is now; the files that '
+        'it names (of networks, weights, labels) count too. Give another --work-dir, or remove '
+        'that run to train it again.'
     )
+
+
+def test_a_result_of_another_metric_is_read_anew(settings, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    logs = [*LOGS, {'accuracy/top1': 51.0, 'accuracy/top5': 90.0, 'step': 3}]
+    started = start(0, logs)
+    combination = Combination(ROW, 3, 'hash')
+    assert train(combination, settings()).metric == 51.0
+    run = finished(combination, settings(metric='accuracy/top5'))
+    assert (run.metric, run.metric_name) == (90.0, 'accuracy/top5')
+    # The page reads the file.
+    assert Run.read(result_path(combination.folder(str(tmp_path)))) == run
+    assert finished(combination, settings()).metric == 51.0 and len(started) == 1
+    with pytest.raises(InputError, match=r'^No "mIoU" in the logs of .*: is it validated\?$'):
+        finished(combination, settings(metric='mIoU'))
+
+
+def test_a_failed_training_on_a_full_disk_is_reported(settings, start, monkeypatch, capsys):
+    def full(content, path):
+        raise OSError(errno.ENOSPC, 'No space left on device', path)
+
+    start(1)
+    settings = settings()
+    combination = Combination(ROW, 3, 'hash')
+    training.start_or_continue(combination, settings.work_dir)
+    monkeypatch.setattr(training, 'start_or_continue', lambda one, work_dir: one.folder(work_dir))
+    monkeypatch.setattr(training, 'write_json', full)
+    assert train(combination, settings) is None
+    assert capsys.readouterr().out.startswith('  fast, seed 3: FAILED, see ')
 
 
 def test_an_unfinished_training_of_another_config_is_not_continued(settings, start, tmp_path):
@@ -213,7 +244,8 @@ def test_an_unfinished_training_of_another_config_is_not_continued(settings, sta
     assert len(started) == 3
     message = (
         f'{folder} holds an unfinished training of another config than config.py with these '
-        'options is now. Give another --work-dir, or remove that folder.'
+        'options is now; the files that it names (of networks, weights, labels) count too. Give '
+        'another --work-dir, or remove that folder.'
     )
     assert refused('hash') == message
     # A folder that something else has written.
@@ -236,6 +268,26 @@ def test_what_logs_hold(tmp_path):
     (tmp_path / 'class_weights.json').write_text(json.dumps(table))
     log = training.read_logs(str(tmp_path), 'accuracy/top1')
     assert log.peak_mib == 70 and log.class_weights == table
+
+
+def test_a_training_by_iterations_counts_no_epochs(tmp_path):
+    folder = tmp_path / 'lr[0.1]'  # which is no pattern
+    logs = [{key: value for key, value in line.items() if key != 'epoch'} for line in LOGS]
+    write_logs(folder, logs)
+    log = training.read_logs(str(folder), 'accuracy/top1')
+    assert (log.metric, log.seconds_per_epoch) == (50.0, None)
+    assert log.curves['teacher_weight/logit/a'] == [(2, 0.25), (4, 0.75)]
+
+
+def test_brackets_in_a_name_are_no_pattern(settings, tmp_path):
+    combination = Combination(Row('lr[0.1]', 'config.py'), 3, 'hash')
+    folder = training.start_or_continue(combination, str(tmp_path))
+    with open(os.path.join(folder, 'epoch_1.pth'), 'w'):
+        pass
+    training.start_or_continue(combination, str(tmp_path))
+    other = Combination(combination.row, 3, 'other')
+    with pytest.raises(InputError, match='holds an unfinished training of another config'):
+        training.start_or_continue(other, str(tmp_path))
 
 
 def test_a_resumed_training_repeats_steps(tmp_path):

@@ -94,6 +94,11 @@ def test_what_weighing_could_gain(distillery):
         read_held_out(Config.fromfile(d.config('plain')), root)
     with pytest.raises(InputError, match=r'nowhere" holds no outputs of the held-out images\. Run'):
         read_held_out(Config.fromfile(path), str(d.folder / 'nowhere'))
+    # Other images, as many of them, are not those that were stored.
+    other = Config.fromfile(path)
+    other.held_out_dataloader.dataset.update(data_prefix='train', indices=len(labels))
+    with pytest.raises(InputError, match=r'with another data set \(files, labels or order\)'):
+        read_held_out(other, root)
 
 
 def test_how_useful_the_teachers_are(distillery):

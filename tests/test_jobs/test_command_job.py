@@ -113,6 +113,21 @@ def test_may_requeue(slurm, monkeypatch, state, requeue, expected):
     assert command_job.may_requeue() == expected
 
 
+def test_a_job_of_an_array_is_asked_for_by_its_place(slurm, monkeypatch):
+    """The last one has the number of the whole array, and the others may run."""
+    program = slurm / 'bin' / 'scontrol'
+    program.write_text(
+        '#!/usr/bin/env bash\n'
+        'state=RUNNING; [ "${@: -1}" != 7_2 ] || state=CANCELLED\n'
+        'echo "JobId=7 JobState=$state Requeue=1 BatchFlag=1 X=1"\n'
+    )
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    assert command_job.may_requeue()
+    monkeypatch.setenv('SLURM_ARRAY_JOB_ID', '7')
+    monkeypatch.setenv('SLURM_ARRAY_TASK_ID', '2')
+    assert not command_job.may_requeue()
+
+
 def test_a_job_that_never_saves_is_given_up(make_job):
     job = make_job()
     job._start = time.time()

@@ -71,9 +71,26 @@ def test_length_and_cost(tmp_path):
     records = [step(1, 10, time=0.5, data_time=0.1), step(2, 30, time=0.25, data_time=0.2)]
     write_session(tmp_path, '20260101_000000', records, 'train_cfg = dict(max_epochs=3)\n')
     record = read_run(str(tmp_path))
-    assert record.position == (2, 3)
+    assert record.position == (1, 3)  # epoch 2 may still run
     assert record.seconds == 10 * 0.5 + 20 * 0.25
     assert record.median('data_time') == pytest.approx(0.15) and record.median('memory') is None
+
+
+def test_what_ends_an_epoch(tmp_path):
+    config = 'train_cfg = dict(max_epochs=2)\n'
+    steps = [step(1, 4), validation(1, 40.0), step(2, 5)]
+    folder = write_session(tmp_path, '20260101_000000', steps, config)
+    (tmp_path / 'epoch_1.pth').touch()
+    assert read_run(str(tmp_path)).position == (1, 2)
+    (tmp_path / 'interrupted_iter_5.pth').touch()
+    assert read_run(str(tmp_path)).position == (1, 2)
+    # Its checkpoint, or its validation.
+    (tmp_path / 'epoch_2.pth').touch()
+    assert read_run(str(tmp_path)).position == (2, 2)
+    (tmp_path / 'epoch_2.pth').unlink()
+    log = folder / 'vis_data' / 'scalars.json'
+    log.write_text(log.read_text() + json.dumps(validation(2, 50.0)) + '\n')
+    assert read_run(str(tmp_path)).position == (2, 2)
 
 
 def test_the_config_is_that_of_the_latest_training(tmp_path):

@@ -145,6 +145,17 @@ def test_the_seed_decides(scenes, tmp_path):
     assert path.stat().st_mtime_ns == before
 
 
+def test_a_slash_at_the_end_is_no_other_folder(tmp_path):
+    folder = tmp_path / 'scenes'
+    counts = ('--train', '2', '--val', '2')
+    for flags in ((), ('--seed', '1')):  # the second replaces the first
+        done = run(f'{folder}/', *counts, *flags)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f'2 + 2 scenes are in {folder}.' in done.stdout
+        assert (folder / 'coco' / 'annotations' / 'instances_val.json').is_file()
+    assert os.listdir(tmp_path) == ['scenes']
+
+
 def test_another_folder_is_not_removed(tmp_path):
     # Where mmdet and mmseg have their data sets.
     names = [tmp_path / 'coco/annotations/instances_val2017.json', tmp_path / 'cityscapes/gtFine/a']

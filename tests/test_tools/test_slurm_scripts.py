@@ -180,6 +180,16 @@ def test_sigterm_requeues_a_batch_job(slurm):
     assert f'job 7 queues again and resumes from {saved}.' in result.stdout
 
 
+def test_a_job_of_an_array_is_named_by_its_place(slurm):
+    """The last one has the number of the whole array."""
+    (slurm.folder / 'work dir').mkdir()
+    saved = slurm.folder / 'work dir' / 'interrupted_iter_3.pth'
+    array = dict(SLURM_JOB_ID='7', SLURM_ARRAY_JOB_ID='7', SLURM_ARRAY_TASK_ID='2')
+    result = slurm.train(**array, SLURM_NTASKS='2', CODE='143', SAVES=str(saved))
+    assert result.returncode == 143
+    assert calls(slurm) == ['show job -o 7_2', 'show job -o 7_2', 'requeue 7_2']
+
+
 @pytest.mark.parametrize(
     'environ',
     [

@@ -24,9 +24,10 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / 'a.bin'
     path.write_bytes(b'old')
-    with pytest.raises(OSError, match='full'), atomic_write(path, 'wb') as file:
+    with pytest.raises(OSError, match='full') as error, atomic_write(path, 'wb') as file:
         file.write(b'half')
         raise OSError(errno.ENOSPC, 'full')
+    assert error.value.filename == str(path)  # which a failing write does not know
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['a.bin']
 

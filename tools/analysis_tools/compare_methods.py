@@ -39,16 +39,15 @@ from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import (
     PAGE_NAME,
-    Combination,
     ComparisonSettings,
     Plan,
     Run,
     Runs,
     command_line,
-    describe,
     describe_device,
     fill_stores,
     finished,
+    list_combinations,
     list_rows,
     plan_stores,
     read_comparison,
@@ -181,11 +180,8 @@ def main() -> None:
     )
     # mmengine notes every environment variable that a config reads.
     MMLogger.get_current_instance().setLevel('WARNING')
-    descriptions = {row.name: describe(row, settings) for row in rows}
-    combinations = [
-        Combination(row, seed, descriptions[row.name]) for seed in args.seeds for row in rows
-    ]
-    results = [finished(combination, settings.work_dir) for combination in combinations]
+    combinations = list_combinations(rows, args.seeds, settings)
+    results = [finished(combination, settings) for combination in combinations]
     known = sum(run is not None for run in results)
     total = len(combinations)
     print(f'{total} trainings: {len(rows)} methods, {len(args.seeds)} seeds', end='')

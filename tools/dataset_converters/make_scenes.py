@@ -90,7 +90,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--photographs', help='folder of cifar10.py; without it, digits are used')
     parser.add_argument('--seed', type=int, default=0, help='seed of the scenes')
     args = parser.parse_args()
-    if args.out is None:
+    if args.out is not None:
+        args.out = osp.normpath(args.out)  # without a slash at its end
+    else:
         args.out = osp.join('data', 'cifar10_scenes' if args.photographs else 'digit_scenes')
     return args
 

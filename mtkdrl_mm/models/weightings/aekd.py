@@ -12,6 +12,7 @@ from mtkdrl_mm.structures.step_terms import at_least_float32
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.distributed import all_reduce_mean
 
+from ..losses import KLDivergence
 from ..teachers import PoolSpec
 from .base import Weighting
 
@@ -25,11 +26,12 @@ class AEKD(Weighting):
         \quad \text{s.t.} \quad \sum_m w_m = 1, \; 0 \le w_m \le \frac{1}{\nu M}
 
     with g^m the batch mean of the gradient of teacher m's loss: for logits
-    with respect to the student's logits, in closed form T (p^S - p^m); for
-    features with respect to the student's map, see :func:`feature_gradients`.
-    There is one w for the whole batch, also over several processes. Source: Du
-    et al., "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in
-    Gradient Space", NeurIPS 2020.
+    with respect to the student's logits, of the KL divergence in closed form
+    T (p^S - p^m), of other losses by a backward pass per teacher; for features
+    with respect to the student's map, see :func:`feature_gradients`. There is
+    one w for the whole batch, also over several processes. Source: Du et al.,
+    "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient
+    Space", NeurIPS 2020.
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
@@ -72,13 +74,23 @@ class AEKD(Weighting):
         return torch.from_numpy(weights).to(gradients.device, torch.float32)
 
 
-@torch.no_grad()
 def logit_gradients(terms: StepTerms) -> Tensor:
-    """mean_i dKL_i^m/dz_i^S of every teacher in closed form, shape (M, C)."""
+    """mean_i dL_i^m/dz_i^S of every teacher's logit loss, detached, shape (M, C).
+
+    Args:
+        terms (StepTerms): The step's terms.
+    """
+    if terms.logit_loss_fn is not None and type(terms.logit_loss_fn) is not KLDivergence:
+        gradients = []
+        for loss in terms.logit_loss.sum(dim=0):
+            (gradient,) = torch.autograd.grad(loss, terms.student_logits, retain_graph=True)
+            gradients.append(gradient.mean(dim=0))
+        return torch.stack(gradients)
     temperature = terms.temperature
-    student = terms.student_log_probs(temperature).exp()[:, None]
-    teachers = terms.teacher_log_probs(temperature).exp()
-    return temperature * (student - teachers).mean(dim=0)
+    with torch.no_grad():
+        student = terms.student_log_probs(temperature).exp()[:, None]
+        teachers = terms.teacher_log_probs(temperature).exp()
+        return temperature * (student - teachers).mean(dim=0)
 
 
 def feature_gradients(terms: StepTerms) -> Tensor:

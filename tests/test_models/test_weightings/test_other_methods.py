@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkdrl_mm.models import AEKD, CAMKD, EBKD, PoolSpec
+from mtkdrl_mm.models import AEKD, CAMKD, DIST, EBKD, KLDivergence, PoolSpec, StandardizedKL
 from mtkdrl_mm.models.weightings.aekd import logit_gradients, min_norm_weights
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 from mtkdrl_mm.utils import InputError
@@ -47,6 +47,27 @@ def test_aekd_logit_gradients_are_autograds(peers_terms):
         expected.append(torch.autograd.grad(kl, logits)[0].mean(dim=0))
     gradients = logit_gradients(peers_terms)
     torch.testing.assert_close(gradients, torch.stack(expected))
+
+
+@pytest.mark.parametrize('loss', [StandardizedKL(), DIST(), KLDivergence(2.0)])
+def test_aekd_finds_the_least_norm_of_any_logit_loss(make_terms, loss):
+    """And not that of the KL divergence, whatever the loss is."""
+    terms = make_terms(temperature=loss.temperature, features=False)
+    terms.logit_loss_fn = loss
+    expected = torch.stack(
+        [
+            torch.autograd.grad(one, terms.student.logits, retain_graph=True)[0].mean(dim=0)
+            for one in terms.logit_loss.sum(dim=0)
+        ]
+    )
+    torch.testing.assert_close(logit_gradients(terms), expected)
+    weights = AEKD(pool_of(3, classes=5))(terms).logit[0].double()
+
+    def norm(candidate):
+        return float((candidate @ expected).norm())
+
+    grid = [torch.tensor([a, b, 20 - a - b]) / 20 for a in range(21) for b in range(21 - a)]
+    assert norm(weights) <= min(norm(one.double()) for one in grid) + 1e-6
 
 
 def test_aekd_feature_gradients_go_to_the_students_map():

@@ -1,0 +1,121 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""The files on which a result depends."""
+
+import hashlib
+import os
+
+import pytest
+from mmengine.config import Config
+
+from mtkdrl_mm.comparison import Row, describe, list_combinations
+from mtkdrl_mm.comparison.named_files import named_files
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_files_at_any_key(tmp_path):
+    (tmp_path / 'data' / 'meta').mkdir(parents=True)
+    texts = {'weights.pth': 'w', 'data/meta/train.txt': 'a 0', 'classes.txt': 'a'}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    weights, labels, classes = (str(tmp_path / name) for name in texts)
+    dataset = dict(data_root=str(tmp_path / 'data'), ann_file='meta/train.txt', data_prefix='meta')
+    config = Config(
+        dict(
+            model=dict(teachers=[dict(checkpoint=weights, class_map=classes)], type='gone.pth'),
+            train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dataset)),
+            bad='\0',
+        )
+    )
+    assert named_files(config) == {
+        weights: sha256('w'),
+        labels: sha256('a 0'),
+        classes: sha256('a'),
+    }
+    # A file is read again when it has changed.
+    (tmp_path / 'weights.pth').write_text('other')
+    assert named_files(config)[weights] == sha256('other')
+
+
+def test_configs_of_networks_and_what_they_name(tmp_path, monkeypatch):
+    base, student, weights = (tmp_path / name for name in ('base.py', 'student.py', 'w.pth'))
+    base.write_text("model = dict(depth='{{$DEPTH:18}}')")
+    student.write_text(f"_base_ = 'base.py'\nmodel = dict(init_cfg=dict(checkpoint='{weights}'))")
+    weights.write_text('w')
+    config = Config(dict(model=dict(student=dict(cfg_path=str(student)))))
+    first = named_files(config)
+    assert list(first) == [str(student), str(weights)] and first[str(weights)] == sha256('w')
+    monkeypatch.setenv('DEPTH', '34')
+    second = named_files(config)
+    assert second[str(student)] != first[str(student)]
+    assert 'mmpretrain::resnet/resnet18_8xb32_in1k.py' in named_files(
+        Config(dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py'))
+    )
+    # What cannot be read, the training names.
+    student.write_text("_base_ = 'gone.py'")
+    monkeypatch.setenv('DEPTH', '50')
+    assert named_files(config) == {}
+
+
+@pytest.fixture
+def row(tmp_path):
+    checkpoint = tmp_path / 'teacher_{{$RUN_SEED:0}}.pth'
+    config = tmp_path / 'student.py'
+    config.write_text(
+        f"model = dict(teachers=[dict(name='a', checkpoint='{checkpoint}', student='s.py')])"
+    )
+    return Row('student', str(config))
+
+
+def test_a_teacher_trained_again_is_another_one(settings, row, tmp_path):
+    for seed in (0, 1):
+        (tmp_path / f'teacher_{seed}.pth').write_text(str(seed))
+
+    def descriptions():
+        found = list_combinations([row], [0, 1], settings())
+        assert [one.seed for one in found] == [0, 1]
+        assert [describe(row, settings(), seed) for seed in (0, 1)] == [
+            one.description for one in found
+        ]
+        return [one.description for one in found]
+
+    first = descriptions()
+    assert len(set(first)) == 2 and descriptions() == first
+    (tmp_path / 'teacher_1.pth').write_text('trained again')
+    second = descriptions()
+    assert second[0] == first[0] and second[1] != first[1]
+
+
+def test_options_may_name_the_file(settings, row, tmp_path):
+    other = tmp_path / 'other.pth'
+    other.write_text('a')
+    row = Row('student', row.config, (f'model.teachers.0.checkpoint={other}',))
+    first = describe(row, settings())
+    other.write_text('b')
+    assert describe(row, settings()) != first
+
+
+def test_rows_without_a_seed_in_their_config_are_read_once(settings, tmp_path, monkeypatch):
+    from mtkdrl_mm.comparison import rows
+
+    config = tmp_path / 'a.py'
+    config.write_text('model = dict(depth=18)')
+    read = []
+    inner = rows.read_config_file
+    monkeypatch.setattr(rows, 'read_config_file', lambda path: read.append(path) or inner(path))
+    found = list_combinations([Row('a', str(config)), Row('b', str(config))], [3, 4], settings())
+    assert [(one.row.name, one.seed) for one in found] == [
+        ('a', 3),
+        ('b', 3),
+        ('a', 4),
+        ('b', 4),
+    ]
+    assert len({one.description for one in found}) == 1 and len(read) == 2
+    assert 'RUN_SEED' not in os.environ
+
+
+def test_the_number_of_processes_counts(settings, row):
+    eight = settings(launch='torchrun --nproc_per_node=8')
+    assert describe(row, settings()) != describe(row, eight)
