@@ -430,6 +430,7 @@ def make_runner(request):
             seed=7,
             message_hub=MessageHub.get_instance(name),
             logger=logging.getLogger(name),
+            cfg={},
             train_loop=SimpleNamespace(dataloader=[]),
             val_loop=None,
             _resume=False,

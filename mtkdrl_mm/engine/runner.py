@@ -47,6 +47,8 @@ _LOOPS = {
     'EpochBasedTrainLoop': 'mtkdrl_mm.ResumableEpochLoop',
     'IterBasedTrainLoop': 'mtkdrl_mm.ResumableIterLoop',
 }
+# Hooks that mmengine registers itself, and leaves out where they are None.
+_MMENGINES = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 _HOOKS = {
     'CheckpointHook': 'mtkdrl_mm.DurableCheckpointHook',
     'ParamSchedulerHook': 'mtkdrl_mm.ElasticParamSchedulerHook',
@@ -156,8 +158,8 @@ class ResumableRunner(Runner):
             if isinstance(hook, dict) and hook.get('type') in _HOOKS:
                 hook = {**hook, 'type': _HOOKS[hook['type']]}
             hooks[key] = hook
-        if hooks['preemption'] is None:
-            del hooks['preemption']
+        # None disables a hook; mmengine knows that of its own only.
+        hooks = {key: hook for key, hook in hooks.items() if hook is not None or key in _MMENGINES}
         if getattr(unwrap_model(self.model), 'teacher_outputs', None) is not None:
             hooks.setdefault('teacher_outputs', dict(type='mtkdrl_mm.TeacherOutputsHook'))
         super().register_default_hooks(hooks)

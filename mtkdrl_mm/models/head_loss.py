@@ -57,6 +57,9 @@ class PerImageLoss(nn.Module):
         kwargs.pop('avg_factor', None)
         with autocast(scores.device.type, enabled=False):
             scores = at_least_float32(scores)
+            if target.shape == scores.shape:
+                # mmpretrain's one-hot labels are whole numbers, unless they are blended.
+                target = target.to(scores.dtype)
             try:
                 losses = self.inner(scores, target, reduction_override='none', **kwargs)
             except (AssertionError, IndexError, RuntimeError) as error:

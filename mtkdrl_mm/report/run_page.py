@@ -1,12 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The page of one training."""
 
+import inspect
 import os.path as osp
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError
@@ -137,6 +139,7 @@ def _overview(record: RunRecord) -> Section:
         rows.append(('Backbone', _component(model['backbone'])))
     if model.get('teachers'):
         rows.append(('Weighting', _component(_weighting(model))))
+        rows += _agent(config)
         losses = [
             f'{_component(model.get(f"{key}_loss", default))}, weight {model.get(weight, number)}'
             for key, default, weight, number in (
@@ -166,6 +169,33 @@ def _overview(record: RunRecord) -> Section:
         blocks.append(_results(record))
     blocks.append(Facts(rows))
     return Section('overview', 'Overview', blocks)
+
+
+def _agent(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """How the agent is trained: what tells the variants of MTKD-RL apart."""
+    hooks = [*_dict(config, 'default_hooks').values(), *(config.get('custom_hooks') or ())]
+    hook = next((h for h in hooks if isinstance(h, dict) and _kind(h) == 'AgentHook'), None)
+    if hook is None:
+        return []
+    defaults = inspect.signature(AgentHook).parameters
+
+    def setting(key: str) -> Any:
+        return hook.get(key, defaults[key].default)
+
+    rows = [
+        (title, _component(setting(key)))
+        for title, key in (
+            ('Reward', 'reward'),
+            ('Advantage', 'advantage'),
+            ('RL algorithm', 'algorithm'),
+        )
+    ]
+    source = 'training images'
+    if setting('experience') == 'held_out':
+        dataset = _dict(_dict(config, 'held_out_dataloader'), 'dataset')
+        shown = {k: dataset[k] for k in ('data_root', 'ann_file', 'data_prefix') if dataset.get(k)}
+        source = f'held-out images, {_component(dict(type=dataset.get("type", ""), **shown))}'
+    return [*rows, ('The agent learns from', source)]
 
 
 def _results(record: RunRecord) -> Table:

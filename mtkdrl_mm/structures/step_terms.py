@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.amp.autocast_mode import autocast
 
+from mtkdrl_mm.utils import InputError
+
 from .network_output import NetworkOutput
 from .projection import Projection
 from .teacher_weights import TeacherWeights
@@ -135,8 +137,7 @@ class StepTerms:
         """KL_i^m, or the loss configured in its place, with gradient, shape (B, M)."""
         if self.logit_loss_fn is None:
             raise ValueError('These step terms were made without `logit_loss_fn`.')
-        with autocast(self.labels.device.type, enabled=False):
-            return self.logit_loss_fn(self)
+        return self.compute_loss(self.logit_loss_fn)
 
     @cached_property
     @torch.enable_grad()
@@ -144,8 +145,22 @@ class StepTerms:
         """D_i^m, with gradient, shape (B, M); zeros without feature distillation."""
         if self.projections is None or self.feature_loss_fn is None:
             return torch.zeros_like(self.teacher_logits[..., 0])
+        return self.compute_loss(self.feature_loss_fn)
+
+    def compute_loss(self, loss_fn: 'LossFunction') -> Tensor:
+        """Compute a loss of every image and teacher in full precision, shape (B, M).
+
+        Args:
+            loss_fn (Callable): Takes this record.
+
+        Raises:
+            InputError: If it returns something of another shape.
+        """
         with autocast(self.labels.device.type, enabled=False):
-            return self.feature_loss_fn(self)
+            losses = loss_fn(self)
+        name = getattr(loss_fn, '__name__', type(loss_fn).__name__)
+        check_shape(losses, (len(self.labels), self.num_teachers), name)
+        return losses
 
     @cached_property
     def feature_cosine(self) -> Tensor:
@@ -189,6 +204,25 @@ class StepTerms:
 
 
 LossFunction = Callable[[StepTerms], Tensor]
+
+
+def check_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """Check what a loss or a weighting returned, which may be a user's own.
+
+    Args:
+        tensor (Tensor): What it returned.
+        shape (tuple[int, ...]): The shape that it must have.
+        what (str): What returned it, for the message.
+
+    Raises:
+        InputError: If it has another shape.
+    """
+    if tensor.shape != shape:
+        per = 'image and teacher' if len(shape) == 2 else 'image'
+        raise InputError(
+            f'{what} must be one number per {per}, of shape {shape}, but has shape '
+            f'{tuple(tensor.shape)}.'
+        )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

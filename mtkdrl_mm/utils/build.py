@@ -98,9 +98,26 @@ def check_component(
                 known = [n for n in accepted if n not in supplied]
                 raise InputError(
                     f'The {role} "{cls.__name__}" takes no argument "{key}". '
-                    f'{near_matches(key, known)}'
+                    f'{near_matches(key, known)}{_inherited(registry, base, key)}'
                 )
     return cls, arguments
+
+
+def _inherited(registry: Registry, base: type, key: str) -> str:
+    """Advice for an argument of another component, which is likely the base config's."""
+    owners = sorted(
+        name
+        for name, kind in registry.module_dict.items()
+        if inspect.isclass(kind)
+        and issubclass(kind, base)
+        and key in (_accepted_arguments(kind) or [])
+    )
+    if not owners:
+        return ''
+    return (
+        f' It is an argument of {", ".join(owners)}: where a base config has that one, put '
+        '`_delete_=True` beside the new `type`.'
+    )
 
 
 def _accepted_arguments(cls: type) -> list[str] | None:

@@ -335,6 +335,20 @@ def test_labels_that_a_loss_does_not_take(make_distiller, make_resnet, make_batc
         make_distiller().train()(inputs, samples, mode='loss')
 
 
+@pytest.mark.parametrize('loss', ['CrossEntropyLoss', 'LabelSmoothLoss'])
+def test_one_hot_labels_are_those_classes(make_distiller, make_resnet, make_batch, loss):
+    """mmpretrain makes whole numbers of them where a preprocessor that blends does not blend."""
+    settings = dict(type=loss, **(dict(label_smooth_val=0.1) if loss[0] == 'L' else {}))
+    distiller = make_distiller(student=make_resnet(4, **settings)).eval()
+    inputs, samples = make_batch()
+    hard = distiller.loss(inputs, samples)
+    for sample in samples:
+        sample.set_gt_score(F.one_hot(sample.gt_label, 5)[0])
+        assert not sample.gt_score.is_floating_point()
+    soft = distiller.loss(inputs, samples)
+    torch.testing.assert_close(soft['loss_ce'], hard['loss_ce'])
+
+
 @pytest.mark.parametrize('scores', [None, [[1.0, 1, 0, 0, 0]] * 2])
 def test_images_with_several_labels(make_distiller, make_batch, scores):
     inputs, samples = make_batch(2, scores=scores and torch.tensor(scores))

@@ -55,6 +55,19 @@ def test_the_config_beats_what_the_caller_supplies(zoo):
     assert dog.age == 5
 
 
+def test_an_argument_of_the_component_that_is_replaced(zoo):
+    """mmengine merges a config with its base, whatever the types are."""
+    with pytest.raises(InputError) as error:
+        build_component(zoo, dict(type='Fish', owner='Ann'), Animal, 'pet')
+    assert str(error.value).endswith(
+        'It is an argument of Dog: where a base config has that one, put `_delete_=True` beside '
+        'the new `type`.'
+    )
+    with pytest.raises(InputError) as error:
+        build_component(zoo, dict(type='Fish', colour='red'), Animal, 'pet')
+    assert '_delete_' not in str(error.value)
+
+
 def test_supplied_arguments_go_where_they_are_taken(zoo):
     dog = build_component(zoo, dict(type='Dog', name='Rex'), Animal, 'pet', colour='red')
     assert not hasattr(dog, 'colour')

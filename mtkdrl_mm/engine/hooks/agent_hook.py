@@ -161,6 +161,11 @@ class AgentHook(StepHook):
             connect_held_out(distiller, self.held_out)
             count = len(self.held_out.dataset)  # type: ignore[arg-type]
             runner.logger.info(f'The agent learns from {count} held-out images.')
+        elif runner.cfg.get('held_out_dataloader') is not None:
+            runner.logger.info(
+                'The agent learns from the training images, and not from those of '
+                "`held_out_dataloader`, for which AgentHook needs `experience='held_out'`."
+            )
         weighting.attach_trainer()
         self._weighting = weighting
         self._runner = runner

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
+from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings, TeacherRecord
 from mtkdrl_mm.utils import InputError, build_component, check_number
 from mtkdrl_mm.utils.literal_config import plain_config
@@ -168,6 +169,7 @@ class MultiTeacherDistiller(BaseModel):
         self.teacher_outputs = TeacherOutputsSettings.from_config(teacher_outputs)
         self._taken_augments: RandomBatchAugment | None = None
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
+        self._weights_checked = False
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
         self.input_size = check_input_size(student.get('input_size'), 'the student')
@@ -355,7 +357,7 @@ class MultiTeacherDistiller(BaseModel):
             self.weighting.check_trainer()
         terms = self._run_networks(inputs, data_samples)
         with autocast(inputs.device.type, enabled=False):
-            weights = self.weighting(terms)
+            weights = self._weigh(terms)
             for hook in self._step_hooks.values():
                 hook(terms, weights)
             logit = (weights.logit * terms.logit_loss).sum(dim=1).mean()
@@ -367,7 +369,7 @@ class MultiTeacherDistiller(BaseModel):
                 losses['loss_feature'] = self.feature_loss_weight * feature
             for name, extra in self.extra_losses.items():
                 level = weights.logit if extra.level == 'logit' else weights.feature
-                weighed = (level * extra(terms)).sum(dim=1).mean()
+                weighed = (level * terms.compute_loss(extra)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
         return {**losses, **terms.student.logs}
 
@@ -388,7 +390,25 @@ class MultiTeacherDistiller(BaseModel):
         """
         terms = self._run_networks(inputs, data_samples)
         with autocast(inputs.device.type, enabled=False):
-            return terms, self.weighting(terms)
+            return terms, self._weigh(terms)
+
+    def _weigh(self, terms: StepTerms) -> TeacherWeights:
+        """Weigh the teachers; check what an own weighting returns."""
+        weights = self.weighting(terms)
+        name = type(self.weighting).__name__
+        for head, values in (('logit', weights.logit), ('feature', weights.feature)):
+            what = f'`{head}` of the weights of {name}'
+            check_shape(values, (len(terms.labels), terms.num_teachers), what)
+            if self._weights_checked:  # once: reading a number waits for the device
+                continue
+            sums = values.detach().sum(dim=1)
+            if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+                raise InputError(
+                    f'{what} must sum to 1 over the teachers, but those of the first image sum to '
+                    f'{float(sums[0]):.4g}.'
+                )
+        self._weights_checked = True
+        return weights
 
     def _run_networks(self, inputs: Tensor, data_samples: list) -> StepTerms:
         """Run student and teachers, and make the terms of the batch."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import StepTerms
+from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.utils import InputError, check_number
 
 
@@ -57,16 +58,18 @@ class FeatureLoss(DistillationLoss):
         """Compare the features, shape (B, M).
 
         Raises:
-            InputError: If the step has no projected features.
+            InputError: If the step has no projected features, or :meth:`compare`
+                returns something else than a loss per image.
         """
         if terms.projections is None:
             raise InputError(
                 f'{type(self).__name__} needs connectors: set `feature_loss_weight` above 0.'
             )
-        losses = [
-            self.compare(m, terms, projection.features, projection.target)
-            for m, projection in enumerate(terms.projections)
-        ]
+        losses = []
+        for m, projection in enumerate(terms.projections):
+            loss = self.compare(m, terms, projection.features, projection.target)
+            check_shape(loss, (len(projection.target),), f'`compare` of {type(self).__name__}')
+            losses.append(loss)
         return torch.stack(losses, dim=1)
 
     @abstractmethod

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 
-from mtkdrl_mm.models import Weighting
+from mtkdrl_mm.models import AVER, Weighting
 from mtkdrl_mm.structures import TeacherWeights
+from mtkdrl_mm.utils import InputError
 
 
 class FixedWeights(Weighting):
@@ -156,6 +157,28 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
     expected = aver(*batch, mode='loss')
     for name, value in fused(*batch, mode='loss').items():
         torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            lambda w: w * 2,
+            'sum to 1 over the teachers, but those of the first image sum to 2.',
+        ),
+        (lambda w: w[:, :1], r'of shape \(4, 2\), but has shape \(4, 1\)\.'),
+        (lambda w: w[0], r'of shape \(4, 2\), but has shape \(2,\)\.'),
+    ],
+)
+def test_what_an_own_weighting_returns_is_checked(make_distiller, make_batch, change, message):
+    class Own(AVER):
+        def forward(self, terms):
+            weights = super().forward(terms)
+            return TeacherWeights(logit=weights.logit, feature=change(weights.feature))
+
+    distiller = make_distiller(weighting=dict(type=Own))
+    with pytest.raises(InputError, match=f'`feature` of the weights of Own must (be .*)?{message}'):
+        distiller.loss(*make_batch(images=4))
 
 
 def test_no_gradient_through_the_weights(make_distiller, make_batch, record_steps):

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-from mtkdrl_mm.models import DistillationLoss, Weighting
+from mtkdrl_mm.models import DistillationLoss, FeatureLoss, Weighting
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, TeacherWeights
 from mtkdrl_mm.utils import InputError
@@ -95,6 +95,33 @@ def test_extra_losses_take_the_weights_of_their_level(
     column = 0 if LEVELS[name] == 'logit' else 1
     expected = 0.7 * distiller.extra_losses[name.lower()](terms)[:, column].mean()
     torch.testing.assert_close(losses[f'loss_{name.lower()}'], expected)
+
+
+def test_what_an_own_loss_returns_is_checked(make_distiller, make_batch):
+    class OwnFeature(FeatureLoss):
+        def compare(self, index, terms, projection, target):
+            return (projection - target).square().mean()
+
+    class OwnLogit(DistillationLoss):
+        def forward(self, terms):
+            return terms.student_logits.sum(dim=1)
+
+    batch = make_batch(images=4)
+    for settings, message in (
+        (
+            dict(feature_loss=dict(type=OwnFeature)),
+            r'`compare` of OwnFeature must be one number per image, of shape \(4,\), but has shape '
+            r'\(\)\.',
+        ),
+        (
+            dict(logit_loss=dict(type=OwnLogit)),
+            r'OwnLogit must be one number per image and teacher, of shape \(4, 2\), but has shape '
+            r'\(4,\)\.',
+        ),
+        (dict(extra_losses=[dict(type=OwnLogit)]), 'OwnLogit must be one number per image and'),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_distiller(**settings).loss(*batch)
 
 
 @pytest.mark.parametrize('name', [name for name, level in LEVELS.items() if level == 'feature'])
