@@ -80,6 +80,15 @@ def read_config_file(path: str) -> Config:
         ) from error
     except (SyntaxError, KeyError) as error:
         raise InputError(f'The config file "{path}" cannot be read: {error}') from error
+    except ImportError as error:
+        cause: BaseException = error  # mmengine's own words follow it
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise InputError(
+            f'The config file "{path}" cannot be read: {cause}. Modules of `custom_imports` must '
+            'be installed or found from PYTHONPATH: for those in this folder, put `PYTHONPATH=.` '
+            'before the command.'
+        ) from error
 
 
 def load_config(args: argparse.Namespace) -> Config:

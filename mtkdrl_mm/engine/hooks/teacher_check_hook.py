@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
 from mtkdrl_mm.models.labels import hard_labels
+from mtkdrl_mm.models.teachers.class_map import check_class_names
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes, shorten
@@ -58,12 +59,16 @@ class TeacherCheckHook(Hook):
         """Compare the classes, look for the weighting's hook and measure the teachers.
 
         Raises:
-            InputError: If the data has other classes than the student, or the
-                weighting lacks its hook.
+            InputError: If the data has other classes than the student, a class
+                map names them in another order, or the weighting lacks its hook.
         """
         distiller = unwrap_distiller(runner, 'TeacherCheckHook')
         distiller.weighting.check_trainer()
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
+        classes = dataset_classes(runner.train_dataloader.dataset)
+        for config in distiller.teacher_configs:
+            if classes is not None and isinstance(config.class_map, str):
+                check_class_names(config.class_map, config.role, classes)
         if runner.val_loop is None:
             runner.logger.info(
                 "There is no validation data, so the teachers' accuracy is not measured."

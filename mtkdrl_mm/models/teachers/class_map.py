@@ -2,6 +2,7 @@
 """Selection of the student's classes from a teacher's logits."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def read_class_map(path: str, role: str) -> list[int]:
 
     The file has a line for every class of the student, in their order. Its last
     word is the index of the teacher's class; what precedes it, such as the
-    class's name, is for readers.
+    class's name, is for readers and :func:`check_class_names`.
 
     Args:
         path (str): The file.
@@ -119,17 +120,8 @@ def read_class_map(path: str, role: str) -> list[int]:
             not end in an index.
     """
     where = f'The `class_map` of {role}, "{path}",'
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            lines = [(number, line.split()) for number, line in enumerate(file, 1)]
-    except OSError as error:
-        raise InputError(f'{where} cannot be read: {error.strerror or error}.') from error
-    except UnicodeDecodeError as error:
-        raise InputError(f'{where} is no text file: {error}.') from error
     indices = []
-    for number, words in lines:
-        if not words:
-            continue
+    for number, words in _read_lines(path, role):
         if re.fullmatch(r'[0-9]+', words[-1]) is None:
             raise InputError(
                 f"{where} must end every line in the index of a teacher's class (0, 1, ...), but "
@@ -139,3 +131,45 @@ def read_class_map(path: str, role: str) -> list[int]:
     if not indices:
         raise InputError(f'{where} has no line.')
     return indices
+
+
+def check_class_names(path: str, role: str, classes: Sequence[str]) -> None:
+    """Make sure that a class map that names the classes of the data has them in their order.
+
+    A file that names none, or only some of them, is not checked.
+
+    Args:
+        path (str): The file, see :func:`read_class_map`.
+        role (str): Name of the teacher, for messages.
+        classes (Sequence[str]): The classes of the data.
+
+    Raises:
+        InputError: If the order is another one, or the file cannot be read.
+    """
+    lines = [words[:-1] for _, words in _read_lines(path, role)]
+    places = []
+    for name in classes:
+        found = [i for i, words in enumerate(lines) if name in words or name == ' '.join(words)]
+        if len(found) != 1:
+            return
+        places.append(found[0])
+    wrong = next((i for i, place in enumerate(places) if i != place), None)
+    if wrong is not None:
+        raise InputError(
+            f'The `class_map` of {role}, "{path}", must have the classes of the data in their '
+            f'order, but "{classes[wrong]}" is class {wrong} of the data and in line '
+            f'{places[wrong] + 1} of the classes there.'
+        )
+
+
+def _read_lines(path: str, role: str) -> list[tuple[int, list[str]]]:
+    """The lines of a class map with their numbers, as words; empty ones are left out."""
+    where = f'The `class_map` of {role}, "{path}",'
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            lines = [(number, line.split()) for number, line in enumerate(file, 1)]
+    except OSError as error:
+        raise InputError(f'{where} cannot be read: {error.strerror or error}.') from error
+    except UnicodeDecodeError as error:
+        raise InputError(f'{where} is no text file: {error}.') from error
+    return [(number, words) for number, words in lines if words]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import build_pool
+from mtkdrl_mm.models.teachers.class_map import check_class_names
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -105,6 +106,30 @@ def test_bad_files(make_resnet, tmp_path, content, message):
     teacher = dict(make_resnet(4, num_classes=7), name='t', class_map=str(path))
     with pytest.raises(InputError, match=message):
         build_pool([teacher], Preprocessing(), student_classes=2)
+
+
+@pytest.mark.parametrize(
+    ('text', 'wrong'),
+    [
+        ('circle 2\nsquare 0\ntriangle 4\n', None),
+        ('n1\tcircle\t2\nn2\tsquare\t0\n\nn3\ttriangle\t4\n', None),
+        ('triangle 4\nsquare 0\ncircle 2\n', '"circle" is class 0 of the data and in line 3'),
+        ('circle 2\ntriangle 0\nsquare 4\n', '"square" is class 1 of the data and in line 3'),
+        # Names of another kind say nothing, and neither do some of the names.
+        ('a 4\nb 0\nc 2\n', None),
+        ('triangle 4\nb 0\ncircle 2\n', None),
+        ('4\n0\n2\n', None),
+    ],
+)
+def test_names_of_the_datas_classes_are_in_their_order(tmp_path, text, wrong):
+    path = tmp_path / 'map.txt'
+    path.write_text(text)
+    classes = ('circle', 'square', 'triangle')
+    if wrong is None:
+        check_class_names(str(path), 'teacher "t"', classes)
+        return
+    with pytest.raises(InputError, match=f'^The `class_map` of teacher "t", .* but {wrong} of the'):
+        check_class_names(str(path), 'teacher "t"', classes)
 
 
 def test_distiller_knows_the_students_classes(make_distiller, make_resnet):
