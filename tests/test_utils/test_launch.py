@@ -113,7 +113,7 @@ def test_config_that_cannot_be_read(load):
         load(text="_base_ = './my_confg.py'")
     with pytest.raises(InputError, match=r'my_config\.py" cannot be read'):
         load(text='model = dict(')
-    message = r"cannot be read: No module named 'my_kd'\. Modules of `custom_imports` must be installed"
+    message = r"cannot be read: No module named 'my_kd'\. Modules of `custom_imports` must be"
     with pytest.raises(InputError, match=message):
         load(text="custom_imports = dict(imports=['my_kd'], allow_failed_imports=False)")
     args = argparse.Namespace(config='no/such.py', local_rank=0)
