@@ -70,9 +70,12 @@ def training_checkpoint(folder, student):
         data_preprocessor=cfg.data_preprocessor.to_dict(),
     )
     folder.mkdir()
-    meta = dict(cfg=cfg.pretty_text, epoch=2, dataset_meta=dict(classes=['cat', 'dog', 'owl']))
+    meta = dict(cfg=cfg.pretty_text, epoch=2, iter=200)
+    meta['dataset_meta'] = dict(classes=['cat', 'dog', 'owl'])
+    hub = dict(runtime_info=dict(max_epochs=5, max_iters=500))
     torch.save(
-        dict(meta=meta, state_dict=distiller.state_dict(), optimizer={}), folder / 'epoch_2.pth'
+        dict(meta=meta, state_dict=distiller.state_dict(), optimizer={}, message_hub=hub),
+        folder / 'epoch_2.pth',
     )
     logs = folder / '20260101_000000' / 'vis_data'
     logs.mkdir(parents=True)
@@ -137,6 +140,40 @@ def test_mmpretrain_reads_the_student(tiny, tmp_path):
     infer = ImageClassificationInferencer(str(tmp_path / 'student.py'), pretrained=path)
     result = infer(str(tmp_path / 'photo.png'))[0]
     assert result['pred_class'] in ('cat', 'dog', 'owl')
+
+
+@pytest.mark.parametrize(
+    ('meta', 'hub', 'by_epoch', 'step'),
+    [
+        # Checkpoints of this package's runner say how much of the epoch is done.
+        (dict(epoch=2, iter=200, progress=dict(images_done=0)), {}, True, 2),
+        (dict(epoch=2, iter=299, progress=dict(images_done=990)), {}, True, None),
+        (dict(epoch=2, iter=300, progress=dict(images_done=1000)), {}, True, None),
+        # Those of mmengine's have the length of the training.
+        (dict(epoch=2, iter=200), dict(max_epochs=5, max_iters=500), True, 2),
+        (dict(epoch=2, iter=250), dict(max_epochs=5, max_iters=500), True, None),
+        (dict(epoch=2, iter=200), {}, True, None),
+        (dict(epoch=2), dict(max_epochs=5, max_iters=500), True, None),
+        (dict(epoch=0, iter=200), dict(max_epochs=1, max_iters=500), True, None),
+        (dict(epoch=0, iter=200), {}, False, 200),
+        (dict(epoch=2, iter=299, progress=dict(images_done=990)), {}, False, 299),
+        ({}, {}, True, None),
+    ],
+)
+def test_which_validation_is_of_the_same_weights(tool, meta, hub, by_epoch, step):
+    cfg = {} if by_epoch else dict(default_hooks=dict(logger=dict(log_metric_by_epoch=False)))
+    contents = dict(meta=meta, message_hub=dict(runtime_info=hub))
+    assert tool.validated_step(cfg, contents) == step
+
+
+def test_the_accuracy_is_that_of_the_weights_in_any_folder(tool, tmp_path):
+    folder = tmp_path / 'run [lr=0.1]'
+    (folder / '1' / 'vis_data').mkdir(parents=True)
+    (folder / '1' / 'vis_data' / 'scalars.json').write_text('{"accuracy/top1": 61.5, "step": 2}\n')
+    done = dict(meta=dict(epoch=2, iter=200, progress=dict(images_done=0)))
+    assert tool.find_accuracy({}, done, str(folder / 'epoch_2.pth')) == {'accuracy/top1': 61.5}
+    done['meta'].update(iter=299, progress=dict(images_done=990))
+    assert tool.find_accuracy({}, done, str(folder / 'interrupted_iter_299.pth')) == {}
 
 
 FIRST, SECOND, THIRD = (dict(mean=[x] * 3, std=[60.0] * 3, to_rgb=True) for x in (1.0, 2.0, 3.0))

@@ -203,10 +203,38 @@ def student_config(
     return plain
 
 
-def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
-    """Find the validation results of the checkpoint's epoch in the logs beside it.
+def validated_step(cfg: dict[str, Any], contents: dict[str, Any]) -> int | None:
+    """The number under which a validation of the checkpoint's weights is logged.
 
     Args:
+        cfg (dict): The training's config.
+        contents (dict): The checkpoint.
+
+    Returns:
+        int | None: Its epoch, or its iteration if the log counts these; None in
+        the middle of an epoch, and where that cannot be known.
+    """
+    meta = contents.get('meta') or {}
+    epoch, iteration = meta.get('epoch'), meta.get('iter')
+    logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+    if not logger.get('log_metric_by_epoch', True):
+        return iteration
+    if not epoch:  # also trainings by iterations, all of whose validations are of epoch 0
+        return None
+    if meta.get('progress'):
+        return epoch if meta['progress']['images_done'] == 0 else None
+    # Of mmengine's own runner: all epochs have as many iterations.
+    limits = (contents.get('message_hub') or {}).get('runtime_info') or {}
+    if iteration is None or not limits.get('max_iters'):
+        return None
+    return epoch if iteration * limits['max_epochs'] == epoch * limits['max_iters'] else None
+
+
+def find_accuracy(cfg: dict[str, Any], contents: dict[str, Any], path: str) -> dict[str, float]:
+    """Find the validation results of the checkpoint's weights in the logs beside it.
+
+    Args:
+        cfg (dict): The training's config.
         contents (dict): The checkpoint.
         path (str): Path of the checkpoint.
 
@@ -214,12 +242,14 @@ def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
         dict[str, float]: For example ``{'accuracy/top1': 72.8}``; empty if
         unknown.
     """
-    epoch = (contents.get('meta') or {}).get('epoch')
-    pattern = osp.join(osp.dirname(osp.abspath(path)), '*', 'vis_data', 'scalars.json')
+    step = validated_step(cfg, contents)
+    folder = glob.escape(osp.dirname(osp.abspath(path)))
     results: dict[str, float] = {}
-    for log in sorted(glob.glob(pattern)):
+    if step is None:
+        return results
+    for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', 'scalars.json'))):
         for record in read_json_lines(log):
-            if record.get('step') == epoch and 'loss' not in record:
+            if record.get('step') == step and 'loss' not in record:
                 results = {k: v for k, v in record.items() if k.startswith('accuracy/')} or results
     return results
 
@@ -235,7 +265,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         dataset_meta=dict(classes=classes),  # the key that mmpretrain reads
         method=weighting if isinstance(weighting, str) or weighting is None else weighting['type'],
         teachers=[teacher_name(teacher) for teacher in (model.get('teachers') or [])],
-        accuracy=find_accuracy(contents, path),
+        accuracy=find_accuracy(cfg, contents, path),
         epoch=meta.get('epoch'),
         # Not under `config`, which mmengine runs.
         training_config=text,
