@@ -10,6 +10,27 @@ from torch import nn
 from mtkdrl_mm.utils import InputError, near_matches
 
 
+def take_preprocessor(
+    given: dict[str, Any] | None, model: dict[str, Any], of_file: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Take the preprocessing out of the student's config, and decide which one applies.
+
+    Args:
+        given (dict, optional): The distiller's; mmengine's runner gives it the
+            config's top-level one if the distiller's config has none.
+        model (dict): The student's config. Its ``data_preprocessor`` is taken
+            out.
+        of_file (dict, optional): That of the config file that defines the
+            student.
+
+    Returns:
+        dict | None: The first of the three that is set: ``given``, the model's,
+        the file's.
+    """
+    own = model.pop('data_preprocessor', None)
+    return given or own or of_file
+
+
 def build_preprocessor(
     cfg: dict[str, Any], model: dict[str, Any], num_classes: int | None
 ) -> nn.Module:

@@ -114,14 +114,14 @@ def _read_file(path: str, location: str, role: str) -> Any:
             # Mapped first, because the file must be as large as its header claims.
             return torch.from_numpy(np.array(np.load(path, mmap_mode='r', allow_pickle=False)))
         with open(path, 'rb') as file:
-            return _read_torch_file(file, location, role)
+            return _read_torch_file(file, path, location, role)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_damaged(location, role, error)) from error
+        raise InputError(_damaged(path, location, role, error)) from error
 
 
-def _read_torch_file(file: BinaryIO, location: str, role: str) -> Any:
+def _read_torch_file(file: BinaryIO, path: str | None, location: str, role: str) -> Any:
     try:
         return read_torch_file(file)
     except UnsafePickleError as refusal:
@@ -133,14 +133,17 @@ def _read_torch_file(file: BinaryIO, location: str, role: str) -> Any:
             'torch.save(c.get("state_dict", c.get("model", c)), NEW_FILE)'
         ) from refusal
     except DamagedPickleError as damage:
-        raise InputError(_damaged(location, role, damage)) from damage
+        raise InputError(_damaged(path, location, role, damage)) from damage
 
 
-def _damaged(location: str, role: str, error: Exception) -> str:
+def _damaged(path: str | None, location: str, role: str, error: Exception) -> str:
+    remedy = 'copy it again'
+    if path is not None and '://' in location:
+        # In the hub's cache, the path is a link to the file.
+        remedy = f'remove "{osp.realpath(path)}" to download it again'
     return (
         f'{capitalized(role)}: "{location}" cannot be read as a checkpoint '
-        f'({first_line(error)}). It is truncated, damaged, or another kind of file: copy or '
-        'download it again.'
+        f'({first_line(error)}). It is truncated, damaged, or another kind of file: {remedy}.'
     )
 
 
@@ -176,7 +179,7 @@ def _load_from_mmcls(filename: Any, map_location: Any = None) -> dict[str, Any]:
 
 def _load_from_ceph(filename: Any, map_location: Any = None) -> dict[str, Any]:
     backend = get_file_backend(filename, backend_args=dict(backend='petrel'))
-    contents = _read_torch_file(io.BytesIO(backend.get(filename)), filename, 'checkpoint')
+    contents = _read_torch_file(io.BytesIO(backend.get(filename)), None, filename, 'checkpoint')
     if isinstance(contents, dict) and isinstance(contents.get('meta'), dict):
         contents['meta'].pop('config', None)
     return _to_device(contents, map_location)

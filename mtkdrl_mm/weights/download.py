@@ -1,16 +1,53 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Downloads that several processes need: one of them downloads, the others wait."""
+"""Downloads from the web, and those that several processes need: one downloads, the others wait."""
 
 import hashlib
 import os
 import os.path as osp
+import shutil
 import time
+import uuid
 from collections.abc import Callable
+from http.client import HTTPException
+from urllib.request import Request, urlopen
 
 from filelock import FileLock
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
+from tqdm import tqdm
 
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, atomic_write
+
+
+def download_file(url: str, path: str) -> None:
+    """Download a file of the web, wholly or not at all.
+
+    Unlike ``torch.hub.download_url_to_file``, which keeps what has arrived when
+    a connection breaks off, this compares the size with the server's.
+
+    Args:
+        url (str): The ``http(s)://`` URL.
+        path (str): Where to write it; an existing file is replaced.
+
+    Raises:
+        OSError: If it cannot be downloaded, or not wholly.
+    """
+    print_log(f'Downloading {url} to {path}', 'current')
+    # Some servers refuse Python's own name.
+    request = Request(url, headers={'User-Agent': 'torch.hub'})
+    partial = f'{path}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}'
+    try:
+        with urlopen(request) as response, atomic_write(path, 'wb', partial) as file:
+            length = response.headers.get('Content-Length')
+            size = None if length is None else int(length)
+            hidden = not is_main_process()
+            with tqdm.wrapattr(file, 'write', total=size, disable=hidden) as target:
+                shutil.copyfileobj(response, target)
+            if size is not None and file.tell() != size:
+                raise OSError(f'the connection ended after {file.tell()} of {size} bytes')
+    except HTTPException as error:
+        raise OSError(f'the connection ended too early: {error!r}') from error
 
 
 def download_once(

@@ -6,6 +6,7 @@ transformers. Its environment variables apply: ``HF_HOME``, ``HF_TOKEN``,
 ``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and others.
 """
 
+import logging
 import os
 import os.path as osp
 import re
@@ -125,7 +126,9 @@ def fetch_hub_file(address: HubAddress, role: str) -> str:
 
     A file in the cache is used as it is, also if the branch has got another one
     since: all processes of a training, and the same training when it is
-    resumed, read the same weights.
+    resumed, read the same weights. Without a file in the address, one of another
+    name than ``model.safetensors`` is only taken from the cache if the hub's list
+    of files leads to it, or cannot be had.
 
     Args:
         address (HubAddress): The file.
@@ -142,12 +145,11 @@ def fetch_hub_file(address: HubAddress, role: str) -> str:
     import_optional('huggingface_hub.errors', f'{capitalized(role)}: "{address}"')
     from huggingface_hub import constants
 
-    path = find_hub_file(address)
-    if path is not None and (address.file is not None or not path.endswith(_PICKLES)):
-        return path
-    # A pickle may be there because another program has downloaded it. The repository's own list
-    # shows whether it has something safer.
-    cached = path
+    cached = find_hub_file(address)
+    if cached is not None and (address.file is not None or _is_first_choice(cached, address)):
+        return cached
+    # A file may be there because it was once asked for by name, or by another program. Only the
+    # repository's own list shows whether it is the one to choose.
 
     def download() -> str:
         try:
@@ -155,6 +157,11 @@ def fetch_hub_file(address: HubAddress, role: str) -> str:
         except HubConnectionError:
             if cached is None:
                 raise
+            print_log(
+                f'{address}: the hub cannot be asked for its files, "{cached}" is used',
+                'current',
+                logging.WARNING,
+            )
             return cached
 
     def find() -> str | None:
@@ -182,6 +189,12 @@ def _snapshot(address: HubAddress) -> str | None:
         )
     except (OSError, ValueError):  # not there
         return None
+
+
+def _is_first_choice(path: str, address: HubAddress) -> bool:
+    """Whether a file in the cache would be chosen whatever else its repository has."""
+    folder = _snapshot(address)
+    return folder is not None and path == osp.join(folder, _USUAL_FILES[0])
 
 
 def _files_in(folder: str) -> list[str]:
@@ -245,7 +258,7 @@ def _download(address: HubAddress, role: str) -> str:
 
     name = address.file
     if name is None:
-        name = choose_file(_list_files(address, role), address, role)
+        name = choose_file(_listed_files(address, role), address, role)
         cached = find_hub_file(replace(address, file=name))
         if cached is not None:
             return cached
@@ -253,6 +266,19 @@ def _download(address: HubAddress, role: str) -> str:
     for shard in read_index(path) if path.endswith('.index.json') else ():
         get(osp.join(osp.dirname(name), shard))
     return path
+
+
+def _listed_files(address: HubAddress, role: str) -> list[str]:
+    """The repository's files, at the commit in the cache: later ones do not change the choice."""
+    folder = _snapshot(address)
+    if folder is not None:
+        try:
+            return _list_files(replace(address, revision=osp.basename(folder)), role)
+        except HubConnectionError:
+            raise
+        except InputError:
+            pass  # the commit is gone
+    return _list_files(address, role)
 
 
 def _list_files(address: HubAddress, role: str) -> list[str]:

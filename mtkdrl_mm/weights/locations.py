@@ -8,23 +8,26 @@ A location is a local path, an ``http(s)://`` URL, a file of the Hugging Face hu
 """
 
 import hashlib
+import os
 import os.path as osp
+import uuid
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import is_main_process
-from mmengine.logging import print_log
 
 from mtkdrl_mm.utils import InputError, near_matches
 from mtkdrl_mm.utils.errors import capitalized
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, create_file
 
-from .download import download_once
+from .download import download_file, download_once
 from .hub import SCHEME as HUB
 from .hub import HubAddress, fetch_hub_file, find_hub_file
 from .shards import find_shards
 from .timm_networks import resolve_timm_weights
 
 TIMM = 'timm://'
+# Beside a downloaded file: the sha256 of its URL, which itself may hold a token.
+_URL_SUFFIX = '.url_sha256'
 
 
 def fetch(location: str, role: str) -> str:
@@ -33,7 +36,8 @@ def fetch(location: str, role: str) -> str:
     Files of URLs are kept in ``$TORCH_HOME/hub/checkpoints``, as by torch, and
     those of the Hugging Face hub in its cache. One of the processes that need a
     file downloads it; the others wait (:func:`~.download.download_once`). A file
-    that is there is not downloaded again.
+    that is there is not downloaded again. If another URL with the same last part
+    was downloaded before, a hash of the URL is put before the name.
 
     Args:
         location (str): A path, URL or address, see :mod:`.locations`.
@@ -51,23 +55,22 @@ def fetch(location: str, role: str) -> str:
     if url.startswith(HUB):
         return fetch_hub_file(HubAddress.parse(url, role), role)
     path = _local_path(url, role)
+    if osp.isfile(path):
+        return path
     if urlparse(url).scheme not in ('http', 'https'):
-        if not osp.isfile(path):
-            what = 'is a folder' if osp.isdir(path) else 'does not exist'
-            raise InputError(f'{capitalized(role)}: the file "{location}" {what}.')
-    elif not osp.isfile(path):
-        download_once(
-            url,
-            osp.dirname(path),
-            lambda: path if osp.isfile(path) else None,
-            lambda: _download(url, path),
-            lambda reason: (
-                f'{capitalized(role)}: "{url}" cannot be downloaded ({reason}). Where there is no '
-                f'internet, fetch it elsewhere and put it at "{path}", or set `checkpoint` to a '
-                'local path.'
-            ),
-        )
-    return path
+        what = 'is a folder' if osp.isdir(path) else 'does not exist'
+        raise InputError(f'{capitalized(role)}: the file "{location}" {what}.')
+    return download_once(
+        url,
+        osp.dirname(path),
+        lambda: find_file(url, role),
+        lambda: _download(url, role),
+        lambda reason: (
+            f'{capitalized(role)}: "{url}" cannot be downloaded ({reason}). Where there is no '
+            f'internet, fetch it elsewhere and put it at "{_local_path(url, role)}", or set '
+            '`checkpoint` to a local path.'
+        ),
+    )
 
 
 def find_file(location: str, role: str) -> str | None:
@@ -136,19 +139,41 @@ def location_name(location: str) -> str:
     return osp.basename(parts.path.rstrip('/')) or parts.netloc or location
 
 
-def _download(url: str, path: str) -> str:
-    print_log(f'Downloading {url} to {path}', 'current')
-    torch.hub.download_url_to_file(url, path, progress=is_main_process())
+def _download(url: str, role: str) -> str:
+    path = _local_path(url, role)
+    # Of several URLs with the same last part, one gets the name.
+    record, partial = path + _URL_SUFFIX, f'{path}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}'
+    mine = create_file(record, _url_digest(url).encode(), partial)
+    if not mine:
+        path = _local_path(url, role)
+    try:
+        download_file(url, path)
+    except BaseException:
+        if mine:
+            os.remove(record)
+        raise
     return path
 
 
+def _url_digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
 def _local_path(url: str, role: str) -> str:
+    """Where the file of a URL or path is, or belongs."""
     if urlparse(url).scheme not in ('http', 'https'):
         return osp.expanduser(url)
     name = osp.basename(urlparse(url).path)
     if name in ('', '.', '..'):
         raise InputError(f'{capitalized(role)}: the address "{url}" names no file.')
-    return osp.join(torch.hub.get_dir(), 'checkpoints', name)
+    folder, digest = osp.join(torch.hub.get_dir(), 'checkpoints'), _url_digest(url)
+    path = osp.join(folder, name)
+    # A file without a record was put there by hand, or by another program that uses torch's cache.
+    if osp.isfile(path + _URL_SUFFIX):
+        with open(path + _URL_SUFFIX, encoding='utf-8') as file:
+            if file.read() != digest:
+                return osp.join(folder, f'{digest[:16]}-{name}')
+    return path
 
 
 def _resolve_name(location: str, role: str) -> str:

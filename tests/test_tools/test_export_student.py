@@ -3,6 +3,7 @@
 
 import glob
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -19,8 +20,6 @@ from safetensors import safe_open
 from warm_python import tool_python
 
 from mtkdrl_mm.models import MultiTeacherDistiller
-
-pytestmark = pytest.mark.slow
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RESNET = dict(
@@ -71,9 +70,12 @@ def training_checkpoint(folder, student):
         data_preprocessor=cfg.data_preprocessor.to_dict(),
     )
     folder.mkdir()
-    meta = dict(cfg=cfg.pretty_text, epoch=2, dataset_meta=dict(classes=['cat', 'dog', 'owl']))
+    meta = dict(cfg=cfg.pretty_text, epoch=2, iter=200)
+    meta['dataset_meta'] = dict(classes=['cat', 'dog', 'owl'])
+    hub = dict(runtime_info=dict(max_epochs=5, max_iters=500))
     torch.save(
-        dict(meta=meta, state_dict=distiller.state_dict(), optimizer={}), folder / 'epoch_2.pth'
+        dict(meta=meta, state_dict=distiller.state_dict(), optimizer={}, message_hub=hub),
+        folder / 'epoch_2.pth',
     )
     logs = folder / '20260101_000000' / 'vis_data'
     logs.mkdir(parents=True)
@@ -95,6 +97,16 @@ def export(*arguments, python=None):
     )
 
 
+@pytest.fixture(scope='module')
+def tool():
+    """The tool as a module."""
+    path = f'{ROOT}/tools/model_converters/export_student.py'
+    spec = importlib.util.spec_from_file_location('export_student', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def only(pattern):
     (path,) = glob.glob(str(pattern))
     return path
@@ -105,6 +117,7 @@ def tiny(tmp_path_factory):
     return training_checkpoint(tmp_path_factory.mktemp('tiny') / 'run', TINY)
 
 
+@pytest.mark.slow
 def test_mmpretrain_reads_the_student(tiny, tmp_path):
     checkpoint, student = tiny
     # Here in an interpreter that has imported nothing before.
@@ -129,6 +142,88 @@ def test_mmpretrain_reads_the_student(tiny, tmp_path):
     assert result['pred_class'] in ('cat', 'dog', 'owl')
 
 
+@pytest.mark.parametrize(
+    ('meta', 'hub', 'by_epoch', 'step'),
+    [
+        # Checkpoints of this package's runner say how much of the epoch is done.
+        (dict(epoch=2, iter=200, progress=dict(images_done=0)), {}, True, 2),
+        (dict(epoch=2, iter=299, progress=dict(images_done=990)), {}, True, None),
+        (dict(epoch=2, iter=300, progress=dict(images_done=1000)), {}, True, None),
+        # Those of mmengine's have the length of the training.
+        (dict(epoch=2, iter=200), dict(max_epochs=5, max_iters=500), True, 2),
+        (dict(epoch=2, iter=250), dict(max_epochs=5, max_iters=500), True, None),
+        (dict(epoch=2, iter=200), {}, True, None),
+        (dict(epoch=2), dict(max_epochs=5, max_iters=500), True, None),
+        (dict(epoch=0, iter=200), dict(max_epochs=1, max_iters=500), True, None),
+        (dict(epoch=0, iter=200), {}, False, 200),
+        (dict(epoch=2, iter=299, progress=dict(images_done=990)), {}, False, 299),
+        ({}, {}, True, None),
+    ],
+)
+def test_which_validation_is_of_the_same_weights(tool, meta, hub, by_epoch, step):
+    cfg = {} if by_epoch else dict(default_hooks=dict(logger=dict(log_metric_by_epoch=False)))
+    contents = dict(meta=meta, message_hub=dict(runtime_info=hub))
+    assert tool.validated_step(cfg, contents) == step
+
+
+def test_the_accuracy_is_that_of_the_weights_in_any_folder(tool, tmp_path):
+    folder = tmp_path / 'run [lr=0.1]'
+    (folder / '1' / 'vis_data').mkdir(parents=True)
+    (folder / '1' / 'vis_data' / 'scalars.json').write_text('{"accuracy/top1": 61.5, "step": 2}\n')
+    done = dict(meta=dict(epoch=2, iter=200, progress=dict(images_done=0)))
+    assert tool.find_accuracy({}, done, str(folder / 'epoch_2.pth')) == {'accuracy/top1': 61.5}
+    done['meta'].update(iter=299, progress=dict(images_done=990))
+    assert tool.find_accuracy({}, done, str(folder / 'interrupted_iter_299.pth')) == {}
+
+
+FIRST, SECOND, THIRD = (dict(mean=[x] * 3, std=[60.0] * 3, to_rgb=True) for x in (1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ('model', 'top', 'student', 'mean'),
+    [
+        (None, FIRST, None, 1.0),
+        (None, FIRST, SECOND, 1.0),
+        (None, None, SECOND, 2.0),
+        (THIRD, FIRST, SECOND, 3.0),
+        (THIRD, FIRST, None, 3.0),
+        (THIRD, None, SECOND, 3.0),
+        (None, None, None, None),
+    ],
+)
+def test_the_exported_preprocessing_is_that_of_the_training(tool, model, top, student, mean):
+    network = dict(TINY) if student is None else dict(TINY, data_preprocessor=student)
+    cfg = Config(dict(model=dict(type='mtkdrl_mm.MultiTeacherDistiller', student=network)))
+    if model is not None:
+        cfg.model.data_preprocessor = model
+    if top is not None:
+        cfg.data_preprocessor = top
+    # As mmengine's runner builds it.
+    arguments = {k: v for k, v in cfg.to_dict()['model'].items() if k != 'type'}
+    arguments.setdefault('data_preprocessor', top)
+    distiller = MultiTeacherDistiller(**arguments)
+    own = distiller.data_preprocessor
+    assert (own.mean.flatten().tolist() if own._enable_normalize else None) == (mean and [mean] * 3)
+    saved = dict(meta=dict(student_cfg=distiller.student_cfg))
+    found = [
+        (cfg, tool.trusted_student(cfg)),
+        (cfg, tool.found_student(cfg.to_dict(), {}, 'x.pth')),
+        (cfg, tool.found_student(cfg.to_dict(), saved, 'x.pth')),
+    ]
+    if student is None:  # a network that is trained without teachers has no student
+        baseline = Config(dict(cfg.to_dict(), model=dict(TINY)))
+        if model is not None:
+            baseline.model.data_preprocessor = model
+        found.append((baseline, tool.trusted_student(baseline)))
+        found.append((baseline, tool.found_student(baseline.to_dict(), {}, 'x.pth')))
+    for config, parts in found:
+        exported = get_model(tool.student_config(config, *parts)).data_preprocessor
+        assert exported._enable_normalize == own._enable_normalize
+        assert exported.to_rgb == own.to_rgb
+        assert mean is None or torch.equal(exported.mean, own.mean)
+
+
+@pytest.mark.slow
 def test_name_holds_the_hash_and_the_same_student_gets_the_same(tiny, tmp_path):
     for name in ('a', 'b'):
         assert export(tiny[0], tmp_path / f'{name}.safetensors').returncode == 0
@@ -138,6 +233,7 @@ def test_name_holds_the_hash_and_the_same_student_gets_the_same(tiny, tmp_path):
         assert hashlib.sha256(file.read()).hexdigest()[:8] in first
 
 
+@pytest.mark.slow
 def test_safetensors_of_the_backbone_alone(tiny, tmp_path):
     checkpoint, student = tiny
     done = export(checkpoint, tmp_path / 'backbone.safetensors', '--backbone-only')
@@ -151,6 +247,7 @@ def test_safetensors_of_the_backbone_alone(tiny, tmp_path):
     assert not (tmp_path / 'backbone.py').exists()
 
 
+@pytest.mark.slow
 def test_torchvision_gives_equal_logits(tmp_path):
     checkpoint, student = training_checkpoint(tmp_path / 'run', RESNET)
     done = export(checkpoint, tmp_path / 'tv.pth', '--format', 'torchvision')
@@ -162,6 +259,7 @@ def test_torchvision_gives_equal_logits(tmp_path):
         torch.testing.assert_close(network.eval()(images), student(images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -181,6 +279,7 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, arguments, message):
     assert message in done.stderr and 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_hub_gets_student_config_and_card(tiny, tmp_path, hub, monkeypatch):
     from huggingface_hub import hf_hub_download
 
@@ -211,6 +310,7 @@ def test_the_hub_gets_student_config_and_card(tiny, tmp_path, hub, monkeypatch):
     assert files.keys() == {'pytorch_model.bin', 'README.md'}
 
 
+@pytest.mark.slow
 def test_pushing_is_checked_before_anything_is_written(tiny, tmp_path, hub):
     one_sentence(
         export(tiny[0], tmp_path / 's.pth', '--push-to-hub', 'me/tiny'),
@@ -234,6 +334,7 @@ def one_sentence(done, *parts):
         assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_a_config_in_a_file_is_never_run(tiny, tmp_path):
     text = torch.load(tiny[0])['meta']['cfg']
     marker = tmp_path / 'was_run'
@@ -277,6 +378,7 @@ def by_path(tmp_path, checkpoint):
     return marker, cfg
 
 
+@pytest.mark.slow
 def test_a_file_that_a_checkpoint_names_is_not_read(tiny, tmp_path):
     marker, cfg = by_path(tmp_path, tiny[0])
     path = changed(tiny[0], tmp_path / 'by_path.pth', cfg=cfg.pretty_text)
@@ -294,6 +396,7 @@ def test_a_file_that_a_checkpoint_names_is_not_read(tiny, tmp_path):
     one_sentence(export(path, tmp_path / 'x.pth', '--config', 'no.py'), '"no.py" does not exist')
 
 
+@pytest.mark.slow
 def test_the_students_config_in_the_checkpoint_suffices(tiny, tmp_path):
     marker, cfg = by_path(tmp_path, tiny[0])
     distiller = MultiTeacherDistiller(student=dict(TINY), num_classes=3)
@@ -316,6 +419,7 @@ def test_the_students_config_in_the_checkpoint_suffices(tiny, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_only_what_was_asked_for_is_written(tiny, tmp_path):
     cfg = Config.fromstring(torch.load(tiny[0])['meta']['cfg'], '.py')
     cfg.work_dir = str(tmp_path / 'elsewhere')
@@ -327,6 +431,7 @@ def test_only_what_was_asked_for_is_written(tiny, tmp_path):
     assert len(written) == 2 and written[0].startswith('s-') and written[1] == 's.py'
 
 
+@pytest.mark.slow
 def test_the_exported_config_names_no_file_of_before(tiny, tmp_path):
     cfg = Config.fromstring(torch.load(tiny[0])['meta']['cfg'], '.py')
     cfg.model.student.backbone.init_cfg = [

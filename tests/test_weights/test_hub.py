@@ -267,6 +267,44 @@ def test_a_pickle_in_the_cache_does_not_hide_safetensors(hub):
     assert fetch('hf://o/net', ROLE).endswith('model.safetensors')
 
 
+@pytest.mark.parametrize(
+    ('cached', 'files', 'chosen'),
+    [
+        ('model_variant.safetensors', ['model.safetensors'], 'model.safetensors'),
+        ('other.safetensors', ['pytorch_model.bin'], 'pytorch_model.bin'),
+        ('fp16/model.safetensors', ['model.safetensors'], 'model.safetensors'),
+        ('net.safetensors', ['net.pth'], 'net.safetensors'),
+    ],
+)
+def test_the_choice_is_among_the_files_of_the_repository(hub, cached, files, chosen):
+    commit = hub.commit('o/net', {cached: SAFE, **dict.fromkeys(files, PICKLE)})
+    fetch(f'hf://o/net/{cached}', ROLE)
+    path = fetch('hf://o/net', ROLE)
+    assert path.endswith(f'{commit}/{chosen}') and path == find_file('hf://o/net', ROLE)
+
+
+def test_a_cached_variant_is_used_where_the_hub_cannot_be_asked(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    hub.commit('o/net', {'model.safetensors': SAFE, 'model_variant.safetensors': SAFE})
+    path = fetch('hf://o/net/model_variant.safetensors', ROLE)
+    logged = []
+    monkeypatch.setattr('mtkdrl_mm.weights.hub.print_log', lambda text, *_: logged.append(text))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert fetch('hf://o/net', ROLE) == path
+    assert logged == [f'hf://o/net: the hub cannot be asked for its files, "{path}" is used']
+
+
+def test_a_later_commit_does_not_change_the_choice(hub):
+    commit = hub.commit('o/net', {'net.pth': PICKLE})
+    path = fetch('hf://o/net', ROLE)
+    hub.commit('o/net', {'model.safetensors': SAFE, 'net.pth': PICKLE})
+    assert fetch('hf://o/net', ROLE) == path
+    # Unless the commit is gone, as after a repository was made anew.
+    del hub.repos['o/net']['commits'][commit]
+    assert fetch('hf://o/net', ROLE).endswith('/model.safetensors')
+
+
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     message = error_of('hf://o/net')

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.models.build_classifier import build_classifier, read_network_config
+from mtkdrl_mm.models.build_preprocessor import take_preprocessor
 from mtkdrl_mm.models.distilled_backbone import backbone_weights
 from mtkdrl_mm.models.num_classes import set_num_classes
 from mtkdrl_mm.models.timm_classifier import teacher_checkpoint
@@ -53,12 +54,7 @@ from mtkdrl_mm.weights.model_card import (
 from mtkdrl_mm.weights.state_dict import extract_state_dict
 
 # Keys of an mmpretrain config, beside the model, that testing needs.
-CONFIG_KEYS = (
-    'data_preprocessor',
-    'test_dataloader',
-    'test_evaluator',
-    'test_cfg',
-)
+CONFIG_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg')
 # Names of the weights on the hub, by the suffix of the exported file.
 HUB_FILES = {'.pth': 'pytorch_model.bin', '.safetensors': 'model.safetensors'}
 
@@ -111,15 +107,20 @@ def is_distillation(model: dict[str, Any]) -> bool:
     return str(model.get('type')).endswith('MultiTeacherDistiller')
 
 
+def given_preprocessor(cfg: dict[str, Any]) -> dict[str, Any] | None:
+    """The preprocessing that mmengine's runner gives the model of a config."""
+    return cfg['model'].get('data_preprocessor', cfg.get('data_preprocessor'))
+
+
 def trusted_student(cfg: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Network and preprocessing of the student, from a config file of the user."""
-    model = cfg.model
-    if not is_distillation(model):
-        return plain_config(model), None
-    student, preprocessor = read_network_config(model.student, 'student')
-    student = plain_config(student)
-    if model.get('num_classes') is not None:
-        set_num_classes(student, model.num_classes)
+    model, of_file = cfg.model, None
+    if is_distillation(model):
+        model, of_file = read_network_config(model.student, 'student')
+    student = plain_config(model)
+    preprocessor = take_preprocessor(given_preprocessor(cfg), student, of_file)
+    if is_distillation(cfg.model) and cfg.model.get('num_classes') is not None:
+        set_num_classes(student, cfg.model.num_classes)
     return student, plain_config(preprocessor)
 
 
@@ -137,12 +138,13 @@ def found_student(
     model = cfg.get('model')
     if not isinstance(model, dict):
         raise InputError(f'The config in "{path}" has no `model`.')
-    preprocessor = None
+    given = given_preprocessor(cfg)
     if is_distillation(model):
         saved = (contents.get('meta') or {}).get('student_cfg')
         student = model.get('student')
         if isinstance(saved, dict) and isinstance(saved.get('model'), dict):
-            model, preprocessor = saved['model'], saved.get('data_preprocessor')
+            # What the distiller was built with.
+            model, given = saved['model'], saved.get('data_preprocessor')
         elif isinstance(student, dict) and 'type' in student:
             num_classes, model = model.get('num_classes'), deepcopy(student)
             if num_classes is not None:
@@ -152,6 +154,8 @@ def found_student(
                 f'"{path}" contains only the path of its student\'s config. Pass the config of '
                 'the training: --config CONFIG.'
             )
+    model = dict(model)
+    preprocessor = take_preprocessor(given, model, None)
     check_types(model, f'"{path}"')
     check_types(preprocessor, f'"{path}"')
     check_types({key: cfg.get(key) for key in CONFIG_KEYS}, f'"{path}"')
@@ -185,24 +189,52 @@ def student_config(
     Args:
         cfg (dict): Config of a distillation, or of a plain classifier.
         model (dict): The student's network.
-        preprocessor (dict, optional): Its preprocessing, if ``cfg`` has none.
+        preprocessor (dict, optional): Its preprocessing, whatever ``cfg`` says.
 
     Returns:
-        Config: The model, and the keys that testing needs.
+        Config: The model, its preprocessing, and the keys that testing needs.
     """
     plain = Config(dict(default_scope='mmpretrain', model=without_pretrained(model)))
     for key in CONFIG_KEYS:
         if cfg.get(key) is not None:
             plain[key] = cfg[key]
-    if cfg.get('data_preprocessor') is None and preprocessor is not None:
+    if preprocessor:
         plain['data_preprocessor'] = preprocessor
     return plain
 
 
-def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
-    """Find the validation results of the checkpoint's epoch in the logs beside it.
+def validated_step(cfg: dict[str, Any], contents: dict[str, Any]) -> int | None:
+    """The number under which a validation of the checkpoint's weights is logged.
 
     Args:
+        cfg (dict): The training's config.
+        contents (dict): The checkpoint.
+
+    Returns:
+        int | None: Its epoch, or its iteration if the log counts these; None in
+        the middle of an epoch, and where that cannot be known.
+    """
+    meta = contents.get('meta') or {}
+    epoch, iteration = meta.get('epoch'), meta.get('iter')
+    logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+    if not logger.get('log_metric_by_epoch', True):
+        return iteration
+    if not epoch:  # also trainings by iterations, all of whose validations are of epoch 0
+        return None
+    if meta.get('progress'):
+        return epoch if meta['progress']['images_done'] == 0 else None
+    # Of mmengine's own runner: all epochs have as many iterations.
+    limits = (contents.get('message_hub') or {}).get('runtime_info') or {}
+    if iteration is None or not limits.get('max_iters'):
+        return None
+    return epoch if iteration * limits['max_epochs'] == epoch * limits['max_iters'] else None
+
+
+def find_accuracy(cfg: dict[str, Any], contents: dict[str, Any], path: str) -> dict[str, float]:
+    """Find the validation results of the checkpoint's weights in the logs beside it.
+
+    Args:
+        cfg (dict): The training's config.
         contents (dict): The checkpoint.
         path (str): Path of the checkpoint.
 
@@ -210,12 +242,14 @@ def find_accuracy(contents: dict[str, Any], path: str) -> dict[str, float]:
         dict[str, float]: For example ``{'accuracy/top1': 72.8}``; empty if
         unknown.
     """
-    epoch = (contents.get('meta') or {}).get('epoch')
-    pattern = osp.join(osp.dirname(osp.abspath(path)), '*', 'vis_data', 'scalars.json')
+    step = validated_step(cfg, contents)
+    folder = glob.escape(osp.dirname(osp.abspath(path)))
     results: dict[str, float] = {}
-    for log in sorted(glob.glob(pattern)):
+    if step is None:
+        return results
+    for log in sorted(glob.glob(osp.join(folder, '*', 'vis_data', 'scalars.json'))):
         for record in read_json_lines(log):
-            if record.get('step') == epoch and 'loss' not in record:
+            if record.get('step') == step and 'loss' not in record:
                 results = {k: v for k, v in record.items() if k.startswith('accuracy/')} or results
     return results
 
@@ -231,7 +265,7 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         dataset_meta=dict(classes=classes),  # the key that mmpretrain reads
         method=weighting if isinstance(weighting, str) or weighting is None else weighting['type'],
         teachers=[teacher_name(teacher) for teacher in (model.get('teachers') or [])],
-        accuracy=find_accuracy(contents, path),
+        accuracy=find_accuracy(cfg, contents, path),
         epoch=meta.get('epoch'),
         # Not under `config`, which mmengine runs.
         training_config=text,

@@ -23,7 +23,7 @@ from mtkdrl_mm.utils import InputError, build_component, check_number
 from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
-from ..build_preprocessor import build_preprocessor
+from ..build_preprocessor import build_preprocessor, take_preprocessor
 from ..classifier_output import check_classifier, run_classifier
 from ..connectors import build_connectors
 from ..head_loss import check_head_loss
@@ -157,7 +157,7 @@ class MultiTeacherDistiller(BaseModel):
     ) -> None:
         model, file_preprocessor = read_network_config(student, 'student')
         preprocessor_cfg = dict(
-            data_preprocessor or model.pop('data_preprocessor', None) or file_preprocessor or {}
+            take_preprocessor(data_preprocessor, model, file_preprocessor) or {}
         )
         super().__init__(build_preprocessor(preprocessor_cfg, model, num_classes), init_cfg)
         self.student_cfg = _plain_student(model, preprocessor_cfg, num_classes)
