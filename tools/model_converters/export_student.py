@@ -129,7 +129,7 @@ def found_student(
     """Network and preprocessing of the student, from the checkpoint alone.
 
     A config inside a file must not cause this program to read, run or install
-    anything. Therefore ``cfg_path`` is not read.
+    anything. Therefore only networks that read no files are built.
 
     Raises:
         InputError: If the checkpoint does not define the student.
@@ -152,8 +152,8 @@ def found_student(
                 f'"{path}" contains only the path of its student\'s config. Pass the config of '
                 'the training: --config CONFIG.'
             )
-    check_types(model, f'"{path}"')
-    check_types(preprocessor, f'"{path}"')
+    model = without_pretrained(model)
+    check_types([model, preprocessor, cfg.get('data_preprocessor')], f'"{path}"', network=True)
     check_types({key: cfg.get(key) for key in CONFIG_KEYS}, f'"{path}"')
     return model, preprocessor
 
