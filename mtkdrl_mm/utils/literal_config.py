@@ -7,8 +7,10 @@ it. Here it is parsed, and only the output of ``Config.pretty_text`` is accepted
 
 import ast
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import mmpretrain.registry
 from mmengine.config import Config
 from mmengine.registry import Registry, root
 
@@ -17,8 +19,39 @@ from .errors import InputError
 _MAX_LENGTH = 4 * 2**20
 _NAMES = {'inf': math.inf, 'nan': math.nan}
 _SCOPES = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'mtkdrl_mm')
-# Networks that may read other files or the network when they are built.
-_READING_TYPES = ('HuggingFaceClassifier', 'TimmClassifier', 'TIMMBackbone')
+# Of a network in a file, everything is built. Other components of OpenMMLab run files, pickles or
+# code in strings when they are built, so that only these packages and modules are trusted ...
+_NETWORK_SCOPES = ('mmengine', 'mmcv', 'mmpretrain', 'mtkdrl_mm')
+_NETWORK_MODULES = (
+    'torch.nn.modules.',
+    'mmcv.cnn.bricks.',
+    'mmcv.ops.',
+    'mmengine.model.',
+    'mmengine.utils.dl_utils.',
+    'mmpretrain.models.backbones.',
+    'mmpretrain.models.classifiers.',
+    'mmpretrain.models.heads.',
+    'mmpretrain.models.losses.',
+    'mmpretrain.models.necks.',
+    'mmpretrain.models.peft.',
+    'mmpretrain.models.utils.',
+    'mtkdrl_mm.models.backbones.',
+    'mtkdrl_mm.models.losses.',
+    'mtkdrl_mm.models.necks.',
+    'mtkdrl_mm.models.timm_classifier.',
+)
+# ... except for these networks, which may read other files or the network when they are built.
+_READING_TYPES = ('HuggingFaceClassifier', 'TimmClassifier', 'TIMMBackbone', 'VQAGenerationHead')
+# Keys that name a file or a repository, or allow its code.
+_READING_KEYS = (
+    'cfg_path',
+    'checkpoint',
+    'checkpoint_path',
+    'name_or_path',
+    'pretrained_model_name_or_path',
+    'trust_remote_code',
+)
+_ADVICE = 'If you trust it, pass the config file of the training: --config CONFIG.'
 
 
 def parse_literal_config(text: str, origin: str) -> dict[str, Any]:
@@ -92,7 +125,7 @@ def _no_literal(node: ast.AST) -> ValueError:
     return ValueError(f'line {getattr(node, "lineno", "?")} holds "{shown}"')
 
 
-def check_types(config: Any, origin: str) -> None:
+def check_types(config: Any, origin: str, network: bool = False) -> None:
     """Check that every ``type`` in a config inside a file is a registered component.
 
     Registries import any module that is named by a ``type``, for example
@@ -101,31 +134,41 @@ def check_types(config: Any, origin: str) -> None:
     Args:
         config (Any): A config, or a part of one.
         origin (str): Name of the file, for messages.
+        network (bool): Whether it is a network or its preprocessing, which is
+            built. Only classes that read nothing are accepted then. Defaults to
+            False.
 
     Raises:
         InputError: If a type is no component of the installed OpenMMLab
             packages or of this one, or if it may read further files, or if a
-            ``model_name`` is an address.
+            key names a file, or if a ``model_name`` is an address.
     """
-    known = _registered()
+    known = _registered(_NETWORK_SCOPES if network else _SCOPES)
     pending = [config]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
             if 'type' in node:
-                _check_type(node['type'], known, origin)
+                _check_type(node['type'], known, origin, network)
+            if '_scope_' in node:
+                _check_scope(node['_scope_'], origin, network)
+            for key in _READING_KEYS:
+                if key in node:
+                    raise InputError(
+                        f'The config in {origin} sets `{key}`, by which other files may be read or '
+                        f'run. {_ADVICE}'
+                    )
             if ':' in str(node.get('model_name', '')):
                 raise InputError(
                     f'The config in {origin} names the network "{node["model_name"]}", which would '
-                    'be downloaded. If you trust it, pass the config file of the training: '
-                    '--config CONFIG.'
+                    f'be downloaded. {_ADVICE}'
                 )
             pending += node.values()
         elif isinstance(node, (list, tuple)):
             pending += node
 
 
-def _check_type(kind: Any, known: set[str], origin: str) -> None:
+def _check_type(kind: Any, known: dict[str, set[Any]], origin: str, network: bool) -> None:
     scope, _, name = str(kind).rpartition('.')
     if not isinstance(kind, str) or name not in known or scope not in ('', *_SCOPES):
         raise InputError(
@@ -133,23 +176,46 @@ def _check_type(kind: Any, known: set[str], origin: str) -> None:
             'installed packages. If it is yours, pass the config file of the training: '
             '--config CONFIG.'
         )
-    if name in _READING_TYPES:
+    if scope:
+        _check_scope(scope, origin, network)
+    if name in _READING_TYPES or (network and not all(map(_is_harmless, known[name]))):
         raise InputError(
             f'The config in {origin} names the type {kind!r}, which may read further files or the '
-            'network. If you trust it, pass the config file of the training: --config CONFIG.'
+            f'network. {_ADVICE}'
         )
 
 
-def _registered() -> set[str]:
-    """Names of all components of the registries and their children."""
-    names: set[str] = set()
-    registries = [value for value in vars(root).values() if isinstance(value, Registry)]
+def _check_scope(scope: Any, origin: str, network: bool) -> None:
+    if scope not in (_NETWORK_SCOPES if network else _SCOPES):
+        raise InputError(
+            f'The config in {origin} names a component of the package {scope!r}, which may read '
+            f'further files or the network. {_ADVICE}'
+        )
+
+
+def _is_harmless(component: Any) -> bool:
+    """Whether building a component reads nothing. mmpretrain registers functions that download."""
+    return isinstance(component, type) and f'{component.__module__}.'.startswith(_NETWORK_MODULES)
+
+
+def _registered(scopes: Sequence[str]) -> dict[str, set[Any]]:
+    """The components of all registries of some packages, by their names."""
+    found: dict[str, set[Any]] = {}
+    # mmpretrain has registries without a parent, such as that of Mixup.
+    registries = [
+        value
+        for package in (root, mmpretrain.registry)
+        for value in vars(package).values()
+        if isinstance(value, Registry)
+    ]
     while registries:
         registry = registries.pop()
-        registry.import_from_location()
-        names |= registry.module_dict.keys()
         registries += registry.children.values()
-    return names
+        if registry.scope in scopes:
+            registry.import_from_location()
+            for name, component in registry.module_dict.items():
+                found.setdefault(name, set()).add(component)
+    return found
 
 
 def plain_config(config: Any) -> Any:

@@ -2,15 +2,42 @@
 """Networks of timm: by their names, such as ``resnet50.a1_in1k``, and on the hub."""
 
 import difflib
+import inspect
 import json
-from dataclasses import fields, replace
+import sys
+from dataclasses import is_dataclass, replace
 from typing import Any
+
+from torch import nn
 
 from mtkdrl_mm.utils import InputError, near_matches
 from mtkdrl_mm.utils.errors import capitalized
 from mtkdrl_mm.utils.optional_packages import import_optional
 
 from .hub import HubAddress, fetch_hub_file
+
+# What `pretrained_cfg` says about data and classifier. Its other keys say where timm would load
+# weights from, which is a matter of `checkpoint`.
+_DATA_KEYS = (
+    'input_size',
+    'test_input_size',
+    'min_input_size',
+    'fixed_input_size',
+    'interpolation',
+    'crop_pct',
+    'test_crop_pct',
+    'crop_mode',
+    'mean',
+    'std',
+    'num_classes',
+    'label_offset',
+    'pool_size',
+    'test_pool_size',
+    'first_conv',
+    'classifier',
+)
+# Arguments that timm passes on to BatchNorm before it builds a network.
+_BATCH_NORM_KEYS = ('bn_eps', 'bn_momentum')
 
 
 def check_network_name(name: str, role: str = '') -> None:
@@ -103,7 +130,8 @@ def read_hub_network(location: str, kwargs: dict[str, Any]) -> tuple[str, dict[s
         ``timm.create_model``.
 
     Raises:
-        InputError: If the repository cannot be read, or was not saved by timm.
+        InputError: If the repository cannot be read, or was not saved by timm, or
+            sets anything but arguments of the network.
     """
     role = f'the network "{location}"'
     address = HubAddress.parse(location, role)
@@ -120,24 +148,58 @@ def read_hub_network(location: str, kwargs: dict[str, Any]) -> tuple[str, dict[s
         # Older versions of timm have saved everything in one dict.
         pretrained = dict(config.get('pretrained_cfg', config))
         arguments = dict(config.get('model_args') or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f'"{location}" is no network of timm: its config.json names no `architecture`. For '
             'another one, set `cfg_path`, and `checkpoint` to the address.'
         ) from error
     check_network_name(str(architecture), role)
-    from timm.models import PretrainedCfg
+    if 'num_classes' in config:
+        pretrained['num_classes'] = config['num_classes']
+    pretrained = {key: pretrained[key] for key in _DATA_KEYS if _is_plain(pretrained.get(key))}
+    arguments = _architecture_arguments(str(architecture), arguments, location)
+    return str(architecture), {**arguments, **kwargs, 'pretrained_cfg': pretrained}
 
-    for key in ('num_classes', 'label_names'):
-        if key in config:
-            pretrained[key] = config[key]
-    known = {field.name for field in fields(PretrainedCfg)}
-    pretrained = {key: value for key, value in pretrained.items() if key in known}
-    # Where the weights are is a matter of `checkpoint`.
-    for key in ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source'):
-        pretrained.pop(key, None)
-    arguments = {**arguments, **kwargs, 'pretrained_cfg': pretrained}
-    return str(architecture), arguments
+
+def _architecture_arguments(
+    architecture: str, arguments: dict[str, Any], location: str
+) -> dict[str, Any]:
+    """Check that the ``model_args`` of a repository describe nothing but the network.
+
+    By others, such as ``pretrained``, ``pretrained_cfg_overlay`` and ``cache_dir``, timm reads,
+    runs or writes files of the repository's choice. The arguments of a network are those of the
+    classes in its file of timm.
+    """
+    import timm
+
+    file = sys.modules[timm.models.model_entrypoint(architecture).__module__]
+    classes = [
+        value
+        for value in vars(file).values()
+        if inspect.isclass(value) and (issubclass(value, nn.Module) or is_dataclass(value))
+    ]
+    known = {key for value in classes for key in inspect.signature(value).parameters}
+    for builder in (timm.create_model, timm.models.build_model_with_cfg):
+        known -= inspect.signature(builder).parameters.keys()
+    known.update(_BATCH_NORM_KEYS)
+    # timm leaves out arguments that are None.
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    for key, value in arguments.items():
+        if key not in known or not _is_plain(value):
+            raise InputError(
+                f'The config.json of "{location}" sets `{key}` in `model_args`, but only numbers, '
+                f'names and lists for arguments of the network "{architecture}" are read from the '
+                f"hub. If you trust it, set `model_name='{architecture}'`, `checkpoint` to the "
+                'address, and the arguments yourself.'
+            )
+    return arguments
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a string, or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, (bool, int, float, str))
 
 
 def _alike(names: list[str], name: str) -> list[str]:

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Networks of timm by their names alone, with weights from a local Hugging Face hub."""
 
+import inspect
 import json
 
 import numpy as np
@@ -165,6 +166,61 @@ def test_a_network_of_the_hub(hub):
     ):
         with pytest.raises(InputError, match=part):
             build_pool([dict(model_name=f'hf://{repo}')], STUDENT)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('pretrained', True),
+        ('pretrained', False),
+        ('pretrained_cfg', 'a1_in1k'),
+        ('pretrained_cfg_overlay', dict(hf_hub_id='o/evil', source='hf-hub')),
+        ('checkpoint_path', '/etc/passwd'),
+        ('cache_dir', '/tmp'),
+        ('features_only', True),
+        ('pruned', True),
+        ('kwargs_filter', ['num_classes']),
+        ('cfg', 'x'),
+        ('act_layer', dict(a=1)),
+        ('layers', [2, [dict(a=1)]]),
+        ('no_such', 1),
+    ],
+)
+def test_a_repository_sets_arguments_of_the_network_only(hub, network, monkeypatch, key, value):
+    def build(*args, **kwargs):
+        raise AssertionError('timm was called')
+
+    config = hub_config(network, model_args={'avg_down': False, key: value})
+    hub.commit('o/evil', {'config.json': config})
+    parameters = inspect.signature(timm.create_model)
+    monkeypatch.setattr(timm, 'create_model', build)
+    build.__signature__ = parameters
+    with pytest.raises(InputError, match=f'config.json of "hf://o/evil" sets `{key}` in `model_ar'):
+        TimmImageClassifier('hf://o/evil')
+
+
+def test_arguments_of_the_network_are_taken_from_a_repository(hub, network):
+    arguments = dict(layers=[1, 1, 1, 2], act_layer='silu', cardinality=None)
+    weights = dict(url='https://e.org/x', hf_hub_id='o/x', source='hf-hub', custom_load='hf')
+    pretrained = dict(std=[0.5] * 3, input_size=[3, 64, 64], classifier='fc', **weights)
+    config = hub_config(network, model_args=arguments, pretrained_cfg=pretrained)
+    hub.commit('me/net', {'config.json': config})
+    backbone = TimmImageClassifier('hf://me/net', drop_path_rate=0.1).backbone
+    assert len(backbone.model.layer3) == 1 and len(backbone.model.layer4) == 2
+    assert isinstance(backbone.model.act1, torch.nn.SiLU)
+    cfg = backbone.model.pretrained_cfg
+    assert cfg['std'] == [0.5] * 3 and backbone.img_size == (64, 64) and cfg['num_classes'] == 3
+    assert not cfg.keys() & {'url', 'hf_hub_id', 'source'} and not cfg['custom_load']
+
+
+@pytest.mark.parametrize(
+    'name', ['hf-hub:o/evil', 'local-dir:/tmp/evil', 'timm:resnet18', '/resnet18']
+)
+def test_a_network_is_a_plain_name_of_timm(hub, network, name):
+    hub.commit('o/evil', {'config.json': hub_config(network, architecture=name)})
+    for model_name in (name, 'hf://o/evil'):
+        with pytest.raises(InputError, match=f'timm .* has no network "{name}"'):
+            TimmImageClassifier(model_name)
 
 
 def test_weights_with_the_names_of_their_authors_are_converted_by_timm(hub):

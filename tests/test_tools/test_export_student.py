@@ -397,6 +397,17 @@ def test_a_file_that_a_checkpoint_names_is_not_read(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_distiller_inside_the_student_is_not_built(tiny, tmp_path):
+    marker, cfg = by_path(tmp_path, tiny[0])
+    inner = dict(cfg.model, type='mtkdrl_mm.MultiTeacherDistiller')
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=3)
+    cfg.model = dict(type='ImageClassifier', backbone=inner, head=head)
+    path = changed(tiny[0], tmp_path / 'inside.pth', cfg=cfg.pretty_text)
+    one_sentence(export(path, tmp_path / 'out.pth'), 'which may read further files', '--config')
+    assert not marker.exists()
+
+
+@pytest.mark.slow
 def test_the_students_config_in_the_checkpoint_suffices(tiny, tmp_path):
     marker, cfg = by_path(tmp_path, tiny[0])
     distiller = MultiTeacherDistiller(student=dict(TINY), num_classes=3)

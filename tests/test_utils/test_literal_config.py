@@ -4,8 +4,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import mmpretrain
 import pytest
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
@@ -143,6 +145,82 @@ def test_types_that_read_further_files():
     for kind in ('TIMMBackbone', 'mmpretrain.HuggingFaceClassifier', 'TimmClassifier'):
         with pytest.raises(InputError, match='may read further files or the network'):
             check_types(dict(type=kind), '"x.pth"')
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        'cfg_path',
+        'checkpoint',
+        'checkpoint_path',
+        'name_or_path',
+        'pretrained_model_name_or_path',
+        'trust_remote_code',
+    ],
+)
+@pytest.mark.parametrize('network', [False, True])
+def test_keys_that_name_further_files(key, network):
+    config = dict(head=[dict(type='LinearClsHead', loss=({key: 'x'},))])
+    with pytest.raises(
+        InputError, match=f'"x.pth" sets `{key}`, by which other files may.*--config'
+    ):
+        check_types(config, '"x.pth"', network)
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'mtkdrl_mm.MultiTeacherDistiller',
+        'MultiTeacherDistiller',
+        'mtkdrl_mm.DistilledBackbone',
+        'VQAGenerationHead',  # unpickles `answer_list_path`
+        'mmpretrain.Llava',
+        'CLIPGenerator',
+        'OFA',
+        'ImageToImageRetriever',
+        'LoadImageFromFile',
+        'CIFAR10',
+        'Runner',
+        'default_collate',
+        'torchvision/Lambda',
+        'TIMMBackbone',
+    ],
+)
+def test_networks_that_may_read_further_files(kind):
+    config = dict(type='ImageClassifier', backbone=dict(type=kind))
+    with pytest.raises(InputError, match=f"type '{kind}', which may read further files or the net"):
+        check_types(config, '"x.pth"', network=True)
+
+
+def test_registered_functions_are_no_networks():
+    # mmpretrain registers the models of transformers so.
+    name = 'AutoModelOfTheTest'
+    MODELS.register_module(name, module=lambda **kwargs: None)
+    try:
+        with pytest.raises(InputError, match=f"type '{name}', which may read further files"):
+            check_types(dict(type=name), '"x.pth"', network=True)
+    finally:
+        MODELS.module_dict.pop(name)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'os', 3])
+def test_networks_of_other_packages(scope):
+    loss = dict(type='CrossEntropyLoss', class_weight='weights.pkl')  # mmseg's unpickles it
+    for config in (dict(loss, _scope_=scope), dict(loss, type=f'{scope}.CrossEntropyLoss')):
+        with pytest.raises(InputError, match=r'of the package|no component'):
+            check_types([config], '"x.pth"', network=True)
+    check_types(dict(loss, _scope_='mmpretrain'), 'x', network=True)
+
+
+def test_networks_of_this_package_and_of_mmpretrain():
+    zoo = Path(mmpretrain.__file__).parent / '.mim/configs'
+    own = sorted((ROOT / 'configs/baseline').glob('*.py'))
+    paths = own[::5] + sorted(zoo.glob('*/*8xb128_in1k.py'))[::8]
+    assert len(paths) > 5
+    for path in paths:
+        check_types(Config.fromfile(path).model, str(path), network=True)
+    augments = [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+    check_types(dict(type='ImageClassifier', train_cfg=dict(augments=augments)), 'x', network=True)
 
 
 def test_plain_configs_hold_no_objects():

@@ -130,7 +130,7 @@ def found_student(
     """Network and preprocessing of the student, from the checkpoint alone.
 
     A config inside a file must not cause this program to read, run or install
-    anything. Therefore ``cfg_path`` is not read.
+    anything. Therefore only networks that read no files are built.
 
     Raises:
         InputError: If the checkpoint does not define the student.
@@ -154,10 +154,9 @@ def found_student(
                 f'"{path}" contains only the path of its student\'s config. Pass the config of '
                 'the training: --config CONFIG.'
             )
-    model = dict(model)
+    model = without_pretrained(model)
     preprocessor = take_preprocessor(given, model, None)
-    check_types(model, f'"{path}"')
-    check_types(preprocessor, f'"{path}"')
+    check_types([model, preprocessor], f'"{path}"', network=True)
     check_types({key: cfg.get(key) for key in CONFIG_KEYS}, f'"{path}"')
     return model, preprocessor
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.errors import first_line
 from mtkdrl_mm.utils.optional_packages import import_optional
 from mtkdrl_mm.weights.hub import SCHEME as HUB
 from mtkdrl_mm.weights.timm_networks import check_network_name, read_hub_network
@@ -74,8 +75,10 @@ class TimmFeatures(BaseBackbone):
                 )
         try:
             self.model = timm.create_model(architecture, **{**self._arguments, 'num_classes': 0})
-        except (TypeError, RuntimeError, AssertionError) as error:
-            raise InputError(f'timm cannot build "{model_name}" with {kwargs}: {error}') from error
+        except Exception as error:  # networks raise errors of any type for wrong arguments
+            raise InputError(
+                f'timm cannot build "{model_name}" with {kwargs}: {first_line(error)}.'
+            ) from error
         if not isinstance(self.classifier_name, str):
             raise InputError(
                 f'"{model_name}" has the classifiers {self.classifier_name}, but only networks '
