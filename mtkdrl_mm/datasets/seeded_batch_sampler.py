@@ -3,17 +3,23 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
 from mtkdrl_mm.registry import DATA_SAMPLERS
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.seeding import derive_seed, seeded_iterator
 
 from .seeded_dataset import SeededIndex
+
+# Views of an image's repeats within an epoch are that far apart: more than there are epochs.
+_REPEAT = 2**32
 
 
 @DATA_SAMPLERS.register_module()
@@ -22,7 +28,10 @@ class SeededBatchSampler(BatchSampler):
 
     The view of a sample is the number of the epoch, or of the pass through the
     data if a sampler is infinite, modulo the number of views where that is
-    limited. :class:`SeededDataset` reads it.
+    limited. :class:`SeededDataset` reads it. Where a sampler yields an image more
+    than once in a pass, each time has a view of its own; of a limited number of
+    views, the next one. What a sampler draws from the global generators depends on
+    seed and epoch alone.
 
     Args:
         sampler (Sampler): Sampler of this process's indices.
@@ -45,6 +54,11 @@ class SeededBatchSampler(BatchSampler):
             epoch. Set likewise.
         images_done (int): Position of the next pass. Set by
             :meth:`set_position`; read, and reset to 0, by iterating.
+        epoch (int): Number of the next pass. Set by :meth:`set_position`; read,
+            and increased, by iterating.
+        is_endless (bool): Whether a pass through the sampler has no end. Of
+            samplers other than mmengine's it is known after as many batches as
+            :meth:`__len__`; set by iterating.
         skip_single (bool): May be changed after building, by
             :func:`check_dataloader`, which knows the model.
     """
@@ -68,6 +82,8 @@ class SeededBatchSampler(BatchSampler):
         self.view_seed: int | None = None
         self.num_views: int | None = None
         self.images_done = 0
+        self.epoch = 0
+        self.is_endless = isinstance(sampler, InfiniteSampler)
 
     @property
     def world_size(self) -> int:
@@ -111,7 +127,7 @@ class SeededBatchSampler(BatchSampler):
                 'multiple. Resume with the same batch size and number of processes, or from the '
                 'checkpoint at the end of an epoch.'
             )
-        self.seed, self.images_done = seed, images_done
+        self.seed, self.epoch, self.images_done = seed, epoch, images_done
         # A resumed run without a fixed seed has that of its first run, which is known only after
         # the sampler was built.
         if hasattr(self.sampler, 'seed'):
@@ -142,12 +158,20 @@ class SeededBatchSampler(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches from the position to the end of the epoch."""
         images_done, self.images_done = self.images_done, 0
-        for batch in self._batches(images_done):
-            yield [self._seeded(index, view) for index, view in batch]
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        if self.is_round_robin:
+            for known in self._known_batches(images_done):
+                yield [self._seeded(index, view) for index, view in known]
+            return
+        first = images_done // self.images_per_step
+        for batch in itertools.islice(self._other_batches(epoch), first, None):
+            yield [self._seeded(index, epoch, repeat) for index, repeat in batch]
 
-    def _seeded(self, index: int, view: int) -> SeededIndex:
+    def _seeded(self, index: int, view: int, repeat: int = 0) -> SeededIndex:
         seed = self.seed if self.view_seed is None else self.view_seed
-        return SeededIndex(index, seed, view % self.num_views if self.num_views else view)
+        if self.num_views:
+            return SeededIndex(index, seed, (view + repeat) % self.num_views)
+        return SeededIndex(index, seed, view + repeat * _REPEAT)
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
@@ -155,20 +179,75 @@ class SeededBatchSampler(BatchSampler):
             return len(self.base_sampler)
         return self._count(len(self.sampler))  # type: ignore[arg-type]
 
-    def _batches(self, images_done: int) -> Iterator[list[tuple[int, int]]]:
-        if self.is_round_robin:
-            indices: Iterable = (
-                self._infinite(images_done)
-                if isinstance(self.sampler, InfiniteSampler)
-                else self._rest_of_epoch(images_done)
-            )
-            yield from self._cut(indices)
-            return
-        batches = self._cut(self.sampler) if self.base_sampler is None else self.base_sampler
-        view = getattr(self.sampler, 'epoch', 0)
-        first = images_done // self.images_per_step
-        for batch in itertools.islice(batches, first, None):
-            yield [(index, view) for index in batch]
+    def _known_batches(self, images_done: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches of (index, view) of mmengine's samplers."""
+        indices: Iterable = (
+            self._infinite(images_done)
+            if isinstance(self.sampler, InfiniteSampler)
+            else self._rest_of_epoch(images_done)
+        )
+        yield from self._cut(indices)
+
+    def _other_batches(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches of (index, repeat) of another sampler or batch sampler."""
+        # Samplers that deal images out must draw the same on all processes.
+        position = [epoch] if hasattr(self.sampler, 'rank') else [epoch, get_rank()]
+        seed = derive_seed(self.seed, 'sampler', *position)
+        if self.base_sampler is not None:
+            numbered = _number([seeded_iterator(self.base_sampler, seed)])
+            batches = self._with_rank(numbered)
+        else:
+            samplers = self._all_samplers()
+            streams = [
+                seeded_iterator(BatchSampler(sampler, self.batch_size, False), seed)
+                for sampler in samplers
+            ]
+            numbered = _number(streams, samplers.index(self.sampler))
+            if len(samplers) == 1:
+                numbered = self._with_rank(numbered)
+            batches = self._cut(itertools.chain.from_iterable(numbered))
+        # The next batch is drawn before one is yielded, so that a checkpoint after the last
+        # batch of a pass knows whether the pass goes on.
+        batch = next(batches, None)
+        for count in itertools.count(1):
+            if batch is None:
+                self.is_endless = False
+                return
+            following = next(batches, None)
+            if count == len(self) and following is not None:
+                self.is_endless = True
+            yield batch
+            batch = following
+
+    def _all_samplers(self) -> list[Any]:
+        """The samplers of all processes, or only this one's where those cannot be known."""
+        own = getattr(self.sampler, 'rank', None)
+        if own is None or self.world_size == 1:
+            return [self.sampler]
+        dataset = getattr(self.sampler, 'dataset', None)
+        samplers = []
+        for rank in range(self.world_size):
+            sampler: Any = self.sampler
+            if rank != own:
+                try:
+                    sampler = copy.deepcopy(sampler, {id(dataset): dataset})
+                except (TypeError, RuntimeError):  # it holds an iterator or a generator
+                    return [self.sampler]
+                sampler.rank = rank
+            samplers.append(sampler)
+        return samplers
+
+    def _with_rank(
+        self, batches: Iterable[list[tuple[int, int]]]
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Tell the repeats of processes apart that do not know each other's images."""
+        rank = getattr(self.sampler, 'rank', get_rank())
+        world_size = getattr(self.sampler, 'world_size', get_world_size())
+        if type(self.sampler).__iter__ is DefaultSampler.__iter__:
+            rank, world_size = 0, 1  # no image is on two processes
+        step = 1 if self.num_views else world_size
+        for batch in batches:
+            yield [(index, count * step + rank) for index, count in batch]
 
     def _cut(self, indices: Iterable) -> Iterator[list]:
         """Group indices into batches."""
@@ -200,3 +279,31 @@ class SeededBatchSampler(BatchSampler):
         first = images_done + sampler.rank
         for position, index in itertools.islice(stream, first, None, sampler.world_size):
             yield index, position // sampler.size
+
+
+def _number(
+    streams: Sequence[Iterator[list[int]]], own: int = 0
+) -> Iterator[list[tuple[int, int]]]:
+    """Number the repeats of every index over the streams of all processes.
+
+    Args:
+        streams (Sequence[Iterator]): The batches of each process.
+        own (int): Which stream is this process's. Defaults to 0.
+
+    Yields:
+        list[tuple[int, int]]: The batches of that stream: each index, and how often
+        it has come before, where the streams take turns.
+    """
+    counts: Counter[int] = Counter()
+    for batches in itertools.zip_longest(*streams, fillvalue=[]):
+        numbered = []
+        for row in itertools.zip_longest(*batches):
+            for rank, index in enumerate(row):
+                if index is None:
+                    continue
+                if rank == own:
+                    numbered.append((index, counts[int(index)]))
+                counts[int(index)] += 1
+        if not numbered:
+            return
+        yield numbered

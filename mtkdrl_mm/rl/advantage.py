@@ -18,7 +18,7 @@ class Advantage(metaclass=ABCMeta):
         """Update running statistics; called once per update, before any :meth:`__call__`.
 
         Args:
-            rewards (Tensor): Shape (N, M).
+            rewards (Tensor): Those of this process, shape (N, M); N may be 0.
         """
 
     @abstractmethod
@@ -96,7 +96,11 @@ class StandardizedAdvantage(Advantage):
 
     def observe(self, rewards: Tensor) -> None:
         """Move the running variance."""
-        variance = float(all_reduce_mean(self._centred(rewards).square().mean()))
+        squares = self._centred(rewards).square()
+        # As sums, since processes need not hold the same number of images.
+        sums = torch.stack([squares.sum(), squares.new_tensor(squares.numel())])
+        total, count = all_reduce_mean(sums)
+        variance = float(total / count)
         if self.started:
             variance = (1 - self.momentum) * self.variance + self.momentum * variance
         self.variance, self.started = variance, True

@@ -4,7 +4,7 @@
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from torch import Tensor
 
 from mtkdrl_mm.structures import AgentAction, BufferShards, StepTerms
@@ -62,13 +62,17 @@ class AgentTrainer:
         return rewards
 
     def update(self) -> dict[str, float]:
-        """Update the agent from the buffer, and clear it.
+        """Update the agent from the buffers of all processes, and clear them.
+
+        It is called on all processes.
 
         Returns:
             dict[str, float]: What the algorithm returns for the log; empty if
-            the buffer was empty.
+            all buffers were empty.
         """
-        if len(self.buffer) == 0:
+        images = torch.tensor(len(self.buffer))
+        all_reduce(images)
+        if int(images) == 0:
             return {}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 _HALF_LIMIT = torch.finfo(torch.float16).max
@@ -22,7 +23,8 @@ class RolloutBuffer:
     The rows of one training step stay together as one rollout step, which is a
     mini batch of the update. Its rows on all processes come from the same
     training step, so several processes with small batches update the agent as
-    one process with a large batch does.
+    one process with a large batch does. Processes may hold different numbers of
+    rows of a step, or none.
 
     Args:
         state_sizes (Sequence[int]): Lengths of the M teachers' states.
@@ -95,7 +97,8 @@ class RolloutBuffer:
             # states and rewards.
             latest = dict(zip(rows.tolist(), sources.tolist()))
             rows, sources = torch.tensor(list(latest)), torch.tensor(list(latest.values()))
-        if fill > 0:
+        # A step without images on this process has some on others.
+        if fill > 0 or (batch == 0 and len(self) < self.capacity):
             self._offsets.append(self._offsets[-1] + fill)
         self.seen += batch
         if len(rows) == 0:
@@ -164,6 +167,22 @@ class RolloutBuffer:
         self._drain(wait=True)
         return self._rewards[: len(self)]
 
+    def align_steps(self) -> list[int]:
+        """Agree on the rollout steps with the other processes; called on all of them.
+
+        A process has fewer steps if it used up its budget earlier, which happens
+        where processes get different numbers of images. It gets empty ones.
+
+        Returns:
+            list[int]: Images of every step on all processes.
+        """
+        count = torch.tensor(self.num_steps)
+        all_reduce(count, op='max')
+        self._offsets += self._offsets[-1:] * (int(count) - self.num_steps)
+        images = torch.tensor(self._offsets).diff()
+        all_reduce(images)
+        return images.tolist()
+
     def clear(self) -> None:
         """Drop all rows; the memory is kept for the next images."""
         self._drain(wait=True)
@@ -230,21 +249,15 @@ def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict
 
     Returns:
         list[dict]: A state for each of them.
-
-    Raises:
-        ValueError: If the processes did not record the same number of steps.
     """
-    counts = {len(state['offsets']) for state in states}
-    if len(counts) != 1:
-        raise ValueError(
-            f'the rollout buffers of {len(states)} processes have different numbers of steps, '
-            f'and cannot be dealt out to {world_size}'
-        )
-    # Rows of every step of all processes, interleaved as the images were dealt out.
+    # Rows of every step of all processes, interleaved as the images were dealt out. A process
+    # that used up its budget earlier than others lacks their last steps.
+    most = max(len(state['offsets']) for state in states)
+    bounds = [o + o[-1:] * (most - len(o)) for o in (list(state['offsets']) for state in states)]
     steps = []
-    for step in range(counts.pop() - 1):
+    for step in range(most - 1):
         parts = [
-            [state[key][state['offsets'][step] : state['offsets'][step + 1]] for state in states]
+            [state[key][bound[step] : bound[step + 1]] for state, bound in zip(states, bounds)]
             for key in ('states', 'rewards')
         ]
         ranks = [torch.arange(len(part)).mul(len(states)).add(r) for r, part in enumerate(parts[0])]

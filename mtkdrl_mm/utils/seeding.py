@@ -10,8 +10,9 @@ image; the position is sample and view).
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ import torch
 #: Version of the rule by which the seeds of a sample's augmentation follow from
 #: (seed, sample, view). Stored outputs of teachers belong to one.
 SEED_SCHEME = 1
+
+Item = TypeVar('Item')
 
 
 def derive_seed(seed: int, stream: str, *position: int) -> int:
@@ -81,11 +84,48 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed (int): For example from :func:`derive_seed`.
     """
-    saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    saved = _host_state()
     seed_host(seed)
     try:
         yield
     finally:
-        random.setstate(saved[0])
-        np.random.set_state(saved[1])
-        torch.set_rng_state(saved[2])
+        _restore_host(saved)
+
+
+def seeded_iterator(items: Iterable[Item], seed: int) -> Iterator[Item]:
+    """Iterate with the host's generators in a state that only this iteration moves.
+
+    What the iterable draws then depends on the seed alone, and the state around
+    the iteration does not change.
+
+    Args:
+        items (Iterable): What is iterated.
+        seed (int): For example from :func:`derive_seed`.
+
+    Yields:
+        Any: The items.
+    """
+    with seeded(seed):
+        iterator = iter(items)
+        state = _host_state()
+    while True:
+        outside = _host_state()
+        _restore_host(state)
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            state = _host_state()
+            _restore_host(outside)
+        yield item
+
+
+def _host_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _restore_host(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

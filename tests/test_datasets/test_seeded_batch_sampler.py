@@ -2,13 +2,17 @@
 """Views of batches, and exact positions for any number of processes."""
 
 import itertools
+import random
 
 import pytest
+import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import BatchSampler, SequentialSampler
+from mmpretrain.datasets.samplers import RepeatAugSampler
+from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
-from mtkdrl_mm.datasets import SeededBatchSampler
+from mtkdrl_mm.datasets import SeededBatchSampler, seeded_batch_sampler
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.seeding import seed_host
 
 
 def make(size=22, batch=4, rank=0, world=1, kind=DefaultSampler, shuffle=True, **kwargs):
@@ -153,3 +157,127 @@ def test_a_last_batch_of_one_image_can_be_left_out(size, batches):
         assert len(rest) == sampler.steps_left(done)
         assert 1 not in [len(batch) for batch in rest]
     assert [len(b) for b in epoch(make(size=3, batch=1, skip_single=True))] == [1, 1, 1]
+
+
+def repeat_aug(rank=0, world=1, size=24, **kwargs):
+    """mmpretrain's RepeatAugSampler as process `rank` sees it."""
+    inner = RepeatAugSampler(range(size), seed=3)
+    inner.rank, inner.world_size = rank, world
+    inner.num_samples = 3 * size // world
+    inner.total_size, inner.num_selected_samples = 3 * size, size // world
+    return SeededBatchSampler(inner, 4, **kwargs)
+
+
+def keys(batches):
+    return [index.seed_key for index in flat(batches)]
+
+
+def test_every_repeat_of_an_image_is_another_view():
+    one = repeat_aug()
+    epochs = [keys(epoch(one, number)) for number in range(2)]
+    assert len({key[1] for key in epochs[0]}) == 8 and len(set(epochs[0] + epochs[1])) == 48
+    # the first of them as if there were no repeats
+    assert [key[2] for key in epochs[0][:6]] == [0, 2**32, 2 * 2**32] * 2
+    # and also in a resumed epoch
+    assert keys(epoch(repeat_aug(), 1, done=8)) == epochs[1][8:]
+
+
+@pytest.mark.parametrize('world', [2, 3, 4])
+def test_repeats_are_counted_over_all_processes(world):
+    parts = [epoch(repeat_aug(rank, world), 1) for rank in range(world)]
+    dealt = [flat(part) for part in parts]
+    together = [index.seed_key for row in zip(*dealt) for index in row]
+    assert together == keys(epoch(repeat_aug(), 1)) and len(set(together)) == 24
+
+
+def test_repeats_take_the_next_of_a_limited_number_of_views():
+    sampler = repeat_aug()
+    sampler.num_views = 4
+    assert [key[2] for key in keys(epoch(sampler, 2))][:6] == [2, 3, 0, 2, 3, 0]
+
+
+class Drawn(Sampler):
+    """Draws with replacement from the global generator; knows no epoch."""
+
+    def __init__(self, dataset, lazily=False):
+        self.dataset, self.lazily = dataset, lazily
+
+    def __iter__(self):
+        if self.lazily:
+            return iter(random.randrange(len(self)) for _ in range(len(self)))
+        return iter(torch.randint(len(self), (len(self),)))
+
+    def __len__(self):
+        return len(self.dataset)
+
+
+@pytest.mark.parametrize('lazily', [False, True])
+def test_a_sampler_without_epochs_has_a_new_view_every_time_and_can_be_resumed(lazily):
+    seen = []
+    for number in range(3):
+        seed_host(number)  # whatever the training drew before
+        sampler = SeededBatchSampler(Drawn(range(20), lazily), 4)
+        seen.append(keys(epoch(sampler, number)))
+        before = torch.get_rng_state(), random.getstate()
+        assert keys(epoch(sampler, number, done=8)) == seen[-1][8:]
+        assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+        # the next pass without a position is the next epoch
+        assert keys(list(sampler)) == keys(epoch(sampler, number + 1))
+    assert len(set(flat(seen))) == 60
+    assert len({tuple(key[1] for key in epoch_keys) for epoch_keys in seen}) == 3
+
+
+def test_processes_that_do_not_know_each_other_have_other_images_and_views(monkeypatch):
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(seeded_batch_sampler, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(seeded_batch_sampler, 'get_world_size', lambda: 2)
+        parts.append(keys(epoch(SeededBatchSampler(Drawn(range(20)), 4))))
+    assert [key[1] for key in parts[0]] != [key[1] for key in parts[1]]
+    assert len(set(parts[0] + parts[1])) == 40
+
+
+class Stream(Sampler):
+    """An endless stream from an iterator that was made with the sampler, as MultiSourceSampler."""
+
+    def __init__(self, dataset, rank=0, world_size=1, **kwargs):
+        self.dataset, self.rank, self.world_size = dataset, rank, world_size
+        self.images = itertools.islice(
+            (index for _ in itertools.count() for index in range(len(dataset))),
+            rank,
+            None,
+            world_size,
+        )
+
+    def __iter__(self):
+        yield from self.images
+
+    def __len__(self):
+        return len(self.dataset)
+
+
+def test_a_stream_that_cannot_be_copied_never_repeats_a_view():
+    parts = []
+    for rank in range(2):
+        sampler = SeededBatchSampler(Stream(range(5), rank, 2), 2)
+        sampler.set_position(3, 0)
+        parts += keys(itertools.islice(sampler, 20))
+        assert sampler.is_endless
+        # after some batches, with a stream of its own
+        later = SeededBatchSampler(Stream(range(5), rank, 2), 2)
+        later.set_position(3, 0, images_done=4 * 7)
+        assert keys(itertools.islice(later, 13)) == parts[-26:]
+    assert len(set(parts)) == 80
+
+
+def test_mmengine_s_samplers_keep_their_views_below_another_batch_sampler():
+    base = dict(type=BatchSampler, drop_last=False)
+    for world in (1, 3):
+        for rank in range(world):
+            sampler = make(rank=rank, world=world, base_sampler=base)
+            assert all(key[2] == 5 for key in keys(epoch(sampler, 5)))
+    endless = make(kind=InfiniteSampler, size=6, batch=3, base_sampler=base)
+    endless.set_position(3, 0)
+    assert [key[2] // 2**32 for key in keys(itertools.islice(endless, 6))] == [
+        pass_ for pass_ in range(3) for _ in range(6)
+    ]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from mtkdrl_mm.datasets import SeededBatchSampler, SeededDataset
 from mtkdrl_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop, schedule_steps
@@ -220,6 +220,39 @@ def test_complete_passes_of_an_iteration_loop(sampler, expected):
         resumed = make_loop(ResumableIterLoop, sampler, world=2, max_iters=9)
         resume(resumed, loop.progress(0, done), 0, done)
         assert [resumed.passes(0, step) for step in range(done, 7)] == expected[done:]
+
+
+class Stream(Sampler):
+    """A stream that is not known to have no end."""
+
+    def __init__(self, dataset, shuffle, seed):
+        self.dataset = dataset
+
+    def __iter__(self):
+        while True:
+            yield from torch.randperm(len(self)).tolist()
+
+    def __len__(self):
+        return len(self.dataset)
+
+
+@pytest.mark.parametrize('done', [1, 2, 3, 5, 7])
+def test_a_stream_of_another_sampler_goes_on_after_whole_passes(done):
+    def start(steps):
+        return make_loop(ResumableIterLoop, Stream, max_iters=steps)
+
+    whole, first, second = start(9), start(done), start(9)
+    whole.run()
+    first.run()
+    saved = first.progress(0, done)
+    assert (saved['epoch'], saved['images_done']) == (0, 4 * done)
+    resume(second, saved, 0, done)
+    second.run()
+    assert all(
+        torch.equal(a, b)
+        for (a, _), (b, _) in zip(second.runner.model.seen, whole.runner.model.seen[done:])
+    )
+    assert second.progress(0, 9) == whole.progress(0, 9)
 
 
 def test_without_positions_no_pass_is_known_to_be_complete():

@@ -123,9 +123,9 @@ def test_dpg_critic_learns_what_actions_achieve():
     algorithm = DPG(agent, critic_optimizer=ADAM, noise=1.0)
     noise = algorithm.noise_generator()
     states, rewards, _ = bandit(256)
-    first = float(algorithm.train_critic(states, rewards, 4, noise))
+    first = float(algorithm.train_critic(states, rewards, 4, noise, 256))
     for _ in range(150):
-        last = float(algorithm.train_critic(states, rewards, 4, noise))
+        last = float(algorithm.train_critic(states, rewards, 4, noise, 256))
     assert last < 0.1 * first
     action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))

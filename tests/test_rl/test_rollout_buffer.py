@@ -213,11 +213,28 @@ def test_dealt_out_to_another_number_of_processes(before, after):
         assert torch.equal(state['rewards'], expected['rewards'])
 
 
-def test_buffers_of_different_lengths_cannot_be_dealt_out():
-    buffers = [RolloutBuffer([1, 1], 1) for _ in range(2)]
-    fill(buffers[0], 6, batch=3)
-    with pytest.raises(ValueError, match='different numbers of steps'):
-        redistribute([buffer.state_dict() for buffer in buffers], 3)
+def test_a_buffer_that_was_full_earlier_lacks_the_last_steps():
+    buffers = [RolloutBuffer([1, 1], budget_of(4)) for _ in range(2)]
+    for number, buffer in enumerate(buffers):
+        for step in range(4):
+            first = 10 * step + number
+            buffer.add(*numbered(first, first + 2 - number), torch.Generator().manual_seed(0))
+    assert [buffer.num_steps for buffer in buffers] == [2, 4]
+    (one,) = redistribute([buffer.state_dict() for buffer in buffers], 1)
+    assert one['offsets'] == [0, 3, 6, 7, 8] and one['seen'] == 12
+    expected = [buffer.rewards[:, 0].tolist() for buffer in buffers]
+    assert sorted(one['rewards'][:, 0].tolist()) == sorted(expected[0] + expected[1])
+    # what is dealt out has as many steps on every process
+    for state in redistribute([buffer.state_dict() for buffer in buffers], 3):
+        assert len(state['offsets']) == 5
+
+
+def test_a_step_without_images_is_a_step():
+    buffer = RolloutBuffer([1, 1], 1)
+    for images in (2, 0, 1):
+        buffer.add(*numbered(0, images), torch.Generator())
+    assert [len(buffer.get(step, CPU)[1]) for step in range(buffer.num_steps)] == [2, 0, 1]
+    assert buffer.align_steps() == [2, 0, 1]
 
 
 def test_budget_below_one_image_is_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtkdrl_mm.utils.seeding import derive_seed, seed_everything, seeded
+from mtkdrl_mm.utils.seeding import derive_seed, seed_everything, seeded, seeded_iterator
 
 
 def draw():
@@ -91,3 +91,17 @@ def test_host_generators_go_on_as_if_nothing_had_been():
         raise KeyError
     actual.append(draw())
     assert actual == expected
+
+
+def test_an_iteration_draws_from_generators_of_its_own():
+    def draws():
+        for _ in range(3):
+            yield draw()
+
+    expected = list(seeded_iterator(draws(), 4))
+    assert len(set(expected)) == 3 and expected[0] == draw_with(4)
+    seed_everything(5)
+    outside = [draw() for _ in range(3)]
+    seed_everything(5)
+    both = [(inside, draw()) for inside in seeded_iterator(draws(), 4)]
+    assert both == list(zip(expected, outside))

@@ -244,6 +244,8 @@ class AgentHook(StepHook):
                 counts.append(len(rewards))
         finally:
             distiller.train()
+        if not means:
+            return  # fewer images than processes
         shares = torch.tensor(counts, device=means[0].device) / sum(counts)
         mean = shares @ torch.stack(means)
         self.log(runner, self._reward_names, torch.cat([mean.mean()[None], mean]))

@@ -3,7 +3,6 @@
 
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import nn
@@ -33,8 +32,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
 
     @property
     def _endless(self) -> bool:
-        sampler = self.batch_sampler
-        return sampler is not None and isinstance(sampler.sampler, InfiniteSampler)
+        return self.batch_sampler is not None and self.batch_sampler.is_endless
 
     def progress(self, epoch: int, iteration: int) -> dict[str, Any]:
         """Position of the training; see :meth:`ResumableEpochLoop.progress`."""
@@ -42,11 +40,10 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             return {}
         steps = iteration - self.start.iteration
         images = self.start.images_done + steps * self.batch_sampler.images_per_step
-        passes = 0
+        passes = self.start.epoch
         if not self._endless:
             # First the rest of the pass in which this run began, then whole passes.
             left = self.batch_sampler.steps_left(self.start.images_done)
-            passes = self.start.epoch
             if steps >= left:
                 more, steps = divmod(steps - left, len(self.dataloader))
                 passes += 1 + more

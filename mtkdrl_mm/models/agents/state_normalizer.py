@@ -73,23 +73,24 @@ class StateNormalizer(nn.Module):
         """Move the statistics towards those of a buffer.
 
         Args:
-            buffer (RolloutBuffer): With at least one image.
+            buffer (RolloutBuffer): With at least one image on some process.
             rows_of (Callable, optional): Turns the M states of a rollout step into the
                 rows that are standardised, of shape (n, sum(state_sizes)).
                 Defaults to None: the states side by side.
         """
-        count = 0
         device = self.mean.device
         total = torch.zeros_like(self.mean, dtype=torch.float64)
+        count = total.new_zeros(1)
         squares = torch.zeros_like(total)
         for states, _ in buffer.iterate(device):
             flat = (torch.cat(states, dim=1) if rows_of is None else rows_of(states)).double()
             count += len(flat)
             total += flat.sum(dim=0)
             squares += flat.square().sum(dim=0)
-        moments = all_reduce_mean(torch.stack([total, squares])).div(count)
-        mean = moments[0]
-        variance = (moments[1] - mean.square()).clamp_min(0)
+        # Processes need not hold the same number of images.
+        sums = all_reduce_mean(torch.cat([total, squares, count]))
+        mean, square = sums[:-1].div(sums[-1]).chunk(2)
+        variance = (square - mean.square()).clamp_min(0)
         share = self.momentum if self.count > 0 else 1.0
         self.mean.lerp_(mean.float(), share)
         self.variance.lerp_(variance.float(), share)

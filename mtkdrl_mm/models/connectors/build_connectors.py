@@ -4,7 +4,7 @@
 import inspect
 from typing import Any
 
-from torch import nn
+from mmengine.model import ModuleDict
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput
@@ -16,7 +16,7 @@ from .embedding_connector import EmbeddingConnector
 from .map_connector import MapConnector
 
 
-def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any]) -> nn.ModuleDict:
+def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any]) -> ModuleDict:
     """Build a connector for every teacher.
 
     Maps are compared where both student and teacher have one, else embeddings.
@@ -28,14 +28,14 @@ def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any])
             to be chosen.
 
     Returns:
-        nn.ModuleDict: By the names of :attr:`PoolSpec.module_names`, in the
-        order of the teachers.
+        ModuleDict: By the names of :attr:`PoolSpec.module_names`, in the order of
+        the teachers. mmengine's, which initialises what it holds.
 
     Raises:
         InputError: If ``type`` is MapConnector, but the student or a teacher
             has no map, or an argument is unusable.
     """
-    connectors = nn.ModuleDict()
+    connectors = ModuleDict()
     scales = pool.embedding_scales or (1.0,) * pool.num_teachers
     for name, embedding_size, map_channels, signed, scale in zip(
         pool.module_names, pool.embedding_sizes, pool.map_channels, pool.signed_maps, scales

@@ -57,6 +57,8 @@ class MapConnector(Connector):
             act_cfg=act_cfg,
             inplace=False,
         )
+        # It has initialised itself. `init_weights` would do it again, after `init_cfg`.
+        self.projection.is_init = True
 
     def forward(self, student: NetworkOutput, teacher: NetworkOutput) -> Projection:
         """Project the student's map; both results have shape (B, c_m, h_m, w_m)."""

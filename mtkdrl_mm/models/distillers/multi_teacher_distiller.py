@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ModuleDict
 from mmpretrain.models.losses import LabelSmoothLoss
 from mmpretrain.models.utils import RandomBatchAugment
 from torch import Tensor, nn
@@ -238,7 +238,7 @@ class MultiTeacherDistiller(BaseModel):
         self.extra_weights: dict[str, float] = {}
         for cfg in extra_losses:
             self._add_extra_loss(dict(cfg))
-        self.connectors: nn.ModuleDict | None = None
+        self.connectors: ModuleDict | None = None
         if self.feature_loss_weight > 0:
             self.connectors = build_connectors(output, pool.spec, connector or {})
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mtkdrl_mm.structures import NetworkOutput
@@ -70,7 +71,7 @@ def module_name(name: str) -> str:
         InputError: If modules cannot have this name.
     """
     result = name.replace('.', '_')
-    if not result or hasattr(nn.ModuleDict, result):
+    if not result or hasattr(ModuleDict(), result):
         raise InputError(f'A teacher cannot be named "{name}": give it another `name`.')
     return result
 

@@ -2,18 +2,23 @@
 """Base class of the RL algorithms."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 from torch.nn.utils.clip_grad import clip_grad_norm_
 
 from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import InputError, build_component, check_number
-from mtkdrl_mm.utils.distributed import average_gradients, check_equal_over_ranks
+from mtkdrl_mm.utils.distributed import (
+    all_reduce_mean,
+    average_gradients,
+    check_equal_over_ranks,
+)
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..advantage import Advantage, MinMaxAdvantage
@@ -53,6 +58,8 @@ class Algorithm(metaclass=ABCMeta):
 
     Attributes:
         updates (int): Number of updates done.
+        images (list[int]): Images of every rollout step on all processes. Set by
+            :meth:`updating`, which aligns the rollout steps of the processes.
         needs_probabilities (bool): Whether the rewards must be probabilities,
             see :class:`Reward`. Defaults to False.
     """
@@ -78,6 +85,7 @@ class Algorithm(metaclass=ABCMeta):
         self.advantage = advantage or MinMaxAdvantage()
         self.seed = seed
         self.updates = 0
+        self.images: list[int] = []
         self.parameters: list[nn.Parameter] = list(agent.parameters())
         self.optimizer = build_optimizer(
             optimizer or dict(type='SGD', lr=0.05, momentum=0.9), self.parameters
@@ -103,10 +111,10 @@ class Algorithm(metaclass=ABCMeta):
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
-        """Update the agent. The buffer is left as it is.
+        """Update the agent. The buffer keeps its images.
 
         Args:
-            buffer (RolloutBuffer): With at least one image.
+            buffer (RolloutBuffer): With at least one image on some process.
 
         Returns:
             dict[str, float]: For the log: ``agent_loss``, the mean over the
@@ -123,6 +131,7 @@ class Algorithm(metaclass=ABCMeta):
         Raises:
             RuntimeError: If the processes hold different agents afterwards.
         """
+        self.images = buffer.align_steps()
         self.advantage.observe(buffer.rewards)
         self.agent.update_state_stats(buffer)
         self.agent.requires_grad_(True)
@@ -141,14 +150,15 @@ class Algorithm(metaclass=ABCMeta):
         """Numbers of the rollout steps in the order of an update, ``epochs`` times all.
 
         The order is the same on all processes, whose rollout steps belong
-        together.
+        together. Steps without an image on any process are left out. It is called
+        within :meth:`updating`.
         """
         generator = torch.Generator()
         generator.manual_seed(derive_seed(self.seed, 'agent_minibatches', self.updates))
         order: list[int] = []
         for _ in range(self.epochs):
             order += torch.randperm(buffer.num_steps, generator=generator).tolist()
-        return order
+        return [step for step in order if self.images[step] > 0]
 
     def entropy_bonus(self, log_probs: LogProbs) -> Tensor | float:
         """Lambda (H(pi_l) + H(pi_f)), averaged over a mini batch.
@@ -161,19 +171,28 @@ class Algorithm(metaclass=ABCMeta):
         """
         if self.entropy_weight == 0:
             return 0.0
-        logit, feature = (entropy(head).mean() for head in log_probs)
+        logit, feature = (mean_over_images(entropy(head)) for head in log_probs)
         return self.entropy_weight * (logit + feature)
 
-    def descend(self, loss: Tensor) -> Tensor:
-        """One step of the agent's optimiser.
+    def descend(self, loss: Tensor, images: int, step: int) -> Tensor:
+        """One step of the agent's optimiser, on a mini batch of all processes.
 
         Args:
-            loss (Tensor): A scalar; its gradient is averaged over processes.
+            loss (Tensor): The mean over this process's images, a scalar.
+            images (int): Number of these images.
+            step (int): Number of the rollout step that they are.
 
         Returns:
-            Tensor: The loss, detached.
+            Tensor: This process's part of the loss, detached: the average over
+            the processes is the mean over all images, see :meth:`mean_loss`.
         """
-        return descend(loss, self.optimizer, self.parameters, self.max_grad_norm)
+        share = images * get_world_size() / self.images[step]
+        return descend(loss * share, self.optimizer, self.parameters, self.max_grad_norm)
+
+    @staticmethod
+    def mean_loss(losses: Sequence[Tensor]) -> float:
+        """Mean of what :meth:`descend` returned, over mini batches and processes."""
+        return float(all_reduce_mean(torch.stack(list(losses))).mean())
 
     @property
     def device(self) -> torch.device:
@@ -193,6 +212,11 @@ class Algorithm(metaclass=ABCMeta):
         self.updates = state['updates']
         self.optimizer.load_state_dict(state['optimizer'])
         self.advantage.load_state_dict(state['advantage'])
+
+
+def mean_over_images(values: Tensor) -> Tensor:
+    """Mean over this process's images of a mini batch, of shape (B,); 0 if it has none."""
+    return values.mean() if len(values) > 0 else values.sum()
 
 
 def build_optimizer(cfg: dict[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

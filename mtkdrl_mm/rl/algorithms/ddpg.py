@@ -69,7 +69,13 @@ class DDPG(DPG):
             for step in self.minibatch_order(buffer):
                 states, rewards = buffer.get(step, self.device)
                 critic_losses.append(
-                    self.train_critic(states, rewards, self.critic_steps - replay_steps, noise)
+                    self.train_critic(
+                        states,
+                        rewards,
+                        self.critic_steps - replay_steps,
+                        noise,
+                        self.images[step],
+                    )
                 )
                 # The same rollout step of the replay on all processes, each with its images.
                 chosen = int(torch.randint(self.replay.num_steps, (), generator=draws))
@@ -80,18 +86,19 @@ class DDPG(DPG):
                     old_rewards[shard],
                     replay_steps,
                     noise,
-                    total=len(old_rewards),
+                    len(old_rewards),
                 )
                 with torch.no_grad():
                     for slow, fast in zip(
                         self.target_critic.parameters(), self.critic.parameters()
                     ):
                         slow.lerp_(fast, self.tau)
-                losses.append(self.descend(self.loss(states, self.target_critic)))
+                loss = self.loss(states, self.target_critic)
+                losses.append(self.descend(loss, len(rewards), step))
         check_equal_over_ranks(self.critic, 'critic')
         return dict(
-            agent_loss=float(torch.stack(losses).mean()),
-            critic_loss=float(torch.stack(critic_losses).mean()),
+            agent_loss=self.mean_loss(losses),
+            critic_loss=self.mean_loss(critic_losses),
         )
 
     def extend_replay(self, buffer: RolloutBuffer, draws: torch.Generator) -> None:
@@ -104,11 +111,11 @@ class DDPG(DPG):
         for states, rewards in buffer.iterate(torch.device('cpu')):
             # The states of a buffer are in half precision already.
             all_states = gather_interleaved(torch.cat(states, dim=1).half())
-            self.replay.add(
-                all_states.split(self.replay.state_sizes, dim=1),
-                gather_interleaved(rewards),
-                draws,
-            )
+            all_rewards = gather_interleaved(rewards)
+            if len(all_rewards) > 0:
+                self.replay.add(
+                    all_states.split(self.replay.state_sizes, dim=1), all_rewards, draws
+                )
 
     def replay_generator(self) -> torch.Generator:
         """Generator of what this update draws from the replay, the same on all processes.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import TASK_UTILS
@@ -15,7 +15,7 @@ from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..critic import Critic
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm, build_optimizer, descend
+from .base import Algorithm, build_optimizer, descend, mean_over_images
 
 
 @TASK_UTILS.register_module()
@@ -78,12 +78,15 @@ class DPG(Algorithm):
         with self.updating(buffer):
             for step in self.minibatch_order(buffer):
                 states, rewards = buffer.get(step, self.device)
-                critic_losses.append(self.train_critic(states, rewards, self.critic_steps, noise))
-                losses.append(self.descend(self.loss(states, self.critic)))
+                critic_losses.append(
+                    self.train_critic(states, rewards, self.critic_steps, noise, self.images[step])
+                )
+                loss = self.loss(states, self.critic)
+                losses.append(self.descend(loss, len(rewards), step))
         check_equal_over_ranks(self.critic, 'critic')
         return dict(
-            agent_loss=float(torch.stack(losses).mean()),
-            critic_loss=float(torch.stack(critic_losses).mean()),
+            agent_loss=self.mean_loss(losses),
+            critic_loss=self.mean_loss(critic_losses),
         )
 
     def loss(self, states: Sequence[Tensor], critic: nn.Module) -> Tensor:
@@ -99,7 +102,7 @@ class DPG(Algorithm):
         log_probs = self.agent(states)
         action = torch.cat([head.exp() for head in log_probs], dim=1)
         value = critic(self.agent.normalize(states), action)
-        return -value.mean() - self.entropy_bonus(log_probs)
+        return -(mean_over_images(value) + self.entropy_bonus(log_probs))
 
     def train_critic(
         self,
@@ -107,7 +110,7 @@ class DPG(Algorithm):
         rewards: Tensor,
         steps: int,
         noise: torch.Generator,
-        total: int | None = None,
+        total: int,
     ) -> Tensor:
         """Steps of the critic on one mini batch.
 
@@ -116,13 +119,12 @@ class DPG(Algorithm):
             rewards (Tensor): Shape (B, M).
             steps (int): Number of steps.
             noise (torch.Generator): Of the exploration noise.
-            total (int, optional): Images of the mini batch on all processes.
-                Defaults to None: all have as many.
+            total (int): Images of the mini batch on all processes.
 
         Returns:
-            Tensor: The last mean squared error, a scalar.
+            Tensor: This process's part of the last mean squared error, a scalar, see
+            :meth:`descend`.
         """
-        total = len(rewards) * get_world_size() if total is None else total
         with torch.no_grad():
             # Once: the agent does not move while the critic learns.
             log_probs = list(self.agent(states))
@@ -155,8 +157,11 @@ class DPG(Algorithm):
         """
         heads = []
         for head in log_probs:
-            drawn = torch.randn(total, head.shape[1], generator=noise)
-            heads.append((head + self.noise * drawn[local_shard()].to(head)).softmax(dim=1))
+            # Once budgets are used up, a process may hold more images of a step than its share.
+            needed = (len(head) - 1) * get_world_size() + get_rank() + 1
+            drawn = torch.randn(max(total, needed), head.shape[1], generator=noise)
+            own = drawn[local_shard()][: len(head)].to(head)
+            heads.append((head + self.noise * own).softmax(dim=1))
         return torch.cat(heads, dim=1)
 
     def noise_generator(self) -> torch.Generator:

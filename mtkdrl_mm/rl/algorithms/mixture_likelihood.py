@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
 
+from .base import mean_over_images
 from .policy_gradient import PolicyGradient
 
 # A label that no teacher gives any probability to would have an infinite loss.
@@ -59,5 +60,7 @@ class MixtureLikelihood(PolicyGradient):
         """
         log_rewards = rewards.clamp(min=_LEAST).log()
         log_probs = self.agent(states)
-        logit, feature = (torch.logsumexp(head + log_rewards, dim=1).mean() for head in log_probs)
+        logit, feature = (
+            mean_over_images(torch.logsumexp(head + log_rewards, dim=1)) for head in log_probs
+        )
         return -(logit + feature + self.entropy_bonus(log_probs))

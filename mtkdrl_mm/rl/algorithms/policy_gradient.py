@@ -3,13 +3,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
 
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm
+from .base import Algorithm, mean_over_images
 
 
 @TASK_UTILS.register_module()
@@ -35,8 +34,9 @@ class PolicyGradient(Algorithm):
         with self.updating(buffer):
             for step in self.minibatch_order(buffer):
                 states, rewards = buffer.get(step, self.device)
-                losses.append(self.descend(self.loss(states, rewards)))
-        return dict(agent_loss=float(torch.stack(losses).mean()))
+                loss = self.loss(states, rewards)
+                losses.append(self.descend(loss, len(rewards), step))
+        return dict(agent_loss=self.mean_loss(losses))
 
     def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
         """Minus J on a mini batch.
@@ -50,5 +50,7 @@ class PolicyGradient(Algorithm):
         """
         advantages = self.advantage(rewards)
         log_probs = self.agent(states)
-        logit, feature = ((advantages * head.exp()).sum(dim=1).mean() for head in log_probs)
+        logit, feature = (
+            mean_over_images((advantages * head.exp()).sum(dim=1)) for head in log_probs
+        )
         return -(logit + feature + self.entropy_bonus(log_probs))

@@ -11,7 +11,7 @@ from mtkdrl_mm.registry import TASK_UTILS
 from mtkdrl_mm.utils import check_number
 
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm, LogProbs
+from .base import Algorithm, LogProbs, mean_over_images
 
 
 @TASK_UTILS.register_module()
@@ -50,8 +50,9 @@ class PPO(Algorithm):
                 old = [self.agent(states) for states, _ in buffer.iterate(self.device)]
             for step in self.minibatch_order(buffer):
                 states, rewards = buffer.get(step, self.device)
-                losses.append(self.descend(self.loss(states, rewards, old[step])))
-        return dict(agent_loss=float(torch.stack(losses).mean()))
+                loss = self.loss(states, rewards, old[step])
+                losses.append(self.descend(loss, len(rewards), step))
+        return dict(agent_loss=self.mean_loss(losses))
 
     def loss(self, states: Sequence[Tensor], rewards: Tensor, old: LogProbs) -> Tensor:
         """Minus J on a mini batch.
@@ -71,5 +72,5 @@ class PPO(Algorithm):
             ratio = (head - old_head).exp()
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
             gain = torch.minimum(ratio * advantages, clipped * advantages)
-            loss = loss - (old_head.exp() * gain).sum(dim=1).mean()
+            loss = loss - mean_over_images((old_head.exp() * gain).sum(dim=1))
         return loss

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtkdrl_mm.registry import TASK_UTILS
 
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm
+from .base import Algorithm, mean_over_images
 
 
 @TASK_UTILS.register_module()
@@ -38,8 +38,9 @@ class WeightedBCE(Algorithm):
         with self.updating(buffer):
             for step in self.minibatch_order(buffer):
                 states, rewards = buffer.get(step, self.device)
-                losses.append(self.descend(self.loss(states, rewards)))
-        return dict(agent_loss=float(torch.stack(losses).mean()))
+                loss = self.loss(states, rewards)
+                losses.append(self.descend(loss, len(rewards), step))
+        return dict(agent_loss=self.mean_loss(losses))
 
     def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
         """L on a mini batch.
@@ -58,5 +59,5 @@ class WeightedBCE(Algorithm):
             # A softmax may round to just above 1.
             weights = log_weights.exp().clamp(max=1)
             bce = F.binary_cross_entropy(weights, ones, weight=advantages, reduction='none')
-            loss = loss + bce.sum(dim=1).mean()
+            loss = loss + mean_over_images(bce.sum(dim=1))
         return loss

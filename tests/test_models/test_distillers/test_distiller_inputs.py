@@ -1,10 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Configs: what works, and what is said of those that do not."""
 
+import copy
+
 import pytest
 import torch
 
-from mtkdrl_mm.models import EmbeddingConnector, MapConnector, MultiTeacherDistiller
+from mtkdrl_mm.models import EmbeddingConnector, MapConnector, MultiTeacherDistiller, TeacherPool
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
 
@@ -96,6 +98,12 @@ def test_teachers_with_the_same_name(make_distiller, make_resnet):
         make_distiller([dict(make_resnet(4), name='a'), dict(make_resnet(6), name='a')])
 
 
+@pytest.mark.parametrize('name', ['keys', 'training', 'init_weights', 'init_cfg'])
+def test_a_teacher_cannot_have_the_name_of_an_attribute(make_distiller, make_resnet, name):
+    with pytest.raises(InputError, match=f'A teacher cannot be named "{name}": give it another'):
+        make_distiller([dict(make_resnet(6), name=name)])
+
+
 def test_map_connectors_need_maps(make_distiller, make_vit):
     teachers = [dict(make_vit(16), name='vit')]
     with pytest.raises(InputError, match='MapConnector needs a student and teachers with'):
@@ -112,6 +120,29 @@ def test_connector_arguments_reach_every_connector(make_distiller, make_batch):
         torch.testing.assert_close(connector.projection(own), conv(own))
     embeddings = make_distiller(connector=dict(type='EmbeddingConnector'))
     assert [c.projection.out_features for c in embeddings.connectors.values()] == [32, 48]
+
+
+@pytest.mark.parametrize(('kind', 'layer'), [('Map', 'Conv2d'), ('Embedding', 'Linear')])
+def test_connectors_are_initialised_by_their_init_cfg_alone(
+    make_distiller, monkeypatch, kind, layer
+):
+    monkeypatch.setattr(TeacherPool, 'load_weights', lambda self: None)
+    init_cfg = dict(type='Constant', val=0.125, layer=layer)
+    cfg = dict(type=f'{kind}Connector')
+    states = []
+    for settings in (cfg, dict(cfg, init_cfg=init_cfg)):
+        torch.manual_seed(3)
+        distiller = make_distiller(connector=settings)
+        built = copy.deepcopy(distiller.connectors.state_dict())
+        torch.manual_seed(4)
+        distiller.init_weights()
+        states.append((built, distiller.connectors.state_dict(), torch.rand(())))
+    (built, plain, drawn), (_, chosen, other_drawn) = states
+    assert len(plain) > 2 and all(torch.equal(built[key], plain[key]) for key in plain)
+    weights = [value for key, value in chosen.items() if value.ndim > 1]
+    assert len(weights) == 2 and all((weight == 0.125).all() for weight in weights)
+    # nothing else is drawn, so that the student starts as it would
+    assert drawn == other_drawn
 
 
 def test_a_mixed_pool_takes_arguments_of_map_connectors(make_distiller, make_resnet, make_vit):
