@@ -10,20 +10,29 @@ from urllib.parse import urlparse
 from mtkdrl_mm.utils.markdown import markdown_table
 from mtkdrl_mm.utils.optional_packages import import_optional
 
+# By format, and whether it is a backbone alone.
 _LOAD = {
-    'mmpretrain': """from huggingface_hub import hf_hub_download
+    ('mmpretrain', False): """from huggingface_hub import hf_hub_download
 from mmpretrain import get_model
 
 config = hf_hub_download('{repo}', 'config.py')
 weights = hf_hub_download('{repo}', '{file}')
 model = get_model(config, pretrained=weights)""",
-    'torchvision': """import torchvision
+    ('torchvision', False): """import torchvision
 from huggingface_hub import hf_hub_download
 {read}
 
 network = torchvision.models.{network}(num_classes={num_classes})
 network.load_state_dict(load(hf_hub_download('{repo}', '{file}')))""",
-    'backbone': """# in a config of mmpretrain, mmdet or mmseg
+    ('torchvision', True): """import torch
+import torchvision
+from huggingface_hub import hf_hub_download
+{read}
+
+network = torchvision.models.{network}()
+network.fc = torch.nn.Identity()
+network.load_state_dict(load(hf_hub_download('{repo}', '{file}')))""",
+    ('mmpretrain', True): """# in a config of mmpretrain, mmdet or mmseg
 backbone = dict(
     ...,
     init_cfg=dict(type='Pretrained', checkpoint='hf://{repo}', prefix='backbone.'),
@@ -42,7 +51,8 @@ class CardFacts:
     Attributes:
         repo (str): The repository, ``ORG/REPO``.
         file (str): Name of the file of weights.
-        student (str): Its backbone, for example ``ResNet18``.
+        student (str): Its backbone, for example ``ResNet18``; for torchvision,
+            the network's name in ``torchvision.models``.
         num_parameters (int): Number of its parameters and buffers.
         method (str | None): The weighting; None for a network without teachers.
         teachers (list[tuple[str, str]]): Name of every teacher, and where its
@@ -52,7 +62,9 @@ class CardFacts:
         accuracy (dict[str, float]): Validation results in percent.
         epoch (int | None): Number of epochs.
         license (str | None): The licence, as the hub abbreviates it.
-        kind (str): 'mmpretrain', 'torchvision' or 'backbone'.
+        format (str): 'mmpretrain' or 'torchvision'.
+        backbone_only (bool): Whether neck and head were left out.
+        num_classes (int | None): Number of outputs; needed for torchvision.
     """
 
     repo: str
@@ -66,7 +78,9 @@ class CardFacts:
     accuracy: dict[str, float] = field(default_factory=dict)
     epoch: int | None = None
     license: str | None = None
-    kind: str = 'mmpretrain'
+    format: str = 'mmpretrain'
+    backbone_only: bool = False
+    num_classes: int | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -96,7 +110,7 @@ def model_card(facts: CardFacts) -> str:
         f'---\n{_metadata(facts)}\n---',
         f'# {facts.repo.split("/")[1]}',
         f'A {facts.student}, {how}. It was trained and exported with mtkdrl_mm, and runs with '
-        'mmpretrain; no teacher is needed.',
+        f'{facts.format}; no teacher is needed.',
         markdown_table(['', ''], rows),
     ]
     if not facts.accuracy:
@@ -186,7 +200,7 @@ def _metadata(facts: CardFacts) -> str:
     ]
     data = hub.ModelCardData(
         license=facts.license,
-        library_name='mmpretrain',
+        library_name=facts.format,
         pipeline_tag='image-classification',
         tags=['mtkdrl_mm', *(['knowledge-distillation'] if facts.method else [])],
         model_name=facts.repo.split('/')[1],
@@ -197,16 +211,16 @@ def _metadata(facts: CardFacts) -> str:
 
 def _usage(facts: CardFacts) -> str:
     head = ''
-    if facts.kind == 'mmpretrain' and facts.file.endswith('.safetensors'):
-        head = 'import mtkdrl_mm  # lets mmpretrain read safetensors\n'
-    elif facts.kind == 'backbone':
+    if facts.format == 'mmpretrain' and facts.backbone_only:
         head = '# mtkdrl_mm lets mmengine read hf:// and safetensors\n'
         head += "custom_imports = dict(imports=['mtkdrl_mm'])\n"
-    return head + _LOAD[facts.kind].format(
+    elif facts.format == 'mmpretrain' and facts.file.endswith('.safetensors'):
+        head = 'import mtkdrl_mm  # lets mmpretrain read safetensors\n'
+    return head + _LOAD[facts.format, facts.backbone_only].format(
         repo=facts.repo,
         file=facts.file,
-        network=facts.student.lower(),
-        num_classes=len(facts.classes) or 1000,
+        network=facts.student,
+        num_classes=facts.num_classes,
         read=_READ[facts.file],
     )
 

@@ -248,22 +248,35 @@ def test_safetensors_of_the_backbone_alone(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchvision_gives_equal_logits(tmp_path):
+def test_torchvision_gives_equal_logits(tmp_path, hub, monkeypatch):
+    monkeypatch.setenv('HF_TOKEN', hub.write_token)
     checkpoint, student = training_checkpoint(tmp_path / 'run', RESNET)
-    done = export(checkpoint, tmp_path / 'tv.pth', '--format', 'torchvision')
+    flags = ['--format', 'torchvision', '--push-to-hub', 'me/tv']
+    done = export(checkpoint, tmp_path / 'tv.pth', *flags)
     assert done.returncode == 0, done.stderr
+    assert 'network of torchvision: resnet18\n' in done.stdout
     network = torchvision.models.resnet18(num_classes=3)
     network.load_state_dict(torch.load(only(tmp_path / 'tv-*.pth')))
+    # As the card says.
+    stored = hub.repos['me/tv']
+    files = stored['commits'][stored['refs']['main']]
+    loaded = {}
+    exec(files['README.md'].decode().split('```python\n')[1].split('```')[0], loaded)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(network.eval()(images), student(images), rtol=0, atol=1e-5)
+        for model in (network, loaded['network']):
+            torch.testing.assert_close(model.eval()(images), student(images), rtol=0, atol=1e-5)
+    # mmpretrain cannot read these names, so there is no config.
+    assert files.keys() == {'pytorch_model.bin', 'README.md'}
+    assert not (tmp_path / 'tv.py').exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('{run}', 'x.pth', '--format', 'torchvision'), "torchvision's stem, but"),
+        (('{run}', 'x.pth', '--format', 'torchvision'), 'it differs from resnet18 in bn1.bias, '),
+        (('{other}', 'x.pth'), 'hold the student of its config: head.fc.bias have other shapes'),
         (('{run}', 'x.pth', '--private'), '--private and --license are for --push-to-hub ORG/REPO'),
         (('{run}', 'x.onnx'), 'must end in .pth or .safetensors'),
         (('none.pth', 'x.pth'), 'the file "none.pth" does not exist'),
@@ -272,7 +285,10 @@ def test_torchvision_gives_equal_logits(tmp_path):
 )
 def test_bad_input_is_one_sentence(tiny, tmp_path, arguments, message):
     torch.save(dict(state_dict=tiny[1].state_dict()), tmp_path / 'weights.pth')
-    names = dict(run=tiny[0], weights=tmp_path / 'weights.pth')
+    contents = torch.load(tiny[0])
+    contents['state_dict']['student.head.fc.bias'] = torch.zeros(4)
+    torch.save(contents, tmp_path / 'other.pth')
+    names = dict(run=tiny[0], weights=tmp_path / 'weights.pth', other=tmp_path / 'other.pth')
     first, out, *rest = (argument.format(**names) for argument in arguments)
     done = export(first, tmp_path / out, *rest)
     assert done.returncode != 0

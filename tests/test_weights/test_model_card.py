@@ -70,11 +70,21 @@ def usage(**changes):
 def test_use_depends_on_what_was_exported():
     assert 'import mtkdrl_mm' not in usage()
     assert usage(file='model.safetensors').startswith('import mtkdrl_mm')
-    assert "prefix='backbone.'" in usage(kind='backbone')
+    assert "prefix='backbone.'" in usage(backbone_only=True)
     for file, load in (('pytorch_model.bin', 'torch'), ('model.safetensors', 'safetensors.torch')):
-        code = usage(kind='torchvision', file=file)
+        named = dict(format='torchvision', student='resnext50_32x4d', file=file)
+        code = usage(**named, num_classes=5)
         compile(code, 'card', 'exec')
-        assert f'from {load} import' in code and 'models.resnet18(num_classes=2)' in code
+        assert f'from {load} import' in code and 'models.resnext50_32x4d(num_classes=5)' in code
+        code = usage(**named, backbone_only=True)
+        compile(code, 'card', 'exec')
+        assert 'models.resnext50_32x4d()' in code and 'prefix' not in code
+
+
+def test_the_library_is_that_of_the_format():
+    card = model_card(facts(format='torchvision', student='resnet18', num_classes=2))
+    assert yaml.safe_load(card.split('---\n')[1])['library_name'] == 'torchvision'
+    assert 'and runs with torchvision;' in card and 'mmpretrain' not in card
 
 
 @pytest.mark.parametrize(

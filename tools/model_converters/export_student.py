@@ -52,6 +52,7 @@ from mtkdrl_mm.weights.model_card import (
     student_name,
 )
 from mtkdrl_mm.weights.state_dict import extract_state_dict
+from mtkdrl_mm.weights.torchvision_resnet import to_torchvision
 
 # Keys of an mmpretrain config, beside the model, that testing needs.
 CONFIG_KEYS = ('test_dataloader', 'test_evaluator', 'test_cfg')
@@ -73,7 +74,7 @@ def parse_args() -> argparse.Namespace:
         '--format',
         choices=['mmpretrain', 'torchvision'],
         default='mmpretrain',
-        help="names of the weights: mmpretrain's, or those of torchvision's ResNet",
+        help="names of the weights: mmpretrain's, with its config, or torchvision's, for ResNets",
     )
     parser.add_argument(
         '--push-to-hub',
@@ -271,28 +272,6 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
     )
 
 
-def to_torchvision(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Rename the weights of an mmpretrain ResNet to torchvision's names.
-
-    Raises:
-        InputError: If it is no ResNet with torchvision's layout.
-    """
-    renamed = {}
-    for key, value in weights.items():
-        new = key.removeprefix('backbone.').replace('head.fc.', 'fc.')
-        renamed[new] = value
-    unknown = [k for k in renamed if not k.startswith(('conv1.', 'bn1.', 'layer', 'fc.'))]
-    stem = renamed.get('conv1.weight')
-    if stem is not None and stem.shape != (64, 3, 7, 7):
-        unknown.append(f'a first convolution of the shape {tuple(stem.shape)}')
-    if unknown or stem is None:
-        raise InputError(
-            "--format torchvision is for ResNets with torchvision's stem, but "
-            f'"{path}" holds {summarise(unknown or list(renamed))}.'
-        )
-    return renamed
-
-
 def save(
     weights: dict[str, Tensor], meta: dict[str, Any], args: argparse.Namespace
 ) -> tuple[str, int]:
@@ -333,18 +312,18 @@ def build(model: dict[str, Any], path: str) -> nn.Module:
 
 def card_facts(
     cfg: dict[str, Any],
-    model: dict[str, Any],
+    student: str,
     weights: dict[str, Tensor],
     meta: dict[str, Any],
     file: str,
     args: argparse.Namespace,
 ) -> CardFacts:
-    """What the model card of the student says; ``model`` is its network."""
+    """What the model card of the student says; ``student`` is its name."""
     teachers = cfg['model'].get('teachers') or [] if is_distillation(cfg['model']) else []
     return CardFacts(
         repo=args.push_to_hub,
         file=file,
-        student=student_name(model),
+        student=student,
         num_parameters=sum(value.numel() for value in weights.values()),
         method=meta['method'],
         teachers=[
@@ -356,7 +335,9 @@ def card_facts(
         accuracy=meta['accuracy'],
         epoch=meta['epoch'],
         license=args.license,
-        kind='backbone' if args.backbone_only else args.format,
+        format=args.format,
+        backbone_only=args.backbone_only,
+        num_classes=len(weights['fc.bias']) if 'fc.bias' in weights else None,
     )
 
 
@@ -390,26 +371,38 @@ def main() -> None:
         plain = student_config(cfg, *trusted_student(trusted))
     weights = extract_state_dict(contents, args.checkpoint, 'training checkpoint')
     weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
-    expected = build(plain.model, args.config or args.checkpoint).state_dict()
+    student = build(plain.model, args.config or args.checkpoint)
+    expected = student.state_dict()
     if weights.keys() != expected.keys():
         raise InputError(
             f'"{args.checkpoint}" does not hold the student of its config. Missing: '
             f'{summarise(sorted(expected.keys() - weights.keys()))}; unknown: '
             f'{summarise(sorted(weights.keys() - expected.keys()))}.'
         )
+    other = [key for key, value in expected.items() if weights[key].shape != value.shape]
+    if other:
+        raise InputError(
+            f'"{args.checkpoint}" does not hold the student of its config: {summarise(other)} have '
+            'other shapes.'
+        )
+    student.load_state_dict(weights)
+    name = student_name(plain.model)
     if args.backbone_only:
         weights = {f'backbone.{key}': value for key, value in backbone_weights(weights).items()}
     if args.format == 'torchvision':
-        weights = to_torchvision(weights, args.checkpoint)
+        name, weights = to_torchvision(student, weights, args.checkpoint)
     meta = describe(cfg, text, contents, args.checkpoint)
     path, size = save(weights, meta, args)
     print(f'{len(weights)} tensors, {size / 2**20:.1f} MiB: {path}')
-    if not args.backbone_only:
-        plain.dump(f'{stem}.py')
-        print(f'mmpretrain config: {stem}.py')
+    config = None
+    if args.format == 'torchvision':
+        print(f'network of torchvision: {name}')
+    elif not args.backbone_only:
+        config = f'{stem}.py'
+        plain.dump(config)
+        print(f'mmpretrain config: {config}')
     if upload is not None:
-        facts = card_facts(cfg, plain.model, weights, meta, HUB_FILES[suffix], args)
-        config = None if args.backbone_only else f'{stem}.py'
+        facts = card_facts(cfg, name, weights, meta, HUB_FILES[suffix], args)
         print(f'pushed to the hub: {push(upload, path, config, facts)}')
     print(f'method {meta["method"]}, teachers {meta["teachers"]}, accuracy {meta["accuracy"]}')
 
