@@ -15,6 +15,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
 
 from ..build_dataloader import seeded_dataloader
+from ..completion import forget_completion, is_complete, note_completion
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class ResumableLoop:
         **kwargs: Arguments of mmengine's loop.
 
     Attributes:
+        unit (str): What the loop counts: 'epochs' or 'iterations'.
+        limit (str): The key of ``train_cfg`` with the greatest number of them.
         batch_sampler (SeededBatchSampler, optional): None for a loader that was
             not built from a config. Its position is then not saved.
         start (Start): Set by ``resume``; read by ``progress`` and ``run``.
@@ -86,6 +89,8 @@ class ResumableLoop:
             the schedules. Set before every iteration; read as above.
     """
 
+    unit: str
+    limit: str
     runner: Runner
     dataloader: DataLoader
     val_begin: int
@@ -192,9 +197,35 @@ class ResumableLoop:
         """Seed all generators from (seed, rank, iteration)."""
         seed_everything(derive_seed(self.runner.seed, 'step', get_rank(), self._iter))
 
+    def _is_complete(self, done: int, total: int) -> bool:
+        """Whether ``done`` of ``total`` epochs or iterations, and all that follows, are done."""
+        if done < total:
+            return False
+        if is_complete(self.runner.work_dir, {self.unit: done}):
+            self.runner.logger.info(
+                f'This training is complete: {done} of {total} {self.unit} are done. Increase '
+                f'train_cfg.{self.limit} to continue.'
+            )
+            return True
+        self.runner.logger.info(
+            f'{done} of {total} {self.unit} are done, but what follows the last one may not be: '
+            'repeating its validation.'
+        )
+        return False
+
+    def _begin(self) -> None:
+        """Let the hooks begin the training, which is then not complete until its end."""
+        self.runner.call_hook('before_train')
+        forget_completion(self.runner.work_dir)
+
+    def _end(self, done: int) -> None:
+        """Let the hooks end the training after ``done`` epochs or iterations."""
+        self.runner.call_hook('after_train')
+        note_completion(self.runner.work_dir, {self.unit: done})
+
     def _validate_if_due(self, done: int, total: int) -> None:
         """Run the validation if it is due after ``done`` of ``total`` epochs or iterations."""
-        due = done % self.val_interval == 0 or done == total
+        due = done % self.val_interval == 0 or done >= total
         if self.runner.val_loop is not None and done >= self.val_begin and due:
             self.runner.val_loop.run()
 

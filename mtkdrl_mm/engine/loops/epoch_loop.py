@@ -30,7 +30,8 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
     - A training that is resumed with more epochs follows the longer schedule.
       mmengine would continue at the end of the shorter one.
     - A validation that was due at the checkpoint's epoch is run on resuming,
-      because its result may have been lost.
+      because its result may have been lost. So is that of the last epoch, unless
+      the work dir records that the training has ended.
 
     mmengine seeds every data worker with the same number whenever it starts.
     Without persistent workers all epochs then have the same augmentations; with
@@ -43,6 +44,9 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         **kwargs: Arguments of mmengine's ``EpochBasedTrainLoop``: ``max_epochs``,
             ``val_begin``, ``val_interval``, ``dynamic_intervals``.
     """
+
+    unit = 'epochs'
+    limit = 'max_epochs'
 
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict[str, Any], **kwargs: Any
@@ -144,21 +148,17 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launch training."""
-        if self._epoch >= self._max_epochs:
-            self.runner.logger.info(
-                f'This training is complete: {self._epoch} of {self._max_epochs} epochs are done. '
-                'Increase train_cfg.max_epochs to continue.'
-            )
+        if self._is_complete(self._epoch, self._max_epochs):
             return self.runner.model
         self._follow_schedule()
-        self.runner.call_hook('before_train')
+        self._begin()
         if self.resumed and self._iter == self._epoch * self._steps and self._epoch > 0:
             self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
             self._validate_if_due(self._epoch, self._max_epochs)
-        self.runner.call_hook('after_train')
+        self._end(self._epoch)
         return self.runner.model
 
     def _follow_schedule(self) -> None:

@@ -31,6 +31,9 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             ``val_begin``, ``val_interval``, ``dynamic_intervals``.
     """
 
+    unit = 'iterations'
+    limit = 'max_iters'
+
     @property
     def _endless(self) -> bool:
         sampler = self.batch_sampler
@@ -83,13 +86,9 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launch training."""
-        if self._iter >= self._max_iters:
-            self.runner.logger.info(
-                f'This training is complete: {self._iter} of {self._max_iters} iterations are '
-                'done. Increase train_cfg.max_iters to continue.'
-            )
+        if self._is_complete(self._iter, self._max_iters):
             return self.runner.model
-        self.runner.call_hook('before_train')
+        self._begin()
         # The whole training counts as one epoch.
         self.runner.call_hook('before_train_epoch')
         if self.batch_sampler is not None:
@@ -107,7 +106,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             self._decide_current_val_interval()
             self._validate_if_due(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
-        self.runner.call_hook('after_train')
+        self._end(self._iter)
         return self.runner.model
 
     def run_iter(self, data_batch: Any) -> None:
