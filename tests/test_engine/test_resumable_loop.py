@@ -234,6 +234,14 @@ def test_without_positions_no_pass_is_known_to_be_complete():
     assert loop.passes(2, 6) == 0
 
 
+def test_schedules_go_on_also_without_positions():
+    loop = ResumableEpochLoop(make_runner(), DataLoader(Noise(), batch_size=4), max_epochs=3)
+    loop.runner.train_loop = loop
+    resume(loop, {}, 1, 3)
+    loop.run_iter(0, torch.zeros(1))
+    assert schedule_steps(loop.runner) == (4, 5)
+
+
 def test_processes_share_what_is_left():
     saved = make_loop(max_epochs=2).progress(0, 1)  # 4 of 10 images
     loop = make_loop(batch=2, world=3, max_epochs=2)

@@ -85,6 +85,8 @@ class ResumableLoop:
         schedule_step (int): Iterations before the current one, as the schedules
             count them. Set by ``resume`` and after every iteration; hooks read
             it by :func:`schedule_steps`.
+        schedule_steps_per_epoch (int): Iterations of an epoch in this count: those
+            of the training's first run. Set by ``resume``.
         schedule_increment (int): Iterations that the current one counts for in
             the schedules. Set before every iteration; read as above.
     """
@@ -95,7 +97,9 @@ class ResumableLoop:
     dataloader: DataLoader
     val_begin: int
     val_interval: int
+    _epoch: int
     _iter: int
+    max_epochs: int
 
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict[str, Any], **kwargs: Any
@@ -108,12 +112,18 @@ class ResumableLoop:
         self.start = Start()
         self.resumed = False
         self.schedule_step = 0
+        self.schedule_steps_per_epoch = len(self.dataloader)
         self.schedule_increment = 1
 
     @property
     def num_images(self) -> int:
         """Number of images of the training data."""
         return len(self.dataloader.dataset)  # type: ignore[arg-type]
+
+    @property
+    @abstractmethod
+    def schedule_end(self) -> int:
+        """Iterations of the whole training, as the schedules count them."""
 
     @cached_property
     def samples(self) -> str:
@@ -136,9 +146,7 @@ class ResumableLoop:
     def progress(self, epoch: int, iteration: int) -> dict[str, Any]:
         """Position of the training, for a checkpoint; see the subclasses."""
 
-    def _make_progress(
-        self, epoch: int, images_done: int, schedule_step: int, schedule_steps_per_epoch: int
-    ) -> dict[str, Any]:
+    def _make_progress(self, epoch: int, images_done: int, schedule_step: int) -> dict[str, Any]:
         """The fields of :class:`Progress`, as a checkpoint holds them."""
         assert self.batch_sampler is not None
         return asdict(
@@ -149,7 +157,7 @@ class ResumableLoop:
                 batch_size=self.batch_sampler.batch_size,
                 world_size=self.batch_sampler.world_size,
                 schedule_step=schedule_step,
-                schedule_steps_per_epoch=schedule_steps_per_epoch,
+                schedule_steps_per_epoch=self.schedule_steps_per_epoch,
                 samples=self.samples,
             )
         )

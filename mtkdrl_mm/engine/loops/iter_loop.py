@@ -35,6 +35,11 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
     limit = 'max_iters'
 
     @property
+    def schedule_end(self) -> int:
+        """Iterations of the whole training, as the schedules count them."""
+        return self._max_iters
+
+    @property
     def _endless(self) -> bool:
         sampler = self.batch_sampler
         return sampler is not None and isinstance(sampler.sampler, InfiniteSampler)
@@ -54,7 +59,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
                 more, steps = divmod(steps - left, len(self.dataloader))
                 passes += 1 + more
                 images = steps * self.batch_sampler.images_per_step
-        return self._make_progress(passes, images, iteration, 0)
+        return self._make_progress(passes, images, iteration)
 
     def resume(self, saved: dict[str, Any] | None) -> str:
         """Continue at a checkpoint's position; see :meth:`ResumableEpochLoop.resume`."""
@@ -68,6 +73,10 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         if saved:
             before = Progress(**saved)
             self._check_data(before)
+            # 0 in checkpoints of earlier versions.
+            self.schedule_steps_per_epoch = (
+                before.schedule_steps_per_epoch or self.schedule_steps_per_epoch
+            )
             self.start = Start(before.epoch, before.images_done, self._iter)
             layout = self._describe_layout(before)
         else:
