@@ -40,6 +40,7 @@ from .resume_checks import (
     load_whole,
 )
 from .scale_learning_rate import scale_learning_rate
+from .schedules import follow_schedules
 from .work_dir_lock import WorkDirLock
 
 # mmengine's components and their replacements.
@@ -70,7 +71,8 @@ class ResumableRunner(Runner):
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
     - ``resume`` takes the newest readable checkpoint of the work dir, and raises
-      an error if the checkpoint is of another training.
+      an error if the checkpoint is of another training. The schedules are those
+      of the config, also if they or the training's length have changed.
     - Two trainings cannot use one work dir at the same time.
     - Data workers survive signals to the whole job.
     - On a full disk hooks fail to write, but the training continues.
@@ -121,6 +123,8 @@ class ResumableRunner(Runner):
     #: with the config before anything is built), `load_or_resume` or `resume`; read by
     #: `load_checkpoint`; dropped at the end of `resume`.
     _found: SavedCheckpoint | None = None
+    #: The configs of the schedulers; set when they are built; read by `resume`.
+    _schedules: Any = None
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
@@ -174,6 +178,12 @@ class ResumableRunner(Runner):
                 loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
             loop.type = _LOOPS.get(loop.get('type'), loop.get('type'))
         return super().build_train_loop(loop)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers, and remember their configs."""
+        if self._schedules is None:
+            self._schedules = scheduler
+        return super().build_param_scheduler(scheduler)
 
     def build_dataloader(  # type: ignore[override]
         self,
@@ -298,9 +308,14 @@ class ResumableRunner(Runner):
         check_same_classes(meta.get('dataset_meta'), getattr(dataset, 'metainfo', None), filename)
         # The parent's method builds the training loop if that has not been done.
         super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
+        saved_schedules = self._found.contents.get('param_schedulers')
         self._found = None
         resume_loop = getattr(self.train_loop, 'resume', None)
         changes = resume_loop(meta.get('progress')) if resume_loop is not None else ''
+        if resume_param_scheduler and self.param_schedulers is not None:
+            schedule_changes = follow_schedules(self, self._schedules, saved_schedules)
+            if schedule_changes:
+                self.logger.info(schedule_changes)
         self.dump_config()
         if changes:
             self.logger.warning(f'{changes} {self._adapt_learning_rate(meta["progress"])}')

@@ -256,7 +256,7 @@ def test_a_complete_training_is_left_as_it_is(workshop: Workshop):
     again = workshop.train(config, *flags[:2], '--resume', *flags[2:])
     assert again.returncode == 0, again.stderr[-2000:]
     assert 'This training is complete: 2 of 2 epochs are done.' in again.stdout
-    assert {f: f.read_bytes() for f in before} == before and len(before) == 3
+    assert {f: f.read_bytes() for f in before} == before and len(before) == 4
 
 
 def test_class_weights_of_an_interrupted_epoch_are_whole(workshop: Workshop):

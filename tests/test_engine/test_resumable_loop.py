@@ -37,9 +37,16 @@ class Model:
         return {}
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Where loops record that a training is complete."""
+    monkeypatch.chdir(tmp_path)
+
+
 def make_runner(seed=5, calls=None, **kwargs):
     return SimpleNamespace(
         model=Model(),
+        work_dir='.',
         seed=seed,
         optim_wrapper=None,
         param_schedulers=None,
@@ -260,6 +267,14 @@ def test_without_positions_no_pass_is_known_to_be_complete():
     assert loop.passes(2, 6) == 0
 
 
+def test_schedules_go_on_also_without_positions():
+    loop = ResumableEpochLoop(make_runner(), DataLoader(Noise(), batch_size=4), max_epochs=3)
+    loop.runner.train_loop = loop
+    resume(loop, {}, 1, 3)
+    loop.run_iter(0, torch.zeros(1))
+    assert schedule_steps(loop.runner) == (4, 5)
+
+
 def test_processes_share_what_is_left():
     saved = make_loop(max_epochs=2).progress(0, 1)  # 4 of 10 images
     loop = make_loop(batch=2, world=3, max_epochs=2)
@@ -333,18 +348,57 @@ def test_other_data_is_refused():
             resume(make_loop(kind, **limit), saved, 1, 3)
 
 
-def test_a_complete_training_does_nothing():
-    for kind, limit, epoch in (
-        (ResumableEpochLoop, dict(max_epochs=2), 2),
-        (ResumableIterLoop, dict(max_iters=6), 0),
-    ):
-        calls, logged = [], []
-        runner = make_runner(calls=calls)
-        runner.logger.info = logged.append
-        loop = make_loop(kind, runner=runner, **limit)
-        resume(loop, None, epoch, 6)
-        loop.run()
-        assert calls == [] and 'This training is complete' in logged[0]
+KINDS = [
+    (ResumableEpochLoop, dict(max_epochs=2), dict(max_epochs=3), 2, 'epochs'),
+    (ResumableIterLoop, dict(max_iters=6), dict(max_iters=9), 0, 'iterations'),
+]
+
+
+@pytest.mark.parametrize(('kind', 'limit', 'longer', 'epoch', 'unit'), KINDS)
+def test_a_complete_training_does_nothing(kind, limit, longer, epoch, unit):
+    make_loop(kind, **limit).run()
+    calls, logged = [], []
+    runner = make_runner(calls=calls)
+    runner.logger.info = logged.append
+    loop = make_loop(kind, runner=runner, **limit)
+    resume(loop, None, epoch, 6)
+    loop.run()
+    done = limit.get('max_epochs', 6)
+    assert calls == [] and f'complete: {done} of {done} {unit} are done. Incr' in logged[0]
+
+
+@pytest.mark.parametrize(('kind', 'limit', 'longer', 'epoch', 'unit'), KINDS)
+def test_what_follows_the_last_step_is_repeated_until_all_of_it_is_done(
+    kind, limit, longer, epoch, unit
+):
+    make_loop(kind, **limit).run()  # an earlier training in this work dir
+
+    def run(limit, resumed=True):
+        calls = []
+        loop = make_loop(kind, runner=make_runner(calls=calls), val_interval=99, **limit)
+        loop.runner.val_loop = Validation(loop)
+        if resumed:
+            resume(loop, None, epoch, 6)
+        if fail:
+            loop.runner.val_loop.run = lambda: pytest.fail('kill -9')
+            with pytest.raises(pytest.fail.Exception):
+                loop.run()
+        else:
+            loop.run()
+        steps = sum(name == 'after_train_iter' for name, _ in calls)
+        return steps, loop.runner.val_loop.at, ('after_train', None) in calls
+
+    fail = True
+    assert run(limit, resumed=False) == (6, [], False)
+    assert run(limit) == (0, [], False)
+    fail = False
+    assert run(limit) == (0, [(epoch, 6)], True)
+    assert run(limit) == (0, [], False)
+    end = longer.get('max_epochs', 0)
+    assert run(longer) == (3, [(end, 9)], True)
+    fail = True
+    # What is complete is the longer training, not this one.
+    assert run(limit) == (0, [], False)
 
 
 class Validation:

@@ -421,6 +421,52 @@ def test_a_signal_in_validation_is_obeyed_in_it_and_resuming_validates(build, tm
     assert [record['step'] for record in validations] == [2, 4]
 
 
+@pytest.mark.parametrize(('kind', 'last'), [('Epoch', 'epoch_3.pth'), ('Iter', 'iter_9.pth')])
+def test_an_interrupted_last_validation_is_repeated_once(build, tmp_path, kind, last):
+    options = {
+        f'default_hooks.checkpoint.{key}': value
+        for key, value in dict(save_best='mean', rule='less', by_epoch=kind == 'Epoch').items()
+    }
+    runner = build(kind, **options)
+
+    class Signal(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    runner.register_hook(Signal())
+    with pytest.raises(SystemExit):
+        runner.train()
+    folder = tmp_path / 'run'
+    assert (folder / 'interrupted_iter_9.pth').exists()
+    for _ in range(2):
+        build(kind, resume=True, **options).train()
+        records = [
+            json.loads(line)
+            for file in folder.glob('*/vis_data/scalars.json')
+            for line in file.read_text().splitlines()
+        ]
+        assert sum('mean' in record for record in records) == 1
+        assert len(list(folder.glob('best_mean_*.pth'))) == 1
+        assert not (folder / 'interrupted_iter_9.pth').exists()
+        assert os.path.basename((folder / 'last_checkpoint').read_text()) == last
+
+
+def test_an_interruption_that_no_other_checkpoint_holds_is_kept(build, tmp_path):
+    options = {'default_hooks.checkpoint.save_last': False, 'default_hooks.checkpoint.interval': 2}
+    runner = build(**options)
+
+    class Signal(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    runner.register_hook(Signal())
+    with pytest.raises(SystemExit):
+        runner.train()
+    build(resume=True, **options).train()
+    last = (tmp_path / 'run' / 'last_checkpoint').read_text()
+    assert os.path.basename(last) == 'interrupted_iter_9.pth' and os.path.isfile(last)
+
+
 def test_ctrl_c_twice_ends_at_once_and_torchrun_s_second_does_not_count(monkeypatch):
     hook = PreemptionHook()
     hook._note(signal.SIGINT, None)

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Checks before the training, and the log of the weights."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -181,6 +182,51 @@ def test_batch_means_of_the_weights_are_logged(make_runner, make_distiller, make
                 'train/teacher_weight/feature/b': expected,
             }
         )
+
+
+def test_weights_per_class_are_those_of_the_epoch_wherever_it_was_cut(
+    make_runner, make_distiller, make_batch, tmp_path
+):
+    """Two epochs of two steps; also cut after the last, before the file is written."""
+
+    def run(stops):
+        saved, written = None, tmp_path / 'class_weights.json'
+        written.unlink(missing_ok=True)
+        distiller = make_distiller(weighting=dict(type=Counting))
+        for start, stop in zip([0, *stops], [*stops, 4]):
+            runner = make_runner(distiller, _resume=True, work_dir=str(tmp_path))
+            hook = TeacherWeightHook()
+            if saved is not None:
+                hook.after_load_checkpoint(runner, saved)
+            hook.before_train(runner)
+            for step in range(start, stop):
+                if step % 2 == 0 or step == start:
+                    hook.before_train_epoch(runner)
+                distiller(*make_batch(4), mode='loss')
+                if step % 2 == 1:
+                    hook.after_train_epoch(runner)
+            hook.gather_state()
+            saved = dict(meta={})
+            hook.before_save_checkpoint(runner, saved)
+            hook.release()
+        hook.after_train(runner)
+        return json.loads(written.read_text())
+
+    whole = run([])
+    present = torch.tensor(whole['logit']).sum(dim=1) > 0
+    # Steps 3 and 4 have the weights 0.3 and 0.4.
+    assert present.any()
+    assert torch.allclose(torch.tensor(whole['logit'])[present][:, 0], torch.tensor(0.35))
+    for stops in ([1], [2], [3], [4], [1, 3, 4]):
+        assert run(stops) == whole
+
+    # A checkpoint of an earlier version has no sums: the file stays as it is.
+    runner = make_runner(make_distiller(), _resume=True, work_dir=str(tmp_path))
+    hook = TeacherWeightHook()
+    hook.after_load_checkpoint(runner, {})
+    hook.before_train(runner)
+    hook.after_train(runner)
+    assert json.loads((tmp_path / 'class_weights.json').read_text()) == whole
 
 
 @pytest.mark.parametrize('kind', [FiniteLossHook, TeacherWeightHook])

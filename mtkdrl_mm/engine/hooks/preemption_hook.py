@@ -32,7 +32,8 @@ class PreemptionHook(Hook):
     as the last checkpoint for ``--resume``, and exits with 128 plus the
     signal's number. An interrupted validation is run again on resuming. A
     second Ctrl-C ends the process at once. When a resumed training saves its
-    next checkpoint, the interrupted one is deleted.
+    next checkpoint, or ends at the position of one, the interrupted one is
+    deleted.
 
     A terminal's Ctrl-C reaches every process, and torchrun sends it to its
     processes once more. Under torchrun the third SIGINT therefore counts as the
@@ -114,6 +115,15 @@ class PreemptionHook(Hook):
         if self._training(runner):
             self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
 
+    def after_train(self, runner: Runner) -> None:
+        """Remove the checkpoint of an interrupted last validation if another holds that step."""
+        name = osp.basename(str(runner.message_hub.runtime_info.get('last_ckpt')))
+        path = osp.join(runner.work_dir, name)
+        at_end = name in (f'epoch_{runner.epoch}.pth', f'iter_{runner.iter}.pth')
+        if at_end and osp.isfile(path):
+            self._name_as_last(runner, path)
+        self._remove_superseded(runner)
+
     @staticmethod
     def _training(runner: Runner) -> bool:
         return bool(runner._train_loop) and not isinstance(runner._train_loop, dict)
@@ -164,4 +174,5 @@ class PreemptionHook(Hook):
     @staticmethod
     @master_only
     def _name_as_last(runner: Runner, path: str) -> None:
-        name_last_checkpoint(runner.work_dir, path)
+        if last_checkpoint_named(runner.work_dir) != path:
+            name_last_checkpoint(runner.work_dir, path)

@@ -25,14 +25,16 @@ class TeacherWeightHook(StepHook):
     ``teacher_weight/feature/NAME``. From there ``LoggerHook`` takes them to the
     console and the visualiser's backends, averaged as the losses are. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
-    mean weights per class over the last epoch. In checkpoints within an epoch it
-    saves, under ``teacher_weight_hook``, the sums of the epoch so far.
+    mean weights per class over the last epoch; of a training by iterations, over
+    all of them. In checkpoints it saves, under ``teacher_weight_hook``, the sums
+    of the epoch so far.
     """
 
     priority = 'NORMAL'
 
     def __init__(self) -> None:
-        self._saved: torch.Tensor | None = None
+        self._saved: dict[str, Any] | None = None
+        self._epoch_over = True
         self._total: torch.Tensor | None = None
         self._means: torch.Tensor | None = None
 
@@ -46,14 +48,22 @@ class TeacherWeightHook(StepHook):
         self._classes = torch.zeros(
             distiller.teachers.spec.num_classes, 2 * len(names) + 1, device=device
         )
+        if self._saved is not None:
+            self._epoch_over = self._saved['epoch_over']
+            if is_main_process():
+                self._classes += self._saved['classes'].to(device)
+            self._saved = None
         super().before_train(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count the classes anew, or go on where the epoch was interrupted."""
-        self._classes.zero_()
-        if self._saved is not None and is_main_process():
-            self._classes += self._saved.to(self._classes.device)
-        self._saved = None
+        if self._epoch_over:
+            self._classes.zero_()
+        self._epoch_over = False
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Keep the sums of the epoch, which may be the last one."""
+        self._epoch_over = True
 
     def gather_state(self) -> None:
         """Sum the counts over all processes, for the next checkpoint."""
@@ -61,15 +71,17 @@ class TeacherWeightHook(StepHook):
         all_reduce(self._total)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save the sums of an epoch that is not over."""
-        meta = checkpoint['meta']
-        if self._total is not None and meta.get('progress', {}).get('images_done'):
-            checkpoint['teacher_weight_hook'] = dict(classes=self._total.cpu())
+        """Save the sums of the epoch."""
+        if self._total is not None:
+            checkpoint['teacher_weight_hook'] = dict(
+                classes=self._total.cpu(), epoch_over=self._epoch_over
+            )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the saved sums until training starts."""
         if runner._resume and 'teacher_weight_hook' in checkpoint:
-            self._saved = checkpoint['teacher_weight_hook']['classes']
+            # Earlier versions saved the sums only within an epoch.
+            self._saved = dict(epoch_over=False) | checkpoint['teacher_weight_hook']
 
     @torch.no_grad()
     def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
@@ -83,8 +95,8 @@ class TeacherWeightHook(StepHook):
     def after_train(self, runner: Runner) -> None:
         """Write the weights per class."""
         all_reduce(self._classes)
-        if not is_main_process():
-            return
+        if not is_main_process() or not self._classes[:, -1].any():
+            return  # nothing was trained: what an earlier run wrote is kept
         means = self._classes[:, :-1] / self._classes[:, -1:].clamp_min(1e-12)
         logit, feature = means.chunk(2, dim=1)
         write_json(

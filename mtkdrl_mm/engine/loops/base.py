@@ -15,6 +15,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
 
 from ..build_dataloader import seeded_dataloader
+from ..completion import forget_completion, is_complete, note_completion
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class ResumableLoop:
         **kwargs: Arguments of mmengine's loop.
 
     Attributes:
+        unit (str): What the loop counts: 'epochs' or 'iterations'.
+        limit (str): The key of ``train_cfg`` with the greatest number of them.
         batch_sampler (SeededBatchSampler, optional): None for a loader that was
             not built from a config. Its position is then not saved.
         start (Start): Set by ``resume``; read by ``progress`` and ``run``.
@@ -82,15 +85,21 @@ class ResumableLoop:
         schedule_step (int): Iterations before the current one, as the schedules
             count them. Set by ``resume`` and after every iteration; hooks read
             it by :func:`schedule_steps`.
+        schedule_steps_per_epoch (int): Iterations of an epoch in this count: those
+            of the training's first run. Set by ``resume``.
         schedule_increment (int): Iterations that the current one counts for in
             the schedules. Set before every iteration; read as above.
     """
 
+    unit: str
+    limit: str
     runner: Runner
     dataloader: DataLoader
     val_begin: int
     val_interval: int
+    _epoch: int
     _iter: int
+    max_epochs: int
 
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict[str, Any], **kwargs: Any
@@ -103,12 +112,18 @@ class ResumableLoop:
         self.start = Start()
         self.resumed = False
         self.schedule_step = 0
+        self.schedule_steps_per_epoch = len(self.dataloader)
         self.schedule_increment = 1
 
     @property
     def num_images(self) -> int:
         """Number of images of the training data."""
         return len(self.dataloader.dataset)  # type: ignore[arg-type]
+
+    @property
+    @abstractmethod
+    def schedule_end(self) -> int:
+        """Iterations of the whole training, as the schedules count them."""
 
     @cached_property
     def samples(self) -> str:
@@ -131,9 +146,7 @@ class ResumableLoop:
     def progress(self, epoch: int, iteration: int) -> dict[str, Any]:
         """Position of the training, for a checkpoint; see the subclasses."""
 
-    def _make_progress(
-        self, epoch: int, images_done: int, schedule_step: int, schedule_steps_per_epoch: int
-    ) -> dict[str, Any]:
+    def _make_progress(self, epoch: int, images_done: int, schedule_step: int) -> dict[str, Any]:
         """The fields of :class:`Progress`, as a checkpoint holds them."""
         assert self.batch_sampler is not None
         return asdict(
@@ -144,7 +157,7 @@ class ResumableLoop:
                 batch_size=self.batch_sampler.batch_size,
                 world_size=self.batch_sampler.world_size,
                 schedule_step=schedule_step,
-                schedule_steps_per_epoch=schedule_steps_per_epoch,
+                schedule_steps_per_epoch=self.schedule_steps_per_epoch,
                 samples=self.samples,
             )
         )
@@ -192,9 +205,35 @@ class ResumableLoop:
         """Seed all generators from (seed, rank, iteration)."""
         seed_everything(derive_seed(self.runner.seed, 'step', get_rank(), self._iter))
 
+    def _is_complete(self, done: int, total: int) -> bool:
+        """Whether ``done`` of ``total`` epochs or iterations, and all that follows, are done."""
+        if done < total:
+            return False
+        if is_complete(self.runner.work_dir, {self.unit: done}):
+            self.runner.logger.info(
+                f'This training is complete: {done} of {total} {self.unit} are done. Increase '
+                f'train_cfg.{self.limit} to continue.'
+            )
+            return True
+        self.runner.logger.info(
+            f'{done} of {total} {self.unit} are done, but what follows the last one may not be: '
+            'repeating its validation.'
+        )
+        return False
+
+    def _begin(self) -> None:
+        """Let the hooks begin the training, which is then not complete until its end."""
+        self.runner.call_hook('before_train')
+        forget_completion(self.runner.work_dir)
+
+    def _end(self, done: int) -> None:
+        """Let the hooks end the training after ``done`` epochs or iterations."""
+        self.runner.call_hook('after_train')
+        note_completion(self.runner.work_dir, {self.unit: done})
+
     def _validate_if_due(self, done: int, total: int) -> None:
         """Run the validation if it is due after ``done`` of ``total`` epochs or iterations."""
-        due = done % self.val_interval == 0 or done == total
+        due = done % self.val_interval == 0 or done >= total
         if self.runner.val_loop is not None and done >= self.val_begin and due:
             self.runner.val_loop.run()
 

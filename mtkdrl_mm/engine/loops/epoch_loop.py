@@ -27,10 +27,12 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
       Schedules by iteration and the agent's ``update_interval`` continue in the
       count of the training's first run. Learning rates therefore do not jump,
       and are those of a training after as many images.
-    - A training that is resumed with more epochs follows the longer schedule.
-      mmengine would continue at the end of the shorter one.
+    - A training that is resumed with more epochs follows the longer schedule, see
+      :func:`follow_schedules`. mmengine would continue at the end of the shorter
+      one.
     - A validation that was due at the checkpoint's epoch is run on resuming,
-      because its result may have been lost.
+      because its result may have been lost. So is that of the last epoch, unless
+      the work dir records that the training has ended.
 
     mmengine seeds every data worker with the same number whenever it starts.
     Without persistent workers all epochs then have the same augmentations; with
@@ -44,13 +46,19 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
             ``val_begin``, ``val_interval``, ``dynamic_intervals``.
     """
 
+    unit = 'epochs'
+    limit = 'max_epochs'
+
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict[str, Any], **kwargs: Any
     ) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self._steps = len(self.dataloader)
-        #: Iterations of an epoch as the schedules count them: those of the first run.
-        self.schedule_steps_per_epoch = self._steps
+
+    @property
+    def schedule_end(self) -> int:
+        """Iterations of the whole training, as the schedules count them."""
+        return self._max_epochs * self.schedule_steps_per_epoch
 
     def progress(self, epoch: int, iteration: int) -> dict[str, Any]:
         """Position of the training, for a checkpoint.
@@ -70,7 +78,7 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         images += (iteration - first) * self.batch_sampler.images_per_step
         # Within an iteration, `schedule_step` is still the count before it.
         step = max(self.schedule_step, self._to_schedule(iteration))
-        return self._make_progress(epoch, images, step, self.schedule_steps_per_epoch)
+        return self._make_progress(epoch, images, step)
 
     def resume(self, saved: dict[str, Any] | None) -> str:
         """Continue at a checkpoint's position; the runner has set epoch and iteration.
@@ -88,13 +96,13 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         """
         self.resumed = True
         before = Progress(**saved) if saved else self._progress_of_others()
+        self.schedule_steps_per_epoch = before.schedule_steps_per_epoch
+        self.schedule_step = before.schedule_step
         if self.batch_sampler is None:
             return ''
         if saved:
             self._check_data(before)
         layout = self._describe_layout(before)
-        self.schedule_steps_per_epoch = before.schedule_steps_per_epoch
-        self.schedule_step = before.schedule_step
         # Raises an error if the sampler cannot start here.
         self.batch_sampler.set_position(self.runner.seed, self._epoch, before.images_done)
         left = self.batch_sampler.steps_left(before.images_done)
@@ -144,40 +152,17 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launch training."""
-        if self._epoch >= self._max_epochs:
-            self.runner.logger.info(
-                f'This training is complete: {self._epoch} of {self._max_epochs} epochs are done. '
-                'Increase train_cfg.max_epochs to continue.'
-            )
+        if self._is_complete(self._epoch, self._max_epochs):
             return self.runner.model
-        self._follow_schedule()
-        self.runner.call_hook('before_train')
+        self._begin()
         if self.resumed and self._iter == self._epoch * self._steps and self._epoch > 0:
             self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
             self._validate_if_due(self._epoch, self._max_epochs)
-        self.runner.call_hook('after_train')
+        self._end(self._epoch)
         return self.runner.model
-
-    def _follow_schedule(self) -> None:
-        """Let schedulers without an `end` end with this training, also if it was resumed."""
-        schedulers = self.runner.param_schedulers
-        configs = self.runner.cfg.get('param_scheduler') or []
-        configs = [configs] if isinstance(configs, dict) else configs
-        if not isinstance(schedulers, list) or len(schedulers) != len(configs):
-            return
-        for scheduler, config in zip(schedulers, configs):
-            if 'end' in config or config.get('convert_to_iter_based'):
-                continue
-            before = scheduler.end
-            by_epoch = config.get('by_epoch', True)
-            scheduler.end = self._max_epochs * (1 if by_epoch else self.schedule_steps_per_epoch)
-            if scheduler._global_step == before < scheduler.end:
-                # The scheduler skipped the step at its old end, which the new schedule has.
-                scheduler._global_step -= 1
-                scheduler.step()
 
     def run_epoch(self) -> None:
         """Run one epoch, or the rest of it."""

@@ -30,6 +30,14 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             ``val_begin``, ``val_interval``, ``dynamic_intervals``.
     """
 
+    unit = 'iterations'
+    limit = 'max_iters'
+
+    @property
+    def schedule_end(self) -> int:
+        """Iterations of the whole training, as the schedules count them."""
+        return self._max_iters
+
     @property
     def _endless(self) -> bool:
         return self.batch_sampler is not None and self.batch_sampler.is_endless
@@ -48,7 +56,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
                 more, steps = divmod(steps - left, len(self.dataloader))
                 passes += 1 + more
                 images = steps * self.batch_sampler.images_per_step
-        return self._make_progress(passes, images, iteration, 0)
+        return self._make_progress(passes, images, iteration)
 
     def resume(self, saved: dict[str, Any] | None) -> str:
         """Continue at a checkpoint's position; see :meth:`ResumableEpochLoop.resume`."""
@@ -62,6 +70,10 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         if saved:
             before = Progress(**saved)
             self._check_data(before)
+            # 0 in checkpoints of earlier versions.
+            self.schedule_steps_per_epoch = (
+                before.schedule_steps_per_epoch or self.schedule_steps_per_epoch
+            )
             self.start = Start(before.epoch, before.images_done, self._iter)
             layout = self._describe_layout(before)
         else:
@@ -80,13 +92,9 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launch training."""
-        if self._iter >= self._max_iters:
-            self.runner.logger.info(
-                f'This training is complete: {self._iter} of {self._max_iters} iterations are '
-                'done. Increase train_cfg.max_iters to continue.'
-            )
+        if self._is_complete(self._iter, self._max_iters):
             return self.runner.model
-        self.runner.call_hook('before_train')
+        self._begin()
         # The whole training counts as one epoch.
         self.runner.call_hook('before_train_epoch')
         if self.batch_sampler is not None:
@@ -104,7 +112,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             self._decide_current_val_interval()
             self._validate_if_due(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
-        self.runner.call_hook('after_train')
+        self._end(self._iter)
         return self.runner.model
 
     def run_iter(self, data_batch: Any) -> None:
