@@ -15,6 +15,7 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer, get_model
+from mmpretrain.datasets import CIFAR10
 from PIL import Image
 from safetensors import safe_open
 from warm_python import tool_python
@@ -221,6 +222,38 @@ def test_the_exported_preprocessing_is_that_of_the_training(tool, model, top, st
         assert exported._enable_normalize == own._enable_normalize
         assert exported.to_rgb == own.to_rgb
         assert mean is None or torch.equal(exported.mean, own.mean)
+
+
+def test_testing_has_the_classes_of_the_training(tool):
+    """mmpretrain takes those of the config, which may be ImageNet's."""
+    root = dict(data_root='data/mine')
+    plain = Config(
+        dict(
+            data_preprocessor=dict(num_classes=1000, to_rgb=True),
+            test_evaluator=[dict(type='Accuracy', topk=(1, 5))],
+            test_dataloader=dict(
+                dataset=dict(
+                    type='ConcatDataset',
+                    datasets=[
+                        dict(type='ImageNet', **root),
+                        dict(type='CustomDataset', metainfo=dict(classes=('b', 'a')), **root),
+                    ],
+                )
+            ),
+        )
+    )
+    tool.name_classes(plain, [])
+    assert plain.data_preprocessor.num_classes == 1000  # nothing is known
+    tool.name_classes(plain, ['a', 'b'])
+    assert plain.data_preprocessor == dict(num_classes=2, to_rgb=True)
+    assert plain.test_evaluator == [dict(type='Accuracy', topk=(1,))]
+    imagenet, mine = plain.test_dataloader.dataset.datasets
+    assert tuple(imagenet.metainfo.classes) == ('a', 'b')
+    assert tuple(mine.metainfo.classes) == ('b', 'a')  # what the user has set
+    names = CIFAR10.METAINFO['classes']
+    plain = Config(dict(test_dataloader=dict(dataset=dict(type='CIFAR10', **root))))
+    tool.name_classes(plain, names)
+    assert plain.test_dataloader.dataset == dict(type='CIFAR10', **root)
 
 
 @pytest.mark.slow

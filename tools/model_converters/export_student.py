@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import os.path as osp
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -37,6 +38,8 @@ from mtkdrl_mm.models.num_classes import set_num_classes
 from mtkdrl_mm.models.timm_classifier import teacher_checkpoint
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.data_checks import dataset_class
+from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.errors import first_line, summarise
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.json_files import read_json_lines
@@ -201,6 +204,26 @@ def student_config(
     if preprocessor:
         plain['data_preprocessor'] = preprocessor
     return plain
+
+
+def name_classes(plain: Config, classes: Sequence[str]) -> None:
+    """Set the classes of the training where mmpretrain takes others for testing.
+
+    This package's tools do so in every run, and mmpretrain's do not.
+
+    Args:
+        plain (Config): The student's config; changed in place.
+        classes (Sequence[str]): The classes of the training data; empty if they
+            are not known.
+    """
+    if not classes:
+        return
+    for key in ('data_preprocessor', 'test_evaluator'):
+        set_num_classes(plain.get(key), len(classes))
+    for _, dataset in loader_datasets(plain, ('test_dataloader',)):
+        own = class_names(getattr(dataset_class(dataset, 'mmpretrain'), 'METAINFO', None))
+        if own != list(classes):
+            dataset['metainfo'] = {'classes': tuple(classes), **(dataset.get('metainfo') or {})}
 
 
 def validated_step(cfg: dict[str, Any], contents: dict[str, Any]) -> int | None:
@@ -369,6 +392,7 @@ def main() -> None:
         trusted = read_config_file(args.config)
         cfg, text = plain_config(trusted), trusted.pretty_text
         plain = student_config(cfg, *trusted_student(trusted))
+    name_classes(plain, class_names((contents.get('meta') or {}).get('dataset_meta')) or [])
     weights = extract_state_dict(contents, args.checkpoint, 'training checkpoint')
     weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
     student = build(plain.model, args.config or args.checkpoint)
