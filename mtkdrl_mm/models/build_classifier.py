@@ -16,6 +16,7 @@ from torch import nn
 from mtkdrl_mm.utils import InputError, near_matches
 from mtkdrl_mm.utils.package_configs import find_package_config
 
+from .backbones import TimmFeatures
 from .num_classes import set_num_classes
 
 
@@ -133,10 +134,7 @@ def _use_timm_features(kind: type, model: ConfigDict, role: str) -> str:
 def _embedding_size(name: str) -> int | None:
     """Embedding size of a network of timm; None if it cannot be built."""
     try:
-        import timm
-
         with torch.random.fork_rng(devices=[]):
-            network = timm.create_model(name, num_classes=0)
-    except (ImportError, RuntimeError, TypeError, ValueError):
+            return TimmFeatures(name).embedding_size
+    except InputError:
         return None
-    return getattr(network, 'head_hidden_size', None) or network.num_features

@@ -81,7 +81,10 @@ def designed_size(backbone: nn.Module) -> tuple[int, int] | None:
 
 
 def input_channels(classifier: nn.Module) -> int:
-    """Number of input channels of a network, those of its first convolution."""
+    """Number of input channels of a network, those of its first convolution if it has no other."""
+    channels = getattr(classifier.backbone, 'image_channels', None)
+    if channels is not None:
+        return int(channels)
     for module in classifier.backbone.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

@@ -22,10 +22,25 @@ def tokens_to_map(tokens: Tensor, image_size: Sequence[int], num_extra: int) -> 
         Tensor: The map, shape (B, c, h, w).
     """
     count = tokens.shape[1] - num_extra
-    height = round((count * image_size[0] / image_size[1]) ** 0.5)
-    width = count // height
-    assert height * width == count, f'{count} patches of an image of {tuple(image_size)}'
-    return tokens[:, num_extra:].transpose(1, 2).unflatten(2, (height, width))
+    grid = token_grid(count, image_size)
+    assert grid is not None, f'{count} patches of an image of {tuple(image_size)}'
+    return tokens[:, num_extra:].transpose(1, 2).unflatten(2, grid)
+
+
+def token_grid(count: int, image_size: Sequence[int]) -> tuple[int, int] | None:
+    """Find the height and width of a map of patches.
+
+    Args:
+        count (int): Number of patches, h * w.
+        image_size (Sequence[int]): Height and width of the image, whose ratio is
+            that of h and w.
+
+    Returns:
+        tuple[int, int] | None: h and w; None if there are no such numbers.
+    """
+    height = round((max(count, 0) * image_size[0] / image_size[1]) ** 0.5)
+    width = count // height if height else 0
+    return (height, width) if height and height * width == count else None
 
 
 def has_token_map(backbone: nn.Module) -> bool:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models.classifier_output import run_classifier
-from mtkdrl_mm.models.token_map import tokens_to_map
+from mtkdrl_mm.models.token_map import token_grid, tokens_to_map
 
 
 @pytest.mark.parametrize(('height', 'width', 'extra'), [(2, 2, 1), (3, 5, 2), (4, 1, 0)])
@@ -16,6 +16,15 @@ def test_tokens_lie_as_in_the_image(height, width, extra):
     for y in range(height):
         for x in range(width):
             assert torch.equal(feature_map[:, :, y, x], tokens[:, extra + y * width + x])
+
+
+@pytest.mark.parametrize(
+    ('count', 'size', 'grid'),
+    [(12, (96, 128), (3, 4)), (4, (224, 224), (2, 2)), (0, (224, 224), None), (-1, (8, 8), None)],
+)
+def test_height_and_width_of_a_map(count, size, grid):
+    assert token_grid(count, size) == grid
+    assert token_grid(5, (224, 224)) is None
 
 
 def distilled(make_vit):

@@ -1,11 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Networks of timm as backbones of mmpretrain's classifiers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.utils import InputError
@@ -14,7 +15,7 @@ from mtkdrl_mm.utils.optional_packages import import_optional
 from mtkdrl_mm.weights.hub import SCHEME as HUB
 from mtkdrl_mm.weights.timm_networks import check_network_name, read_hub_network
 
-from ..token_map import tokens_to_map
+from ..token_map import token_grid, tokens_to_map
 
 
 @MODELS.register_module()
@@ -34,7 +35,8 @@ class TimmFeatures(BaseBackbone):
 
     A transformer's map consists of its patch tokens after the last
     normalisation; its embedding is the input of timm's classifier (the class
-    token of DeiT and CaiT). Weights are initialised by timm.
+    token of DeiT and CaiT, the hidden layer of CAFormer's MLP). Weights are
+    initialised by timm.
 
     Args:
         model_name (str): timm's name of the network, with or without a tag; or
@@ -46,7 +48,7 @@ class TimmFeatures(BaseBackbone):
 
     Raises:
         InputError: If timm is not installed or does not know the network or an
-            argument, or if the network has several classifiers.
+            argument, or if the network has not one linear classifier.
 
     Example:
         >>> import torch
@@ -74,21 +76,40 @@ class TimmFeatures(BaseBackbone):
                     "teacher's `checkpoint`, and classes from the head's `num_classes`."
                 )
         try:
-            self.model = timm.create_model(architecture, **{**self._arguments, 'num_classes': 0})
+            # With a classifier, because timm leaves out all layers of an MLP without one.
+            self.model = timm.create_model(architecture, **{**self._arguments, 'num_classes': 1})
         except Exception as error:  # networks raise errors of any type for wrong arguments
             raise InputError(
                 f'timm cannot build "{model_name}" with {kwargs}: {first_line(error)}.'
             ) from error
-        if not isinstance(self.classifier_name, str):
+        self.embedding_size = self._remove_classifier(model_name)
+        self.register_load_state_dict_post_hook(_forget_cached_weights)
+
+    def _remove_classifier(self, model_name: str) -> int:
+        """Replace the last layer by its input; return the input's size d."""
+        name = self.classifier_name
+        if not isinstance(name, str):
             raise InputError(
-                f'"{model_name}" has the classifiers {self.classifier_name}, but only networks '
-                'with one are supported.'
+                f'"{model_name}" has the classifiers {name}, but only networks with one are '
+                'supported.'
             )
+        parent, _, child = name.rpartition('.')
+        layer = dict(self.model.named_modules()).get(name)
+        size = getattr(layer, 'in_features', None)
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
+            size = layer.in_channels
+        if size is None:
+            raise InputError(
+                f'The classifier "{name}" of "{model_name}" is a {type(layer).__name__}, but only '
+                'networks with one linear layer or 1x1 convolution as the last are supported.'
+            )
+        setattr(self.model.get_submodule(parent), child, nn.Identity())
+        return int(size)
 
     @property
     def classifier_name(self) -> Any:
         """Name of the classifier in timm's checkpoints, such as ``head`` or ``fc``."""
-        return self.model.pretrained_cfg['classifier']
+        return self.model.pretrained_cfg.get('classifier')
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -109,9 +130,9 @@ class TimmFeatures(BaseBackbone):
         return int(self.model.pretrained_cfg.get('num_classes') or 0)
 
     @property
-    def embedding_size(self) -> int:
-        """Size of the embedding d."""
-        return int(getattr(self.model, 'head_hidden_size', None) or self.model.num_features)
+    def image_channels(self) -> int:
+        """Number of channels of the images; the first convolution of TResNet has more."""
+        return int(self._arguments.get('in_chans') or self.model.pretrained_cfg['input_size'][0])
 
     def convert_weights(
         self, weights: dict[str, Tensor], num_classes: int
@@ -169,10 +190,36 @@ class TimmFeatures(BaseBackbone):
             one, and the embedding (B, d).
         """
         features = self.model.forward_features(inputs)
-        embedding = self.model.forward_head(features, pre_logits=True)
+        embedding = self.model.forward_head(features)
+        if embedding.ndim != 2 or embedding.shape[1] != self.embedding_size:
+            raise InputError(
+                f'"{self._architecture}" of timm gives its classifier the shape '
+                f'{tuple(embedding.shape)} and not one embedding of {self.embedding_size} numbers '
+                'per image, so that it is not supported.'
+            )
+        feature_map = self._feature_map(features, inputs.shape[-2:])
+        return ([embedding] if feature_map is None else [feature_map, embedding],)
+
+    def _feature_map(self, features: Any, image_size: Sequence[int]) -> Tensor | None:
+        """Arrange timm's features as a map; None if they are none, as PiT's class token."""
+        if not isinstance(features, Tensor):
+            return None
         if features.ndim == 3 and self.gives_tokens:
             extra = getattr(self.model, 'num_prefix_tokens', 1)
-            features = tokens_to_map(features, inputs.shape[-2:], extra)
-        elif features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
-            features = features.permute(0, 3, 1, 2)
-        return ([features, embedding] if features.ndim == 4 else [embedding],)
+            if token_grid(features.shape[1] - extra, image_size) is None:
+                return None
+            return tokens_to_map(features, image_size, extra)
+        if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
+            return features.permute(0, 3, 1, 2)
+        return features if features.ndim == 4 else None
+
+
+def _forget_cached_weights(backbone: nn.Module, keys: Any) -> None:
+    """Have attention biases computed from the loaded weights.
+
+    Some networks (TinyViT, EfficientViT) keep those of their first pass in eval mode until they
+    are set to train mode, which a frozen teacher never is.
+    """
+    training = backbone.training
+    backbone.train()
+    backbone.train(training)

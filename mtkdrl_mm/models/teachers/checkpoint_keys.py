@@ -73,18 +73,23 @@ def _from_timm(network: BaseClassifier, weights: Weights) -> Weights:
     """Rename timm's classifier to the head, and put the rest below ``backbone.model``.
 
     Weights with the names of the network's authors are converted by timm first.
+    The weight of a 1x1 convolution as the classifier becomes that of a linear layer.
     """
     key_of_classifier = classifier_key(network) or 'head.fc.weight'
     head = key_of_classifier.removesuffix('weight')
     classifier = f'{network.backbone.classifier_name}.'
 
     def rename(weights: Weights) -> Weights:
-        return {
+        renamed = {
             head + key.removeprefix(classifier)
             if key.startswith(classifier)
             else f'backbone.model.{key}': value
             for key, value in weights.items()
         }
+        weight = renamed.get(key_of_classifier)
+        if weight is not None and weight.shape[2:] == (1, 1):
+            renamed[key_of_classifier] = weight.flatten(1)
+        return renamed
 
     renamed, expected = rename(weights), network.state_dict()
     missing = expected.keys() - renamed.keys()

@@ -24,6 +24,28 @@ SMALL = {  # arguments, and size of the embedding
 }
 
 
+ONE = (1, 1, 1, 1)
+# Networks with other classifiers or features: arguments, sizes of embedding and map.
+OTHERS = {
+    '1x1 convolution': (dict(model_name='resnetv2_50', layers=ONE), 2048, (2048, 7, 7)),
+    '1x1 convolution of DLA': (dict(model_name='dla46x_c'), 256, (256, 7, 7)),
+    'MLP': (dict(model_name='inception_next_tiny', depths=ONE), 2304, (768, 7, 7)),
+    'MLP that timm leaves out': (dict(model_name='caformer_s18'), 2048, (512, 7, 7)),
+    'BatchNorm': (dict(model_name='efficientvit_m0'), 192, (192, 4, 4)),
+    'class token alone': (dict(model_name='pit_ti_224', depth=(1, 1, 1)), 256, None),
+    'list of features': (
+        dict(model_name='coat_tiny', serial_depths=ONE, parallel_depth=1),
+        152,
+        None,
+    ),
+    'first convolution of 48 channels': (
+        dict(model_name='tresnet_m', layers=ONE),
+        2048,
+        (2048, 7, 7),
+    ),
+}
+
+
 def load_teacher(network, path, name, which=None):
     return Teacher(name, network, Preprocessing(), path, which).load_weights()
 
@@ -70,6 +92,30 @@ def test_timms_file_gives_timms_logits(make_classifier, tmp_path, name, suffix):
     torch.testing.assert_close(output.embedding, features)
     assert output.embedding.shape == (2, size)
     assert (output.logits[0] - output.logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_other_classifiers_and_features(make_pool, tmp_path, kind):
+    backbone, size, map_shape = OTHERS[kind]
+    expected = original(backbone)
+    torch.save(expected.state_dict(), tmp_path / 'timm.pth')
+    entry = dict(backbone, checkpoint=str(tmp_path / 'timm.pth'), num_classes=5)
+    (teacher,) = make_pool([dict(entry, input_size=224)])
+    assert teacher.load_weights() == len(expected.state_dict())
+    assert len(teacher.preprocessing.mean) == 3
+    seen = []
+    classifier = expected.get_submodule(expected.pretrained_cfg['classifier'])
+    classifier.register_forward_hook(lambda module, args, output: seen.append(args[0].flatten(1)))
+    inputs = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        output = run_classifier(teacher.network, inputs, token_maps=True)
+        logits = expected(inputs)
+    scale = float(logits.std())
+    torch.testing.assert_close(output.logits / scale, logits / scale, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.embedding, seen[0], rtol=1e-4, atol=1e-4)
+    assert output.embedding.shape == (2, size)
+    found = None if output.feature_map is None else output.feature_map.shape[1:]
+    assert found == map_shape
 
 
 def test_patch_tokens_are_the_map_if_asked_for(make_classifier):
@@ -169,11 +215,28 @@ def test_student_of_timm_in_a_distiller(make_distiller, make_batch):
         (dict(model_name='resnet18', pretrained=True), 'takes no `pretrained`.*`checkpoint`'),
         (dict(model_name='cait_xxs24_224', no_such=3), 'timm cannot build "cait_xxs24_224" with'),
         (dict(model_name='deit_tiny_distilled_patch16_224'), 'only networks with one'),
+        (
+            dict(model_name='resnet10t', pretrained_cfg_overlay=dict(classifier='layer4')),
+            'The classifier "layer4" of "resnet10t" is a Sequential, but only networks with one l',
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         TimmFeatures(**arguments)
+
+
+def test_an_embedding_that_is_no_vector():
+    backbone = TimmFeatures('resnet10t', global_pool='')
+    with pytest.raises(
+        InputError, match=r'"resnet10t" of timm gives .* the shape \(1, 512, 2, 2\)'
+    ):
+        backbone(torch.zeros(1, 3, 64, 64))
+
+
+def test_channels_of_the_images():
+    assert TimmFeatures('resnet10t').image_channels == 3
+    assert TimmFeatures('resnet10t', in_chans=1).image_channels == 1
 
 
 def test_without_timm(monkeypatch):
