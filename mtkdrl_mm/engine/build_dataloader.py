@@ -4,11 +4,13 @@
 from copy import deepcopy
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import check_dataloader
+from mtkdrl_mm.utils import InputError
 
 from .data_workers import shield_workers
 
@@ -61,3 +63,21 @@ def build_dataloader(
         check_dataloader(loader, model)
         shield_workers(loader)
     return loader
+
+
+def check_passes_end(loader: DataLoader, key: str) -> None:
+    """Check that a pass through a loader, such as a validation, comes to an end.
+
+    Args:
+        loader (DataLoader): The loader.
+        key (str): Its key in the config, for the message.
+
+    Raises:
+        InputError: If its sampler never ends.
+    """
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler):
+        raise InputError(
+            f'{key}.sampler: {type(sampler).__name__} never ends, but all images are used once in '
+            "a pass. Set it to dict(type='DefaultSampler', shuffle=False)."
+        )

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from mtkdrl_mm.utils import InputError
 
-from .build_dataloader import build_dataloader, seeded_dataloader
+from .build_dataloader import build_dataloader, check_passes_end, seeded_dataloader
 
 
 def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
@@ -24,7 +24,7 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
         DataLoader: With seeded parts, see :func:`seeded_parts`.
 
     Raises:
-        InputError: If the config has none.
+        InputError: If the config has none, or its sampler never ends.
     """
     dataloader = cfg.get('held_out_dataloader')
     if dataloader is None:
@@ -35,4 +35,6 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
         )
     dataloader = deepcopy(dataloader)
     dataloader.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
-    return build_dataloader(seeded_dataloader(dataloader), seed)
+    loader = build_dataloader(seeded_dataloader(dataloader), seed)
+    check_passes_end(loader, 'held_out_dataloader')
+    return loader

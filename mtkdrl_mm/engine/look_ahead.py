@@ -45,7 +45,8 @@ class LookAhead:
     :math:`\langle v, \nabla_\theta D_i^m \rangle` at :math:`\theta`. All of
     them come from one backward pass and its derivative: with factors u, all
     zero, :math:`\partial / \partial u_i^m \, \langle v, \nabla_\theta
-    \sum u_i^m KL_i^m \rangle`. Student, BatchNorm statistics and connectors
+    \sum u_i^m KL_i^m \rangle`. :math:`\theta` are the student's parameters that
+    are trained, without frozen ones. Student, BatchNorm statistics and connectors
     are left as they are.
 
     Args:
@@ -87,7 +88,10 @@ class LookAhead:
         mean_count = all_reduce_mean(count)
         if float(mean_count) == 0:
             return None
-        names, start = zip(*self._network.student.named_parameters())
+        # The student's own step leaves frozen parameters where they are.
+        parameters = self._network.student.named_parameters()
+        trained = [(name, p) for name, p in parameters if p.requires_grad]
+        names, start = [name for name, _ in trained], [p for _, p in trained]
         leaves = [p.detach().requires_grad_() for p in start]
         with _differentiable_attention():
             there = self._run(names, leaves, seed, terms.inputs, terms)

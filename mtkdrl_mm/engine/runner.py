@@ -22,7 +22,7 @@ from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
-from .build_dataloader import build_dataloader
+from .build_dataloader import build_dataloader, check_passes_end
 from .checkpoint_files import (
     SavedCheckpoint,
     check_same_checkpoint,
@@ -65,8 +65,8 @@ class ResumableRunner(Runner):
     It differs from mmengine's runner as follows:
 
     - mmengine's training loops, ``CheckpointHook`` and ``ParamSchedulerHook``
-      are replaced by those of this package, and a :class:`PreemptionHook` is
-      added.
+      are replaced by those of this package, and a :class:`PreemptionHook` and
+      an :class:`AccumulatedGradientsHook` are added.
     - Checkpoints are read as plain data, and written completely or not at all.
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
@@ -156,6 +156,7 @@ class ResumableRunner(Runner):
             checkpoint=dict(type='CheckpointHook'),
             param_scheduler=dict(type='ParamSchedulerHook'),
             preemption=dict(type='mtkdrl_mm.PreemptionHook'),
+            accumulated_gradients=dict(type='mtkdrl_mm.AccumulatedGradientsHook'),
         )
         for key, default in defaults.items():
             hook = hooks.get(key, default)  # None disables a hook
@@ -178,6 +179,18 @@ class ResumableRunner(Runner):
                 loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
             loop.type = _LOOPS.get(loop.get('type'), loop.get('type'))
         return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the validation loop, and check that it ends."""
+        built = super().build_val_loop(loop)
+        check_passes_end(built.dataloader, 'val_dataloader')
+        return built
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Build the test loop, and check that it ends."""
+        built = super().build_test_loop(loop)
+        check_passes_end(built.dataloader, 'test_dataloader')
+        return built
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedulers, and remember their configs."""

@@ -4,13 +4,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import Runner
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.errors import summarise
 
 from .loops.base import ResumableLoop
+from .optim_wrappers import optim_wrappers
 
 # What changes in a scheduler as it takes steps; all else follows from its config.
 _POSITION = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')
@@ -92,13 +93,8 @@ def _complete(config: Any, loop: ResumableLoop) -> Any:
     return config
 
 
-def _wrappers(optim_wrapper: OptimWrapper) -> list[OptimWrapper]:
-    several = isinstance(optim_wrapper, OptimWrapperDict)
-    return list(optim_wrapper.values()) if several else [optim_wrapper]
-
-
 def _groups(optim_wrapper: OptimWrapper) -> Iterator[dict[str, Any]]:
-    for wrapper in _wrappers(optim_wrapper):
+    for wrapper in optim_wrappers(optim_wrapper):
         yield from wrapper.param_groups
 
 
@@ -163,7 +159,7 @@ def _keep_positions(
 def _take_steps(runner: Runner, loop: ResumableLoop) -> None:
     """Take the steps of the training so far, in its order."""
     schedulers = [now for now, _ in _pairs(runner.param_schedulers, None) if now is not None]
-    for wrapper in _wrappers(runner.optim_wrapper):
+    for wrapper in optim_wrappers(runner.optim_wrapper):
         wrapper._global_step = 0  # or mmengine warns that the optimiser has made no step
     by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
     by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]

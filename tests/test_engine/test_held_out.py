@@ -53,6 +53,14 @@ def held_out(**kwargs):
     return dict(experience='held_out', reward='LabelProbabilityReward', **kwargs)
 
 
+def test_a_sampler_without_an_end_is_refused(config):
+    config.held_out_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    with pytest.raises(
+        InputError, match=r'^held_out_dataloader\.sampler: InfiniteSampler never end'
+    ):
+        build_held_out(config, seed=0)
+
+
 def seen(training, monkeypatch):
     """What the agent's trainer observes."""
     records = []

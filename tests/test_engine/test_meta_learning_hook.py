@@ -14,9 +14,13 @@ from mtkdrl_mm.utils import InputError
 
 
 class Training:
-    """Runs the hook as the runner does; one batch a step, 4 steps an epoch."""
+    """Runs the hook as the runner does; one batch a step, 4 steps an epoch.
 
-    def __init__(self, make_runner, distiller, batch, **kwargs):
+    A training by iterations has one epoch, in which a resumed one starts anew.
+    """
+
+    def __init__(self, make_runner, distiller, batch, by_epoch=True, **kwargs):
+        self.by_epoch = by_epoch
         self.hook = MetaLearningHook(**kwargs)
         self.runner = make_runner(distiller, hooks=[self.hook])
         self.runner.train_loop.dataloader = range(4)
@@ -27,21 +31,21 @@ class Training:
             self.runner._resume = True
             self.hook.after_load_checkpoint(self.runner, checkpoint)
         self.hook.before_train(self.runner)
-        if self.runner.iter % 4 != 0:
+        if self.runner.iter % 4 != 0 or not self.by_epoch:
             self.hook.before_train_epoch(self.runner)
         return self
 
     def step(self, count=1):
         runner = self.runner
         for _ in range(count):
-            if runner.iter % 4 == 0:
+            if self.by_epoch and runner.iter % 4 == 0:
                 self.hook.before_train_epoch(runner)
             inputs, samples = self.batch
             shift = torch.randn(1, 3, 1, 1, generator=torch.Generator().manual_seed(runner.iter))
             self.distiller.train()(inputs + shift, samples, mode='loss')
             self.hook.after_train_iter(runner, runner.iter % 4)
             runner.iter += 1
-            if runner.iter % 4 == 0:
+            if self.by_epoch and runner.iter % 4 == 0:
                 self.hook.after_train_epoch(runner)
         return self
 
@@ -105,6 +109,35 @@ def test_meta_gradient_is_that_of_the_cross_entropy_after_the_step(
     for own, exact in zip(ours, expected):
         assert exact.abs().max() > 1e-6
         torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_frozen_parameters_stay_where_they_are_in_the_look_ahead(
+    make_distiller, make_batch, record_steps
+):
+    """Each parameter's share of the derivatives is its own: frozen ones have none."""
+    distiller = make_distiller(weighting='MMKD').double().eval()
+    steps = record_steps(distiller)
+    inputs, samples = make_batch(5)
+    distiller(inputs.double(), samples, mode='loss')
+    hard = (make_batch(4, seed=8)[0].double(), torch.eye(5).double()[:4])
+    parameters = distiller.student.named_parameters()
+    backbone = [p for name, p in parameters if name.startswith('backbone')]
+    look_ahead = LookAhead(distiller, 1e-9)  # so small that the steps do not change v
+
+    def derivatives():
+        return torch.stack(look_ahead.directional_derivatives(*steps[0], hard, seed=0))
+
+    whole = derivatives()
+    for parameter in backbone:
+        parameter.requires_grad_(False)
+    head = derivatives()
+    for parameter in distiller.student.parameters():
+        parameter.requires_grad_(not parameter.requires_grad)
+    rest = derivatives()
+    torch.testing.assert_close(head + rest, whole, rtol=1e-5, atol=1e-9)
+    assert head[0].abs().max() > 1e-4 and rest[0].abs().max() > 1e-4
+    # Features come from the backbone alone.
+    assert head[1].abs().max() == 0 < rest[1].abs().max()
 
 
 def test_look_ahead_follows_the_loss_of_the_students_head(
@@ -251,13 +284,14 @@ def test_meta_networks_turn_away_from_a_teacher_who_is_wrong(
     assert weights[-1][1] < 0.1
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize('stop', [4, 6])
-def test_resumed_training_goes_on_exactly(train, stop):
-    whole = train(interval=2).start().step(10)
-    first = train(interval=2).start().step(stop)
+def test_resumed_training_goes_on_exactly(train, stop, by_epoch):
+    whole = train(interval=2, by_epoch=by_epoch).start().step(10)
+    first = train(interval=2, by_epoch=by_epoch).start().step(stop)
     checkpoint = first.save()
-    assert len(checkpoint['meta_learning_hook']['buffers']) == (0 if stop == 4 else 1)
-    second = train(interval=2)
+    assert len(checkpoint['meta_learning_hook']['buffers']) == (0 if stop == 4 and by_epoch else 1)
+    second = train(interval=2, by_epoch=by_epoch)
     second.distiller.load_state_dict(first.distiller.state_dict())
     second.runner.iter = stop
     second.start(checkpoint).step(10 - stop)

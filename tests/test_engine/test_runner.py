@@ -493,6 +493,23 @@ def test_workers_of_all_loaders_are_shielded(build):
     assert isinstance(built.multiprocessing_context, ShieldedForkContext)
 
 
+@pytest.mark.parametrize('name', ['val', 'test'])
+def test_validations_and_tests_need_an_end(build, name):
+    sampler = dict(type='InfiniteSampler', shuffle=True)
+    runner = build()
+    loader = dict(runner.cfg.val_dataloader, sampler=sampler)
+    runner = build(
+        **{f'{name}_dataloader': loader},
+        **(
+            dict(test_cfg=dict(), test_evaluator=dict(type='RunnerTestMean'))
+            if name == 'test'
+            else {}
+        ),
+    )
+    with pytest.raises(InputError, match=f'^{name}_dataloader.sampler: InfiniteSampler never ends'):
+        runner.train() if name == 'val' else runner.test()
+
+
 def test_a_log_file_on_a_full_disk_is_one_sentence(build, capfd, monkeypatch):
     runner = build()
     (handler,) = (h for h in runner.logger.handlers if isinstance(h, logging.FileHandler))

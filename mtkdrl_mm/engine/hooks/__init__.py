@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Hooks."""
 
+from .accumulated_gradients_hook import AccumulatedGradientsHook
 from .agent_hook import AgentHook
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .finite_loss_hook import FiniteLossHook
@@ -15,6 +16,7 @@ from .teacher_weight_hook import TeacherWeightHook
 from .topk_limit_hook import TopKLimitHook
 
 __all__ = [
+    'AccumulatedGradientsHook',
     'AgentHook',
     'DurableCheckpointHook',
     'ElasticParamSchedulerHook',

@@ -42,8 +42,9 @@ class MetaLearningHook(StepHook):
        losses along v, see :class:`LookAhead`.
 
     All of this runs in float32. BatchNorm statistics and the random numbers of
-    the training are left as they were. The buffer is emptied at the start of
-    every epoch: what was hard an epoch ago need not be hard now.
+    the training are left as they were. The buffer is emptied at the end of
+    every epoch: what was hard an epoch ago need not be hard now. In trainings by
+    iterations it is only bounded.
 
     What it saves in a checkpoint under ``meta_learning_hook``: the optimiser
     of the meta networks, and the buffer where it is not empty (in checkpoints
@@ -108,11 +109,6 @@ class MetaLearningHook(StepHook):
         if self._saved_state is not None:
             self._resume(runner, self._saved_state)
         super().before_train(runner)
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Empty the buffer, unless the epoch was begun before an interruption."""
-        if runner.iter % max(1, len(runner.train_dataloader)) == 0:
-            self.buffer.clear()
 
     def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """One update, if it is time."""
