@@ -2,6 +2,7 @@
 """The images from which the agent learns, apart from the training data."""
 
 from copy import deepcopy
+from typing import Any
 
 from mmengine.config import Config
 from torch.utils.data import DataLoader
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.utils import InputError
 
 from .build_dataloader import build_dataloader, check_passes_end, seeded_dataloader
+from .seeded_views import seeded_parts
 
 
 def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
@@ -24,7 +26,8 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
         DataLoader: With seeded parts, see :func:`seeded_parts`.
 
     Raises:
-        InputError: If the config has none, or its sampler never ends.
+        InputError: If the config has none, its images have no labels, or its
+            sampler never ends.
     """
     dataloader = cfg.get('held_out_dataloader')
     if dataloader is None:
@@ -37,4 +40,11 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
     dataloader.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
     loader = build_dataloader(seeded_dataloader(dataloader), seed)
     check_passes_end(loader, 'held_out_dataloader')
+    dataset: Any = seeded_parts(loader)[0]
+    first = dataset.get_data_info(0) if hasattr(dataset.dataset, 'get_data_info') else None
+    if first is not None and 'gt_label' not in first:
+        raise InputError(
+            'The images of `held_out_dataloader` have no labels, which the agent learns from: give '
+            'class folders or an `ann_file`, and leave out `with_label=False`.'
+        )
     return loader

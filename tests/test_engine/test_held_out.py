@@ -83,6 +83,13 @@ def test_the_loader_gives_all_images_in_their_order(config):
     assert config.held_out_dataloader.dataset.type == 'CustomDataset'
 
 
+def test_images_without_labels(config):
+    """They were noticed after the whole first epoch."""
+    config.held_out_dataloader.dataset.with_label = False
+    with pytest.raises(InputError, match='^The images of `held_out_dataloader` have no labels'):
+        build_held_out(config, seed=0)
+
+
 def test_a_config_without_held_out_images():
     with pytest.raises(InputError, match=re.escape("AgentHook has `experience='held_out'`, but")):
         build_held_out(Config(dict(train_dataloader=dict())), seed=0)
