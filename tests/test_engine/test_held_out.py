@@ -86,7 +86,7 @@ def test_the_loader_gives_all_images_in_their_order(config):
 def test_images_without_labels(config):
     """They were noticed after the whole first epoch."""
     config.held_out_dataloader.dataset.with_label = False
-    with pytest.raises(InputError, match='^The images of `held_out_dataloader` have no labels'):
+    with pytest.raises(InputError, match=r'^The images of `held_out_dataloader` have no labels'):
         build_held_out(config, seed=0)
 
 
