@@ -62,7 +62,9 @@ def plan_stores(
             planned.append(combination)
             continue
         names = {teacher_name(teacher): str(teacher) for teacher in teachers}
-        parts = [config.train_dataloader.dataset, config.get('data_preprocessor')]
+        # mmengine gives the model the second one where it has none of its own.
+        preprocessor = config.model.get('data_preprocessor', config.get('data_preprocessor'))
+        parts = [config.train_dataloader.dataset, preprocessor]
         data = hashlib.sha256(repr(parts).encode()).hexdigest()
         store = next((one for one in stores if _fits(one, data, names)), None)
         if store is None:

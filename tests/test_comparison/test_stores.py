@@ -40,6 +40,13 @@ def test_trainings_with_the_same_data_and_teachers_share_a_store(settings, tmp_p
     filled, paths = plan(both, by_seed)
     assert filled == [['both 0'], ['by_seed 0'], ['by_seed 1']]
     assert len(set(paths.values())) == 3
+    # Another preprocessing of the student, at either place of a config.
+    top, inner = row('top', ['a']), row('inner', ['a'])
+    own = 'model.update(data_preprocessor=dict(mean=[2.0]))'
+    for one_of_them, more in ((top, ''), (inner, own)):
+        with open(one_of_them.config, 'a') as file:
+            file.write(f'data_preprocessor = dict(mean=[1.0])\n{more}\n')
+    assert plan(one, top, inner)[0] == [['one 0'], ['top 0'], ['inner 0']]
     # Without teachers there is nothing to store.
     plain = tmp_path / 'plain.py'
     plain.write_text(
