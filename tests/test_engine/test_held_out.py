@@ -55,9 +55,7 @@ def held_out(**kwargs):
 
 def test_a_sampler_without_an_end_is_refused(config):
     config.held_out_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
-    with pytest.raises(
-        InputError, match=r'^held_out_dataloader\.sampler: InfiniteSampler never end'
-    ):
+    with pytest.raises(InputError, match=r'^held_out_dataloader\.sampler: InfiniteSampler never'):
         build_held_out(config, seed=0)
 
 
