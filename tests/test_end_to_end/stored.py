@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from tqdm import tqdm
 from waiting import patience
 
 from .conftest import NETWORK, ROOT, Workshop
@@ -215,6 +217,8 @@ def _run_tool(log: Path, command: Sequence[str], setup: Callable[[], None] | Non
     sys.stdout, sys.stderr = (open(n, 'w', buffering=1, closefd=False) for n in (1, 2))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    # The lock of this process's bars is one with all its forks: one that is killed never frees it.
+    tqdm.set_lock(threading.RLock())
     os.chdir(ROOT)
     sys.argv = list(command)
     if setup is not None:

@@ -370,6 +370,7 @@ def test_a_tool_on_a_full_disk(large):
 
         writing = large.start(root, 'first')
         while not (root / 'inputs' / 'view_002' / 'part_0000.safetensors').exists():
+            assert writing.process.is_alive(), writing.output()
             time.sleep(0.005)
         fill_up(root)
         assert writing.wait() == 1
