@@ -4,7 +4,7 @@
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,19 @@ def named_files(config: Config) -> dict[str, str]:
         is resolved, by its path in the config, sorted.
     """
     return dict(sorted(_walk(config._cfg_dict, '')))
+
+
+def changed_file(before: Mapping[str, str], now: Iterable[tuple[str, str]]) -> str | None:
+    """Find a file whose contents have changed; files that are gone count as unchanged.
+
+    Args:
+        before (Mapping[str, str]): Digests by path, from :func:`named_files`.
+        now (Iterable[tuple[str, str]]): Paths and digests.
+
+    Returns:
+        str | None: Path of the first one; None if there is none.
+    """
+    return next((path for path, digest in now if before.get(path, digest) != digest), None)
 
 
 def _walk(value: Any, root: str) -> Iterator[tuple[str, str]]:

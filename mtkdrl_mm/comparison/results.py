@@ -3,7 +3,7 @@
 
 import os.path as osp
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,8 @@ class Run(TrainingLog):
         commit (str, optional): The code's commit. Defaults to None: not known.
         config (str, optional): Description of its config. Defaults to None: not
             known.
+        files (dict[str, str]): Digests of the files that its config names, by
+            their paths. Defaults to {}: not known.
         seconds (float): Duration.
         peak_mib (float): Peak memory of the device, or of the host without one.
     """
@@ -70,6 +72,7 @@ class Run(TrainingLog):
     seed: int
     commit: str | None = None
     config: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
     seconds: float
 
     @classmethod
@@ -87,7 +90,7 @@ class Run(TrainingLog):
         """
         contents = read_json_object(path, _KEYS)
         _check_tables(contents, path)
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         return cls(**{key: value for key, value in contents.items() if key in names})
 
     def write(self, path: str) -> None:

@@ -7,7 +7,7 @@ import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmengine.config import Config
@@ -82,6 +82,8 @@ class Combination:
         row (Row): The row.
         seed (int): The seed.
         description (str): What :func:`describe` returns for the row and seed.
+        files (tuple[tuple[str, str], ...]): The files that the config names, and
+            their digests, see :func:`named_files`. Defaults to none.
         store (str, optional): Folder of the stored outputs of its teachers.
             Defaults to None: they run.
     """
@@ -89,6 +91,7 @@ class Combination:
     row: Row
     seed: int
     description: str
+    files: tuple[tuple[str, str], ...] = ()
     store: str | None = None
 
     @property
@@ -212,23 +215,22 @@ def list_combinations(
     Raises:
         InputError: If a config cannot be read.
     """
-    descriptions: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], Combination] = {}
     for row in rows:
         for seed in seeds:
-            text, knows_seed = _describe(row, settings, seed)
+            one, knows_seed = _describe(row, settings, seed)
             if not knows_seed:
-                descriptions.update({(row.name, other): text for other in seeds})
+                found.update({(row.name, other): replace(one, seed=other) for other in seeds})
                 break
-            descriptions[row.name, seed] = text
-    return [Combination(row, seed, descriptions[row.name, seed]) for seed in seeds for row in rows]
+            found[row.name, seed] = one
+    return [found[row.name, seed] for seed in seeds for row in rows]
 
 
 def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
-    """Hash what decides the result of a row, but for the seed itself and the code.
+    """Hash the config of a row as it is trained, but for the seed itself.
 
-    That is its config, the contents of all files that it names (weights, lists
-    of labels, configs of other networks), what is stored of the teachers, and
-    how many processes train it.
+    What is stored of the teachers, and how many processes train it, belong to
+    it. Contents of the files that it names do not: they may be gone later.
 
     Args:
         row (Row): The row.
@@ -241,11 +243,11 @@ def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
     Raises:
         InputError: If the config cannot be read.
     """
-    return _describe(row, settings, seed)[0]
+    return _describe(row, settings, seed)[0].description
 
 
-def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[str, bool]:
-    """The description, and whether the config reads ``RUN_SEED``."""
+def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combination, bool]:
+    """The training, and whether its config reads ``RUN_SEED``."""
     options = [*settings.cfg_options, *row.options]
     with _environment(row, seed):
         config = read_config_file(row.config)
@@ -260,6 +262,6 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[str, b
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)
-    words += [f'{path} {digest}' for path, digest in files.items()]
-    digest = hashlib.sha256('\n'.join(words).encode()).hexdigest()
-    return digest[:12], 'RUN_SEED' in config.env_variables
+    description = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
+    combination = Combination(row, seed, description, tuple(files.items()))
+    return combination, 'RUN_SEED' in config.env_variables

@@ -24,6 +24,7 @@ from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.warm_start import run_warm
 
 from .environment import current_commit
+from .named_files import changed_file
 from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
@@ -49,8 +50,8 @@ def finished(combination: Combination, settings: ComparisonSettings) -> Run | No
         Run | None: The result; None if there is none.
 
     Raises:
-        InputError: If the result is damaged, or of another config, or the logs
-            hold no such metric.
+        InputError: If the result is damaged, or of another config or file, or
+            the logs hold no such metric.
     """
     folder = combination.folder(settings.work_dir)
     path = result_path(folder)
@@ -60,7 +61,12 @@ def finished(combination: Combination, settings: ComparisonSettings) -> Run | No
     if run.config not in (None, combination.description):
         raise InputError(
             f'{path} is of another config than {combination.row.config} with these options is '
-            'now; the files that it names (of networks, weights, labels) count too. Give another '
+            'now. Give another --work-dir, or remove that run to train it again.'
+        )
+    changed = changed_file(run.files, combination.files)
+    if changed is not None:
+        raise InputError(
+            f'{path} was trained with another "{changed}" than is there now. Give another '
             '--work-dir, or remove that run to train it again.'
         )
     if run.metric_name not in (None, settings.metric):
@@ -230,6 +236,7 @@ def train(
         seed=seed,
         commit=current_commit(settings.root),
         config=combination.description,
+        files=dict(combination.files),
         seconds=round(time.time() - start, 1),
     )
     result.write(result_path(folder))
@@ -253,20 +260,26 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
         str: The training's folder, which is made.
 
     Raises:
-        InputError: If the folder has checkpoints of another config.
+        InputError: If the folder has checkpoints of another config or file.
     """
     folder = combination.folder(work_dir)
     os.makedirs(folder, exist_ok=True)
     path = osp.join(folder, 'started.json')
-    before = read_json_object(path, dict(config=str))['config'] if osp.isfile(path) else None
-    saved = glob.glob(osp.join(glob.escape(folder), '*.pth'))
-    if before != combination.description and saved:
-        raise InputError(
-            f'{folder} holds an unfinished training of another config than '
-            f'{combination.row.config} with these options is now; the files that it names (of '
-            'networks, weights, labels) count too. Give another --work-dir, or remove that folder.'
-        )
-    write_json(dict(config=combination.description), path)
+    before = read_json_object(path, dict(config=str)) if osp.isfile(path) else dict(config=None)
+    if glob.glob(osp.join(glob.escape(folder), '*.pth')):
+        if before['config'] != combination.description:
+            raise InputError(
+                f'{folder} holds an unfinished training of another config than '
+                f'{combination.row.config} with these options is now. Give another --work-dir, or '
+                'remove that folder.'
+            )
+        changed = changed_file(before.get('files') or {}, combination.files)
+        if changed is not None:
+            raise InputError(
+                f'{folder} holds an unfinished training with another "{changed}" than is there '
+                'now. Give another --work-dir, or remove that folder.'
+            )
+    write_json(dict(config=combination.description, files=dict(combination.files)), path)
     return folder
 
 

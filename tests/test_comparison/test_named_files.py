@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mtkdrl_mm.comparison import Row, describe, list_combinations
-from mtkdrl_mm.comparison.named_files import named_files
+from mtkdrl_mm.comparison.named_files import changed_file, named_files
 
 
 def sha256(text):
@@ -79,10 +79,11 @@ def test_a_teacher_trained_again_is_another_one(settings, row, tmp_path):
         assert [describe(row, settings(), seed) for seed in (0, 1)] == [
             one.description for one in found
         ]
-        return [one.description for one in found]
+        return [one.files for one in found]
 
     first = descriptions()
     assert len(set(first)) == 2 and descriptions() == first
+    assert first[0] == ((str(tmp_path / 'teacher_0.pth'), sha256('0')),)
     (tmp_path / 'teacher_1.pth').write_text('trained again')
     second = descriptions()
     assert second[0] == first[0] and second[1] != first[1]
@@ -92,9 +93,8 @@ def test_options_may_name_the_file(settings, row, tmp_path):
     other = tmp_path / 'other.pth'
     other.write_text('a')
     row = Row('student', row.config, (f'model.teachers.0.checkpoint={other}',))
-    first = describe(row, settings())
-    other.write_text('b')
-    assert describe(row, settings()) != first
+    (found,) = list_combinations([row], [0], settings())
+    assert found.files == ((str(other), sha256('a')),)
 
 
 def test_rows_without_a_seed_in_their_config_are_read_once(settings, tmp_path, monkeypatch):
@@ -113,9 +113,17 @@ def test_rows_without_a_seed_in_their_config_are_read_once(settings, tmp_path, m
         ('b', 4),
     ]
     assert len({one.description for one in found}) == 1 and len(read) == 2
+
     assert 'RUN_SEED' not in os.environ
 
 
 def test_the_number_of_processes_counts(settings, row):
     eight = settings(launch='torchrun --nproc_per_node=8')
     assert describe(row, settings()) != describe(row, eight)
+
+
+def test_what_has_changed():
+    before = dict(a='1', b='2')
+    assert changed_file(before, [('a', '1'), ('c', '3')]) is None  # gone, and new
+    assert changed_file(before, [('a', '1'), ('b', '3')]) == 'b'
+    assert changed_file({}, [('b', '3')]) is None

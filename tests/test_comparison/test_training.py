@@ -192,10 +192,42 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     with pytest.raises(InputError) as error:
         train(Combination(ROW, 3, 'other'), settings())
     assert str(error.value) == (
-        f'{path} is of another config than config.py with these options is now; the files that '
-        'it names (of networks, weights, labels) count too. Give another --work-dir, or remove '
-        'that run to train it again.'
+        f'{path} is of another config than config.py with these options is now. Give another '
+        '--work-dir, or remove that run to train it again.'
     )
+
+
+def test_a_result_of_another_file_is_not_used(settings, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    started = start(0, LOGS)
+
+    def combination(*files):
+        return Combination(ROW, 3, 'hash', files)
+
+    first = train(combination(('teacher.pth', '1'), ('labels.txt', '1')), settings())
+    assert first.files == {'teacher.pth': '1', 'labels.txt': '1'}
+    # A file that is gone, or is new, does not matter to what is finished.
+    again = finished(combination(('labels.txt', '1'), ('b', '2')), settings())
+    assert again.files == first.files and again.metric == first.metric
+    with pytest.raises(InputError) as error:
+        train(combination(('labels.txt', '1'), ('teacher.pth', '2')), settings())
+    path = result_path(combination().folder(str(tmp_path)))
+    assert str(error.value) == (
+        f'{path} was trained with another "teacher.pth" than is there now. Give another '
+        '--work-dir, or remove that run to train it again.'
+    )
+    # Nor is an unfinished training continued with it.
+    os.remove(path)
+    folder = tmp_path / 'fast' / 'seed_3'
+    (folder / 'epoch_1.pth').touch()
+    with pytest.raises(InputError) as error:
+        train(combination(('labels.txt', '1'), ('teacher.pth', '2')), settings())
+    assert str(error.value) == (
+        f'{folder} holds an unfinished training with another "teacher.pth" than is there now. Give '
+        'another --work-dir, or remove that folder.'
+    )
+    train(combination(('labels.txt', '1'), ('teacher.pth', '1')), settings())
+    assert len(started) == 2
 
 
 def test_a_result_of_another_metric_is_read_anew(settings, start, tmp_path, monkeypatch):
@@ -244,8 +276,7 @@ def test_an_unfinished_training_of_another_config_is_not_continued(settings, sta
     assert len(started) == 3
     message = (
         f'{folder} holds an unfinished training of another config than config.py with these '
-        'options is now; the files that it names (of networks, weights, labels) count too. Give '
-        'another --work-dir, or remove that folder.'
+        'options is now. Give another --work-dir, or remove that folder.'
     )
     assert refused('hash') == message
     # A folder that something else has written.
