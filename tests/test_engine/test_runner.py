@@ -421,13 +421,8 @@ def test_a_signal_in_validation_is_obeyed_in_it_and_resuming_validates(build, tm
     assert [record['step'] for record in validations] == [2, 4]
 
 
-@pytest.mark.parametrize(('kind', 'last'), [('Epoch', 'epoch_3.pth'), ('Iter', 'iter_9.pth')])
-def test_an_interrupted_last_validation_is_repeated_once(build, tmp_path, kind, last):
-    options = {
-        f'default_hooks.checkpoint.{key}': value
-        for key, value in dict(save_best='mean', rule='less', by_epoch=kind == 'Epoch').items()
-    }
-    runner = build(kind, **options)
+def interrupt_validation(runner):
+    """Train until SIGTERM comes in the first validation."""
 
     class Signal(Hook):
         def before_val_iter(self, runner, batch_idx, data_batch=None):
@@ -436,6 +431,15 @@ def test_an_interrupted_last_validation_is_repeated_once(build, tmp_path, kind, 
     runner.register_hook(Signal())
     with pytest.raises(SystemExit):
         runner.train()
+
+
+@pytest.mark.parametrize(('kind', 'last'), [('Epoch', 'epoch_3.pth'), ('Iter', 'iter_9.pth')])
+def test_an_interrupted_last_validation_is_repeated_once(build, tmp_path, kind, last):
+    options = {
+        f'default_hooks.checkpoint.{key}': value
+        for key, value in dict(save_best='mean', rule='less', by_epoch=kind == 'Epoch').items()
+    }
+    interrupt_validation(build(kind, **options))
     folder = tmp_path / 'run'
     assert (folder / 'interrupted_iter_9.pth').exists()
     for _ in range(2):
@@ -453,15 +457,7 @@ def test_an_interrupted_last_validation_is_repeated_once(build, tmp_path, kind, 
 
 def test_an_interruption_that_no_other_checkpoint_holds_is_kept(build, tmp_path):
     options = {'default_hooks.checkpoint.save_last': False, 'default_hooks.checkpoint.interval': 2}
-    runner = build(**options)
-
-    class Signal(Hook):
-        def before_val_iter(self, runner, batch_idx, data_batch=None):
-            signal.raise_signal(signal.SIGTERM)
-
-    runner.register_hook(Signal())
-    with pytest.raises(SystemExit):
-        runner.train()
+    interrupt_validation(build(**options))
     build(resume=True, **options).train()
     last = (tmp_path / 'run' / 'last_checkpoint').read_text()
     assert os.path.basename(last) == 'interrupted_iter_9.pth' and os.path.isfile(last)
