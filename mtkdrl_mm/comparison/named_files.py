@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.package_configs import find_package_config
+from mtkdrl_mm.utils.package_configs import read_network_file
 
 
 def named_files(config: Config) -> dict[str, str]:
@@ -28,7 +28,7 @@ def named_files(config: Config) -> dict[str, str]:
         dict[str, str]: The sha256 of every file's contents, or of a config as it
         is resolved, by its path in the config, sorted.
     """
-    return dict(sorted(_walk(config._cfg_dict, '')))
+    return dict(sorted(_walk(config.to_dict(), '')))
 
 
 def changed_file(before: Mapping[str, str], now: Iterable[tuple[str, str]]) -> str | None:
@@ -68,15 +68,15 @@ def _walk_config(path: str) -> Iterator[tuple[str, str]]:
     config = _read(path, frozenset(os.environ.items()))
     if config is not None:
         yield path, hashlib.sha256(repr(config.to_dict()).encode()).hexdigest()
-        yield from _walk(config._cfg_dict, '')
+        yield from _walk(config.to_dict(), '')
 
 
 @cache
 def _read(path: str, environment: frozenset) -> Config | None:
     """A config; None if it cannot be read, which the training will say."""
     try:
-        return Config.fromfile(find_package_config(path, 'network') if '::' in path else path)
-    except (InputError, OSError, ImportError, ValueError, AssertionError, SyntaxError, KeyError):
+        return read_network_file(path, 'network')
+    except InputError:
         return None
 
 

@@ -7,14 +7,14 @@ import os.path as osp
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier, HuggingFaceClassifier, TimmClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
 from mtkdrl_mm.utils import InputError, near_matches
-from mtkdrl_mm.utils.package_configs import find_package_config
+from mtkdrl_mm.utils.package_configs import read_network_file
 
 from .backbones import TimmFeatures
 from .num_classes import set_num_classes
@@ -55,12 +55,7 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
             "cfg_options={'model.head.num_classes': 100}."
         )
     path = cfg['cfg_path']
-    try:
-        config = Config.fromfile(find_package_config(path, role) if '::' in path else path)
-    except InputError:
-        raise
-    except (OSError, ImportError, ValueError, AssertionError) as error:
-        raise InputError(f'The {role}\'s `cfg_path` "{path}" cannot be read: {error}') from error
+    config = read_network_file(path, role)
     if cfg.get('cfg_options'):
         config.merge_from_dict(dict(cfg['cfg_options']))
     if 'model' not in config:

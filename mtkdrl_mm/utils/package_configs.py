@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Lookup of package configs such as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``.
+"""Lookup and reading of network configs such as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``.
 
 mmengine's ``get_config`` runs ``pip install`` for missing packages, and does not find the
 maintained forks, which have other names on PyPI. Here a package is found by its import name,
@@ -11,12 +11,35 @@ import os.path as osp
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
+
 from mtkdrl_mm.openmmlab import fitting_distribution
 
 from .errors import InputError
 
 # Packages with configs of networks.
 _WITH_CONFIGS = ('mtkdrl_mm', 'mmpretrain', 'mmdet', 'mmseg')
+
+
+def read_network_file(path: str, role: str) -> Config:
+    """Read a config file of a network.
+
+    Args:
+        path (str): A file, or ``package::path``, see :func:`find_package_config`.
+        role (str): "student" or the teacher's name, for messages.
+
+    Returns:
+        Config: Its contents.
+
+    Raises:
+        InputError: If it cannot be found or read.
+    """
+    try:
+        return Config.fromfile(find_package_config(path, role) if '::' in path else path)
+    except InputError:
+        raise
+    except (OSError, ImportError, ValueError, AssertionError, SyntaxError, KeyError) as error:
+        raise InputError(f'The {role}\'s `cfg_path` "{path}" cannot be read: {error}') from error
 
 
 def find_package_config(name: str, role: str) -> str:

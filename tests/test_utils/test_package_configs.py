@@ -12,7 +12,7 @@ from mmengine.hub import get_config
 from mtkdrl_mm.models.build_classifier import read_network_config
 from mtkdrl_mm.openmmlab import fitting_distribution
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.package_configs import find_package_config
+from mtkdrl_mm.utils.package_configs import find_package_config, read_network_file
 
 NAME = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
 
@@ -87,3 +87,17 @@ def test_a_source_tree_has_its_configs_beside_it(tmp_path, monkeypatch):
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / 'mmdet')])
     monkeypatch.setattr('mtkdrl_mm.utils.package_configs.find_spec', lambda name: spec)
     assert find_package_config('mmdet::a.py', 'x') == str(tmp_path / 'configs' / 'a.py')
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [('model = dict(', "'\\(' was never closed"), ("_base_ = 'gone.py'", 'gone.py')],
+)
+def test_a_file_that_cannot_be_read(tmp_path, text, reason):
+    path = tmp_path / 'network.py'
+    path.write_text(text)
+    message = rf'^The student.s `cfg_path` .*network\.py. cannot be read: .*{reason}'
+    with pytest.raises(InputError, match=message):
+        read_network_file(str(path), 'student')
+    path.write_text('model = dict(depth=18)')
+    assert read_network_file(str(path), 'student').model.depth == 18
