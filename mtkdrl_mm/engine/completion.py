@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The record in a work dir that a training has ended, with all that follows its last step."""
 
+import logging
 import os
 import os.path as osp
 from contextlib import suppress
@@ -53,7 +54,7 @@ def note_completion(work_dir: str, position: dict[str, int]) -> None:
             f'{describe_medium_error(error, path)}. If this training is resumed, its last '
             'validation will be repeated.',
             'current',
-            level=30,
+            logging.WARNING,
         )
 
 
