@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Killed writers, two writers and full disks, with real processes and disks."""
 
+import glob
 import itertools
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import patience
 
 from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, StoreWriter, TensorSpec
 from mtkdrl_mm.teacher_outputs.paths import teacher_folder
@@ -57,25 +59,35 @@ def finish(folder):
             writer.write_part(view, part, ARRAYS[view, part])
 
 
+def being_written(folder, pid):
+    """Temporary files of a process."""
+    return glob.glob(os.path.join(folder, '**', f'*.{pid}.*.tmp'), recursive=True)
+
+
 def test_killed_writers(tmp_path):
     peace = str(tmp_path / 'peace')
     finish(peace)
     whole = contents(peace)
     folder = str(tmp_path / 'store')
     drawn = random.Random()
-    leftovers = 0
-    for _ in range(20):
+    leftovers = kills = 0
+    end = time.monotonic() + patience(60)
+    # Without a leftover no process was killed while it wrote, and the test shows nothing.
+    while kills < 20 or (not leftovers and time.monotonic() < end):
         process = FORK.Process(target=write_on_and_on, args=(folder,))
         process.start()
-        time.sleep(drawn.uniform(0.005, 0.08))
+        if kills % 2:  # at any time, also before it writes
+            time.sleep(drawn.uniform(0.005, 0.08))
+        else:  # while it writes, however late a busy machine lets it begin
+            while not being_written(folder, process.pid) and time.monotonic() < end:
+                pass
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        found = contents(folder)
-        leftovers += sum(name.endswith('.tmp') for name in found)
-        for name, content in found.items():
+        kills += 1
+        leftovers += len(being_written(folder, process.pid))
+        for name, content in contents(folder).items():
             assert name.endswith('.tmp') or content == whole[name]
-    # Else no process was killed while it wrote, and the test shows nothing.
     assert leftovers
     finish(folder)
     assert contents(folder) == whole
