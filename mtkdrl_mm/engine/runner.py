@@ -53,6 +53,7 @@ _MMENGINES = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_schedule
 _HOOKS = {
     'CheckpointHook': 'mtkdrl_mm.DurableCheckpointHook',
     'ParamSchedulerHook': 'mtkdrl_mm.ElasticParamSchedulerHook',
+    'EarlyStoppingHook': 'mtkdrl_mm.ResumableEarlyStoppingHook',
 }
 # Hook methods that write logs, so that a full disk must not end the training in them.
 _GUARDED_HOOK_METHODS = ('after_train_iter', 'after_val_epoch', 'after_train_epoch')
@@ -64,9 +65,9 @@ class ResumableRunner(Runner):
 
     It differs from mmengine's runner as follows:
 
-    - mmengine's training loops, ``CheckpointHook`` and ``ParamSchedulerHook``
-      are replaced by those of this package, and a :class:`PreemptionHook` and
-      an :class:`AccumulatedGradientsHook` are added.
+    - mmengine's training loops, ``CheckpointHook``, ``ParamSchedulerHook`` and
+      ``EarlyStoppingHook`` are replaced by those of this package, and a
+      :class:`PreemptionHook` and an :class:`AccumulatedGradientsHook` are added.
     - Checkpoints are read as plain data, and written completely or not at all.
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
@@ -150,7 +151,7 @@ class ResumableRunner(Runner):
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
-        """Register the default hooks, some of them replaced by those of this package."""
+        """Register the default hooks, with those that this package adds."""
         hooks = {} if hooks is None else dict(hooks)
         defaults = dict(
             checkpoint=dict(type='CheckpointHook'),
@@ -159,15 +160,18 @@ class ResumableRunner(Runner):
             accumulated_gradients=dict(type='mtkdrl_mm.AccumulatedGradientsHook'),
         )
         for key, default in defaults.items():
-            hook = hooks.get(key, default)  # None disables a hook
-            if isinstance(hook, dict) and hook.get('type') in _HOOKS:
-                hook = {**hook, 'type': _HOOKS[hook['type']]}
-            hooks[key] = hook
+            hooks.setdefault(key, default)
         # None disables a hook; mmengine knows that of its own only.
         hooks = {key: hook for key, hook in hooks.items() if hook is not None or key in _MMENGINES}
         if getattr(unwrap_model(self.model), 'teacher_outputs', None) is not None:
             hooks.setdefault('teacher_outputs', dict(type='mtkdrl_mm.TeacherOutputsHook'))
         super().register_default_hooks(hooks)
+
+    def register_hook(self, hook: Any, priority: Any = None) -> None:
+        """Register a hook; some of mmengine's are replaced by those of this package."""
+        if isinstance(hook, dict) and hook.get('type') in _HOOKS:
+            hook = {**hook, 'type': _HOOKS[hook['type']]}
+        super().register_hook(hook, priority)
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the training loop; mmengine's loops are replaced by resumable ones."""
@@ -324,7 +328,9 @@ class ResumableRunner(Runner):
         saved_schedules = self._found.contents.get('param_schedulers')
         self._found = None
         resume_loop = getattr(self.train_loop, 'resume', None)
-        changes = resume_loop(meta.get('progress')) if resume_loop is not None else ''
+        changes = ''
+        if resume_loop is not None:
+            changes = resume_loop(meta.get('progress'), validated=meta.get('validated', False))
         if resume_param_scheduler and self.param_schedulers is not None:
             schedule_changes = follow_schedules(self, self._schedules, saved_schedules)
             if schedule_changes:

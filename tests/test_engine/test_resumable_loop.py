@@ -75,10 +75,10 @@ def make_loop(kind=ResumableEpochLoop, sampler=DefaultSampler, batch=4, world=1,
     return loop
 
 
-def resume(loop, progress, epoch=0, iteration=0):
+def resume(loop, progress, epoch=0, iteration=0, validated=False):
     """What the runner does."""
     loop._epoch, loop._iter = epoch, iteration
-    return loop.resume(progress)
+    return loop.resume(progress, validated)
 
 
 @pytest.fixture
@@ -419,6 +419,23 @@ def test_a_validation_that_may_be_lost_is_run_on_resuming(epoch, iteration, expe
     resume(loop, make_loop(max_epochs=4).progress(epoch, iteration), epoch, iteration)
     loop.run()
     assert loop.runner.val_loop.at == expected
+
+
+@pytest.mark.parametrize(('kind', 'limit', 'longer', 'epoch', 'unit'), KINDS)
+def test_a_validation_that_has_been_done_is_not_repeated(kind, limit, longer, epoch, unit):
+    (interval,) = limit.values()
+    for settings in (limit, longer):
+        logged = []
+        loop = make_loop(kind, runner=make_runner(), val_interval=interval, **settings)
+        loop.runner.logger.info = logged.append
+        loop.runner.val_loop = Validation(loop)
+        resume(loop, None, epoch, 6, validated=True)
+        loop.run()
+        if settings == limit:
+            assert loop.runner.val_loop.at == []
+            assert logged[0].endswith('may not be: ending the training.')
+        else:
+            assert loop.runner.val_loop.at == [(settings.get('max_epochs', 0), 9)]
 
 
 @pytest.mark.parametrize('sampler', [InfiniteSampler, DefaultSampler])

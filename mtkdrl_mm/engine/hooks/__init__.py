@@ -4,6 +4,7 @@
 from .accumulated_gradients_hook import AccumulatedGradientsHook
 from .agent_hook import AgentHook
 from .durable_checkpoint_hook import DurableCheckpointHook
+from .early_stopping_hook import ResumableEarlyStoppingHook
 from .finite_loss_hook import FiniteLossHook
 from .label_check_hook import LabelCheckHook
 from .left_out_images_hook import LeftOutImagesHook
@@ -25,6 +26,7 @@ __all__ = [
     'LeftOutImagesHook',
     'MetaLearningHook',
     'PreemptionHook',
+    'ResumableEarlyStoppingHook',
     'TeacherCheckHook',
     'TeacherOutputsHook',
     'TeacherWeightHook',

@@ -30,10 +30,10 @@ class PreemptionHook(Hook):
     signal was received (in distributed runs, after the next iteration at which
     the processes synchronise), it saves ``interrupted_iter_N.pth``, records it
     as the last checkpoint for ``--resume``, and exits with 128 plus the
-    signal's number. An interrupted validation is run again on resuming. A
-    second Ctrl-C ends the process at once. When a resumed training saves its
-    next checkpoint, or ends at the position of one, the interrupted one is
-    deleted.
+    signal's number. An interrupted validation is run again on resuming, except
+    if its result was known already (``meta['validated']``). A second Ctrl-C ends
+    the process at once. When a resumed training saves its next checkpoint, or
+    ends at the position of one, the interrupted one is deleted.
 
     A terminal's Ctrl-C reaches every process, and torchrun sends it to its
     processes once more. Under torchrun the third SIGINT therefore counts as the
@@ -112,8 +112,9 @@ class PreemptionHook(Hook):
 
     def after_val(self, runner: Runner) -> None:
         """Save and exit if a signal was received during validation."""
+        # Schedules and early stopping have seen the result: a second one would count twice.
         if self._training(runner):
-            self._stop_if_signalled(runner, epoch=runner.epoch, iteration=runner.iter)
+            self._stop_if_signalled(runner, runner.epoch, runner.iter, validated=True)
 
     def after_train(self, runner: Runner) -> None:
         """Remove the checkpoint of an interrupted last validation if another holds that step."""
@@ -128,7 +129,9 @@ class PreemptionHook(Hook):
     def _training(runner: Runner) -> bool:
         return bool(runner._train_loop) and not isinstance(runner._train_loop, dict)
 
-    def _stop_if_signalled(self, runner: Runner, epoch: int, iteration: int) -> None:
+    def _stop_if_signalled(
+        self, runner: Runner, epoch: int, iteration: int, validated: bool = False
+    ) -> None:
         number = self._received or 0
         if get_world_size() > 1:
             # Signals do not reach all processes in the same iteration.
@@ -142,9 +145,8 @@ class PreemptionHook(Hook):
         filename = f'interrupted_iter_{iteration}.pth'
         path = osp.join(runner.work_dir, filename)
         try:
-            runner.save_checkpoint(
-                runner.work_dir, filename, by_epoch=False, meta=dict(epoch=epoch, iter=iteration)
-            )
+            meta = dict(epoch=epoch, iter=iteration, validated=validated)
+            runner.save_checkpoint(runner.work_dir, filename, by_epoch=False, meta=meta)
             self._name_as_last(runner, path)
         except OSError as error:
             if error.errno not in MEDIUM_ERRORS:

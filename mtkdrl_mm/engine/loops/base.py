@@ -80,8 +80,8 @@ class ResumableLoop:
         batch_sampler (SeededBatchSampler, optional): None for a loader that was
             not built from a config. Its position is then not saved.
         start (Start): Set by ``resume``; read by ``progress`` and ``run``.
-        resumed (bool): Set by ``resume``; ``run`` then runs a validation that
-            was due.
+        validation_open (bool): Whether a validation that was due where this run
+            began may not have been done. Set by ``resume``; ``run`` then runs it.
         schedule_step (int): Iterations before the current one, as the schedules
             count them. Set by ``resume`` and after every iteration; hooks read
             it by :func:`schedule_steps`.
@@ -110,7 +110,7 @@ class ResumableLoop:
         sampler = self.dataloader.batch_sampler
         self.batch_sampler = sampler if isinstance(sampler, SeededBatchSampler) else None
         self.start = Start()
-        self.resumed = False
+        self.validation_open = False
         self.schedule_step = 0
         self.schedule_steps_per_epoch = len(self.dataloader)
         self.schedule_increment = 1
@@ -215,9 +215,10 @@ class ResumableLoop:
                 f'train_cfg.{self.limit} to continue.'
             )
             return True
+        repeated = 'repeating its validation' if self.validation_open else 'ending the training'
         self.runner.logger.info(
             f'{done} of {total} {self.unit} are done, but what follows the last one may not be: '
-            'repeating its validation.'
+            f'{repeated}.'
         )
         return False
 

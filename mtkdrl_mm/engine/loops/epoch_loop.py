@@ -31,8 +31,9 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
       :func:`follow_schedules`. mmengine would continue at the end of the shorter
       one.
     - A validation that was due at the checkpoint's epoch is run on resuming,
-      because its result may have been lost. So is that of the last epoch, unless
-      the work dir records that the training has ended.
+      because its result may have been lost, unless the checkpoint was saved
+      after it. So is that of the last epoch, unless the work dir records that
+      the training has ended.
 
     mmengine seeds every data worker with the same number whenever it starts.
     Without persistent workers all epochs then have the same augmentations; with
@@ -80,12 +81,14 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         step = max(self.schedule_step, self._to_schedule(iteration))
         return self._make_progress(epoch, images, step)
 
-    def resume(self, saved: dict[str, Any] | None) -> str:
+    def resume(self, saved: dict[str, Any] | None, validated: bool = False) -> str:
         """Continue at a checkpoint's position; the runner has set epoch and iteration.
 
         Args:
             saved (dict, optional): The result of :meth:`progress`; None for
                 checkpoints of other programs.
+            validated (bool): Whether a validation that was due there has been
+                done. Defaults to False: its result may have been lost.
 
         Returns:
             str: What has changed, for the log; empty if nothing has.
@@ -94,7 +97,7 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
             InputError: If the data is another, or if the sampler cannot continue
                 at this position.
         """
-        self.resumed = True
+        self.validation_open = not validated
         before = Progress(**saved) if saved else self._progress_of_others()
         self.schedule_steps_per_epoch = before.schedule_steps_per_epoch
         self.schedule_step = before.schedule_step
@@ -155,7 +158,8 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         if self._is_complete(self._epoch, self._max_epochs):
             return self.runner.model
         self._begin()
-        if self.resumed and self._iter == self._epoch * self._steps and self._epoch > 0:
+        at_end_of_epoch = self._iter == self._epoch * self._steps > 0
+        if self.validation_open and at_end_of_epoch:
             self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()

@@ -58,9 +58,9 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
                 images = steps * self.batch_sampler.images_per_step
         return self._make_progress(passes, images, iteration)
 
-    def resume(self, saved: dict[str, Any] | None) -> str:
+    def resume(self, saved: dict[str, Any] | None, validated: bool = False) -> str:
         """Continue at a checkpoint's position; see :meth:`ResumableEpochLoop.resume`."""
-        self.resumed = True
+        self.validation_open = not validated
         self.schedule_step = self._iter
         self.start = Start(iteration=self._iter)
         sampler = self.batch_sampler
@@ -104,7 +104,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             # mmengine built its iterator with the loop, before the position was known.
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
             self.dataloader_iterator._epoch = self.start.epoch
-        if self.resumed and self._iter > 0:
+        if self.validation_open and self._iter > 0:
             self._validate_if_due(self._iter, self._max_iters)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
