@@ -85,12 +85,9 @@ def train(build):  # noqa: F811
             },
         )
         runner.register_hook(watch or Watch())
-        try:
-            runner.train()
-        finally:
-            (hook,) = [h for h in runner.hooks if isinstance(h, ResumableEarlyStoppingHook)]
-            run.state = (runner.epoch, lr(runner), hook.best_score, hook.wait_count)
-        return run.state
+        runner.train()
+        (hook,) = [h for h in runner.hooks if isinstance(h, ResumableEarlyStoppingHook)]
+        return runner.epoch, lr(runner), hook.best_score, hook.wait_count
 
     return run
 
