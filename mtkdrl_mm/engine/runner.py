@@ -10,7 +10,9 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, ParamSchedulerHook
+from mmengine.registry import HOOKS, LOOPS, Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -44,19 +46,23 @@ from .schedules import follow_schedules
 from .work_dir_lock import WorkDirLock
 
 # mmengine's components and their replacements.
-_LOOPS = {
-    'EpochBasedTrainLoop': 'mtkdrl_mm.ResumableEpochLoop',
-    'IterBasedTrainLoop': 'mtkdrl_mm.ResumableIterLoop',
+_REPLACED = {
+    EpochBasedTrainLoop: 'mtkdrl_mm.ResumableEpochLoop',
+    IterBasedTrainLoop: 'mtkdrl_mm.ResumableIterLoop',
+    CheckpointHook: 'mtkdrl_mm.DurableCheckpointHook',
+    ParamSchedulerHook: 'mtkdrl_mm.ElasticParamSchedulerHook',
+    EarlyStoppingHook: 'mtkdrl_mm.ResumableEarlyStoppingHook',
 }
 # Hooks that mmengine registers itself, and leaves out where they are None.
 _MMENGINES = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-_HOOKS = {
-    'CheckpointHook': 'mtkdrl_mm.DurableCheckpointHook',
-    'ParamSchedulerHook': 'mtkdrl_mm.ElasticParamSchedulerHook',
-    'EarlyStoppingHook': 'mtkdrl_mm.ResumableEarlyStoppingHook',
-}
 # Hook methods that write logs, so that a full disk must not end the training in them.
 _GUARDED_HOOK_METHODS = ('after_train_iter', 'after_val_epoch', 'after_train_epoch')
+
+
+def _replace(kind: str | type, registry: Registry) -> str | type:
+    """The type of this package for one of mmengine's, by its name, scoped or not, or its class."""
+    found = registry.get(kind) if isinstance(kind, str) else kind
+    return _REPLACED.get(found, kind)
 
 
 @RUNNERS.register_module()
@@ -169,8 +175,8 @@ class ResumableRunner(Runner):
 
     def register_hook(self, hook: Any, priority: Any = None) -> None:
         """Register a hook; some of mmengine's are replaced by those of this package."""
-        if isinstance(hook, dict) and hook.get('type') in _HOOKS:
-            hook = {**hook, 'type': _HOOKS[hook['type']]}
+        if isinstance(hook, dict) and 'type' in hook:
+            hook = {**hook, 'type': _replace(hook['type'], HOOKS)}
         super().register_hook(hook, priority)
 
     def build_train_loop(self, loop: Any) -> Any:
@@ -181,7 +187,8 @@ class ResumableRunner(Runner):
             if 'type' not in loop and by_epoch is not None:
                 loop.pop('by_epoch')
                 loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-            loop.type = _LOOPS.get(loop.get('type'), loop.get('type'))
+            if 'type' in loop:
+                loop.type = _replace(loop.type, LOOPS)
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: Any) -> Any:

@@ -14,9 +14,10 @@ import pytest
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, RUNNERS
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from mtkdrl_mm.datasets import sample_digest
@@ -134,6 +135,20 @@ def test_mmengine_s_components_are_replaced(build):
     iterations = build('Iter')
     iterations.train()
     assert type(iterations.train_loop) is ResumableIterLoop
+
+
+@pytest.mark.parametrize('kind', ['class', 'mmengine.{}'])
+def test_they_are_replaced_by_class_and_by_scoped_name_too(build, kind):
+    """As configs in the newer, pure Python style name them, and older ones of other packages."""
+    hook, loop = CheckpointHook, EpochBasedTrainLoop
+    if kind != 'class':
+        hook, loop = kind.format(hook.__name__), kind.format(loop.__name__)
+    runner = build()
+    runner._hooks = []
+    runner.register_hook(dict(type=hook))
+    assert [type(one) for one in runner.hooks] == [DurableCheckpointHook]
+    built = runner.build_train_loop(dict(type=loop, max_epochs=1))
+    assert type(built) is ResumableEpochLoop
 
 
 def test_other_hooks_stay_and_none_switches_off(build):
