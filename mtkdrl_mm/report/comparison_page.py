@@ -62,18 +62,24 @@ class _Logs:
         return self.finished.get(method) or started
 
 
-def make_comparison_page(record: ComparisonRecord, out: str | None = None) -> Page:
+def make_comparison_page(
+    record: ComparisonRecord, out: str | None = None, links: bool = True
+) -> Page:
     """Make the page of a comparison.
 
     Args:
         record (ComparisonRecord): What its work dir holds.
         out (str, optional): The file that the page is written to, for its
             links. Defaults to None: ``report.html`` in the work dir.
+        links (bool): Whether to link to files in the work dir. A page that is
+            published without the work dir must not. Defaults to True.
 
     Returns:
         Page: The page.
     """
-    folder = osp.dirname(osp.abspath(out or osp.join(record.work_dir, PAGE_NAME)))
+    folder = None
+    if links:
+        folder = osp.dirname(osp.abspath(out or osp.join(record.work_dir, PAGE_NAME)))
     plan = record.plan
     logs = _read_logs(record)
     names = [row.name for row in plan.rows]
@@ -142,14 +148,16 @@ def _read_log(record: ComparisonRecord, method: str, seed: int, logs: _Logs) -> 
         return None
 
 
-def _link(target: str, folder: str) -> str:
-    """Address of a file, relative to the page's folder; empty if it does not exist."""
+def _link(target: str, folder: str | None) -> str:
+    """Address of a file, relative to the page's folder; empty without one or without the file."""
+    if folder is None:
+        return ''
     path = osp.relpath(osp.abspath(target), folder)
     return quote(path.replace(osp.sep, '/')) if osp.isfile(target) else ''
 
 
 def _results_section(
-    record: ComparisonRecord, summaries: Sequence[MethodSummary], folder: str
+    record: ComparisonRecord, summaries: Sequence[MethodSummary], folder: str | None
 ) -> Section:
     plan, digits = record.plan, metric_digits(record.runs)
     reference = plan.reference
@@ -201,7 +209,7 @@ def _tone(gap: Difference) -> str:
     return 'above' if gap.mean > 0 else 'below'
 
 
-def _runs_table(record: ComparisonRecord, folder: str, digits: int) -> Table:
+def _runs_table(record: ComparisonRecord, folder: str | None, digits: int) -> Table:
     """The metric of every training, with links to the pages that exist."""
     seeds = record.plan.seeds
     missing = {(one.method, one.seed): one.state for one in record.missing}
@@ -218,18 +226,21 @@ def _runs_table(record: ComparisonRecord, folder: str, digits: int) -> Table:
             cells.append(Cell(text, href=href))
             linked = linked or bool(href)
         rows.append(cells)
-    example = record.folder(record.plan.rows[0].name, seeds[0])
-    note = (
-        'A link leads to the page of that training.'
-        if linked
-        else 'Pages about single trainings are linked here, once they exist and this page is '
-        f'written again: python tools/analysis_tools/report.py {example}'
-    )
+    if folder is None:
+        note = ''
+    elif linked:
+        note = 'A link leads to the page of that training.'
+    else:
+        example = record.folder(record.plan.rows[0].name, seeds[0])
+        note = (
+            'Pages about single trainings are linked here, once they exist and this page is '
+            f'written again: python tools/analysis_tools/report.py {example}'
+        )
     head = ['method', *(f'seed {seed}' for seed in seeds)]
     return Table('The same in numbers', head, rows, note)
 
 
-def _missing_section(record: ComparisonRecord, logs: _Logs, folder: str) -> Section:
+def _missing_section(record: ComparisonRecord, logs: _Logs, folder: str | None) -> Section:
     rows: list[list[str | Cell]] = []
     waiting: dict[str, list[str]] = {}
     for one in sorted(record.missing, key=lambda one: not one.failed):

@@ -49,6 +49,9 @@ def test_comparison_goes_on_and_survives_a_failed_run(workshop: Workshop):
     for name in ('table.md', 'accuracy.png', 'weights.png', 'classes.png', 'environment.txt'):
         assert (out / name).stat().st_size > 0, name
 
+    # The page beside the tables has no links into the work dir.
+    assert '3 methods, 2 seeds: 4 of 6' in (out / 'report.html').read_text()
+    assert 'broken/seed_3/output.txt' not in (out / 'report.html').read_text()
     page = (work_dir / 'report.html').read_text()
     assert '3 methods, 2 seeds: 4 of 6 trainings finished, 2 failed.' in page
     assert page.count('failed, exit code 1') == 2 and 'MTKDLR' in page

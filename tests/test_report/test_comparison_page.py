@@ -229,6 +229,21 @@ def test_pages_of_single_trainings_are_linked(tmp_path):
     assert f'href="../{link}"' in html
 
 
+def test_a_page_for_elsewhere_has_no_links(tmp_path):
+    write_plan(tmp_path, ['aver'], seeds=[0, 1])
+    folder = write_result(tmp_path, 'aver', 0, 60.0)
+    (folder / 'report.html').write_text('')
+    broken = tmp_path / 'aver' / 'seed_1'
+    broken.mkdir()
+    (broken / 'output.txt').write_text('an error')
+    linked = ['aver/seed_0/report.html', 'aver/seed_1/output.txt']
+    page_of(tmp_path, links=linked)
+    html = render(make_comparison_page(read_comparison(str(tmp_path)), links=False))
+    content = check(html, ())
+    assert '60.00' in content.words and 'an error' in content.words
+    assert 'report.py' not in content.words and not any(link in html for link in linked)
+
+
 def test_damaged_logs_are_a_reason(tmp_path):
     """The rest of the page is there."""
     finished(tmp_path, dict(aver=[60.0, 61.0], new=[62.0, 63.0]))

@@ -6,8 +6,8 @@ is finished is not trained again, what was interrupted goes on, and one failed r
 does not stop the others. A config can read the seed as ``{{$RUN_SEED:0}}``, for
 files that differ between seeds. The results are written to the output folder:
 ``table.md``, ``table.csv``, ``runs.csv``, ``accuracy.png``, ``weights.png``,
-``classes.png`` and ``environment.txt``. The work dir gets ``report.html``, one page about
-all of it, whenever a training has ended.
+``classes.png``, ``environment.txt`` and ``report.html``, one page about all of it. The page in
+the work dir is written whenever a training has ended.
 
     python tools/analysis_tools/compare_methods.py configs/demo/student_*.py \\
         --seeds 0 1 2 3 4 --work-dir work_dirs/compare --out docs/results/digits
@@ -132,12 +132,20 @@ def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSetti
     return jobs, read_job_settings(args, jobs, osp.join(args.work_dir, 'jobs'), 'compare_methods')
 
 
-def write_comparison_page(work_dir: str) -> None:
-    """Write the page about what there is so far."""
+def write_comparison_page(work_dir: str, out: str | None = None) -> None:
+    """Write the page about what there is so far.
+
+    Args:
+        work_dir (str): The comparison's folder.
+        out (str, optional): Another folder for the page, which then has no links into the work
+            dir. Defaults to None: the work dir.
+    """
     # The report imports all networks, which takes seconds; what only checks its arguments need not.
     from mtkdrl_mm.report import make_comparison_page, write_page
 
-    write_page(make_comparison_page(read_comparison(work_dir)), osp.join(work_dir, PAGE_NAME))
+    record = read_comparison(work_dir)
+    page = make_comparison_page(record, links=out is None)
+    write_page(page, osp.join(out or work_dir, PAGE_NAME))
 
 
 def try_comparison_page(work_dir: str) -> None:
@@ -215,8 +223,11 @@ def main() -> None:
     runs = {name: found for name, found in by_row.items() if found}
     if not runs:
         raise InputError(f'No training has finished; see {settings.work_dir}/*/*/output.txt.')
-    write_report(runs, settings.metric, args.reference, args.out or settings.work_dir)
-    print(f'A page about all of it is {osp.join(settings.work_dir, PAGE_NAME)}.')
+    out = args.out or settings.work_dir
+    write_report(runs, settings.metric, args.reference, out)
+    if osp.realpath(out) != osp.realpath(settings.work_dir):
+        write_comparison_page(settings.work_dir, out)
+    print(f'A page about all of it is {osp.join(out, PAGE_NAME)}.')
     failed = sum(run is None for run in results)
     if failed:
         raise InputError(f'{failed} of {total} trainings have no result; see above.')
