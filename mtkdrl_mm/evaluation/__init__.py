@@ -9,6 +9,7 @@ from .calibration import (
     ReliabilityBins,
     calibrated_log_likelihood,
     expected_calibration_error,
+    fitted_temperature,
     log_likelihood,
     reliability_bins,
 )
@@ -33,6 +34,7 @@ __all__ = [
     'class_order',
     'confirm_alternative',
     'expected_calibration_error',
+    'fitted_temperature',
     'log_likelihood',
     'mcnemar',
     'paired_gain',

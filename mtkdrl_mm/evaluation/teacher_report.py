@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .agreement import Agreement, agreement
-from .calibration import expected_calibration_error, log_likelihood
+from .calibration import expected_calibration_error, fitted_temperature, log_likelihood
 from .class_order import ClassOrder, class_order
 from .preprocessing_check import Alternative
 
@@ -47,6 +47,8 @@ class TeacherResult:
         confidence (float): Mean probability of the predicted class.
         calibration_error (float): Expected calibration error, 15 bins.
         log_likelihood (float): Mean log-likelihood of the labels, in nats.
+        temperature (float): Temperature at which that is highest, for
+            ``teacher_temperatures`` of :class:`KLDivergence`.
         order (ClassOrder): Its best class order.
         alternative (Alternative, optional): Its best alternative preprocessing.
         cost (dict): Fields of :class:`ForwardCost`; empty if not measured.
@@ -58,6 +60,7 @@ class TeacherResult:
     confidence: float
     calibration_error: float
     log_likelihood: float
+    temperature: float
     order: ClassOrder
     alternative: Alternative | None = None
     cost: dict[str, float] = field(default_factory=dict)
@@ -79,6 +82,7 @@ class TeacherResult:
             confidence=float(logits.double().softmax(dim=1).max(dim=1).values.mean()),
             calibration_error=expected_calibration_error(logits, labels),
             log_likelihood=float(log_likelihood(logits, labels).mean()),
+            temperature=fitted_temperature(logits, labels),
             order=class_order(logits, labels),
         )
 
@@ -190,6 +194,7 @@ class TeacherReport:
                 calibration_error=100 * teacher.calibration_error,
                 confidence=100 * teacher.confidence,
                 log_likelihood=teacher.log_likelihood,
+                temperature=teacher.temperature,
             )
             if teacher.cost:
                 cost = teacher.cost
@@ -252,6 +257,7 @@ class TeacherReport:
             calibration_error='ECE %',
             confidence='confidence %',
             log_likelihood='log-likelihood',
+            temperature='temperature',
             parameters_m='parameters M',
             ms_per_image='ms / image',
             share_of_step='share of a step %',

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mtkdrl_mm.evaluation import (
     calibrated_log_likelihood,
     expected_calibration_error,
+    fitted_temperature,
     log_likelihood,
     reliability_bins,
 )
@@ -61,6 +62,7 @@ def test_best_temperature_is_found():
     torch.testing.assert_close(
         calibrated.mean(), log_likelihood(logits, labels).mean(), atol=1e-3, rtol=0
     )
+    assert fitted_temperature(5 * logits, labels) == pytest.approx(5, rel=0.03)
 
 
 @pytest.mark.parametrize('factor', [0.1, 3.0, 40.0])

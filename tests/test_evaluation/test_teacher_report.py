@@ -23,6 +23,7 @@ def result(name='a', accuracy=0.8, order=GOOD, alternative=None, **cost):
         confidence=0.9,
         calibration_error=0.05,
         log_likelihood=-0.5,
+        temperature=1.25,
         order=order,
         alternative=alternative,
         cost=cost,

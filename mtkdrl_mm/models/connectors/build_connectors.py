@@ -70,6 +70,24 @@ def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any])
     return connectors
 
 
+def target_channels(connectors: ModuleDict, pool: PoolSpec) -> tuple[int, ...]:
+    """Channels of the features that connectors compare the student with.
+
+    Args:
+        connectors (ModuleDict): From :func:`build_connectors`.
+        pool (PoolSpec): The teachers' sizes.
+
+    Returns:
+        tuple[int, ...]: c_m of maps, and d_m of embeddings.
+    """
+    return tuple(
+        maps if isinstance(connector, MapConnector) and maps is not None else embedding
+        for connector, maps, embedding in zip(
+            connectors.values(), pool.map_channels, pool.embedding_sizes
+        )
+    )
+
+
 def _arguments(kind: type) -> set[str]:
     """Names of the arguments of a class."""
     return set(inspect.signature(kind).parameters)

@@ -25,7 +25,7 @@ from mtkdrl_mm.utils.literal_config import plain_config
 from ..build_classifier import build_classifier, read_network_config
 from ..build_preprocessor import build_preprocessor, take_preprocessor
 from ..classifier_output import check_classifier, run_classifier
-from ..connectors import build_connectors
+from ..connectors import build_connectors, target_channels
 from ..head_loss import check_head_loss
 from ..infer_output import infer_output, input_channels
 from ..labels import target_labels
@@ -42,6 +42,9 @@ from ..weightings import Weighting
 
 StepHook = Callable[[StepTerms, TeacherWeights], None]
 
+# What a checkpoint holds besides the student.
+_TRAINING_PARTS = ('connectors', 'weighting', 'logit_loss', 'feature_loss', 'extra_losses')
+
 
 @MODELS.register_module()
 class MultiTeacherDistiller(BaseModel):
@@ -55,7 +58,8 @@ class MultiTeacherDistiller(BaseModel):
 
     In ``predict`` and ``tensor`` mode it is the student. Checkpoints hold
     student, connectors and weighting strategy under ``student.``,
-    ``connectors.`` and ``weighting.``, and no teacher. ``student_cfg`` is the
+    ``connectors.`` and ``weighting.``, what losses have learned under
+    ``feature_loss.``, and no teacher. ``student_cfg`` is the
     student's whole config as plain data, ``model`` and ``data_preprocessor``:
     saved beside the weights, it spares a reader the files that ``student``
     names.
@@ -230,17 +234,17 @@ class MultiTeacherDistiller(BaseModel):
             )
         if self.label_smoothing is not None and self.label_smoothing.num_classes is None:
             self.label_smoothing.num_classes = pool.spec.num_classes
-        self.logit_loss = build_component(MODELS, logit_loss, DistillationLoss, 'logit loss')
-        self.feature_loss = build_component(MODELS, feature_loss, DistillationLoss, 'feature loss')
-        _check_level(self.logit_loss, 'logit')
-        _check_level(self.feature_loss, 'feature')
+        self.connectors: ModuleDict | None = None
+        shared: dict[str, Any] = dict(names=pool.spec.names)
+        if self.feature_loss_weight > 0:
+            self.connectors = build_connectors(output, pool.spec, connector or {})
+            shared['channels'] = target_channels(self.connectors, pool.spec)
+        self.logit_loss = _build_loss(logit_loss, 'logit', shared)
+        self.feature_loss = _build_loss(feature_loss, 'feature', shared)
         self.extra_losses = nn.ModuleDict()
         self.extra_weights: dict[str, float] = {}
         for cfg in extra_losses:
-            self._add_extra_loss(dict(cfg))
-        self.connectors: ModuleDict | None = None
-        if self.feature_loss_weight > 0:
-            self.connectors = build_connectors(output, pool.spec, connector or {})
+            self._add_extra_loss(dict(cfg), shared)
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
 
     @property
@@ -357,6 +361,9 @@ class MultiTeacherDistiller(BaseModel):
             self.weighting.check_trainer()
         terms = self._run_networks(inputs, data_samples)
         with autocast(inputs.device.type, enabled=False):
+            if self.training:
+                for loss in (self.logit_loss, self.feature_loss, *self.extra_losses.values()):
+                    loss.observe(terms)
             weights = self._weigh(terms)
             for hook in self._step_hooks.values():
                 hook(terms, weights)
@@ -550,11 +557,9 @@ class MultiTeacherDistiller(BaseModel):
         check_head_loss(head, seen[-1], getattr(self.data_preprocessor, 'to_onehot', False))
         return output
 
-    def _add_extra_loss(self, cfg: dict[str, Any]) -> None:
+    def _add_extra_loss(self, cfg: dict[str, Any], shared: dict[str, Any]) -> None:
         weight = check_number('loss_weight', cfg.pop('loss_weight', 1.0))
-        loss = build_component(
-            MODELS, cfg, DistillationLoss, 'extra loss', names=self.teachers.spec.names
-        )
+        loss = build_component(MODELS, cfg, DistillationLoss, 'extra loss', **shared)
         name = type(loss).__name__.lower()
         if loss.level == 'feature' and self.feature_loss_weight == 0:
             raise InputError(
@@ -575,13 +580,15 @@ class MultiTeacherDistiller(BaseModel):
         return labels
 
 
-def _check_level(loss: DistillationLoss, level: str) -> None:
-    """Refuse a loss on features in place of one on logits, and the reverse."""
+def _build_loss(cfg: dict[str, Any] | str, level: str, shared: dict[str, Any]) -> DistillationLoss:
+    """Build a loss; refuse one on features in place of one on logits, and the reverse."""
+    loss = build_component(MODELS, cfg, DistillationLoss, f'{level} loss', **shared)
     if loss.level != level:
         raise InputError(
             f'`{level}_loss` is {type(loss).__name__}, which compares {loss.level}s. Give it as '
             f'`{loss.level}_loss`, or in `extra_losses`.'
         )
+    return loss
 
 
 def _plain_student(
@@ -597,5 +604,5 @@ def _plain_student(
 def _drop_training_parts(state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
     """Let a distiller without teachers take just the student's weights."""
     for key in list(state_dict):
-        if key.startswith((f'{prefix}connectors.', f'{prefix}weighting.')):
+        if key.removeprefix(prefix).split('.')[0] in _TRAINING_PARTS:
             del state_dict[key]

@@ -33,6 +33,16 @@ class DistillationLoss(nn.Module, metaclass=ABCMeta):
         super().__init__()
         self.temperature = check_number('temperature', temperature, exclusive=True)
 
+    def observe(self, terms: StepTerms) -> None:
+        """See a training step's record, once and before the loss is read.
+
+        For losses with statistics of their own: methods may compare the same
+        teachers several times in one step.
+
+        Args:
+            terms (StepTerms): The step's record for B images and M teachers.
+        """
+
     @abstractmethod
     def forward(self, terms: StepTerms) -> Tensor:
         """Compare the student with every teacher.

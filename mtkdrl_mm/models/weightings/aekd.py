@@ -80,7 +80,8 @@ def logit_gradients(terms: StepTerms) -> Tensor:
     Args:
         terms (StepTerms): The step's terms.
     """
-    if terms.logit_loss_fn is not None and type(terms.logit_loss_fn) is not KLDivergence:
+    loss_fn = terms.logit_loss_fn
+    if loss_fn is not None and type(loss_fn) is not KLDivergence:
         gradients = []
         for loss in terms.logit_loss.sum(dim=0):
             (gradient,) = torch.autograd.grad(loss, terms.student_logits, retain_graph=True)
@@ -89,7 +90,10 @@ def logit_gradients(terms: StepTerms) -> Tensor:
     temperature = terms.temperature
     with torch.no_grad():
         student = terms.student_log_probs(temperature).exp()[:, None]
-        teachers = terms.teacher_log_probs(temperature).exp()
+        if loss_fn is None:
+            teachers = terms.teacher_log_probs(temperature).exp()
+        else:
+            teachers = loss_fn.teacher_log_probs(terms).exp()
         return temperature * (student - teachers).mean(dim=0)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.errors import near_matches
 
+from ..numbers_by_teacher import numbers_by_teacher
 from ..teachers import PoolSpec
 from .base import Weighting
 
@@ -65,26 +65,11 @@ class StaticWeights(Weighting):
 
 
 def _normalised(pool: PoolSpec, part: str, weights: Mapping[str, float]) -> Tensor:
-    if not isinstance(weights, Mapping):
-        raise InputError(
-            f'`weighting.{part}` must give weights by the names of teachers, for example '
-            f'dict({pool.names[0]}=1.0), but is {weights!r}.'
-        )
-    for name, value in weights.items():
-        if name not in pool.names:
-            raise InputError(
-                f'`weighting.{part}` names the teacher "{name}", which is not in the pool. '
-                f'{near_matches(name, pool.names)}'
-            )
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float('inf'):
-            raise InputError(
-                f'`weighting.{part}["{name}"]` must be a number of at least 0, but is {value!r}.'
-            )
-    total = sum(weights.values())
+    values = numbers_by_teacher(f'weighting.{part}', weights, pool.names, default=0)
+    total = sum(values)
     if total <= 0:
         raise InputError(
             f'`weighting.{part}` gives no teacher a weight: name at least one of '
             f'{", ".join(pool.names)}.'
         )
-    return torch.tensor([weights.get(name, 0) / total for name in pool.names])
+    return torch.tensor([value / total for value in values])

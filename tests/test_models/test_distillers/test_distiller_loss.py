@@ -406,3 +406,59 @@ def test_each_network_runs_once_a_step(make_distiller, make_batch):
             getattr(network, part).register_forward_hook(lambda *_, key=key: counts.update([key]))
     distiller(*make_batch(4), mode='loss')
     assert set(counts.values()) == {1} and len(counts) == 6
+
+
+def test_scales_over_the_data_set_move_once_per_training_step(
+    make_distiller, make_batch, record_steps
+):
+    """Before the step's losses are read, and only in training; they are saved."""
+    distiller = make_distiller(feature_loss=dict(type='FeatureMSE', normalize='dataset'))
+    plain = make_distiller()
+    steps = record_steps(distiller)
+    batches = [make_batch(6, seed=seed) for seed in range(2)]
+    for batch in batches:
+        distiller.train()(*batch, mode='loss')
+    scale = distiller.feature_loss.scale
+    assert int(scale.steps_seen) == 2
+    targets = [torch.cat([t.projections[m].target for t, _ in steps]) for m in range(2)]
+    rows = [target.transpose(0, 1).flatten(1) for target in targets]
+    expected = torch.stack([row.var(dim=1, correction=0).mean() for row in rows])
+    torch.testing.assert_close(scale.variance, expected)
+    other = record_steps(plain)
+    plain.train()
+    for batch in batches:
+        plain(*batch, mode='loss')
+    torch.testing.assert_close(
+        steps[1][0].feature_loss * expected, other[1][0].feature_loss, rtol=1e-4, atol=0
+    )
+    distiller.eval()(*batches[0], mode='loss')
+    distiller.train().weigh(*batches[0])
+    assert int(scale.steps_seen) == 2
+    saved = distiller.state_dict()
+    assert {key.split('.')[0] for key in saved} == {'student', 'connectors', 'feature_loss'}
+    resumed = make_distiller(feature_loss=dict(type='FeatureMSE', normalize='dataset'))
+    resumed.load_state_dict(saved)
+    assert torch.equal(resumed.feature_loss.scale.variance, scale.variance)
+    make_distiller(None).load_state_dict(saved)  # for testing: the student alone
+
+
+def test_scales_of_maps_and_embeddings(make_distiller, make_resnet, make_vit, make_batch):
+    teachers = [dict(make_vit(24), name='vit'), dict(make_resnet(6), name='resnet')]
+    loss = dict(type='FeatureMSE', normalize='dataset')
+    distiller = make_distiller(teachers, feature_loss=loss).train()
+    assert distiller.feature_loss.scale.channels == [24, 48]
+    assert torch.isfinite(sum(distiller(*make_batch(4), mode='loss').values()))
+
+
+def test_temperatures_of_teachers_are_given_by_name(make_distiller, make_batch, record_steps):
+    loss = dict(type='KLDivergence', teacher_temperatures=dict(b=2.0))
+    distiller, plain = make_distiller(logit_loss=loss).eval(), make_distiller().eval()
+    steps, other = record_steps(distiller), record_steps(plain)
+    for one in (distiller, plain):
+        one(*make_batch(4), mode='loss')
+    (terms, _), (reference, _) = steps[0], other[0]
+    assert torch.equal(terms.logit_loss[:, 0], reference.logit_loss[:, 0])
+    p = (reference.teacher_logits[:, 1] / 8).log_softmax(dim=1)
+    student = (reference.student_logits / 4).log_softmax(dim=1)
+    expected = 16 * (p.exp() * (p - student)).sum(dim=1)
+    torch.testing.assert_close(terms.logit_loss[:, 1], expected)

@@ -1,10 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Mean squared error of features."""
 
+import pytest
 import torch
 
 from mtkdrl_mm.models import FeatureMSE
 from mtkdrl_mm.structures import Projection
+from mtkdrl_mm.utils import InputError
 
 
 def test_original_code(peers, peers_terms):
@@ -68,3 +70,42 @@ def test_relative_distances_do_not_know_the_teachers_scale(make_terms):
     torch.testing.assert_close(FeatureMSE(relative=True)(terms), relative)
     terms.projections = [Projection(p.features, p.target * 0) for p in terms.projections]
     assert torch.isfinite(FeatureMSE(relative=True)(terms)).all()
+
+
+def test_distances_in_units_of_the_variance_over_the_data_set(make_terms):
+    """A projection to the mean has the distance 1 on average, whatever the teacher's scale."""
+    terms = make_terms()
+    channels = [p.target.shape[1] for p in terms.projections]
+    factors = (1.0, 7.0, 0.1)
+    terms.projections = [
+        Projection(
+            (p.target * f).mean(dim=(0, 2, 3), keepdim=True).expand_as(p.target), p.target * f
+        )
+        for p, f in zip(terms.projections, factors)
+    ]
+    loss = FeatureMSE(normalize='dataset', channels=channels)
+    plain = FeatureMSE()(terms)
+    torch.testing.assert_close(loss(terms), plain)  # nothing was observed so far
+    loss.observe(terms)
+    means = loss(terms).mean(dim=0)
+    torch.testing.assert_close(means, torch.ones_like(means), rtol=1e-5, atol=0)
+    # One number per teacher: images keep their proportions.
+    ratio = loss(terms) / plain
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+
+
+def test_constant_features_have_a_finite_distance(make_terms):
+    terms = make_terms()
+    terms.projections = [Projection(torch.ones(2, 3), torch.zeros(2, 3))]
+    loss = FeatureMSE(normalize='dataset', channels=[3])
+    loss.observe(terms)
+    assert torch.isfinite(loss(terms)).all()
+
+
+def test_remedies_exclude_each_other():
+    with pytest.raises(InputError, match='both scale the distances: set one'):
+        FeatureMSE(relative=True, normalize='dataset', channels=[3])
+    with pytest.raises(InputError, match='must be "dataset" or None, but is \'image\''):
+        FeatureMSE(normalize='image')
+    with pytest.raises(InputError, match='`feature_loss_weight` is above 0'):
+        FeatureMSE(normalize='dataset')

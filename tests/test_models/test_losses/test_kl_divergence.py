@@ -61,3 +61,28 @@ def test_finite_for_teachers_that_are_sure():
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(InputError, match='`temperature` must be'):
         KLDivergence(temperature)
+
+
+def test_teachers_may_have_temperatures_of_their_own(make_terms):
+    """softmax(z^m / (tau_m T)): as of a teacher whose logits were divided by tau_m."""
+    terms = make_terms(teachers=2)
+    loss = KLDivergence(4.0, teacher_temperatures=dict(b=2.5), names=['a', 'b'])
+    first, second = terms.teachers
+    divided = [first, NetworkOutput(second.logits / 2.5, None)]
+    other = StepTerms(terms.student, divided, terms.labels)
+    torch.testing.assert_close(loss(terms), KLDivergence(4.0)(other))
+    assert not torch.allclose(loss(terms)[:, 1], KLDivergence(4.0)(terms)[:, 1])
+    assert loss.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    'temperatures, message',
+    [
+        (dict(c=1.0), '`teacher_temperatures` names the teacher "c", which is not in the pool'),
+        (dict(a=0), r'`teacher_temperatures\["a"\]` must be greater than 0, but is 0'),
+        (2.0, '`teacher_temperatures` must give numbers by the names of teachers'),
+    ],
+)
+def test_unusable_temperatures_of_teachers(temperatures, message):
+    with pytest.raises(InputError, match=message):
+        KLDivergence(teacher_temperatures=temperatures, names=['a', 'b'])

@@ -44,11 +44,14 @@ def test_static_weights_are_the_configs_and_not_a_checkpoints():
     ('kwargs', 'message'),
     [
         (dict(logit=dict(aa=1)), '`weighting.logit` names the teacher "aa", which is not in the p'),
-        (dict(logit=dict(a=1), feature=dict(b=-1)), '`weighting.feature["b"]` must be a number'),
-        (dict(logit=dict(a='1')), '`weighting.logit["a"]` must be a number of at least 0, but is '),
-        (dict(logit=dict(a=float('nan'))), '`weighting.logit["a"]` must be a number of at least 0'),
+        (dict(logit=dict(a=1), feature=dict(b=-1)), '`weighting.feature["b"]` must be at least '),
+        (dict(logit=dict(a='1')), '`weighting.logit["a"]` must be a finite number, but is '),
+        (
+            dict(logit=dict(a=float('nan'))),
+            '`weighting.logit["a"]` must be a finite number, but is nan',
+        ),
         (dict(logit=dict(a=0)), '`weighting.logit` gives no teacher a weight: name at least one'),
-        (dict(logit='a'), '`weighting.logit` must give weights by the names of teachers, for ex'),
+        (dict(logit='a'), '`weighting.logit` must give numbers by the names of teachers, for ex'),
         (dict(logit={}), '`weighting.logit` gives no teacher a weight: name at least one of a, '),
     ],
 )

@@ -49,7 +49,10 @@ def test_aekd_logit_gradients_are_autograds(peers_terms):
     torch.testing.assert_close(gradients, torch.stack(expected))
 
 
-@pytest.mark.parametrize('loss', [StandardizedKL(), DIST(), KLDivergence(2.0)])
+CALIBRATED = KLDivergence(2.0, dict(b=3.0), names=['a', 'b', 'c'])
+
+
+@pytest.mark.parametrize('loss', [StandardizedKL(), DIST(), KLDivergence(2.0), CALIBRATED])
 def test_aekd_finds_the_least_norm_of_any_logit_loss(make_terms, loss):
     """And not that of the KL divergence, whatever the loss is."""
     terms = make_terms(temperature=loss.temperature, features=False)
