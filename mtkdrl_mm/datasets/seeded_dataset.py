@@ -46,7 +46,7 @@ class SeededIndex(int):
 
 
 # Attributes of the wrapper itself.
-_OWN = ('dataset', 'config', 'blend', 'annotator')
+_OWN = ('dataset', 'config', 'blend', 'never_blended', 'annotator')
 
 
 @DATASETS.register_module()
@@ -66,6 +66,8 @@ class SeededDataset(Dataset):
         config (dict, optional): The config that the data set was built from.
         blend (KeyedBlend, optional): Mixup and cutmix by seed key. Set by
             :func:`connect_teacher_outputs`; read when a seeded image is loaded.
+        never_blended (bool): Whether mixup and cutmix leave its images alone, as
+            those that an agent learns from besides the training.
         annotator (SampleAnnotator, optional): Adds stored outputs of teachers
             to loaded samples. Set and read likewise.
 
@@ -88,6 +90,7 @@ class SeededDataset(Dataset):
         self.config = deepcopy(dataset) if isinstance(dataset, dict) else None
         self.dataset = MMENGINE_DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.blend: KeyedBlend | None = None
+        self.never_blended = False
         self.annotator: SampleAnnotator | None = None
         if not lazy_init:
             self.full_init()

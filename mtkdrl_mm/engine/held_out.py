@@ -41,6 +41,8 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
     loader = build_dataloader(seeded_dataloader(dataloader), seed)
     check_passes_end(loader, 'held_out_dataloader')
     dataset: Any = seeded_parts(loader)[0]
+    # Their labels are right, one each; without a store, nothing blends them either.
+    dataset.never_blended = True
     first = dataset.get_data_info(0) if hasattr(dataset.dataset, 'get_data_info') else None
     if first is not None and 'gt_label' not in first:
         raise InputError(

@@ -135,5 +135,5 @@ def report_warnings(warnings: Sequence[str], checked: str) -> None:
 def _move_blends(model: MultiTeacherDistiller, dataset: SeededDataset) -> None:
     """Have the data set blend images, and not the data preprocessor."""
     augments = model.take_batch_augments()
-    if augments is not None:
+    if augments is not None and not dataset.never_blended:
         dataset.blend = KeyedBlend(augments, model.teachers.spec.num_classes)

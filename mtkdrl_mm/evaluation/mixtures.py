@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from mtkdrl_mm.comparison.summary import confidence_half_width
-from mtkdrl_mm.models import JointAgent, StaticAgent
+from mtkdrl_mm.models import JointAgent
 from mtkdrl_mm.models.agents import Agent
 from mtkdrl_mm.rl import MixtureLikelihood, RolloutBuffer
 
 _BATCH_SIZE = 64
+# Of the static weights: steps at most, and nats that may be left to gain.
+_MAX_STEPS = 20_000
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,10 @@ def compare_mixtures(
 ) -> list[Mixture]:
     """Fit weights for the teachers' mixture, and judge them by cross-validation.
 
-    Static weights and those per image are fitted as an agent is by
-    :class:`MixtureLikelihood`, to the teachers' logits alone.
+    Static weights are the best ones of the images that they are fitted to, see
+    :func:`best_static_weights`. Those per image are of an agent that learns from
+    the teachers' logits alone, by :class:`MixtureLikelihood`: one agent, and no
+    bound on what others could reach.
 
     Args:
         names (Sequence[str]): The M teachers.
@@ -88,39 +93,60 @@ def compare_mixtures(
     generator = torch.Generator().manual_seed(seed)
     order: Tensor = torch.randperm(int(images.max()) + 1, generator=generator)
     fold = order.remainder(folds)[images]
-    kinds: dict[str, type[Agent]] = {
-        'static weights': StaticAgent,
-        'weights per image': JointAgent,
-    }
-    fitted = {name: torch.empty_like(rewards) for name in kinds}
+    static, per_image = torch.empty_like(rewards), torch.empty_like(rewards)
     for number in range(folds):
         inside, outside = fold != number, fold == number
-        for name, kind in kinds.items():
-            agent = _fit(kind, [state[inside] for state in states], rewards[inside], passes, seed)
-            with torch.no_grad():
-                fitted[name][outside] = agent([state[outside] for state in states])[0].exp()
+        static[outside] = best_static_weights(rewards[inside])
+        agent = _fit([state[inside] for state in states], rewards[inside], passes, seed)
+        with torch.no_grad():
+            per_image[outside] = agent([state[outside] for state in states])[0].exp()
     alone = torch.eye(len(names))
     weights = {name: alone[m].expand_as(rewards) for m, name in enumerate(names)}
     weights['equal weights'] = torch.full_like(rewards, 1 / len(names))
-    weights.update(fitted)
+    weights.update({'static weights': static, 'weights per image': per_image})
     return [_judge(name, one, log_probs, labels) for name, one in weights.items()]
 
 
-def _fit(
-    kind: type[Agent], states: Sequence[Tensor], rewards: Tensor, passes: int, seed: int
-) -> Agent:
+def best_static_weights(probabilities: Tensor) -> Tensor:
+    r"""Find the weights, the same for all images, that make the labels most likely.
+
+    .. math::
+        w = \mathrm{argmax}_w \frac{1}{N} \sum_i \log \sum_m w^m p_i^m[y_i]
+
+    The problem is concave. Each step of expectation maximisation,
+    :math:`w^m \leftarrow w^m g^m` with :math:`g^m = \mathrm{mean}_i \, p_i^m[y_i]
+    / \sum_k w^k p_i^k[y_i]`, raises the likelihood, and :math:`\max_m g^m - 1`
+    bounds what is left to gain. It ends where that is below 1e-6 nats.
+
+    Args:
+        probabilities (Tensor): p_i^m[y_i], shape (N, M).
+
+    Returns:
+        Tensor: w, shape (M,), float32.
+    """
+    # Images that no teacher explains would have no say, and a ratio of 0 to 0.
+    values = probabilities.double().clamp_min(1e-12)
+    weights = torch.full_like(values[0], 1 / values.shape[1])
+    for _ in range(_MAX_STEPS):
+        gains = (values / (values @ weights)[:, None]).mean(dim=0)
+        weights = weights * gains
+        if float(gains.max()) < 1 + _TOLERANCE:
+            break
+    return weights.float()
+
+
+def _fit(states: Sequence[Tensor], rewards: Tensor, passes: int, seed: int) -> Agent:
     """An agent that has learned the mixture of some images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        agent = kind([state.shape[1] for state in states])
+        agent = JointAgent([state.shape[1] for state in states])
     # States in half precision, and a reward each; twice as much, so that nothing is dropped.
     nbytes = 2 * sum(agent.state_sizes) + 4 * len(agent.state_sizes)
     buffer = RolloutBuffer(agent.state_sizes, 2 * nbytes * len(rewards) / 2**20)
     order = torch.randperm(len(rewards), generator=torch.Generator().manual_seed(seed))
     for part in order.split(_BATCH_SIZE):
         buffer.add([state[part] for state in states], rewards[part], torch.Generator())
-    rate = 0.1 if kind is StaticAgent else 0.01
-    optimizer = dict(type='SGD', lr=rate, momentum=0.9, weight_decay=1e-3)
+    optimizer = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3)
     algorithm = MixtureLikelihood(agent, optimizer=optimizer, epochs=passes, seed=seed)
     algorithm.update(buffer)
     return agent

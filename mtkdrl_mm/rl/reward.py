@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtkdrl_mm.registry import TASK_UTILS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
+from mtkdrl_mm.structures.step_terms import cross_entropy
 
 
 class Reward(metaclass=ABCMeta):
@@ -74,9 +75,15 @@ class LabelProbabilityReward(Reward):
     r"""Probability that the teacher gives to the label.
 
     .. math::
-        R_i^m = \sum_c y_i^c \, \mathrm{softmax}(z_i^m)^c
+        R_i^m = \mathrm{softmax}(z_i^m)^{c_i}, \quad c_i \sim y_i
 
     The reward of :class:`MixtureLikelihood`. It does not depend on the student.
+    Of a soft label (mixup, cutmix, label smoothing) one class is drawn, the same
+    for all teachers: the objective is then
+    :math:`\sum_c y_i^c \log \sum_m w_i^m p_i^m[c]` on average, the likelihood of
+    the soft label. The mean probability
+    :math:`\sum_c y_i^c \, p_i^m[c]` is none: it is highest for a teacher
+    that is sure of the larger class.
     """
 
     is_probability = True
@@ -84,4 +91,7 @@ class LabelProbabilityReward(Reward):
     @torch.no_grad()
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
         """The probabilities, shape (B, M)."""
-        return (terms.soft_labels[:, None] * terms.teacher_log_probs().exp()).sum(dim=-1)
+        labels = terms.labels
+        if labels.ndim == 2:
+            labels = terms.soft_labels.multinomial(1)[:, 0]
+        return cross_entropy(terms.teacher_log_probs(), labels).neg().exp()

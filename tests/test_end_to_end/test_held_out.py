@@ -3,13 +3,15 @@
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
+from mtkdrl_mm.rl import AgentTrainer
 from mtkdrl_mm.teacher_outputs import StoreReader, held_out_root, list_teachers
 from mtkdrl_mm.utils import InputError
 
-from .stored import LOSSLESS_FLAGS, Distillery, difference
+from .stored import BLENDED, LOSSLESS_FLAGS, Distillery, difference
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,32 @@ def test_components_mean_the_same_in_both_stores(distillery):
     with d.without_teachers():
         trained = d.distil(config, 'read_projected', root)
     assert trained['agent_hook']['algorithm']['updates'] == 7
+
+
+def test_mixup_leaves_held_out_images_alone(distillery, monkeypatch):
+    """With and without stored outputs: their labels are one class each."""
+    d = distillery
+    plain = d.config('unblended', extra=HELD_OUT)
+    config = d.config('blended', extra=HELD_OUT + BLENDED)
+    roots = [d.fill(c, f'store_{i}', *LOSSLESS_FLAGS) for i, c in enumerate((plain, config))]
+    expected, logits = (
+        read_held_out(Config.fromfile(c), root)[1] for c, root in zip((plain, config), roots)
+    )
+    np.testing.assert_array_equal(logits, expected)
+    seen = []
+    observe = AgentTrainer.observe
+
+    def spy(self, terms, *args):
+        seen.append(terms.labels)
+        return observe(self, terms, *args)
+
+    monkeypatch.setattr(AgentTrainer, 'observe', spy)
+    for name, outputs in (('no_store', None), ('live', LIVE), ('read', roots[1])):
+        seen.clear()
+        d.distil(config, f'blended_{name}', outputs, epochs=1)
+        found = torch.cat(seen)
+        assert found.ndim == 1 or found.amax(dim=1).min() == 1, name
+        assert len(found) == 32, name
 
 
 def test_what_weighing_could_gain(distillery):

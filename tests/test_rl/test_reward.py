@@ -1,9 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Rewards of the teachers."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from mtkdrl_mm.evaluation.mixtures import best_static_weights
 from mtkdrl_mm.models import KLDivergence
 from mtkdrl_mm.rl import ClosenessReward, LabelProbabilityReward, StudentLossReward
 from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
@@ -64,7 +66,31 @@ def test_probability_of_the_label():
     terms = terms_of(torch.zeros(2, 3), logits, other, labels=torch.tensor([0, 2]))
     expected = torch.tensor([[0.7, 0.1], [0.4, 0.25]])
     torch.testing.assert_close(reward(terms, None), expected)
-    soft = torch.tensor([[0.5, 0.5, 0], [0, 0.2, 0.8]])
-    terms = terms_of(torch.zeros(2, 3), logits, other, labels=soft)
-    expected = torch.tensor([[0.45, 0.1], [0.38, 0.25]])
-    torch.testing.assert_close(reward(terms, None), expected)
+
+
+def test_a_class_is_drawn_from_soft_labels():
+    """So often as its share, and the same for all teachers."""
+    logits = torch.tensor([[0.7, 0.2, 0.1]]).log().expand(20000, 3)
+    other = torch.tensor([[0.1, 0.6, 0.3]]).log().expand(20000, 3)
+    soft = torch.tensor([[0.75, 0.25, 0.0]]).expand(20000, 3)
+    rewards = LabelProbabilityReward()(
+        terms_of(torch.zeros(20000, 3), logits, other, labels=soft), None
+    )
+    torch.testing.assert_close(rewards.unique(dim=0), torch.tensor([[0.2, 0.6], [0.7, 0.1]]))
+    share = float((rewards[:, 0] > 0.5).float().mean())
+    assert share == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 20000) ** 0.5)
+
+
+def test_mixup_does_not_favour_the_teacher_that_is_sure_of_the_larger_class():
+    """The one that says the mixture makes the mixed labels most likely."""
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.rand(4096, 1, generator=generator)
+    first, second = (F.one_hot(torch.full((4096,), k), 3).float() for k in (0, 1))
+    labels = factor * first + (1 - factor) * second
+    calibrated = (0.97 * labels + 0.01).log()
+    sure = (0.97 * torch.where(factor > 0.5, first, second) + 0.01).log()
+    terms = terms_of(torch.zeros(4096, 3), calibrated, sure, labels=labels)
+    rewards = LabelProbabilityReward()(terms, None)
+    assert rewards.mean(dim=0).argmax() == 1  # the expected reward would prefer it
+    weights = best_static_weights(rewards)
+    assert weights[0] > 0.95
