@@ -14,6 +14,7 @@ from torch.nn import functional
 from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import Weighting
+from mtkdrl_mm.utils import InputError
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,25 @@ def measure_usefulness(
         model (MultiTeacherDistiller): With the student's state, which it has
             again afterwards.
         optim_wrapper (OptimWrapper): The student's optimiser with its state, which
-            it has again afterwards.
+            it has again afterwards. Gradients that are accumulated in it are lost.
         weightings (Mapping[str, Weighting]): What is compared, by name.
         repeats (Sequence[Sequence]): R lists of batches, as the model's
-            ``train_step`` takes them. Every weighting is trained on each list.
+            ``train_step`` takes them. Every weighting is trained on each list. With
+            gradient accumulation, each is for a whole number of the optimiser's
+            steps.
         images (Tensor): N test images, preprocessed, shape (N, 3, H, W).
         labels (Tensor): Their classes, shape (N,), int64.
 
     Returns:
         dict[str, Usefulness]: By name.
+
+    Raises:
+        InputError: If the optimiser's last step in a list would have fewer batches
+            than its others.
     """
+    _check_accumulation(optim_wrapper, repeats)
+    # Every list of batches ends with a step, so the count is right for all of them.
+    optim_wrapper.initialize_count_status(model, 0, -1)
     state = deepcopy(model.state_dict())
     optimizer_state = deepcopy(optim_wrapper.state_dict())
     original, training = model.weighting, model.training
@@ -103,6 +113,7 @@ def measure_usefulness(
                 model.weighting = original
                 model.load_state_dict(state)
                 optim_wrapper.load_state_dict(deepcopy(optimizer_state))
+                optim_wrapper.zero_grad()
                 model.weighting = weighting
                 model.train()
                 for batch in batches:
@@ -118,6 +129,17 @@ def measure_usefulness(
         name: Usefulness(torch.stack(found[name]), counts, torch.stack(weights[name]).mean(dim=0))
         for name in weightings
     }
+
+
+def _check_accumulation(optim_wrapper: OptimWrapper, repeats: Sequence[Sequence[Any]]) -> None:
+    counts = optim_wrapper._accumulative_counts
+    for batches in repeats:
+        if len(batches) % counts:
+            raise InputError(
+                f'The optimiser steps once in {counts} batches '
+                f'(`optim_wrapper.accumulative_counts`), so {len(batches)} batches end between two '
+                f'steps: give a multiple of {counts} (`--steps` counts batches).'
+            )
 
 
 @torch.no_grad()

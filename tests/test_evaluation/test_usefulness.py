@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mtkdrl_mm.evaluation.usefulness import Usefulness, measure_usefulness
 from mtkdrl_mm.models import AVER, StaticWeights
+from mtkdrl_mm.utils import InputError
 
 SGD = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
 
@@ -60,6 +61,42 @@ def test_gains_are_those_of_a_training_with_that_weighting(make_distiller, make_
     assert one.weights.tolist() == [1, 0] and found['equal'].weights.tolist() == [0.5, 0.5]
     assert abs(one.totals[0] - one.totals[1]) > 1e-4
     assert abs(one.totals[1] - found['equal'].totals[1]) > 1e-4
+
+
+def test_weightings_share_no_accumulated_gradients(make_distiller, make_batch):
+    """Two batches of an accumulation are one twice as large, whatever came before."""
+    images, samples = make_batch(images=12, seed=9)
+    labels = torch.cat([sample.gt_label for sample in samples])
+    # Without BatchNorm, which sees the size of a batch.
+    student = make_distiller().student.eval()
+    student.train = lambda mode=True: student
+    halves = [make_batch(seed=seed) for seed in (1, 2)]
+    joined = dict(
+        inputs=torch.cat([inputs for inputs, _ in halves]),
+        data_samples=[sample for _, samples in halves for sample in samples],
+    )
+    batches = [dict(inputs=inputs, data_samples=samples) for inputs, samples in halves]
+
+    def measure(names, lists, counts, left_over=False):
+        model = make_distiller(feature_loss_weight=0)
+        model.student = student
+        optim_wrapper = build_optim_wrapper(model, dict(SGD, accumulative_counts=counts))
+        if left_over:
+            model.train_step(batches[0], optim_wrapper)
+        pool = model.weighting.pool
+        weightings = {name: StaticWeights(pool, {name: 1.0}) for name in names}
+        found = measure_usefulness(model, optim_wrapper, weightings, lists, images, labels)
+        return {name: found[name].gains.nan_to_num() for name in names}
+
+    expected = measure('ab', [[joined]], counts=1)
+    assert not torch.allclose(expected['a'], expected['b'], rtol=1e-2)
+    for names in ('ab', 'ba'):
+        for left_over in (False, True):
+            found = measure(names, [batches], counts=2, left_over=left_over)
+            for name in names:
+                torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match=r'once in 2 batches .* so 3 batches .* a multiple of 2 '):
+        measure('ab', [batches, [*batches, joined]], counts=2)
 
 
 def test_intervals():

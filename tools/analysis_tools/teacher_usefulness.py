@@ -41,7 +41,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoints', nargs='+', help='its checkpoints, with their optimizer')
-    parser.add_argument('--steps', type=int, default=30, help='training steps with each weighting')
+    parser.add_argument(
+        '--steps',
+        type=int,
+        default=30,
+        help='training steps with each weighting, each of one batch; with gradient accumulation, a '
+        'multiple of `optim_wrapper.accumulative_counts`',
+    )
     parser.add_argument('--repeats', type=int, default=3, help='measurements on other batches')
     parser.add_argument('--images', type=int, default=2000, help='validation images, at most')
     parser.add_argument('--out', help='CSV file for the gains per class')
