@@ -15,6 +15,7 @@ from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import Weighting
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.seeding import seed_step
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def measure_usefulness(
     repeats: Sequence[Sequence[Any]],
     images: Tensor,
     labels: Tensor,
+    seed: int,
+    first_iterations: Sequence[int],
 ) -> dict[str, Usefulness]:
     r"""Train a student from the same state with every weighting, and compare.
 
@@ -86,6 +89,10 @@ def measure_usefulness(
             steps.
         images (Tensor): N test images, preprocessed, shape (N, 3, H, W).
         labels (Tensor): Their classes, shape (N,), int64.
+        seed (int): The training's. What mixup, dropout and weightings draw is what
+            they would draw in the training at these iterations, and the same for
+            all weightings; the global generators are seeded for it.
+        first_iterations (Sequence[int]): Number of the first iteration of each list.
 
     Returns:
         dict[str, Usefulness]: By name.
@@ -107,7 +114,7 @@ def measure_usefulness(
         lambda terms, of_step: seen.append(of_step.logit.detach().mean(dim=0).cpu())
     )
     try:
-        for batches in repeats:
+        for batches, first in zip(repeats, first_iterations, strict=True):
             for name, weighting in weightings.items():
                 seen: list[Tensor] = weights[name]
                 model.weighting = original
@@ -116,8 +123,10 @@ def measure_usefulness(
                 optim_wrapper.zero_grad()
                 model.weighting = weighting
                 model.train()
-                for batch in batches:
-                    model.train_step(batch, optim_wrapper)
+                for iteration, batch in enumerate(batches, start=first):
+                    seed_step(seed, iteration)
+                    # A copy: the preprocessor writes blended labels into the samples.
+                    model.train_step(deepcopy(batch), optim_wrapper)
                 found[name].append(before - _cross_entropy(model, images, labels)[0])
     finally:
         handle.remove()
