@@ -14,6 +14,8 @@ from torch.nn import functional
 from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import Weighting
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.seeding import seed_step
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def measure_usefulness(
     repeats: Sequence[Sequence[Any]],
     images: Tensor,
     labels: Tensor,
+    seed: int,
+    first_iterations: Sequence[int],
 ) -> dict[str, Usefulness]:
     r"""Train a student from the same state with every weighting, and compare.
 
@@ -77,16 +81,29 @@ def measure_usefulness(
         model (MultiTeacherDistiller): With the student's state, which it has
             again afterwards.
         optim_wrapper (OptimWrapper): The student's optimiser with its state, which
-            it has again afterwards.
+            it has again afterwards. Gradients that are accumulated in it are lost.
         weightings (Mapping[str, Weighting]): What is compared, by name.
         repeats (Sequence[Sequence]): R lists of batches, as the model's
-            ``train_step`` takes them. Every weighting is trained on each list.
+            ``train_step`` takes them. Every weighting is trained on each list. With
+            gradient accumulation, each is for a whole number of the optimiser's
+            steps.
         images (Tensor): N test images, preprocessed, shape (N, 3, H, W).
         labels (Tensor): Their classes, shape (N,), int64.
+        seed (int): The training's. What mixup, dropout and weightings draw is what
+            they would draw in the training at these iterations, and the same for
+            all weightings; the global generators are seeded for it.
+        first_iterations (Sequence[int]): Number of the first iteration of each list.
 
     Returns:
         dict[str, Usefulness]: By name.
+
+    Raises:
+        InputError: If the optimiser's last step in a list would have fewer batches
+            than its others.
     """
+    _check_accumulation(optim_wrapper, repeats)
+    # Every list of batches ends with a step, so the count is right for all of them.
+    optim_wrapper.initialize_count_status(model, 0, -1)
     state = deepcopy(model.state_dict())
     optimizer_state = deepcopy(optim_wrapper.state_dict())
     original, training = model.weighting, model.training
@@ -97,16 +114,19 @@ def measure_usefulness(
         lambda terms, of_step: seen.append(of_step.logit.detach().mean(dim=0).cpu())
     )
     try:
-        for batches in repeats:
+        for batches, first in zip(repeats, first_iterations, strict=True):
             for name, weighting in weightings.items():
                 seen: list[Tensor] = weights[name]
                 model.weighting = original
                 model.load_state_dict(state)
                 optim_wrapper.load_state_dict(deepcopy(optimizer_state))
+                optim_wrapper.zero_grad()
                 model.weighting = weighting
                 model.train()
-                for batch in batches:
-                    model.train_step(batch, optim_wrapper)
+                for iteration, batch in enumerate(batches, start=first):
+                    seed_step(seed, iteration)
+                    # A copy: the preprocessor writes blended labels into the samples.
+                    model.train_step(deepcopy(batch), optim_wrapper)
                 found[name].append(before - _cross_entropy(model, images, labels)[0])
     finally:
         handle.remove()
@@ -118,6 +138,17 @@ def measure_usefulness(
         name: Usefulness(torch.stack(found[name]), counts, torch.stack(weights[name]).mean(dim=0))
         for name in weightings
     }
+
+
+def _check_accumulation(optim_wrapper: OptimWrapper, repeats: Sequence[Sequence[Any]]) -> None:
+    counts = optim_wrapper._accumulative_counts
+    for batches in repeats:
+        if len(batches) % counts:
+            raise InputError(
+                f'The optimiser steps once in {counts} batches '
+                f'(`optim_wrapper.accumulative_counts`), so {len(batches)} batches end between two '
+                f'steps: give a multiple of {counts} (`--steps` counts batches).'
+            )
 
 
 @torch.no_grad()

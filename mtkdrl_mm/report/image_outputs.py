@@ -89,7 +89,7 @@ class TrainedNetworks:
         return isinstance(self.model.teachers, TeacherPool)
 
 
-def load_networks(config: Config, checkpoint: str) -> TrainedNetworks:
+def load_networks(config: Config, checkpoint: str, extra_losses: bool = False) -> TrainedNetworks:
     """Build the networks of a training and load their weights.
 
     Teachers whose outputs the training read from a store are not built.
@@ -97,6 +97,7 @@ def load_networks(config: Config, checkpoint: str) -> TrainedNetworks:
     Args:
         config (Config): The config of a distillation, with checked data.
         checkpoint (str): A checkpoint of the training.
+        extra_losses (bool): See :func:`build_distiller`. Defaults to False.
 
     Returns:
         TrainedNetworks: The networks.
@@ -110,11 +111,11 @@ def load_networks(config: Config, checkpoint: str) -> TrainedNetworks:
     state, meta = contents.get('state_dict'), contents.get('meta') or {}
     if not isinstance(state, dict):
         raise InputError(f'Checkpoint: "{checkpoint}" is no training checkpoint of mmengine.')
-    model = build_distiller(config, read_stored_outputs=True)
-    # `build_distiller` leaves out extra losses.
-    kept = {key: value for key, value in state.items() if not key.startswith('extra_losses.')}
+    model = build_distiller(config, read_stored_outputs=True, extra_losses=extra_losses)
+    if not extra_losses:
+        state = {key: value for key, value in state.items() if not key.startswith('extra_losses.')}
     advice = 'Its config is another one, or it was written by another version of this package.'
-    load_whole(model, kept, checkpoint, advice)
+    load_whole(model, state, checkpoint, advice)
     model.teachers.load_weights()
     if isinstance(model.weighting, MTKDRL):
         model.weighting.warming_up = _warms_up(config, meta)

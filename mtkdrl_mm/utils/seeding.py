@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 
 #: Version of the rule by which the seeds of a sample's augmentation follow from
 #: (seed, sample, view). Stored outputs of teachers belong to one.
@@ -59,6 +60,19 @@ def seed_everything(seed: int) -> None:
     """
     _seed_python_and_numpy(seed)
     torch.manual_seed(derive_seed(seed, 'torch'))
+
+
+def seed_step(seed: int, iteration: int) -> None:
+    """Seed all generators for one training step of this process.
+
+    What dropout, mixup and weightings draw in it then depends on these numbers
+    alone.
+
+    Args:
+        seed (int): The run's seed.
+        iteration (int): Number of the step.
+    """
+    seed_everything(derive_seed(seed, 'step', get_rank(), iteration))
 
 
 def seed_host(seed: int) -> None:

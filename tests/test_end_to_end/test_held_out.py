@@ -21,6 +21,7 @@ held_out_dataloader = dict(
     dataset=dict(train_dataloader['dataset'], data_prefix='val'))
 default_hooks['agent'].update(experience='held_out', update_interval=3)
 """
+EXTRA_LOSS = "model['extra_losses'] = [dict(type='DIST', loss_weight=5.0)]"
 LIVE = dict(views=2)
 KEYS = ('components', 'mean', 'explained')
 BASES = {*KEYS, *(f'embedding_{key}' for key in KEYS)}
@@ -129,9 +130,17 @@ def test_what_weighing_could_gain(distillery):
         read_held_out(other, root)
 
 
+def table_of(printed):
+    return {
+        cells[0]: cells[1:]
+        for line in printed.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) == 4
+    }
+
+
 def test_how_useful_the_teachers_are(distillery):
     d = distillery
-    path = d.config('useful', extra=HELD_OUT)
+    path = d.config('useful', extra=HELD_OUT + EXTRA_LOSS)
     root = d.fill(path, 'useful')
     d.distil(path, 'useful', root)
     checkpoint = str(d.folder / 'useful' / 'epoch_1.pth')
@@ -141,17 +150,17 @@ def test_how_useful_the_teachers_are(distillery):
     done = d.tool(*tool, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'on 8 validation images by 2 steps, in thousandths of a nat; 2 repeats' in done.stdout
-    rows = {
-        cells[0]: cells[1:]
-        for line in done.stdout.splitlines()
-        if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) == 4
-    }
+    rows = table_of(done.stdout)
     names = list_teachers(root)
     assert list(rows)[2:] == [*names, 'equal weights', "the training's weights"]
     # The weights of the teachers in the training sum to 1, up to rounding.
     assert abs(sum(float(rows[name][2]) for name in names) - 1) <= 0.005 * len(names) + 1e-9
     lines = (d.folder / 'u.csv').read_text().splitlines()
     assert len(lines) == 1 + len(names) + 2 and lines[0].startswith('checkpoint,followed,0,1,')
+    # It trains as the training does, with its extra losses.
+    without = table_of(d.tool(*tool, *flags, 'model.extra_losses.0.loss_weight=0').stdout)
+    assert list(without) == list(rows)
+    assert all(without[name][0] != rows[name][0] for name in names)
     flags[1] = '1000'
     done = d.tool(*tool, *flags)
     assert 'Error: --steps is 1000, but an epoch has ' in done.stderr

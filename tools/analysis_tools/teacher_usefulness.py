@@ -2,10 +2,11 @@
 """How much following each teacher helps a student, against the weight that it gets.
 
 From the state of every given checkpoint, the student is trained for some steps with each teacher
-alone, with equal weights, and with the training's own weights, always on the same batches. The
-usefulness is the decrease of its cross entropy on the validation images, on which nothing was
-trained. Keep the checkpoints of all epochs (``default_hooks.checkpoint.interval=1``,
-``default_hooks.checkpoint.max_keep_ckpts=-1``) to see how it changes over a training.
+alone, with equal weights, and with the training's own weights, always on the same batches and with
+the same random numbers. The usefulness is the decrease of its cross entropy on the validation
+images, on which nothing was trained. Keep the checkpoints of all epochs
+(``default_hooks.checkpoint.interval=1``, ``default_hooks.checkpoint.max_keep_ckpts=-1``) to see how
+it changes over a training.
 
     python tools/analysis_tools/teacher_usefulness.py CONFIG work_dirs/NAME/epoch_2.pth \\
         work_dirs/NAME/epoch_6.pth --steps 30
@@ -41,7 +42,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoints', nargs='+', help='its checkpoints, with their optimizer')
-    parser.add_argument('--steps', type=int, default=30, help='training steps with each weighting')
+    parser.add_argument(
+        '--steps',
+        type=int,
+        default=30,
+        help='training steps with each weighting, each of one batch; with gradient accumulation, a '
+        'multiple of `optim_wrapper.accumulative_counts`',
+    )
     parser.add_argument('--repeats', type=int, default=3, help='measurements on other batches')
     parser.add_argument('--images', type=int, default=2000, help='validation images, at most')
     parser.add_argument('--out', help='CSV file for the gains per class')
@@ -51,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_student(config: Config, checkpoint: str) -> tuple[TrainedNetworks, OptimWrapper]:
     """The networks of a checkpoint, and the student's optimiser in its state."""
-    networks = load_networks(config, checkpoint)
+    networks = load_networks(config, checkpoint, extra_losses=True)
     optim_wrapper = build_optim_wrapper(networks.model, networks.config.optim_wrapper)
     state = read_checkpoint(checkpoint, 'checkpoint').get('optimizer')
     if state is None:
@@ -66,21 +73,27 @@ def load_student(config: Config, checkpoint: str) -> tuple[TrainedNetworks, Opti
     return networks, optim_wrapper
 
 
-def training_batches(networks: TrainedNetworks, args: argparse.Namespace) -> list[list]:
-    """The batches of every repeat: the first ones of the epochs after the checkpoint."""
+def training_batches(
+    networks: TrainedNetworks, args: argparse.Namespace
+) -> tuple[list[list], list[int]]:
+    """The batches of every repeat, and the number of its first iteration.
+
+    They are the first ones of the epochs after the checkpoint.
+    """
     loader = build_dataloader(
         seeded_dataloader(networks.config.train_dataloader), networks.seed, model=networks.model
     )
     if not networks.has_teacher_networks:
         connect_teacher_outputs(networks.model, loader)
-    repeats = []
-    for repeat in range(args.repeats):
-        seeded_parts(loader)[1].set_position(networks.seed, networks.epoch + repeat)
+    repeats, iterations = [], []
+    for epoch in range(networks.epoch, networks.epoch + args.repeats):
+        seeded_parts(loader)[1].set_position(networks.seed, epoch)
         batches = list(itertools.islice(loader, args.steps))
         if len(batches) < args.steps:
             raise InputError(f'--steps is {args.steps}, but an epoch has {len(batches)} steps.')
         repeats.append(batches)
-    return repeats
+        iterations.append(epoch * len(loader))
+    return repeats, iterations
 
 
 def validation_images(networks: TrainedNetworks, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,8 +128,9 @@ def measure(config: Config, checkpoint: str, args: argparse.Namespace) -> dict[s
     for weighting in weightings.values():
         weighting.to(next(model.parameters()).device)
     images, labels = validation_images(networks, args.images)
+    repeats, iterations = training_batches(networks, args)
     return measure_usefulness(
-        model, optim_wrapper, weightings, training_batches(networks, args), images, labels
+        model, optim_wrapper, weightings, repeats, images, labels, networks.seed, iterations
     )
 
 

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.datasets import SeededBatchSampler, sample_digest
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.seeding import derive_seed, seed_everything
+from mtkdrl_mm.utils.seeding import seed_step
 
 from ..build_dataloader import seeded_dataloader
 from ..completion import forget_completion, is_complete, note_completion
@@ -203,7 +202,7 @@ class ResumableLoop:
 
     def _seed_step(self) -> None:
         """Seed all generators from (seed, rank, iteration)."""
-        seed_everything(derive_seed(self.runner.seed, 'step', get_rank(), self._iter))
+        seed_step(self.runner.seed, self._iter)
 
     def _is_complete(self, done: int, total: int) -> bool:
         """Whether ``done`` of ``total`` epochs or iterations, and all that follows, are done."""

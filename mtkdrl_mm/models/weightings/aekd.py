@@ -3,7 +3,6 @@
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
@@ -147,6 +146,11 @@ def _gradients_by_backward(terms: StepTerms) -> Tensor:
 def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:
     """Weights of the combination of vectors that has the least norm.
 
+    A primal active-set method (Nocedal and Wright, "Numerical Optimization",
+    algorithm 16.3) ends at the exact solution of the quadratic program also if
+    some vectors are thousands of times as long as others. SciPy has no routine
+    for such programs, and its general ones end too early then.
+
     Args:
         gram (np.ndarray): Inner products of the M vectors, shape (M, M).
         cap (float): Greatest weight, at least 1/M.
@@ -155,19 +159,56 @@ def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:
         np.ndarray: Shape (M,), each in [0, cap], summing to 1.
     """
     count = len(gram)
-    start = np.full(count, 1 / count)
     scale = float(np.trace(gram)) / count
     if count == 1 or not np.isfinite(scale) or scale <= 0 or cap * count <= 1 + 1e-9:
-        return start
+        return np.full(count, 1 / count)
     gram = gram / scale
-    result = minimize(
-        lambda w: 0.5 * w @ gram @ w,
-        start,
-        jac=lambda w: gram @ w,
-        bounds=[(0.0, cap)] * count,
-        constraints=dict(type='eq', fun=lambda w: w.sum() - 1, jac=lambda w: np.ones(count)),
-        method='SLSQP',
-        options=dict(ftol=1e-12, maxiter=100),
-    )
-    weights = np.clip(result.x, 0.0, cap)
+    norms = np.sqrt(gram.diagonal())
+    norms = np.maximum(norms, 1e-9 * norms.max())
+    # As if each vector had a component of its own of 1e-6 of its length: the solution is unique.
+    gram = gram + 1e-12 * np.diag(norms**2)
+    weights = np.full(count, 1 / count)
+    free = np.full(count, True)
+    settled = False  # whether the free weights are the best ones beside the others
+    for _ in range(100 * count):  # 2 M are enough, measured up to M = 32
+        # Weight should go from the greatest slope to the least one.
+        slopes = gram @ weights
+        to = np.where(weights < cap, slopes, np.inf).argmin()
+        source = np.where(weights > 0, slopes, -np.inf).argmax()
+        rounding = 1e-14 * (norms[to] + norms[source]) * (weights @ norms)
+        if slopes[source] - slopes[to] <= 1e-10 * (weights @ slopes) + rounding:
+            break
+        if settled:
+            # A weight that is at its bound by chance would stop every step at once.
+            free = (weights > 0) & (weights < cap)
+            if free[to] and free[source]:  # there are no better numbers
+                break
+            free[[to, source]] = True
+        inside = np.flatnonzero(free)
+        move = _least_norm_within(gram, norms, weights, free) - weights[inside]
+        bound = np.where(move < 0, 0.0, cap)
+        reach = np.full(len(inside), np.inf)
+        np.divide(bound - weights[inside], move, out=reach, where=move != 0)
+        step = reach.min(initial=1.0)
+        settled = bool(step == 1)
+        weights[inside] = np.clip(weights[inside] + step * move, 0.0, cap)
+        if not settled:
+            first = reach.argmin()
+            weights[inside[first]] = bound[first]
+            free[inside[first]] = False
     return weights / weights.sum()
+
+
+def _least_norm_within(
+    gram: np.ndarray, norms: np.ndarray, weights: np.ndarray, free: np.ndarray
+) -> np.ndarray:
+    """Weights of the free vectors for the least norm, without bounds; the others stay."""
+    if not free.any():
+        return weights[free]
+    lengths = norms[free]
+    correlations = gram[np.ix_(free, free)] / np.outer(lengths, lengths)
+    fixed = gram[np.ix_(free, ~free)] @ weights[~free]
+    sides = np.stack([np.ones_like(lengths), fixed], axis=1) / lengths[:, None]
+    unit, offset = (np.linalg.solve(correlations, sides) / lengths[:, None]).T
+    left = 1 - weights[~free].sum()
+    return unit * (left + offset.sum()) / unit.sum() - offset

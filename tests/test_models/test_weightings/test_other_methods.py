@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """EB-KD, CA-MKD and AE-KD."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -94,18 +96,82 @@ def test_aekd_feature_gradients_go_to_the_students_map():
     assert not weights.feature.requires_grad
 
 
-def test_min_norm_is_least_among_many():
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(4, 9))
-    gram = vectors @ vectors.T
-    for cap in (1.0, 0.4):
-        best = min_norm_weights(gram, cap)
-        assert best.sum() == pytest.approx(1) and best.min() >= 0 and best.max() <= cap + 1e-9
-        others = rng.dirichlet(np.ones(4), size=2000)
-        others = others[others.max(axis=1) <= cap]
-        assert best @ gram @ best <= min(w @ gram @ w for w in others) + 1e-9
-    np.testing.assert_allclose(min_norm_weights(gram, 0.25), 0.25)
+def least_norm_of_all_active_sets(gram, cap):
+    """The least w' G w over every choice of weights at 0, at the cap, and free."""
+    count = len(gram)
+    norms = np.sqrt(gram.diagonal())
+    kinds = np.array(list(itertools.product((0, 1, 2), repeat=count)))  # 2: at the cap
+    free, fixed = kinds == 1, cap * (kinds == 2)
+    # There has to be a free weight, which may be at a bound too.
+    kept = free.any(axis=1) & (fixed.sum(axis=1) <= 1 + 1e-9)
+    free, fixed = free[kept], fixed[kept]
+    # For v = |g| w and the multiplier l: G w = l where free, w as fixed, and sum w = 1.
+    matrices = np.zeros((len(free), count + 1, count + 1))
+    correlations = gram / np.outer(norms, norms) + 1e-15 * np.eye(count)
+    matrices[:, :count, :count] = np.where(free[:, :, None], correlations, np.eye(count))
+    matrices[:, :count, count] = np.where(free, -norms.min() / norms, 0)
+    matrices[:, count, :count] = norms.min() / norms
+    sides = np.concatenate([fixed * norms, np.full((len(free), 1), norms.min())], axis=1)
+    weights = np.linalg.solve(matrices, sides[..., None])[:, :count, 0] / norms
+    weights = weights[(weights > -1e-9).all(axis=1) & (weights < cap + 1e-9).all(axis=1)]
+    weights = weights.clip(0, cap)
+    weights /= weights.sum(axis=1, keepdims=True)
+    values = np.einsum('ki,ij,kj->k', weights, gram, weights)
+    return values.min(), weights[values.argmin()]
+
+
+@pytest.mark.parametrize(('teachers', 'problems'), [(2, 60), (3, 60), (4, 60), (5, 40), (8, 8)])
+def test_min_norm_is_that_of_the_best_active_set(teachers, problems):
+    """Also with lengths from 1e-4 to 1e2, and with opposite and almost equal vectors."""
+    rng = np.random.default_rng(teachers)
+    for problem in range(problems):
+        vectors = rng.normal(size=(teachers, rng.integers(1, 30)))
+        vectors *= 10 ** rng.uniform(-4, 2, size=(teachers, 1))
+        if problem % 4 == 1:
+            vectors += 10 * rng.normal(size=(1, vectors.shape[1]))
+        if problem % 4 == 2:
+            vectors -= vectors.mean(axis=0)
+        if problem % 4 == 3:
+            vectors[0] = -vectors[-1]
+        gram, cap = vectors @ vectors.T, rng.uniform(1.01 / teachers, 1)
+        found = min_norm_weights(gram, cap)
+        assert found.sum() == pytest.approx(1, abs=1e-12)
+        assert found.min() >= 0 and found.max() <= cap + 1e-12
+        least, best = least_norm_of_all_active_sets(gram, cap)
+        # Vectors that cancel count as uncertain by 1e-6 of their lengths.
+        uncertain = 1e-12 * best**2 @ gram.diagonal()
+        assert found @ gram @ found <= least * (1 + 1e-9) + uncertain, (problem, found, best)
+
+
+def test_min_norm_of_orthogonal_vectors():
+    """Weights are as 1 / |g|^2, up to the cap, whatever the lengths are."""
+    squares = np.array([0.0044, 0.758, 0.0011, 5.19]) ** 2
+    expected = 1 / squares / (1 / squares).sum()
+    np.testing.assert_allclose(min_norm_weights(np.diag(squares), 1.0), expected, rtol=1e-9)
+    expected = 0.3 / squares / (1 / squares[[0, 1, 3]]).sum()
+    expected[2] = 0.7
+    np.testing.assert_allclose(min_norm_weights(np.diag(squares), 0.7), expected, rtol=1e-9)
+
+
+def test_min_norm_where_two_weights_reach_their_bounds_at_once():
+    """From equal weights, the last two are at 0 and at 1 after the same step."""
+    lengths = np.array([0.00047451, 0.00263847, 0.17262238])
+    cosines = np.array(
+        [[1, -0.447889, -0.524596], [-0.447889, 1, 0.996145], [-0.524596, 0.996145, 1]]
+    )
+    gram = cosines * np.outer(lengths, lengths)
+    first = (gram[1, 1] - gram[0, 1]) / (gram[0, 0] + gram[1, 1] - 2 * gram[0, 1])
+    np.testing.assert_allclose(min_norm_weights(gram, 1.0), [first, 1 - first, 0], rtol=1e-9)
+
+
+def test_min_norm_of_equal_and_missing_vectors():
+    np.testing.assert_allclose(min_norm_weights(np.ones((4, 4)), 0.25), 0.25)
     np.testing.assert_allclose(min_norm_weights(np.zeros((4, 4)), 1.0), 0.25)
+    np.testing.assert_allclose(min_norm_weights(np.ones((4, 4)), 1.0), 0.25)
+    # A teacher without a gradient takes all that it may.
+    np.testing.assert_allclose(min_norm_weights(np.diag([0.0, 1, 1]), 1.0), [1, 0, 0], atol=1e-9)
+    found = min_norm_weights(np.diag([0.0, 1, 1]), 0.5)
+    np.testing.assert_allclose(found, [0.5, 0.25, 0.25], rtol=1e-9)
 
 
 def test_one_teacher_gets_everything(peers_terms):
