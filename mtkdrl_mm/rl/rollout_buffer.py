@@ -20,6 +20,11 @@ class RolloutBuffer:
     Vitter 1985) keeps every image seen with equal probability, however many
     there are. Copies from an accelerator do not make the step wait.
 
+    A buffer that has dropped images does not grow before the next :meth:`clear`,
+    not even where it is resumed with a larger budget or by more processes: what
+    was dropped is gone, so only a reservoir of the size that it has can hold
+    earlier and later images alike.
+
     The rows of one training step stay together as one rollout step, which is a
     mini batch of the update. Its rows on all processes come from the same
     training step, so several processes with small batches update the agent as
@@ -58,7 +63,7 @@ class RolloutBuffer:
 
     def __len__(self) -> int:
         """Number of images held."""
-        return min(self.seen, self.capacity)
+        return self._offsets[-1]
 
     @property
     def num_steps(self) -> int:
@@ -81,7 +86,8 @@ class RolloutBuffer:
                 budget is used up.
         """
         batch = rewards.shape[0]
-        fill = min(batch, self.capacity - len(self))
+        size = self.capacity if len(self) == self.seen else len(self)
+        fill = min(batch, size - len(self))
         rows = torch.arange(len(self), len(self) + fill)
         sources = torch.arange(fill)
         if fill < batch:
@@ -89,7 +95,7 @@ class RolloutBuffer:
             slots = (
                 torch.rand(batch - fill, generator=generator, dtype=torch.float64) * rank
             ).long()
-            kept = slots < self.capacity
+            kept = slots < size
             rows = torch.cat([rows, slots[kept]])
             sources = torch.cat([sources, fill + kept.nonzero().flatten()])
             # Where several images of the step drew the same row, the last one stays, as if
@@ -98,7 +104,7 @@ class RolloutBuffer:
             latest = dict(zip(rows.tolist(), sources.tolist()))
             rows, sources = torch.tensor(list(latest)), torch.tensor(list(latest.values()))
         # A step without images on this process has some on others.
-        if fill > 0 or (batch == 0 and len(self) < self.capacity):
+        if fill > 0 or (batch == 0 and len(self) < size):
             self._offsets.append(self._offsets[-1] + fill)
         self.seen += batch
         if len(rows) == 0:

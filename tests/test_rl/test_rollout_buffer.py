@@ -192,6 +192,61 @@ def test_a_smaller_budget_keeps_an_even_choice_in_steps(capacity):
         assert torch.equal(rewards, buffer.rewards[own])
 
 
+def on_more_processes(buffer):
+    """A full buffer of one process, resumed by two."""
+    pair = [RolloutBuffer([1, 1], budget_of(buffer.capacity)) for _ in range(2)]
+    for own, state in zip(pair, redistribute([buffer.state_dict()], 2), strict=True):
+        own.load_state_dict(state)
+    return pair
+
+
+def with_a_larger_budget(buffer):
+    larger = RolloutBuffer([1, 1], budget_of(3 * buffer.capacity))
+    larger.load_state_dict(buffer.state_dict())
+    return [larger]
+
+
+@pytest.mark.parametrize('resume', [on_more_processes, with_a_larger_budget])
+def test_a_full_buffer_with_more_room_has_the_rows_that_it_holds(resume):
+    full = RolloutBuffer([1, 1], budget_of(8))
+    fill(full, 40, batch=4)
+    resumed = resume(full)
+    assert sum(map(len, resumed)) == 8 and sum(buffer.seen for buffer in resumed) == 40
+    for number, buffer in enumerate(resumed):
+        fill(buffer, 20, batch=5, seed=number)
+        states, rewards = contents(buffer)
+        assert len(buffer) == len(rewards) == 8 // len(resumed)
+        # rewards and states of the same images, and no row of memory that none was put into
+        assert torch.equal(buffer.rewards, rewards)
+        assert torch.equal(rewards[:, :1], states[0] + 0.25)
+        state = buffer.state_dict()
+        assert len(state['states']) == len(state['rewards']) == state['offsets'][-1]
+        # the next images have all the room again
+        buffer.clear()
+        fill(buffer, 2 * buffer.capacity, batch=4)
+        assert len(buffer) == buffer.capacity
+
+
+@pytest.mark.parametrize('resume', [on_more_processes, with_a_larger_budget])
+def test_images_before_and_after_a_resume_are_kept_equally_often(resume):
+    runs, images = 500, 40
+    counts = torch.zeros(images)
+    for seed in range(runs):
+        buffer = RolloutBuffer([1, 1], budget_of(8))
+        fill(buffer, images // 2, batch=4, seed=seed)
+        resumed = resume(buffer)
+        for rank, own in enumerate(resumed):
+            generator = torch.Generator().manual_seed(1000 + 2 * seed + rank)
+            for start in range(images // 2, images, 4):
+                states, rewards = numbered(start, start + 4)
+                share = slice(rank, None, len(resumed))
+                own.add([state[share] for state in states], rewards[share], generator)
+            counts[contents(own)[0][0].flatten().long()] += 1
+    expected = runs * 8 / images
+    chi_square = ((counts - expected) ** 2 / (expected * (1 - 8 / images))).sum()
+    assert chi_square < 73, counts
+
+
 @pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1), (2, 3), (3, 2), (2, 2)])
 def test_dealt_out_to_another_number_of_processes(before, after):
     """As if the other number of processes had recorded the steps: three of 12 images."""
