@@ -3,6 +3,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -172,6 +173,25 @@ class RolloutBuffer:
         """All rewards held, shape (N, M)."""
         self._drain(wait=True)
         return self._rewards[: len(self)]
+
+    def count_non_finite(self) -> tuple[Tensor, Tensor]:
+        """Images with a NaN or infinite number, per teacher.
+
+        Returns:
+            tuple[Tensor, Tensor]: Of the states and of the rewards, each int64 of
+            shape (M,).
+        """
+        states = torch.zeros(self.num_teachers, dtype=torch.long)
+        rewards = torch.zeros_like(states)
+        # Step by step, so that nothing as large as the buffer is made. A sum of numbers in half
+        # precision overflows no float32, and is NaN where one of them is.
+        self._drain(wait=True)
+        for start, stop in pairwise(self._offsets):
+            parts = self._states[start:stop].split(self.state_sizes, dim=1)
+            sums = torch.stack([part.sum(dim=1, dtype=torch.float32) for part in parts], dim=1)
+            states += sums.isfinite().logical_not().sum(dim=0)
+            rewards += self._rewards[start:stop].isfinite().logical_not().sum(dim=0)
+        return states, rewards
 
     def align_steps(self) -> list[int]:
         """Agree on the rollout steps with the other processes; called on all of them.

@@ -275,6 +275,23 @@ def test_buffers_are_dealt_out_to_another_number_of_processes(train):
     assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
 
+@pytest.mark.parametrize('last', [None, 'work_dirs/x/epoch_1.pth'])
+def test_a_reward_that_is_no_number_ends_the_training_before_anything_is_saved(train, last):
+    training = train().start().step(6)
+    training.runner.message_hub.update_info('last_ckpt', last)
+    training.hook.trainer.buffer._rewards[5, 1] = float('nan')
+    before = training.agent()
+    kept = f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
+    message = (
+        rf'the rewards of teacher "b" are not finite on 1 of them\..*ClosenessReward"\. {kept}$'
+    )
+    with pytest.raises(InputError, match=message):
+        training.hook.gather_state()
+    with pytest.raises(InputError, match=message):
+        training.step(2)
+    assert equal(training.agent(), before)
+
+
 def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
     budget = 4 * train().start().hook.trainer.buffer.bytes_per_image / 2**20

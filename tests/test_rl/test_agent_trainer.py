@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Training of the agent without a runner."""
 
+import copy
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from mtkdrl_mm.rl import (
     MixtureLikelihood,
     PolicyGradient,
     RolloutBuffer,
+    StandardizedAdvantage,
     StudentLossReward,
 )
 from mtkdrl_mm.utils import InputError
@@ -66,6 +69,38 @@ def test_update_learns_and_clears(make_trainer, make_terms):
     assert set(trainer.update()) == {'agent_loss'}
     assert len(trainer.buffer) == 0 and trainer.algorithm.updates == 1
     assert not torch.equal(weighting.agent.stem[0].weight, before)
+
+
+@pytest.mark.parametrize('call', ['update', 'gather'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_non_finite_numbers_move_nothing(make_trainer, make_terms, value, call):
+    weighting, trainer = make_trainer()
+    trainer.algorithm.advantage = StandardizedAdvantage()
+    observe(make_terms, weighting, trainer, range(3))
+    trainer.update()
+    observe(make_terms, weighting, trainer, range(3, 6))
+    trainer.buffer._rewards[7, 1] = trainer.buffer._states[7, -1] = value
+    trainer.buffer._states[9, -2] = value
+    before = copy.deepcopy((weighting.state_dict(), trainer.state_dict()))
+    with pytest.raises(InputError) as error:
+        getattr(trainer, call)()
+    assert str(error.value) == (
+        'The agent cannot learn from the 18 images of its rollout buffer: the states of teacher '
+        '"2" are not finite on 2 of them; the rewards of teacher "1" are not finite on 1 of them. '
+        'Where several teachers are named, check what they share: the images, the student and '
+        'its learning rate, or the reward "LabelProbabilityReward".'
+    )
+    trainer.buffer._states[[7, 9]] = 0
+    with pytest.raises(
+        InputError, match=r'"1" are not finite on 1 of them\. Check that teacher, or'
+    ):
+        getattr(trainer, call)()
+    trainer.buffer._rewards[7] = 0
+    for key, tensor in weighting.state_dict().items():
+        assert torch.equal(tensor, before[0][key]), key
+    assert trainer.algorithm.advantage.state_dict() == before[1]['algorithm']['advantage']
+    assert trainer.algorithm.updates == 1 and len(trainer.buffer) == 18
+    assert trainer.update() != {}
 
 
 @pytest.mark.parametrize('stop', [1, 3])

@@ -84,6 +84,18 @@ def test_going_on_from_a_saved_state_is_exact(name):
     )
 
 
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_an_agent_that_is_no_number_any_more_is_an_error(name):
+    algorithm = ALGORITHMS[name](
+        PerTeacherAgent(SIZES, hidden=8), optimizer=dict(type='SGD', lr=1e38)
+    )
+    message = (
+        rf'Update 1 of the agent has made its "\S+" NaN .* algorithm "{type(algorithm).__name__}"'
+    )
+    with pytest.raises(InputError, match=message):
+        algorithm.update(buffer_of(1))
+
+
 def test_ppo_first_step_is_the_policy_gradient():
     """With the ratio at 1 nothing is clipped, and both gradients are equal."""
     agent = PerTeacherAgent(SIZES, hidden=8)

@@ -133,6 +133,22 @@ def test_states_are_rounded_to_half_precision_and_rewards_are_not():
     assert torch.equal(kept, rewards)
 
 
+def test_non_finite_images_are_counted_by_teacher():
+    buffer = RolloutBuffer([3, 2], 1)
+    for start in (0, 4):
+        # the largest sum that finite states have is none
+        states = [torch.full((4, 3), 1e9), torch.full((4, 2), -1e9)]
+        rewards = torch.full((4, 2), -3e38)
+        if start:
+            states[0][1:3, 2] = states[1][2, 0] = float('nan')
+            rewards[3, 1] = float('-inf')
+        buffer.add(states, rewards, torch.Generator())
+    states, rewards = buffer.count_non_finite()
+    assert states.tolist() == [2, 1] and rewards.tolist() == [0, 1]
+    buffer.clear()
+    assert [counts.tolist() for counts in buffer.count_non_finite()] == [[0, 0], [0, 0]]
+
+
 def test_what_was_added_is_a_copy():
     buffer = RolloutBuffer([1, 1], 1)
     states, rewards = numbered(0, 4)

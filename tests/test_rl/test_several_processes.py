@@ -23,6 +23,7 @@ from mtkdrl_mm.rl import (
     StateLayout,
     WeightedBCE,
 )
+from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import gather_interleaved, local_shard
 
 SIZES = [6, 8]
@@ -76,6 +77,19 @@ def learn_from_few(rank, world_size, steps):
     return trainer.update(), copy.deepcopy(algorithm.agent.state_dict())
 
 
+def learn_from_a_bad_reward(rank):
+    """What an update says of a reward of the last process that is no number."""
+    agent = AttentionAgent(StateLayout((3, 5), 0), hidden=16, heads=2)
+    trainer = AgentTrainer(DPG(agent), ClosenessReward(), RolloutBuffer(SIZES, 1.0), 0, ['a', 'b'])
+    rewards = torch.zeros(4, 2)
+    if rank == 1:
+        rewards[2, 1] = float('nan')
+    trainer.buffer.add([torch.zeros(4, size) for size in SIZES], rewards, torch.Generator())
+    with pytest.raises(InputError) as error:
+        trainer.update()
+    return str(error.value)
+
+
 def work(rank, world_size, folder):
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
@@ -89,7 +103,8 @@ def work(rank, world_size, folder):
         if sizes == UNEVEN or world_size == 2
     }
     few = {steps: learn_from_few(rank, world_size, steps) for steps in (0, 1, 3)}
-    torch.save((rows, results, few), folder / f'{rank}.pth')
+    bad = learn_from_a_bad_reward(rank)
+    torch.save((rows, results, few, bad), folder / f'{rank}.pth')
 
 
 def start(world_size, folder):
@@ -109,7 +124,13 @@ def learned_by_three(tmp_path_factory):
 
 def test_rows_come_back_in_the_order_of_one_process(learned):
     # 7 images, so that one process has 4 of them and the other 3
-    assert all(rows.flatten().tolist() == list(range(7)) for rows, _, _ in learned)
+    assert all(rows.flatten().tolist() == list(range(7)) for rows, *_ in learned)
+
+
+def test_a_bad_reward_of_one_process_is_an_error_on_all(learned):
+    for *_, message in learned:
+        assert 'the 8 images' in message
+        assert ': the rewards of teacher "b" are not finite on 1 of them. Check' in message
 
 
 def tensors_of(state, prefix=''):
@@ -127,7 +148,7 @@ def tensors_of(state, prefix=''):
 
 def check(processes, name, sizes):
     one = tensors_of(learn(name, 0, 1, sizes))
-    first, *others = (tensors_of(results[name, sizes]) for _, results, _ in processes)
+    first, *others = (tensors_of(results[name, sizes]) for _, results, *_ in processes)
     for key, tensor in one.items():
         assert all(torch.equal(first[key], other[key]) for other in others), key
         # Adam makes steps of 1e-3 also where a gradient is hardly more than rounding.
@@ -149,7 +170,7 @@ def test_three_processes_some_without_an_image_of_a_step_learn_what_one_does(
 
 
 def test_processes_with_different_numbers_of_steps_update_together(learned):
-    (*_, first), (*_, second) = learned
+    (*_, first, _), (*_, second, _) = learned
     assert first[0][0] == second[0][0] == {}
     for steps in (1, 3):
         assert first[steps][0] == second[steps][0]
@@ -159,7 +180,7 @@ def test_processes_with_different_numbers_of_steps_update_together(learned):
 
 
 def test_the_replay_was_full(learned):
-    _, results, _ = learned[0]
+    _, results, *_ = learned[0]
     replay = results['ddpg, full replay', EVEN]['replay']
     assert replay['seen'] == 80 and len(replay['rewards']) == 25
     assert replay['offsets'] == [0, 8, 16, 24, 25]

@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Alternation between the student's and the agent's training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from ..held_out import build_held_out
 from ..loops import schedule_steps
 from ..seeded_views import seeded_parts
 from ..teacher_outputs import connect_held_out
-from .step_hook import StepHook, unwrap_distiller
+from .step_hook import StepHook, last_good_state, unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -41,7 +43,8 @@ class AgentHook(StepHook):
     algorithm (optimiser, number of updates, advantage), and the buffers of all
     processes where they are not empty. The agent itself is part of the model.
     In distributed runs all processes average their gradients, and make sure
-    after each update that they hold the same agent.
+    after each update that they hold the same agent. A state, a reward or an agent
+    that is NaN or infinite ends the training before anything is saved.
 
     The defaults are those of the published method. The training itself is in
     :class:`mtkdrl_mm.rl.AgentTrainer`.
@@ -149,7 +152,8 @@ class AgentHook(StepHook):
             advantage=self.advantage,
             seed=runner.seed,
         )
-        self.trainer = AgentTrainer(algorithm, self.reward, buffer, runner.seed)
+        names = distiller.teachers.names
+        self.trainer = AgentTrainer(algorithm, self.reward, buffer, runner.seed, names)
         if self._saved_state is not None:
             try:
                 self.trainer.load_state_dict(self._saved_state)
@@ -169,7 +173,7 @@ class AgentHook(StepHook):
         weighting.attach_trainer()
         self._weighting = weighting
         self._runner = runner
-        self._reward_names = ['reward', *(f'reward/{name}' for name in distiller.teachers.names)]
+        self._reward_names = ['reward', *(f'reward/{name}' for name in names)]
         super().before_train(runner)
 
     def before_train_iter(
@@ -215,7 +219,8 @@ class AgentHook(StepHook):
         if self.held_out is not None:
             self._observe_held_out(runner)
         held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
-        results = self.trainer.update()
+        with self._keeping_checkpoints(runner):
+            results = self.trainer.update()
         if not results:
             return
         for name, value in results.items():
@@ -256,7 +261,17 @@ class AgentHook(StepHook):
         Called on all processes before one is saved.
         """
         if self.trainer is not None:
-            self.trainer.gather()
+            with self._keeping_checkpoints(self._runner):
+                self.trainer.gather()
+
+    @staticmethod
+    @contextmanager
+    def _keeping_checkpoints(runner: Runner) -> Iterator[None]:
+        """Say where the last good state is, if numbers that are not finite end the training."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f'{error} {last_good_state(runner)}') from error
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the trainer's state."""

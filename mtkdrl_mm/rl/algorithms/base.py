@@ -129,7 +129,8 @@ class Algorithm(metaclass=ABCMeta):
             buffer (RolloutBuffer): What the update learns from.
 
         Raises:
-            RuntimeError: If the processes hold different agents afterwards.
+            InputError: If the agent is not finite afterwards.
+            RuntimeError: If the processes hold different agents.
         """
         self.images = buffer.align_steps()
         self.advantage.observe(buffer.rewards)
@@ -144,7 +145,19 @@ class Algorithm(metaclass=ABCMeta):
             self.optimizer.zero_grad(set_to_none=True)
             self.agent.requires_grad_(False)
         self.updates += 1
+        self._check_finite()
         check_equal_over_ranks(self.agent, 'agent')
+
+    def _check_finite(self) -> None:
+        # Gradients are averaged, so that all processes see the same.
+        for name, tensor in self.agent.state_dict().items():
+            if not tensor.isfinite().all():
+                raise InputError(
+                    f'Update {self.updates} of the agent has made its "{name}" NaN or infinite, '
+                    'from states and rewards that are finite. Lower the learning rate of its '
+                    '`optimizer`, or set `max_grad_norm`, both of the RL algorithm '
+                    f'"{type(self).__name__}".'
+                )
 
     def minibatch_order(self, buffer: RolloutBuffer) -> list[int]:
         """Numbers of the rollout steps in the order of an update, ``epochs`` times all.
