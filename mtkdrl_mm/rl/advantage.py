@@ -2,7 +2,7 @@
 """Advantages: rewards, normalised for the policy update."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,14 @@ from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 
 class Advantage(metaclass=ABCMeta):
-    """Normalises the rewards of a mini batch."""
+    """Normalises the rewards of a mini batch.
+
+    Attributes:
+        is_non_negative (bool): Whether no advantage is below 0, as
+            :class:`WeightedBCE` needs. Defaults to False.
+    """
+
+    is_non_negative: ClassVar[bool] = False
 
     def observe(self, rewards: Tensor) -> None:  # noqa: B027, most have no statistics
         """Update running statistics; called once per update, before any :meth:`__call__`.
@@ -140,6 +147,8 @@ class BatchZScoreAdvantage(Advantage):
     Args:
         eps (float): Guards against division by 0. Defaults to 1e-8.
     """
+
+    is_non_negative = True
 
     def __init__(self, eps: float = 1e-8) -> None:
         self.eps = eps

@@ -33,7 +33,7 @@ class AgentTrainer:
             Defaults to None: their numbers, from 0.
 
     Raises:
-        InputError: If the algorithm cannot learn from the reward.
+        InputError: If the algorithm cannot learn from the reward or its advantage.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class AgentTrainer:
         seed: int,
         names: Sequence[str] | None = None,
     ) -> None:
-        algorithm.check_reward(reward)
+        algorithm.check_signal(reward, algorithm.advantage)
         self.algorithm = algorithm
         self.reward = reward
         self.buffer = buffer

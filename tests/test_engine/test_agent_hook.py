@@ -13,7 +13,6 @@ from mtkdrl_mm.rl import (
     LabelProbabilityReward,
     MinMaxAdvantage,
     PolicyGradient,
-    StudentLossReward,
     agent_trainer,
 )
 from mtkdrl_mm.utils import InputError
@@ -100,7 +99,12 @@ def test_no_warm_up(train):
     assert (weights.logit - 0.5).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize('reward', [LabelProbabilityReward, ClosenessReward, StudentLossReward])
+RELEASED = dict(
+    algorithm='WeightedBCE', reward='StudentLossReward', advantage='BatchZScoreAdvantage'
+)
+
+
+@pytest.mark.parametrize('reward', [LabelProbabilityReward, ClosenessReward])
 def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward):
     training = train(reward=reward.__name__).start()
     before = training.agent()
@@ -115,12 +119,12 @@ def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward)
     assert equal(before, training.agent())
 
 
-@pytest.mark.parametrize('reward', ['StudentLossReward', 'ClosenessReward'])
-def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, reward):
+@pytest.mark.parametrize('options', [RELEASED, dict(reward='ClosenessReward')])
+def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, options):
     """Values and gradients of every term, with the hook watching and without."""
     gradients = []
     for watched in (True, False):
-        training = train(reward=reward, warmup_epochs=0)
+        training = train(**options, warmup_epochs=0)
         if watched:
             training.start()
             training.hook.before_train_iter(training.runner, 0)
@@ -321,6 +325,21 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
         (
             dict(algorithm='MixtureLikelihood'),
             '"MixtureLikelihood" needs a reward that is a probability, but the reward is "Closen',
+        ),
+        (
+            dict(reward='StudentLossReward'),
+            '"PolicyGradient" learns nothing from the reward "StudentLossReward", which .*: set '
+            '`reward` to "ClosenessReward" or .* or `algorithm` to "WeightedBCE" and `advantage`',
+        ),
+        (
+            dict(RELEASED, algorithm='PPO'),
+            '"PPO" learns nothing from the reward "StudentLossReward"',
+        ),
+        (dict(algorithm='DDPG', reward='StudentLossReward'), '"DDPG" learns nothing from the rew'),
+        (
+            dict(algorithm='WeightedBCE', advantage='StandardizedAdvantage'),
+            '"WeightedBCE" diverges where an advantage is negative, as those of "Standardized'
+            'Advantage" may be: set `advantage` to "BatchZScoreAdvantage"',
         ),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),

@@ -9,6 +9,7 @@ import torch
 from mtkdrl_mm.models import MTKDRL
 from mtkdrl_mm.rl import (
     AgentTrainer,
+    BatchZScoreAdvantage,
     ClosenessReward,
     LabelProbabilityReward,
     MixtureLikelihood,
@@ -16,6 +17,7 @@ from mtkdrl_mm.rl import (
     RolloutBuffer,
     StandardizedAdvantage,
     StudentLossReward,
+    WeightedBCE,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -51,12 +53,20 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
         torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
 
 
-def test_an_algorithm_may_refuse_the_reward(make_trainer):
+def test_an_algorithm_may_refuse_reward_and_advantage(make_trainer):
     weighting, trainer = make_trainer()
+    released = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    for reward in (ClosenessReward(), LabelProbabilityReward(), StudentLossReward()):
+        AgentTrainer(released, reward, trainer.buffer, 0)
+        with pytest.raises(InputError, match='as those of "MinMaxAdvantage" may be: set `adv'):
+            AgentTrainer(WeightedBCE(weighting.agent), reward, trainer.buffer, 0)
     algorithm = MixtureLikelihood(weighting.agent)
     AgentTrainer(algorithm, LabelProbabilityReward(), trainer.buffer, 0)
+    gradient = PolicyGradient(weighting.agent)
+    AgentTrainer(gradient, ClosenessReward(), trainer.buffer, 0)
+    with pytest.raises(InputError, match='"PolicyGradient" learns nothing from the reward "Studen'):
+        AgentTrainer(gradient, StudentLossReward(), trainer.buffer, 0)
     for reward in (ClosenessReward(), StudentLossReward()):
-        AgentTrainer(PolicyGradient(weighting.agent), reward, trainer.buffer, 0)
         with pytest.raises(InputError, match=f'reward is "{type(reward).__name__}": set the rew'):
             AgentTrainer(algorithm, reward, trainer.buffer, 0)
 

@@ -69,7 +69,8 @@ class AgentHook(StepHook):
 
     Raises:
         InputError: If a component is unknown, a number is out of range, the
-            algorithm cannot learn from the reward, or the weighting has no agent.
+            algorithm cannot learn from reward and advantage, or the weighting has
+            no agent.
 
     Example:
         >>> from mmengine.registry import HOOKS
@@ -109,7 +110,7 @@ class AgentHook(StepHook):
         self.advantage = build_component(TASK_UTILS, advantage, Advantage, 'advantage')
         # Built in `before_train`, when agent and seed are known.
         kind, _ = check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
-        kind.check_reward(self.reward)
+        kind.check_signal(self.reward, self.advantage)
         self.algorithm_cfg = algorithm
         self.warmup_epochs = check_number('warmup_epochs', warmup_epochs)
         self.warmup_iters = warmup_iters

@@ -62,9 +62,16 @@ class Algorithm(metaclass=ABCMeta):
             :meth:`updating`, which aligns the rollout steps of the processes.
         needs_probabilities (bool): Whether the rewards must be probabilities,
             see :class:`Reward`. Defaults to False.
+        needs_comparisons (bool): Whether nothing is learned from rewards that are
+            the same for all teachers of an image: their weights sum to 1, so such
+            a reward is earned whatever they are. Defaults to True.
+        needs_non_negative (bool): Whether advantages must not be negative.
+            Defaults to False.
     """
 
     needs_probabilities: ClassVar[bool] = False
+    needs_comparisons: ClassVar[bool] = True
+    needs_non_negative: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -93,20 +100,35 @@ class Algorithm(metaclass=ABCMeta):
         agent.requires_grad_(False)
 
     @classmethod
-    def check_reward(cls, reward: Reward) -> None:
-        """Check that the algorithm can learn from a reward.
+    def check_signal(cls, reward: Reward, advantage: Advantage) -> None:
+        """Check that the algorithm can learn from a reward, normalised by an advantage.
 
         Args:
             reward (Reward): The reward.
+            advantage (Advantage): The advantage.
 
         Raises:
-            InputError: If it needs probabilities, and the reward gives others.
+            InputError: If the reward or the advantage is not of the kind that the
+                algorithm needs.
         """
         if cls.needs_probabilities and not reward.is_probability:
             raise InputError(
                 f'The RL algorithm "{cls.__name__}" needs a reward that is a probability, but the '
                 f'reward is "{type(reward).__name__}": set the reward to "LabelProbabilityReward", '
                 'or choose another algorithm.'
+            )
+        if cls.needs_comparisons and not reward.compares_teachers:
+            raise InputError(
+                f'The RL algorithm "{cls.__name__}" learns nothing from the reward '
+                f'"{type(reward).__name__}", which is the same for all teachers of an image: set '
+                '`reward` to "ClosenessReward" or "LabelProbabilityReward", or `algorithm` to '
+                '"WeightedBCE" and `advantage` to "BatchZScoreAdvantage".'
+            )
+        if cls.needs_non_negative and not advantage.is_non_negative:
+            raise InputError(
+                f'The RL algorithm "{cls.__name__}" diverges where an advantage is negative, as '
+                f'those of "{type(advantage).__name__}" may be: set `advantage` to '
+                '"BatchZScoreAdvantage", or choose another `algorithm`.'
             )
 
     @abstractmethod
