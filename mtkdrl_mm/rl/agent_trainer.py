@@ -54,7 +54,7 @@ class AgentTrainer:
         self._generator = torch.Generator()
 
     def observe(self, terms: StepTerms, action: AgentAction, iteration: int) -> Tensor:
-        """Add one training step to the buffer.
+        """Add one training step to the buffer. It is called on all processes.
 
         Args:
             terms (StepTerms): The step's terms for B images and M teachers.
@@ -67,9 +67,24 @@ class AgentTrainer:
             Tensor: The rewards, shape (B, M).
         """
         rewards = self.reward(terms, action)
-        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
-        self.buffer.add(action.states, rewards, self._generator)
+        self._add(action.states, rewards, iteration)
         return rewards
+
+    def observe_none(self, iteration: int) -> None:
+        """Take part in a step of which this process has no image, but others have.
+
+        Args:
+            iteration (int): The step's number.
+        """
+        states = [torch.zeros(0, size) for size in self.buffer.state_sizes]
+        self._add(states, torch.zeros(0, self.buffer.num_teachers), iteration)
+
+    def _add(self, states: Sequence[Tensor], rewards: Tensor, iteration: int) -> None:
+        kept = self.algorithm.normalize_step(rewards)
+        # One bad reward may spoil a whole step: keep it, so that its teacher can be named.
+        kept = torch.where(kept.isfinite(), kept, rewards)
+        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
+        self.buffer.add(states, kept, self._generator)
 
     def update(self) -> dict[str, float]:
         """Update the agent from the buffers of all processes, and clear them.

@@ -16,6 +16,8 @@ _HALF_LIMIT = torch.finfo(torch.float16).max
 class RolloutBuffer:
     """States and rewards of the images since the last update of the agent.
 
+    The rewards are what :meth:`Advantage.normalize_step` has made of them.
+
     Kept in host memory, the states in half precision. Rows are added in order
     until the budget is used up; from then on reservoir sampling (Algorithm R,
     Vitter 1985) keeps every image seen with equal probability, however many
@@ -30,7 +32,8 @@ class RolloutBuffer:
     mini batch of the update. Its rows on all processes come from the same
     training step, so several processes with small batches update the agent as
     one process with a large batch does. Processes may hold different numbers of
-    rows of a step, or none.
+    rows of a step, or none. Once rows give way to later images, a rollout step
+    holds images of any training steps.
 
     Args:
         state_sizes (Sequence[int]): Lengths of the M teachers' states.

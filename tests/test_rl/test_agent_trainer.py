@@ -81,6 +81,53 @@ def test_update_learns_and_clears(make_trainer, make_terms):
     assert not torch.equal(weighting.agent.stem[0].weight, before)
 
 
+@pytest.mark.parametrize('images', [1000, 20])
+def test_images_are_compared_with_those_of_their_own_step(make_trainer, make_terms, images):
+    """Whatever a full buffer keeps of it, beside images of other steps."""
+    weighting, trainer = make_trainer(images=images)
+    trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    trainer.reward, known = StudentLossReward(), {}
+    for step in range(8):
+        terms = make_terms(seed=step, dtype=torch.float32)
+        action = weighting(terms)
+        rewards = trainer.observe(terms, action, step).double()
+        assert torch.equal(rewards.float(), StudentLossReward()(terms, action))
+        scores = (rewards - rewards.mean()) / rewards.std(correction=0)
+        for state, score in zip(action.states[0].half(), scores.clamp(0, 1).float()):
+            known[tuple(state.tolist())] = score
+    kept = [
+        (tuple(state.tolist()), advantage)
+        for states, advantages in trainer.buffer.iterate(torch.device('cpu'))
+        for state, advantage in zip(states[0], trainer.algorithm.advantage(advantages))
+    ]
+    assert len(kept) == min(images, 48) == len(trainer.buffer)
+    for state, advantage in kept:
+        torch.testing.assert_close(advantage, known[state])
+    assert len({float(advantage[0]) for _, advantage in kept}) > 3
+
+
+def test_stacking_keeps_probabilities_whatever_the_advantage(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    trainer.algorithm = MixtureLikelihood(weighting.agent, advantage=BatchZScoreAdvantage())
+    terms = make_terms(dtype=torch.float32)
+    rewards = trainer.observe(terms, weighting(terms), 0)
+    assert torch.equal(trainer.buffer.rewards, rewards)
+
+
+def test_teacher_of_a_bad_reward_is_named_where_images_are_compared(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    terms = make_terms(dtype=torch.float32)
+    rewards = LabelProbabilityReward()(terms, weighting(terms))
+    rewards[2, 1] = float('nan')
+    trainer.reward = lambda terms, weights: rewards
+    trainer.observe(terms, weighting(terms), 0)
+    with pytest.raises(
+        InputError, match=r'buffer: the rewards of teacher "1" are not finite on 1 '
+    ):
+        trainer.update()
+
+
 @pytest.mark.parametrize('call', ['update', 'gather'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_non_finite_numbers_move_nothing(make_trainer, make_terms, value, call):

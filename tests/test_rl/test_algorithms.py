@@ -100,6 +100,7 @@ def test_equal_rewards_of_an_image_have_no_gradient(kind):
     old = agent(states)
     parameters = list(agent.requires_grad_(True).parameters())
     for seen, learns in ((rewards, True), (torch.randn(64, 1).expand(-1, 2), False)):
+        seen = advantage.normalize_step(seen)
         advantage.observe(seen)
         for loss in (gradient.loss(states, seen), ppo.loss(states, seen, old)):
             largest = max(g.abs().max() for g in torch.autograd.grad(loss, parameters))
@@ -109,6 +110,7 @@ def test_equal_rewards_of_an_image_have_no_gradient(kind):
 @pytest.mark.parametrize('kind', ADVANTAGES)
 def test_advantages_that_may_be_negative_say_so(kind):
     advantage, (_, rewards, _) = kind(), bandit(64)
+    rewards = advantage.normalize_step(rewards)
     advantage.observe(rewards)
     assert (advantage(rewards).min() >= 0) == kind.is_non_negative
     assert WeightedBCE.needs_non_negative

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
@@ -240,7 +241,10 @@ class AgentHook(StepHook):
         means, counts = [], []
         distiller.eval()
         try:
-            for number, batch in enumerate(self.held_out):
+            for number, batch in enumerate(_of_all_processes(self.held_out)):
+                if batch is None:
+                    self.trainer.observe_none(runner.iter + number)
+                    continue
                 with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
                     data = distiller.data_preprocessor(batch, False)
                     terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
@@ -283,6 +287,18 @@ class AgentHook(StepHook):
         """Keep the saved state until training starts."""
         if runner._resume and 'agent_hook' in checkpoint:
             self._saved_state = checkpoint['agent_hook']
+
+
+def _of_all_processes(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader, then None for as long as other processes have one."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        left = torch.tensor(int(batch is not None))
+        all_reduce(left, op='max')
+        if not left:
+            return
+        yield batch
 
 
 _SUPPLIED = ('agent', 'advantage', 'seed')

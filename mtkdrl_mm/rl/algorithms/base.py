@@ -131,6 +131,17 @@ class Algorithm(metaclass=ABCMeta):
                 '"BatchZScoreAdvantage", or choose another `algorithm`.'
             )
 
+    def normalize_step(self, rewards: Tensor) -> Tensor:
+        """What the buffer keeps of the rewards of a training step.
+
+        Args:
+            rewards (Tensor): Those of this process, shape (B, M); B may be 0.
+
+        Returns:
+            Tensor: Of the same shape; see :meth:`Advantage.normalize_step`.
+        """
+        return self.advantage.normalize_step(rewards)
+
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
         """Update the agent. The buffer keeps its images.
