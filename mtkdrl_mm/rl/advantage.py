@@ -2,7 +2,7 @@
 """Advantages: rewards, normalised for the policy update."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,21 +12,47 @@ from mtkdrl_mm.utils.distributed import all_reduce_mean
 
 
 class Advantage(metaclass=ABCMeta):
-    """Normalises the rewards of a mini batch."""
+    """Normalises the rewards for the policy update.
+
+    In two stages: :meth:`normalize_step` when a training step is observed, and
+    :meth:`__call__` when the agent is updated from what the buffer has kept. An
+    advantage that compares images does so in the first stage, where it sees all
+    images of a step: a full buffer keeps some of them, beside others of other
+    steps. All others need the second stage alone.
+
+    Attributes:
+        is_non_negative (bool): Whether no advantage is below 0, as
+            :class:`WeightedBCE` needs. Defaults to False.
+    """
+
+    is_non_negative: ClassVar[bool] = False
+
+    def normalize_step(self, rewards: Tensor) -> Tensor:
+        """Normalise over the images of a training step; by default nothing is changed.
+
+        Called once per step, on all processes.
+
+        Args:
+            rewards (Tensor): Those of this process, shape (B, M); B may be 0.
+
+        Returns:
+            Tensor: What the buffer keeps, of the same shape.
+        """
+        return rewards
 
     def observe(self, rewards: Tensor) -> None:  # noqa: B027, most have no statistics
         """Update running statistics; called once per update, before any :meth:`__call__`.
 
         Args:
-            rewards (Tensor): Those of this process, shape (N, M); N may be 0.
+            rewards (Tensor): Those that this process has kept, shape (N, M); N may be 0.
         """
 
     @abstractmethod
     def __call__(self, rewards: Tensor) -> Tensor:
-        """Normalise.
+        """Normalise a mini batch of the update, image by image.
 
         Args:
-            rewards (Tensor): R of shape (N, M).
+            rewards (Tensor): What :meth:`normalize_step` returned, shape (N, M).
 
         Returns:
             Tensor: A of the same shape.
@@ -128,28 +154,36 @@ class StandardizedAdvantage(Advantage):
 
 @TASK_UTILS.register_module()
 class BatchZScoreAdvantage(Advantage):
-    r"""The authors' released normaliser: z-scores over the mini batch, clamped to [0, 1].
+    r"""The authors' released normaliser: z-scores over the batch, clamped to [0, 1].
 
     .. math::
         A_i^m = \mathrm{clamp}\Big(\frac{R_i^m - \mathrm{mean}\, R}
             {\mathrm{std}\, R + \epsilon}, 0, 1\Big)
 
     with mean and (population) standard deviation over the images and teachers
-    of the mini batch, on all processes. Images below the mean count nothing.
+    of a training step, on all processes. Images below the mean count nothing.
+    The student improves while the buffer fills, so an image is compared with
+    those of its own step alone, whichever of them the buffer keeps.
 
     Args:
         eps (float): Guards against division by 0. Defaults to 1e-8.
     """
 
+    is_non_negative = True
+
     def __init__(self, eps: float = 1e-8) -> None:
         self.eps = eps
 
-    def __call__(self, rewards: Tensor) -> Tensor:
-        """Advantages in [0, 1], shape (N, M)."""
+    def normalize_step(self, rewards: Tensor) -> Tensor:
+        """Advantages in [0, 1], shape (B, M)."""
         values = rewards.double()
-        # As sums, since the last mini batch need not be as large on every process.
+        # As sums, since a step need not have as many images on every process.
         sums = torch.stack([values.new_tensor(values.numel()), values.sum()])
         count, total = all_reduce_mean(sums)
         centred = values - total / count
         variance = all_reduce_mean(centred.square().sum()) / count
         return (centred / (variance.sqrt() + self.eps)).clamp(0, 1).to(rewards.dtype)
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        """What :meth:`normalize_step` returned."""
+        return rewards

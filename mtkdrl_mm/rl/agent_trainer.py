@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Training of the agent, apart from any schedule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.dist import all_reduce, get_rank
 from torch import Tensor
 
 from mtkdrl_mm.structures import AgentAction, BufferShards, StepTerms
+from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from .algorithms import Algorithm
@@ -27,24 +29,32 @@ class AgentTrainer:
         reward (Reward): The reward.
         buffer (RolloutBuffer): The buffer, for the agent's states.
         seed (int): The run's seed.
+        names (Sequence[str], optional): The teachers' names, for messages.
+            Defaults to None: their numbers, from 0.
 
     Raises:
-        InputError: If the algorithm cannot learn from the reward.
+        InputError: If the algorithm cannot learn from the reward or its advantage.
     """
 
     def __init__(
-        self, algorithm: Algorithm, reward: Reward, buffer: RolloutBuffer, seed: int
+        self,
+        algorithm: Algorithm,
+        reward: Reward,
+        buffer: RolloutBuffer,
+        seed: int,
+        names: Sequence[str] | None = None,
     ) -> None:
-        algorithm.check_reward(reward)
+        algorithm.check_signal(reward, algorithm.advantage)
         self.algorithm = algorithm
         self.reward = reward
         self.buffer = buffer
         self.seed = seed
+        self.names = names or [str(number) for number in range(buffer.num_teachers)]
         self._shards = BufferShards(buffer, redistribute)
         self._generator = torch.Generator()
 
     def observe(self, terms: StepTerms, action: AgentAction, iteration: int) -> Tensor:
-        """Add one training step to the buffer.
+        """Add one training step to the buffer. It is called on all processes.
 
         Args:
             terms (StepTerms): The step's terms for B images and M teachers.
@@ -57,9 +67,24 @@ class AgentTrainer:
             Tensor: The rewards, shape (B, M).
         """
         rewards = self.reward(terms, action)
-        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
-        self.buffer.add(action.states, rewards, self._generator)
+        self._add(action.states, rewards, iteration)
         return rewards
+
+    def observe_none(self, iteration: int) -> None:
+        """Take part in a step of which this process has no image, but others have.
+
+        Args:
+            iteration (int): The step's number.
+        """
+        states = [torch.zeros(0, size) for size in self.buffer.state_sizes]
+        self._add(states, torch.zeros(0, self.buffer.num_teachers), iteration)
+
+    def _add(self, states: Sequence[Tensor], rewards: Tensor, iteration: int) -> None:
+        kept = self.algorithm.normalize_step(rewards)
+        # One bad reward may spoil a whole step: keep it, so that its teacher can be named.
+        kept = torch.where(kept.isfinite(), kept, rewards)
+        self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
+        self.buffer.add(states, kept, self._generator)
 
     def update(self) -> dict[str, float]:
         """Update the agent from the buffers of all processes, and clear them.
@@ -69,18 +94,55 @@ class AgentTrainer:
         Returns:
             dict[str, float]: What the algorithm returns for the log; empty if
             all buffers were empty.
+
+        Raises:
+            InputError: On all processes, if a state or a reward is not finite, in
+                which case nothing has changed; or if the agent is not afterwards.
         """
-        images = torch.tensor(len(self.buffer))
-        all_reduce(images)
-        if int(images) == 0:
+        if self._check_finite() == 0:
             return {}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()
         return results
 
     def gather(self) -> None:
-        """Collect the buffers of all processes for the next :meth:`state_dict`."""
+        """Collect the buffers of all processes for the next :meth:`state_dict`.
+
+        Raises:
+            InputError: On all processes, if a state or a reward is not finite: the
+                agent could never learn from what is saved.
+        """
+        self._check_finite()
         self._shards.gather()
+
+    def _check_finite(self) -> int:
+        """Images in the buffers of all processes, after a look at every number."""
+        held = torch.tensor([len(self.buffer)])
+        counts = torch.cat([held, *self.buffer.count_non_finite()])
+        all_reduce(counts)
+        images, *bad = counts.tolist()
+        if any(bad):
+            raise InputError(self._describe(images, bad[: len(self.names)], bad[len(self.names) :]))
+        return images
+
+    def _describe(self, images: int, states: list[int], rewards: list[int]) -> str:
+        faults = [
+            f'the {what} of teacher "{name}" are not finite on {count} of them'
+            for what, counts in (('states', states), ('rewards', rewards))
+            for name, count in zip(self.names, counts)
+            if count > 0
+        ]
+        teachers = sum(any(pair) for pair in zip(states, rewards))
+        remedy = (
+            'Check that teacher'
+            if teachers == 1
+            else 'Where several teachers are named, check what they share: the images, the student '
+            'and its learning rate'
+        )
+        return (
+            f'The agent cannot learn from the {images} images of its rollout buffer: '
+            f'{"; ".join(faults)}. {remedy}, or the reward "{type(self.reward).__name__}".'
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved for exact resuming; the agent is saved with the model."""

@@ -18,9 +18,13 @@ class Reward(metaclass=ABCMeta):
     Attributes:
         is_probability (bool): Whether all rewards are probabilities, from 0 to
             1, as :class:`MixtureLikelihood` needs. Defaults to False.
+        compares_teachers (bool): Whether the teachers of an image may have
+            different rewards. Without, only :class:`WeightedBCE` learns anything.
+            Defaults to True.
     """
 
     is_probability: ClassVar[bool] = False
+    compares_teachers: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
@@ -62,6 +66,8 @@ class StudentLossReward(Reward):
     One reward per image, the same for all its teachers. It tells
     on which images the student does well, not which teacher helped it.
     """
+
+    compares_teachers = False
 
     @torch.no_grad()
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:

@@ -3,6 +3,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,16 +16,24 @@ _HALF_LIMIT = torch.finfo(torch.float16).max
 class RolloutBuffer:
     """States and rewards of the images since the last update of the agent.
 
+    The rewards are what :meth:`Advantage.normalize_step` has made of them.
+
     Kept in host memory, the states in half precision. Rows are added in order
     until the budget is used up; from then on reservoir sampling (Algorithm R,
     Vitter 1985) keeps every image seen with equal probability, however many
     there are. Copies from an accelerator do not make the step wait.
 
+    A buffer that has dropped images does not grow before the next :meth:`clear`,
+    not even where it is resumed with a larger budget or by more processes: what
+    was dropped is gone, so only a reservoir of the size that it has can hold
+    earlier and later images alike.
+
     The rows of one training step stay together as one rollout step, which is a
     mini batch of the update. Its rows on all processes come from the same
     training step, so several processes with small batches update the agent as
     one process with a large batch does. Processes may hold different numbers of
-    rows of a step, or none.
+    rows of a step, or none. Once rows give way to later images, a rollout step
+    holds images of any training steps.
 
     Args:
         state_sizes (Sequence[int]): Lengths of the M teachers' states.
@@ -58,7 +67,7 @@ class RolloutBuffer:
 
     def __len__(self) -> int:
         """Number of images held."""
-        return min(self.seen, self.capacity)
+        return self._offsets[-1]
 
     @property
     def num_steps(self) -> int:
@@ -81,7 +90,8 @@ class RolloutBuffer:
                 budget is used up.
         """
         batch = rewards.shape[0]
-        fill = min(batch, self.capacity - len(self))
+        size = self.capacity if len(self) == self.seen else len(self)
+        fill = min(batch, size - len(self))
         rows = torch.arange(len(self), len(self) + fill)
         sources = torch.arange(fill)
         if fill < batch:
@@ -89,7 +99,7 @@ class RolloutBuffer:
             slots = (
                 torch.rand(batch - fill, generator=generator, dtype=torch.float64) * rank
             ).long()
-            kept = slots < self.capacity
+            kept = slots < size
             rows = torch.cat([rows, slots[kept]])
             sources = torch.cat([sources, fill + kept.nonzero().flatten()])
             # Where several images of the step drew the same row, the last one stays, as if
@@ -98,7 +108,7 @@ class RolloutBuffer:
             latest = dict(zip(rows.tolist(), sources.tolist()))
             rows, sources = torch.tensor(list(latest)), torch.tensor(list(latest.values()))
         # A step without images on this process has some on others.
-        if fill > 0 or (batch == 0 and len(self) < self.capacity):
+        if fill > 0 or (batch == 0 and len(self) < size):
             self._offsets.append(self._offsets[-1] + fill)
         self.seen += batch
         if len(rows) == 0:
@@ -166,6 +176,25 @@ class RolloutBuffer:
         """All rewards held, shape (N, M)."""
         self._drain(wait=True)
         return self._rewards[: len(self)]
+
+    def count_non_finite(self) -> tuple[Tensor, Tensor]:
+        """Images with a NaN or infinite number, per teacher.
+
+        Returns:
+            tuple[Tensor, Tensor]: Of the states and of the rewards, each int64 of
+            shape (M,).
+        """
+        states = torch.zeros(self.num_teachers, dtype=torch.long)
+        rewards = torch.zeros_like(states)
+        # Step by step, so that nothing as large as the buffer is made. A sum of numbers in half
+        # precision overflows no float32, and is NaN where one of them is.
+        self._drain(wait=True)
+        for start, stop in pairwise(self._offsets):
+            parts = self._states[start:stop].split(self.state_sizes, dim=1)
+            sums = torch.stack([part.sum(dim=1, dtype=torch.float32) for part in parts], dim=1)
+            states += sums.isfinite().logical_not().sum(dim=0)
+            rewards += self._rewards[start:stop].isfinite().logical_not().sum(dim=0)
+        return states, rewards
 
     def align_steps(self) -> list[int]:
         """Agree on the rollout steps with the other processes; called on all of them.

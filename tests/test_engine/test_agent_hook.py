@@ -13,7 +13,6 @@ from mtkdrl_mm.rl import (
     LabelProbabilityReward,
     MinMaxAdvantage,
     PolicyGradient,
-    StudentLossReward,
     agent_trainer,
 )
 from mtkdrl_mm.utils import InputError
@@ -100,7 +99,12 @@ def test_no_warm_up(train):
     assert (weights.logit - 0.5).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize('reward', [LabelProbabilityReward, ClosenessReward, StudentLossReward])
+RELEASED = dict(
+    algorithm='WeightedBCE', reward='StudentLossReward', advantage='BatchZScoreAdvantage'
+)
+
+
+@pytest.mark.parametrize('reward', [LabelProbabilityReward, ClosenessReward])
 def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward):
     training = train(reward=reward.__name__).start()
     before = training.agent()
@@ -115,12 +119,12 @@ def test_phase_1_records_states_and_rewards_and_freezes_the_agent(train, reward)
     assert equal(before, training.agent())
 
 
-@pytest.mark.parametrize('reward', ['StudentLossReward', 'ClosenessReward'])
-def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, reward):
+@pytest.mark.parametrize('options', [RELEASED, dict(reward='ClosenessReward')])
+def test_the_hook_leaves_the_students_losses_as_they_are(train, make_batch, options):
     """Values and gradients of every term, with the hook watching and without."""
     gradients = []
     for watched in (True, False):
-        training = train(reward=reward, warmup_epochs=0)
+        training = train(**options, warmup_epochs=0)
         if watched:
             training.start()
             training.hook.before_train_iter(training.runner, 0)
@@ -275,6 +279,23 @@ def test_buffers_are_dealt_out_to_another_number_of_processes(train):
     assert torch.equal(rewards, state['rewards'][:4].repeat_interleave(2, dim=0))
 
 
+@pytest.mark.parametrize('last', [None, 'work_dirs/x/epoch_1.pth'])
+def test_a_reward_that_is_no_number_ends_the_training_before_anything_is_saved(train, last):
+    training = train().start().step(6)
+    training.runner.message_hub.update_info('last_ckpt', last)
+    training.hook.trainer.buffer._rewards[5, 1] = float('nan')
+    before = training.agent()
+    kept = f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
+    message = (
+        rf'the rewards of teacher "b" are not finite on 1 of them\..*ClosenessReward"\. {kept}$'
+    )
+    with pytest.raises(InputError, match=message):
+        training.hook.gather_state()
+    with pytest.raises(InputError, match=message):
+        training.step(2)
+    assert equal(training.agent(), before)
+
+
 def test_resuming_with_a_smaller_budget_keeps_an_even_choice(train):
     checkpoint = train().start().step(3).save()
     budget = 4 * train().start().hook.trainer.buffer.bytes_per_image / 2**20
@@ -304,6 +325,21 @@ def test_agent_is_no_parameter_that_the_student_waits_for(train):
         (
             dict(algorithm='MixtureLikelihood'),
             '"MixtureLikelihood" needs a reward that is a probability, but the reward is "Closen',
+        ),
+        (
+            dict(reward='StudentLossReward'),
+            '"PolicyGradient" learns nothing from the reward "StudentLossReward", which .*: set '
+            '`reward` to "ClosenessReward" or .* or `algorithm` to "WeightedBCE" and `advantage`',
+        ),
+        (
+            dict(RELEASED, algorithm='PPO'),
+            '"PPO" learns nothing from the reward "StudentLossReward"',
+        ),
+        (dict(algorithm='DDPG', reward='StudentLossReward'), '"DDPG" learns nothing from the rew'),
+        (
+            dict(algorithm='WeightedBCE', advantage='StandardizedAdvantage'),
+            '"WeightedBCE" diverges where an advantage is negative, as those of "Standardized'
+            'Advantage" may be: set `advantage` to "BatchZScoreAdvantage"',
         ),
         (dict(warmup_epochs=-1), '`warmup_epochs` must be at least 0'),
         (dict(warmup_iters=-1), '`warmup_iters` must be at least 0'),

@@ -90,8 +90,11 @@ def test_batch_z_scores_closed_form():
     rewards = torch.tensor([[2.0, 3.0], [-1.0, 1.0], [2.0, 5.0]])
     scores = (rewards - 2) / (10 / 3) ** 0.5
     expected = torch.tensor([[0.0, scores[0, 1]], [0.0, 0.0], [0.0, 1.0]])
-    torch.testing.assert_close(BatchZScoreAdvantage()(rewards), expected)
+    torch.testing.assert_close(BatchZScoreAdvantage().normalize_step(rewards), expected)
+    assert torch.equal(BatchZScoreAdvantage()(expected), expected)
 
 
 def test_batch_z_scores_of_equal_rewards_are_zero():
-    assert torch.equal(BatchZScoreAdvantage()(torch.full((5, 3), 0.1)), torch.zeros(5, 3))
+    assert torch.equal(
+        BatchZScoreAdvantage().normalize_step(torch.full((5, 3), 0.1)), torch.zeros(5, 3)
+    )

@@ -1,18 +1,23 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Training of the agent without a runner."""
 
+import copy
+
 import pytest
 import torch
 
 from mtkdrl_mm.models import MTKDRL
 from mtkdrl_mm.rl import (
     AgentTrainer,
+    BatchZScoreAdvantage,
     ClosenessReward,
     LabelProbabilityReward,
     MixtureLikelihood,
     PolicyGradient,
     RolloutBuffer,
+    StandardizedAdvantage,
     StudentLossReward,
+    WeightedBCE,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -48,12 +53,20 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
         torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
 
 
-def test_an_algorithm_may_refuse_the_reward(make_trainer):
+def test_an_algorithm_may_refuse_reward_and_advantage(make_trainer):
     weighting, trainer = make_trainer()
+    released = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    for reward in (ClosenessReward(), LabelProbabilityReward(), StudentLossReward()):
+        AgentTrainer(released, reward, trainer.buffer, 0)
+        with pytest.raises(InputError, match='as those of "MinMaxAdvantage" may be: set `adv'):
+            AgentTrainer(WeightedBCE(weighting.agent), reward, trainer.buffer, 0)
     algorithm = MixtureLikelihood(weighting.agent)
     AgentTrainer(algorithm, LabelProbabilityReward(), trainer.buffer, 0)
+    gradient = PolicyGradient(weighting.agent)
+    AgentTrainer(gradient, ClosenessReward(), trainer.buffer, 0)
+    with pytest.raises(InputError, match='"PolicyGradient" learns nothing from the reward "Studen'):
+        AgentTrainer(gradient, StudentLossReward(), trainer.buffer, 0)
     for reward in (ClosenessReward(), StudentLossReward()):
-        AgentTrainer(PolicyGradient(weighting.agent), reward, trainer.buffer, 0)
         with pytest.raises(InputError, match=f'reward is "{type(reward).__name__}": set the rew'):
             AgentTrainer(algorithm, reward, trainer.buffer, 0)
 
@@ -66,6 +79,85 @@ def test_update_learns_and_clears(make_trainer, make_terms):
     assert set(trainer.update()) == {'agent_loss'}
     assert len(trainer.buffer) == 0 and trainer.algorithm.updates == 1
     assert not torch.equal(weighting.agent.stem[0].weight, before)
+
+
+@pytest.mark.parametrize('images', [1000, 20])
+def test_images_are_compared_with_those_of_their_own_step(make_trainer, make_terms, images):
+    """Whatever a full buffer keeps of it, beside images of other steps."""
+    weighting, trainer = make_trainer(images=images)
+    trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    trainer.reward, known = StudentLossReward(), {}
+    for step in range(8):
+        terms = make_terms(seed=step, dtype=torch.float32)
+        action = weighting(terms)
+        rewards = trainer.observe(terms, action, step).double()
+        assert torch.equal(rewards.float(), StudentLossReward()(terms, action))
+        scores = (rewards - rewards.mean()) / rewards.std(correction=0)
+        for state, score in zip(action.states[0].half(), scores.clamp(0, 1).float()):
+            known[tuple(state.tolist())] = score
+    kept = [
+        (tuple(state.tolist()), advantage)
+        for states, advantages in trainer.buffer.iterate(torch.device('cpu'))
+        for state, advantage in zip(states[0], trainer.algorithm.advantage(advantages))
+    ]
+    assert len(kept) == min(images, 48) == len(trainer.buffer)
+    for state, advantage in kept:
+        torch.testing.assert_close(advantage, known[state])
+    assert len({float(advantage[0]) for _, advantage in kept}) > 3
+
+
+def test_stacking_keeps_probabilities_whatever_the_advantage(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    trainer.algorithm = MixtureLikelihood(weighting.agent, advantage=BatchZScoreAdvantage())
+    terms = make_terms(dtype=torch.float32)
+    rewards = trainer.observe(terms, weighting(terms), 0)
+    assert torch.equal(trainer.buffer.rewards, rewards)
+
+
+def test_teacher_of_a_bad_reward_is_named_where_images_are_compared(make_trainer, make_terms):
+    weighting, trainer = make_trainer()
+    trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())
+    terms = make_terms(dtype=torch.float32)
+    rewards = LabelProbabilityReward()(terms, weighting(terms))
+    rewards[2, 1] = float('nan')
+    trainer.reward = lambda terms, weights: rewards
+    trainer.observe(terms, weighting(terms), 0)
+    with pytest.raises(
+        InputError, match=r'buffer: the rewards of teacher "1" are not finite on 1 '
+    ):
+        trainer.update()
+
+
+@pytest.mark.parametrize('call', ['update', 'gather'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_non_finite_numbers_move_nothing(make_trainer, make_terms, value, call):
+    weighting, trainer = make_trainer()
+    trainer.algorithm.advantage = StandardizedAdvantage()
+    observe(make_terms, weighting, trainer, range(3))
+    trainer.update()
+    observe(make_terms, weighting, trainer, range(3, 6))
+    trainer.buffer._rewards[7, 1] = trainer.buffer._states[7, -1] = value
+    trainer.buffer._states[9, -2] = value
+    before = copy.deepcopy((weighting.state_dict(), trainer.state_dict()))
+    with pytest.raises(InputError) as error:
+        getattr(trainer, call)()
+    assert str(error.value) == (
+        'The agent cannot learn from the 18 images of its rollout buffer: the states of teacher '
+        '"2" are not finite on 2 of them; the rewards of teacher "1" are not finite on 1 of them. '
+        'Where several teachers are named, check what they share: the images, the student and '
+        'its learning rate, or the reward "LabelProbabilityReward".'
+    )
+    trainer.buffer._states[[7, 9]] = 0
+    with pytest.raises(
+        InputError, match=r'"1" are not finite on 1 of them\. Check that teacher, or'
+    ):
+        getattr(trainer, call)()
+    trainer.buffer._rewards[7] = 0
+    for key, tensor in weighting.state_dict().items():
+        assert torch.equal(tensor, before[0][key]), key
+    assert trainer.algorithm.advantage.state_dict() == before[1]['algorithm']['advantage']
+    assert trainer.algorithm.updates == 1 and len(trainer.buffer) == 18
+    assert trainer.update() != {}
 
 
 @pytest.mark.parametrize('stop', [1, 3])

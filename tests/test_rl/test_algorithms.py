@@ -12,10 +12,14 @@ from mtkdrl_mm.rl import (
     DDPG,
     DPG,
     PPO,
+    BatchZScoreAdvantage,
+    MinMaxAdvantage,
     MixtureLikelihood,
     PolicyGradient,
     RolloutBuffer,
+    StandardizedAdvantage,
     StateLayout,
+    WeightedBCE,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -82,6 +86,46 @@ def test_going_on_from_a_saved_state_is_exact(name):
         not torch.equal(a, b)
         for a, b in zip(agent.parameters(), PerTeacherAgent(SIZES, hidden=8).parameters())
     )
+
+
+ADVANTAGES = [MinMaxAdvantage, StandardizedAdvantage, BatchZScoreAdvantage]
+
+
+@pytest.mark.parametrize('kind', ADVANTAGES)
+def test_equal_rewards_of_an_image_have_no_gradient(kind):
+    """Why `check_signal` refuses them, whatever the advantage: weights sum to 1."""
+    agent, advantage = PerTeacherAgent(SIZES, hidden=8), kind()
+    gradient, ppo = (algorithm(agent, advantage=advantage) for algorithm in (PolicyGradient, PPO))
+    states, rewards, _ = bandit(64)
+    old = agent(states)
+    parameters = list(agent.requires_grad_(True).parameters())
+    for seen, learns in ((rewards, True), (torch.randn(64, 1).expand(-1, 2), False)):
+        seen = advantage.normalize_step(seen)
+        advantage.observe(seen)
+        for loss in (gradient.loss(states, seen), ppo.loss(states, seen, old)):
+            largest = max(g.abs().max() for g in torch.autograd.grad(loss, parameters))
+            assert largest > 1e-3 if learns else largest < 1e-7
+
+
+@pytest.mark.parametrize('kind', ADVANTAGES)
+def test_advantages_that_may_be_negative_say_so(kind):
+    advantage, (_, rewards, _) = kind(), bandit(64)
+    rewards = advantage.normalize_step(rewards)
+    advantage.observe(rewards)
+    assert (advantage(rewards).min() >= 0) == kind.is_non_negative
+    assert WeightedBCE.needs_non_negative
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_an_agent_that_is_no_number_any_more_is_an_error(name):
+    algorithm = ALGORITHMS[name](
+        PerTeacherAgent(SIZES, hidden=8), optimizer=dict(type='SGD', lr=1e38)
+    )
+    message = (
+        rf'Update 1 of the agent has made its "\S+" NaN .* algorithm "{type(algorithm).__name__}"'
+    )
+    with pytest.raises(InputError, match=message):
+        algorithm.update(buffer_of(1))
 
 
 def test_ppo_first_step_is_the_policy_gradient():

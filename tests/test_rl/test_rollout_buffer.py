@@ -133,6 +133,22 @@ def test_states_are_rounded_to_half_precision_and_rewards_are_not():
     assert torch.equal(kept, rewards)
 
 
+def test_non_finite_images_are_counted_by_teacher():
+    buffer = RolloutBuffer([3, 2], 1)
+    for start in (0, 4):
+        # the largest sum that finite states have is none
+        states = [torch.full((4, 3), 1e9), torch.full((4, 2), -1e9)]
+        rewards = torch.full((4, 2), -3e38)
+        if start:
+            states[0][1:3, 2] = states[1][2, 0] = float('nan')
+            rewards[3, 1] = float('-inf')
+        buffer.add(states, rewards, torch.Generator())
+    states, rewards = buffer.count_non_finite()
+    assert states.tolist() == [2, 1] and rewards.tolist() == [0, 1]
+    buffer.clear()
+    assert [counts.tolist() for counts in buffer.count_non_finite()] == [[0, 0], [0, 0]]
+
+
 def test_what_was_added_is_a_copy():
     buffer = RolloutBuffer([1, 1], 1)
     states, rewards = numbered(0, 4)
@@ -190,6 +206,61 @@ def test_a_smaller_budget_keeps_an_even_choice_in_steps(capacity):
     for k, rewards in enumerate(steps):
         own = [i for i in chosen if 3 * k <= i < 3 * k + 3]
         assert torch.equal(rewards, buffer.rewards[own])
+
+
+def on_more_processes(buffer):
+    """A full buffer of one process, resumed by two."""
+    pair = [RolloutBuffer([1, 1], budget_of(buffer.capacity)) for _ in range(2)]
+    for own, state in zip(pair, redistribute([buffer.state_dict()], 2), strict=True):
+        own.load_state_dict(state)
+    return pair
+
+
+def with_a_larger_budget(buffer):
+    larger = RolloutBuffer([1, 1], budget_of(3 * buffer.capacity))
+    larger.load_state_dict(buffer.state_dict())
+    return [larger]
+
+
+@pytest.mark.parametrize('resume', [on_more_processes, with_a_larger_budget])
+def test_a_full_buffer_with_more_room_has_the_rows_that_it_holds(resume):
+    full = RolloutBuffer([1, 1], budget_of(8))
+    fill(full, 40, batch=4)
+    resumed = resume(full)
+    assert sum(map(len, resumed)) == 8 and sum(buffer.seen for buffer in resumed) == 40
+    for number, buffer in enumerate(resumed):
+        fill(buffer, 20, batch=5, seed=number)
+        states, rewards = contents(buffer)
+        assert len(buffer) == len(rewards) == 8 // len(resumed)
+        # rewards and states of the same images, and no row of memory that none was put into
+        assert torch.equal(buffer.rewards, rewards)
+        assert torch.equal(rewards[:, :1], states[0] + 0.25)
+        state = buffer.state_dict()
+        assert len(state['states']) == len(state['rewards']) == state['offsets'][-1]
+        # the next images have all the room again
+        buffer.clear()
+        fill(buffer, 2 * buffer.capacity, batch=4)
+        assert len(buffer) == buffer.capacity
+
+
+@pytest.mark.parametrize('resume', [on_more_processes, with_a_larger_budget])
+def test_images_before_and_after_a_resume_are_kept_equally_often(resume):
+    runs, images = 500, 40
+    counts = torch.zeros(images)
+    for seed in range(runs):
+        buffer = RolloutBuffer([1, 1], budget_of(8))
+        fill(buffer, images // 2, batch=4, seed=seed)
+        resumed = resume(buffer)
+        for rank, own in enumerate(resumed):
+            generator = torch.Generator().manual_seed(1000 + 2 * seed + rank)
+            for start in range(images // 2, images, 4):
+                states, rewards = numbered(start, start + 4)
+                share = slice(rank, None, len(resumed))
+                own.add([state[share] for state in states], rewards[share], generator)
+            counts[contents(own)[0][0].flatten().long()] += 1
+    expected = runs * 8 / images
+    chi_square = ((counts - expected) ** 2 / (expected * (1 - 8 / images))).sum()
+    assert chi_square < 73, counts
 
 
 @pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1), (2, 3), (3, 2), (2, 2)])

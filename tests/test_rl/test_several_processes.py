@@ -2,12 +2,14 @@
 """Several processes, each with its share of every step's images, learn what one does."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from mtkdrl_mm.engine.hooks.agent_hook import _of_all_processes
 from mtkdrl_mm.models import AttentionAgent
 from mtkdrl_mm.rl import (
     DDPG,
@@ -18,11 +20,13 @@ from mtkdrl_mm.rl import (
     ClosenessReward,
     MixtureLikelihood,
     PolicyGradient,
+    Reward,
     RolloutBuffer,
     StandardizedAdvantage,
     StateLayout,
     WeightedBCE,
 )
+from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import gather_interleaved, local_shard
 
 SIZES = [6, 8]
@@ -54,7 +58,8 @@ def learn(name, rank, world_size, sizes=EVEN):
             states = [torch.randn(images, size, generator=generator) for size in SIZES]
             rewards = torch.randn(images, 2, generator=generator)
             own = slice(rank, None, world_size)
-            buffer.add([state[own] for state in states], rewards[own], generator)
+            kept = algorithm.normalize_step(rewards[own])
+            buffer.add([state[own] for state in states], kept, generator)
         loss = torch.tensor(algorithm.update(buffer)['agent_loss'])
     return copy.deepcopy(dict(loss=loss, agent=agent.state_dict(), **algorithm.state_dict()))
 
@@ -76,6 +81,41 @@ def learn_from_few(rank, world_size, steps):
     return trainer.update(), copy.deepcopy(algorithm.agent.state_dict())
 
 
+def learn_from_a_bad_reward(rank):
+    """What an update says of a reward of the last process that is no number."""
+    agent = AttentionAgent(StateLayout((3, 5), 0), hidden=16, heads=2)
+    trainer = AgentTrainer(DPG(agent), ClosenessReward(), RolloutBuffer(SIZES, 1.0), 0, ['a', 'b'])
+    rewards = torch.zeros(4, 2)
+    if rank == 1:
+        rewards[2, 1] = float('nan')
+    trainer.buffer.add([torch.zeros(4, size) for size in SIZES], rewards, torch.Generator())
+    with pytest.raises(InputError) as error:
+        trainer.update()
+    return str(error.value)
+
+
+class Given(Reward):
+    """Takes rewards in place of a step's terms."""
+
+    def __call__(self, terms, weights):
+        return terms
+
+
+def observe_uneven_steps(rank, world_size):
+    """Three steps of 3 images of process 0, of which the others have the first too."""
+    agent = AttentionAgent(StateLayout((3, 5), 0), hidden=16, heads=2)
+    algorithm = WeightedBCE(agent, advantage=BatchZScoreAdvantage())
+    trainer = AgentTrainer(algorithm, Given(), RolloutBuffer(SIZES, 1.0), 0)
+    rewards = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(rank))
+    action = SimpleNamespace(states=[torch.zeros(3, size) for size in SIZES])
+    for step, own in enumerate(_of_all_processes(rewards[: 3 if rank == 0 else 1])):
+        if own is None:
+            trainer.observe_none(step)
+        else:
+            trainer.observe(own, action, step)
+    return rewards, [trainer.buffer.get(step, torch.device('cpu'))[1] for step in range(3)]
+
+
 def work(rank, world_size, folder):
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
@@ -89,7 +129,9 @@ def work(rank, world_size, folder):
         if sizes == UNEVEN or world_size == 2
     }
     few = {steps: learn_from_few(rank, world_size, steps) for steps in (0, 1, 3)}
-    torch.save((rows, results, few), folder / f'{rank}.pth')
+    bad = learn_from_a_bad_reward(rank)
+    uneven = observe_uneven_steps(rank, world_size)
+    torch.save((rows, results, few, uneven, bad), folder / f'{rank}.pth')
 
 
 def start(world_size, folder):
@@ -109,7 +151,23 @@ def learned_by_three(tmp_path_factory):
 
 def test_rows_come_back_in_the_order_of_one_process(learned):
     # 7 images, so that one process has 4 of them and the other 3
-    assert all(rows.flatten().tolist() == list(range(7)) for rows, _, _ in learned)
+    assert all(rows.flatten().tolist() == list(range(7)) for rows, *_ in learned)
+
+
+def test_steps_of_which_a_process_has_no_image_are_normalised_over_the_others(learned_by_three):
+    (rewards, kept), *others = (uneven for *_, uneven, _ in learned_by_three)
+    first = torch.cat([rewards[0], *(other[0] for other, _ in others)]).double()
+    for step, ours in enumerate(kept):
+        images = rewards[step].double() if step else first
+        scores = (rewards[step] - images.mean()) / images.std(correction=0)
+        torch.testing.assert_close(ours, scores.clamp(0, 1).float())
+    assert all([len(rows) for rows in own] == [3, 0, 0] for _, own in others)
+
+
+def test_a_bad_reward_of_one_process_is_an_error_on_all(learned):
+    for *_, message in learned:
+        assert 'the 8 images' in message
+        assert ': the rewards of teacher "b" are not finite on 1 of them. Check' in message
 
 
 def tensors_of(state, prefix=''):
@@ -127,7 +185,7 @@ def tensors_of(state, prefix=''):
 
 def check(processes, name, sizes):
     one = tensors_of(learn(name, 0, 1, sizes))
-    first, *others = (tensors_of(results[name, sizes]) for _, results, _ in processes)
+    first, *others = (tensors_of(results[name, sizes]) for _, results, *_ in processes)
     for key, tensor in one.items():
         assert all(torch.equal(first[key], other[key]) for other in others), key
         # Adam makes steps of 1e-3 also where a gradient is hardly more than rounding.
@@ -149,7 +207,7 @@ def test_three_processes_some_without_an_image_of_a_step_learn_what_one_does(
 
 
 def test_processes_with_different_numbers_of_steps_update_together(learned):
-    (*_, first), (*_, second) = learned
+    (_, _, first, *_), (_, _, second, *_) = learned
     assert first[0][0] == second[0][0] == {}
     for steps in (1, 3):
         assert first[steps][0] == second[steps][0]
@@ -159,7 +217,7 @@ def test_processes_with_different_numbers_of_steps_update_together(learned):
 
 
 def test_the_replay_was_full(learned):
-    _, results, _ = learned[0]
+    _, results, *_ = learned[0]
     replay = results['ddpg, full replay', EVEN]['replay']
     assert replay['seen'] == 80 and len(replay['rewards']) == 25
     assert replay['offsets'] == [0, 8, 16, 24, 25]

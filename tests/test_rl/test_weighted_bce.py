@@ -66,7 +66,7 @@ def test_loss_of_the_original_weights(released, peers, peers_terms):
         for head in ('logit', 'feature')
     )
     algorithm = WeightedBCE(released.agent, advantage=BatchZScoreAdvantage())
-    loss = algorithm.loss(action.states, rewards)
+    loss = algorithm.loss(action.states, algorithm.normalize_step(rewards))
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
 
 
@@ -74,11 +74,11 @@ def test_gradient_goes_through_the_fusion(released, peers_terms):
     """d(-A log w)/d scores with w = (pi + c + g) / 3, by hand."""
     action = released(peers_terms)
     agent, fused = released.agent.agent, released.agent
-    rewards = torch.rand(6, 4, dtype=torch.float64)
     algorithm = WeightedBCE(fused, advantage=BatchZScoreAdvantage())
-    advantage = algorithm.advantage(rewards)
+    advantage = algorithm.normalize_step(torch.rand(6, 4, dtype=torch.float64))
     fused.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(algorithm.loss(action.states, rewards), agent.logit_head.bias)
+    loss = algorithm.loss(action.states, advantage)
+    (gradient,) = torch.autograd.grad(loss, agent.logit_head.bias)
     policy = agent(action.states)[0].exp().detach()
     pulled = -advantage / (3 * action.logit) / 6  # dL/d pi
     expected = policy * (pulled - (pulled * policy).sum(dim=1, keepdim=True))
@@ -96,8 +96,8 @@ def test_equal_rewards_of_an_image_pull_its_weights_together(make_terms, make_sp
     buffer = RolloutBuffer(weighting.agent.state_sizes, 1)
     states = weighting(terms).states
     rewards = torch.arange(6.0)[:, None].expand(6, 3)
-    buffer.add(states, rewards, torch.Generator())
     algorithm = WeightedBCE(weighting.agent, SGD, advantage=BatchZScoreAdvantage())
+    buffer.add(states, algorithm.normalize_step(rewards), torch.Generator())
     spread = [weighting.agent(states)[0].exp().std(dim=1)[4:].mean()]
     for _ in range(100):
         algorithm.update(buffer)
@@ -117,11 +117,11 @@ def test_loss_is_torchs_binary_cross_entropy():
     agent = Fixed()
     rewards = torch.tensor([[1.0, 3.0], [0.0, 2.0]])
     algorithm = WeightedBCE(agent, advantage=BatchZScoreAdvantage())
-    advantage = BatchZScoreAdvantage()(rewards)
+    advantage = algorithm.normalize_step(rewards)
     expected = sum(
         (F.binary_cross_entropy(w.exp(), torch.ones(2, 2), reduction='none') * advantage)
         .sum(dim=1)
         .mean()
         for w in agent([])
     )
-    torch.testing.assert_close(algorithm.loss([], rewards), expected)
+    torch.testing.assert_close(algorithm.loss([], advantage), expected)

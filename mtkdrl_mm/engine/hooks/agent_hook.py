@@ -1,9 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Alternation between the student's and the agent's training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
@@ -19,7 +22,7 @@ from ..held_out import build_held_out
 from ..loops import schedule_steps
 from ..seeded_views import seeded_parts
 from ..teacher_outputs import connect_held_out
-from .step_hook import StepHook, unwrap_distiller
+from .step_hook import StepHook, last_good_state, unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -41,7 +44,8 @@ class AgentHook(StepHook):
     algorithm (optimiser, number of updates, advantage), and the buffers of all
     processes where they are not empty. The agent itself is part of the model.
     In distributed runs all processes average their gradients, and make sure
-    after each update that they hold the same agent.
+    after each update that they hold the same agent. A state, a reward or an agent
+    that is NaN or infinite ends the training before anything is saved.
 
     The defaults are those of the published method. The training itself is in
     :class:`mtkdrl_mm.rl.AgentTrainer`.
@@ -66,7 +70,8 @@ class AgentHook(StepHook):
 
     Raises:
         InputError: If a component is unknown, a number is out of range, the
-            algorithm cannot learn from the reward, or the weighting has no agent.
+            algorithm cannot learn from reward and advantage, or the weighting has
+            no agent.
 
     Example:
         >>> from mmengine.registry import HOOKS
@@ -106,7 +111,7 @@ class AgentHook(StepHook):
         self.advantage = build_component(TASK_UTILS, advantage, Advantage, 'advantage')
         # Built in `before_train`, when agent and seed are known.
         kind, _ = check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
-        kind.check_reward(self.reward)
+        kind.check_signal(self.reward, self.advantage)
         self.algorithm_cfg = algorithm
         self.warmup_epochs = check_number('warmup_epochs', warmup_epochs)
         self.warmup_iters = warmup_iters
@@ -149,7 +154,8 @@ class AgentHook(StepHook):
             advantage=self.advantage,
             seed=runner.seed,
         )
-        self.trainer = AgentTrainer(algorithm, self.reward, buffer, runner.seed)
+        names = distiller.teachers.names
+        self.trainer = AgentTrainer(algorithm, self.reward, buffer, runner.seed, names)
         if self._saved_state is not None:
             try:
                 self.trainer.load_state_dict(self._saved_state)
@@ -169,7 +175,7 @@ class AgentHook(StepHook):
         weighting.attach_trainer()
         self._weighting = weighting
         self._runner = runner
-        self._reward_names = ['reward', *(f'reward/{name}' for name in distiller.teachers.names)]
+        self._reward_names = ['reward', *(f'reward/{name}' for name in names)]
         super().before_train(runner)
 
     def before_train_iter(
@@ -215,7 +221,8 @@ class AgentHook(StepHook):
         if self.held_out is not None:
             self._observe_held_out(runner)
         held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
-        results = self.trainer.update()
+        with self._keeping_checkpoints(runner):
+            results = self.trainer.update()
         if not results:
             return
         for name, value in results.items():
@@ -234,7 +241,10 @@ class AgentHook(StepHook):
         means, counts = [], []
         distiller.eval()
         try:
-            for number, batch in enumerate(self.held_out):
+            for number, batch in enumerate(_of_all_processes(self.held_out)):
+                if batch is None:
+                    self.trainer.observe_none(runner.iter + number)
+                    continue
                 with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
                     data = distiller.data_preprocessor(batch, False)
                     terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
@@ -256,7 +266,17 @@ class AgentHook(StepHook):
         Called on all processes before one is saved.
         """
         if self.trainer is not None:
-            self.trainer.gather()
+            with self._keeping_checkpoints(self._runner):
+                self.trainer.gather()
+
+    @staticmethod
+    @contextmanager
+    def _keeping_checkpoints(runner: Runner) -> Iterator[None]:
+        """Say where the last good state is, if numbers that are not finite end the training."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f'{error} {last_good_state(runner)}') from error
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the trainer's state."""
@@ -267,6 +287,18 @@ class AgentHook(StepHook):
         """Keep the saved state until training starts."""
         if runner._resume and 'agent_hook' in checkpoint:
             self._saved_state = checkpoint['agent_hook']
+
+
+def _of_all_processes(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader, then None for as long as other processes have one."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        left = torch.tensor(int(batch is not None))
+        all_reduce(left, op='max')
+        if not left:
+            return
+        yield batch
 
 
 _SUPPLIED = ('agent', 'advantage', 'seed')

@@ -12,7 +12,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
 
-from .step_hook import StepHook, unwrap_distiller
+from .step_hook import StepHook, last_good_state, unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -59,12 +59,10 @@ class FiniteLossHook(StepHook):
         loss = runner.message_hub.get_scalar('train/loss').current()
         if math.isfinite(loss):
             return
-        last = runner.message_hub.runtime_info.get('last_ckpt')
-        kept = f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
         raise InputError(
             f'The loss is {loss} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}): '
-            f'{"; ".join(self._culprits())}. {kept} Lower the learning rate, clip gradients '
-            '(optim_wrapper.clip_grad), or check that teacher.'
+            f'{"; ".join(self._culprits())}. {last_good_state(runner)} Lower the learning rate, '
+            'clip gradients (optim_wrapper.clip_grad), or check that teacher.'
         )
 
     def _culprits(self) -> list[str]:

@@ -64,6 +64,12 @@ class StepHook(Hook, metaclass=ABCMeta):
                 runner.message_hub.update_scalar(f'train/{name}', value)
 
 
+def last_good_state(runner: Runner) -> str:
+    """Sentence that says where a training that ends here can go on from."""
+    last = runner.message_hub.runtime_info.get('last_ckpt')
+    return f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
+
+
 def unwrap_distiller(runner: Runner, hook: str) -> MultiTeacherDistiller:
     """Return the runner's model, which must be a distiller.
 

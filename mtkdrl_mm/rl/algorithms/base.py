@@ -62,9 +62,16 @@ class Algorithm(metaclass=ABCMeta):
             :meth:`updating`, which aligns the rollout steps of the processes.
         needs_probabilities (bool): Whether the rewards must be probabilities,
             see :class:`Reward`. Defaults to False.
+        needs_comparisons (bool): Whether nothing is learned from rewards that are
+            the same for all teachers of an image: their weights sum to 1, so such
+            a reward is earned whatever they are. Defaults to True.
+        needs_non_negative (bool): Whether advantages must not be negative.
+            Defaults to False.
     """
 
     needs_probabilities: ClassVar[bool] = False
+    needs_comparisons: ClassVar[bool] = True
+    needs_non_negative: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -93,14 +100,16 @@ class Algorithm(metaclass=ABCMeta):
         agent.requires_grad_(False)
 
     @classmethod
-    def check_reward(cls, reward: Reward) -> None:
-        """Check that the algorithm can learn from a reward.
+    def check_signal(cls, reward: Reward, advantage: Advantage) -> None:
+        """Check that the algorithm can learn from a reward, normalised by an advantage.
 
         Args:
             reward (Reward): The reward.
+            advantage (Advantage): The advantage.
 
         Raises:
-            InputError: If it needs probabilities, and the reward gives others.
+            InputError: If the reward or the advantage is not of the kind that the
+                algorithm needs.
         """
         if cls.needs_probabilities and not reward.is_probability:
             raise InputError(
@@ -108,6 +117,30 @@ class Algorithm(metaclass=ABCMeta):
                 f'reward is "{type(reward).__name__}": set the reward to "LabelProbabilityReward", '
                 'or choose another algorithm.'
             )
+        if cls.needs_comparisons and not reward.compares_teachers:
+            raise InputError(
+                f'The RL algorithm "{cls.__name__}" learns nothing from the reward '
+                f'"{type(reward).__name__}", which is the same for all teachers of an image: set '
+                '`reward` to "ClosenessReward" or "LabelProbabilityReward", or `algorithm` to '
+                '"WeightedBCE" and `advantage` to "BatchZScoreAdvantage".'
+            )
+        if cls.needs_non_negative and not advantage.is_non_negative:
+            raise InputError(
+                f'The RL algorithm "{cls.__name__}" diverges where an advantage is negative, as '
+                f'those of "{type(advantage).__name__}" may be: set `advantage` to '
+                '"BatchZScoreAdvantage", or choose another `algorithm`.'
+            )
+
+    def normalize_step(self, rewards: Tensor) -> Tensor:
+        """What the buffer keeps of the rewards of a training step.
+
+        Args:
+            rewards (Tensor): Those of this process, shape (B, M); B may be 0.
+
+        Returns:
+            Tensor: Of the same shape; see :meth:`Advantage.normalize_step`.
+        """
+        return self.advantage.normalize_step(rewards)
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
@@ -129,7 +162,8 @@ class Algorithm(metaclass=ABCMeta):
             buffer (RolloutBuffer): What the update learns from.
 
         Raises:
-            RuntimeError: If the processes hold different agents afterwards.
+            InputError: If the agent is not finite afterwards.
+            RuntimeError: If the processes hold different agents.
         """
         self.images = buffer.align_steps()
         self.advantage.observe(buffer.rewards)
@@ -144,7 +178,19 @@ class Algorithm(metaclass=ABCMeta):
             self.optimizer.zero_grad(set_to_none=True)
             self.agent.requires_grad_(False)
         self.updates += 1
+        self._check_finite()
         check_equal_over_ranks(self.agent, 'agent')
+
+    def _check_finite(self) -> None:
+        # Gradients are averaged, so that all processes see the same.
+        for name, tensor in self.agent.state_dict().items():
+            if not tensor.isfinite().all():
+                raise InputError(
+                    f'Update {self.updates} of the agent has made its "{name}" NaN or infinite, '
+                    'from states and rewards that are finite. Lower the learning rate of its '
+                    '`optimizer`, or set `max_grad_norm`, both of the RL algorithm '
+                    f'"{type(self).__name__}".'
+                )
 
     def minibatch_order(self, buffer: RolloutBuffer) -> list[int]:
         """Numbers of the rollout steps in the order of an update, ``epochs`` times all.

@@ -35,7 +35,8 @@ class DDPG(DPG):
         tau (float): Share of the critic in its copy, in (0, 1]. Defaults to
             0.05.
         replay_budget (float): Greatest size of the replay in MiB of host
-            memory, on every process. Defaults to 128.
+            memory, on every process. A resumed replay that has been full keeps
+            its size where this is raised. Defaults to 128.
         critic_steps (int): Steps of the critic per step of the agent, half of
             them on the replay; at least 2. Defaults to 4.
         **kwargs: Further arguments of :class:`DPG`.

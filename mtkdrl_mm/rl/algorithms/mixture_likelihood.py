@@ -48,6 +48,10 @@ class MixtureLikelihood(PolicyGradient):
 
     needs_probabilities = True
 
+    def normalize_step(self, rewards: Tensor) -> Tensor:
+        """The rewards as they are: the loss reads probabilities."""
+        return rewards
+
     def loss(self, states: Sequence[Tensor], rewards: Tensor) -> Tensor:
         """Minus J on a mini batch.
 

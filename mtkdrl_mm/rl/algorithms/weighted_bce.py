@@ -29,8 +29,13 @@ class WeightedBCE(Algorithm):
     advantage for all teachers pulls its weights towards equality: nothing here
     teaches a preference between teachers.
 
+    A negative advantage would drive weights towards 0, where L has no lower bound.
+
     Arguments are those of :class:`Algorithm`.
     """
+
+    needs_comparisons = False
+    needs_non_negative = True
 
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
         """One step of the optimiser per rollout step."""
