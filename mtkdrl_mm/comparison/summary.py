@@ -19,10 +19,12 @@ class Difference:
         mean (float): Mean of the paired differences.
         half_width (float, optional): Half the width of its 95 % confidence
             interval; None with one pair.
+        count (int): Number of pairs: of seeds that both have.
     """
 
     mean: float
     half_width: float | None
+    count: int
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Differe
     if len(paired) == 0:
         return None
     if len(paired) == 1:
-        return Difference(float(paired[0]), None)
-    return Difference(float(paired.mean()), confidence_half_width(paired))
+        return Difference(float(paired[0]), None, 1)
+    return Difference(float(paired.mean()), confidence_half_width(paired), len(paired))
 
 
 def confidence_half_width(values: Sequence[float] | np.ndarray) -> float:

@@ -115,8 +115,8 @@ def test_a_teacher_that_a_training_lacks_has_no_line(make_run):
 
 def test_gains():
     gains = {
-        'weak': {'aver': Difference(1.0, 0.5), 'best': None},
-        'clean': {'aver': Difference(-0.5, None), 'best': Difference(2.0, 1.0)},
+        'weak': {'aver': Difference(1.0, 0.5, 3), 'best': None},
+        'clean': {'aver': Difference(-0.5, None, 1), 'best': Difference(2.0, 1.0, 3)},
     }
     (axes,) = plots.plot_gains(gains, 'ours').axes
     aver, best = axes.containers

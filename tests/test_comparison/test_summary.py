@@ -29,9 +29,9 @@ def test_methods_are_compared_seed_by_seed(make_run):
     assert (aver.num_runs, aver.mean, aver.std, aver.difference) == (3, 60, 2, None)
     assert (mtkdrl.mean, mtkdrl.seconds_per_epoch, mtkdrl.peak_mib) == (62, 2, 102)
     # Differences 1, 3 and 2; Student's t with two degrees of freedom: 4.3027.
-    assert mtkdrl.difference.mean == pytest.approx(2)
+    assert mtkdrl.difference.mean == pytest.approx(2) and mtkdrl.difference.count == 3
     assert mtkdrl.difference.half_width == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert single.std is None and single.difference == Difference(-0.5, None)
+    assert single.std is None and single.difference == Difference(-0.5, None, 1)
     assert apart.difference is None
     assert summarize(runs, 'gone')[1].difference is None
 
