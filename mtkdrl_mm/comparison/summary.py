@@ -88,6 +88,26 @@ def summarize(runs: Runs, reference: str) -> list[MethodSummary]:
     return summaries
 
 
+def metric_digits(summaries: Sequence[MethodSummary]) -> int:
+    """Decimals of a metric, at which no spread or difference of the methods is rounded to 0.
+
+    Two where values reach 10, as accuracies in percent do; at least four where
+    none is above 1, as of mAP. Less than a millionth of the values is no spread.
+
+    Args:
+        summaries (Sequence[MethodSummary]): The methods.
+    """
+    largest = max((abs(one.mean) for one in summaries if math.isfinite(one.mean)), default=0.0)
+    if largest >= 10:
+        return 2
+    least = 4 if largest <= 1 else 2
+    sizes = [one.std for one in summaries if one.std]
+    for gap in (one.difference for one in summaries if one.difference is not None):
+        sizes.append(abs(gap.mean) if gap.half_width is None else gap.half_width)
+    smallest = min((size for size in sizes if 1e-6 * largest < size < math.inf), default=1.0)
+    return max(least, -int(f'{smallest:.0e}'.split('e')[1]))  # its first digit, rounded
+
+
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
