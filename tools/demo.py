@@ -47,6 +47,7 @@ from mtkdrl_mm.comparison import (
 from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
+from mtkdrl_mm.utils.files import check_output_folder
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -411,6 +412,7 @@ def weigh_images(args: argparse.Namespace) -> list:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
+    check_output_folder('--work-dir', args.work_dir)
     MMLogger.get_current_instance().setLevel('WARNING')
     start = time.time()
     missing = [name for name in ('mmdet', 'pycocotools') if not find_spec(name)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from .results import Run, Runs
@@ -168,6 +169,24 @@ def mean_curve(
     points = [(x, float(np.mean(row))) for x, row in zip(shared, values)]
     spread = [float(np.std(row, ddof=1)) for row in values] if len(tables) > 1 else []
     return points, spread
+
+
+def mean_class_table(
+    teachers: Sequence[Sequence[str]], tables: Sequence[ArrayLike]
+) -> np.ndarray | None:
+    """Average tables of the teachers' weights per class.
+
+    Args:
+        teachers (Sequence[Sequence[str]]): For every training its M teachers.
+        tables (Sequence[ArrayLike]): For every training its weights, shape
+            (C, M).
+
+    Returns:
+        np.ndarray | None: Shape (C, M); None if the trainings differ in their
+        teachers, in the order of these, or in the number of classes.
+    """
+    kinds = {(*names, np.shape(table)) for names, table in zip(teachers, tables)}
+    return np.mean([np.asarray(one) for one in tables], axis=0) if len(kinds) == 1 else None
 
 
 def mean_weights(runs: Sequence[Run], kind: str) -> dict[str, float]:

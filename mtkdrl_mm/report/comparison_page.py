@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import numpy as np
-
 from mtkdrl_mm.comparison import (
     PAGE_NAME,
     ComparisonRecord,
@@ -18,7 +16,7 @@ from mtkdrl_mm.comparison import (
     summarize,
 )
 from mtkdrl_mm.comparison.results import OUTPUT_NAME
-from mtkdrl_mm.comparison.summary import mean_curve, metric_digits
+from mtkdrl_mm.comparison.summary import mean_class_table, mean_curve, metric_digits
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
@@ -405,17 +403,13 @@ def _add_class_weights(page: Page, logs: _Logs, methods: Sequence[str]) -> None:
         if not tables:
             continue
         first, weights = tables[0]
-        if any(
-            (one.teachers, one.logit.shape) != (weights.teachers, weights.logit.shape)
-            for _, one in tables
-        ):
+        teachers = [one.teachers for _, one in tables]
+        logit = mean_class_table(teachers, [one.logit for _, one in tables])
+        feature = mean_class_table(teachers, [one.feature for _, one in tables])
+        if logit is None or feature is None:
             differ.append(method)
             continue
-        mean = ClassWeights(
-            weights.teachers,
-            np.mean([one.logit for _, one in tables], axis=0),
-            np.mean([one.feature for _, one in tables], axis=0),
-        )
+        mean = ClassWeights(weights.teachers, logit, feature)
         shown, remark = class_tables(mean, first.weight_kinds, first.class_names)
         remarks.setdefault(remark)
         folds.append(Fold(f'{method}, {_plural(len(tables), "seed")}', shown))

@@ -65,6 +65,7 @@ from mtkdrl_mm.jobs import (
 )
 from mtkdrl_mm.utils import InputError, check_number, near_matches
 from mtkdrl_mm.utils.child_processes import interruptible
+from mtkdrl_mm.utils.files import check_output_folder
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -117,7 +118,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     add_job_arguments(parser, 'every training')
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_output_folder('--work-dir', args.work_dir)
+    if args.out:
+        check_output_folder('--out', args.out)
+    return args
 
 
 def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSettings | None]:

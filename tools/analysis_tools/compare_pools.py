@@ -32,6 +32,7 @@ from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
+from mtkdrl_mm.utils.files import check_output_folder
 from mtkdrl_mm.utils.launch import run_tool
 
 TOOLS = osp.dirname(osp.abspath(__file__))
@@ -208,6 +209,7 @@ def main() -> None:
     check_number('--views', args.views, minimum=1)
     MMLogger.get_current_instance().setLevel('WARNING')
     out = args.out or args.work_dir
+    check_output_folder('--out' if args.out else '--work-dir', out)
     failed = []
     if args.report_only:
         text = write_tables(args, out)
@@ -217,6 +219,7 @@ def main() -> None:
                 'the --work-dir that they were trained with.'
             )
     else:
+        check_output_folder('--work-dir', args.work_dir)
         rows = {pool: pool_rows(pool, args.methods) for pool in args.pools}
         for pool in args.pools:
             print(f'\n== {pool} ==', flush=True)
