@@ -44,9 +44,12 @@ from mtkdrl_mm.comparison import (
     summarize,
     train_all,
 )
+from mtkdrl_mm.comparison.rows import read_config
 from mtkdrl_mm.comparison.summary import paired_difference
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
+from mtkdrl_mm.utils.files import check_output_folder
+from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -322,6 +325,18 @@ def print_verdicts(runs: Runs) -> None:
     )
 
 
+def count_scenes(args: argparse.Namespace) -> int:
+    """How many scenes the detectors are tested on.
+
+    Args:
+        args (argparse.Namespace): The command line.
+    """
+    dataset = read_config(detector_rows(args)[0], 0).val_dataloader.dataset
+    path = osp.join(dataset.data_root, dataset.ann_file)
+    count = len(read_json_object(path, dict(images=list))['images'])
+    return count if args.task_images is None else min(args.task_images, count)
+
+
 def print_detectors(runs: Runs, args: argparse.Namespace) -> None:
     """Print a line per backbone.
 
@@ -336,7 +351,7 @@ def print_detectors(runs: Runs, args: argparse.Namespace) -> None:
             f'{BACKBONES[one.method]:<32}{f"{100 * one.mean:.1f}{spread}":>12}'
             f'{with_interval(one.difference, 100):>16}'
         )
-    scenes = f'{args.task_images or 200} test scenes of digits that training never saw'
+    scenes = f'{count_scenes(args)} test scenes of digits that training never saw'
     if len(args.task_seeds) > 1:
         print(f'\nMean and standard deviation of {len(args.task_seeds)} seeds on {scenes}.')
     else:
@@ -411,6 +426,7 @@ def weigh_images(args: argparse.Namespace) -> list:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
+    check_output_folder('--work-dir', args.work_dir)
     MMLogger.get_current_instance().setLevel('WARNING')
     start = time.time()
     missing = [name for name in ('mmdet', 'pycocotools') if not find_spec(name)]

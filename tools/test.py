@@ -17,7 +17,7 @@ from mmengine.evaluator import DumpResults
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_settings import loader_datasets
-from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replace_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     build_runner,
@@ -118,6 +118,7 @@ def main() -> None:
     args = parse_args()
     if args.out is None and args.out_item is not None:
         raise InputError('--out-item needs --out FILE.')
+    check_output_file('--out', args.out)
     cfg = load_config(args)
     merge_args(cfg, args)
     check_data(cfg, ('test_dataloader',), trained_classes(args.checkpoint))

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .results import Run, Runs
-from .summary import Difference, confidence_half_width, mean_curve
+from .summary import Difference, confidence_half_width, mean_class_table, mean_curve
 
 _DPI = 120
 _LOGIT = 'teacher_weight/logit/'
@@ -230,18 +230,21 @@ def plot_classes(runs: Runs) -> Figure | None:
         runs (Runs): The results.
 
     Returns:
-        Figure | None: One panel per method with weights per class; None if there
-        is none.
+        Figure | None: One panel per method with weights per class, but for those
+        whose trainings differ in teachers or classes; None if there is none.
     """
-    recorded = {method: results for method, results in runs.items() if results[0].class_weights}
-    if not recorded:
+    means = {}
+    for method, results in runs.items():
+        tables = [run.class_weights for run in results if run.class_weights]
+        teachers = [table['teachers'] for table in tables]
+        mean = mean_class_table(teachers, [table['logit'] for table in tables])
+        if mean is not None:
+            means[method] = (teachers[0], mean)
+    if not means:
         return None
-    figure, grid = _panel_grid(list(recorded), height=2.4)
-    for axes, results in zip(grid.flat, recorded.values()):
-        tables = [run.class_weights for run in results if run.class_weights is not None]
-        matrix = np.mean([table['logit'] for table in tables], axis=0).T
-        image = axes.imshow(matrix, vmin=0, vmax=1, aspect='auto', cmap='viridis')
-        teachers = tables[0]['teachers']
+    figure, grid = _panel_grid(list(means), height=2.4)
+    for axes, (teachers, mean) in zip(grid.flat, means.values()):
+        image = axes.imshow(mean.T, vmin=0, vmax=1, aspect='auto', cmap='viridis')
         axes.set_yticks(range(len(teachers)), teachers, fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel('class', fontsize=8)

@@ -2,6 +2,7 @@
 """Comparison of methods on several pools of teachers."""
 
 import csv
+import glob
 import math
 import os.path as osp
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,14 @@ from torch import Tensor
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.markdown import markdown_table
 
-from .results import Runs
+from .results import Run, Runs, result_path
+from .rows import training_folder
 from .summary import Difference, MethodSummary, mean_weights, paired_difference, summarize
 
 #: What a method is compared with that claims to weigh teachers well.
 RIVALS = ('aver', 'camkd')
+#: How the rows with one teacher end; what is in front is the teacher's name.
+SINGLE_SUFFIX = '_alone'
 
 
 def best_subset(
@@ -50,47 +54,95 @@ def best_subset(
     return tuple(names[m] for m in best)
 
 
-def best_single(runs: Runs, singles: Sequence[str]) -> str | None:
-    """The single teacher whose students are best on average.
+def read_pool(work_dir: str, order: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """Read all results of a pool, of the latest command and of earlier ones.
+
+    Args:
+        work_dir (str): The work dir of the pool's comparison.
+        order (Sequence[str]): Names of rows, in the order of the tables. Others
+            follow by name. Defaults to ().
+
+    Returns:
+        dict[str, list[Run]]: The results of every row that has some, by seed;
+        empty without the folder.
+
+    Raises:
+        InputError: If a file is damaged.
+    """
+    pattern = result_path(osp.join(glob.escape(work_dir), '*', 'seed_*'))
+    read = {path: Run.read(path) for path in glob.glob(pattern)}
+    found: dict[str, list[Run]] = {}
+    for path, run in sorted(read.items(), key=lambda item: item[1].seed):
+        if path == result_path(training_folder(work_dir, run.method, run.seed)):  # no copy of it
+            found.setdefault(run.method, []).append(run)
+    places = {name: place for place, name in enumerate(order)}
+    names = sorted(found, key=lambda name: (places.get(name, len(places)), name))
+    return {name: found[name] for name in names}
+
+
+def _seeds(runs: Sequence[Run]) -> set[int]:
+    return {run.seed for run in runs}
+
+
+def _trained(runs: Runs) -> dict[str, list[Run]]:
+    """The rows with results."""
+    return {name: found for name, found in runs.items() if found}
+
+
+def _singles(runs: Runs) -> dict[str, list[Run]]:
+    """The rows with one teacher."""
+    return {name: of for name, of in _trained(runs).items() if name.endswith(SINGLE_SUFFIX)}
+
+
+def common_seeds(runs: Runs) -> set[int]:
+    """The seeds that all single teachers of a pool have.
+
+    Args:
+        runs (Runs): The results of the pool.
+    """
+    return set.intersection(*map(_seeds, found)) if (found := _singles(runs).values()) else set()
+
+
+def best_single(runs: Runs) -> str | None:
+    """The single teacher whose students are best on average over the seeds that all of them have.
 
     Args:
         runs (Runs): The results of a pool.
-        singles (Sequence[str]): Names of the rows with one teacher.
 
     Returns:
-        str | None: Its row; None if none was trained.
+        str | None: Its row; None if no teacher was alone, or they have no seed
+        in common.
     """
-    means = {one.method: one.mean for one in summarize(runs, '') if one.method in singles}
-    return max(means, key=lambda name: means[name], default=None)
+    seeds = common_seeds(runs)
+    if not seeds:
+        return None
+    shared = {name: [run for run in of if run.seed in seeds] for name, of in _singles(runs).items()}
+    return max(summarize(shared, ''), key=lambda one: one.mean).method
 
 
-def gains_over_rivals(
-    runs: Runs, singles: Sequence[str], method: str
-) -> dict[str, Difference | None]:
+def gains_over_rivals(runs: Runs, method: str) -> dict[str, Difference | None]:
     """What a method gains over the best single teacher and over every rival, seed by seed.
 
     Args:
         runs (Runs): The results of a pool.
-        singles (Sequence[str]): Names of the rows with one teacher.
         method (str): The method.
 
     Returns:
         dict[str, Difference | None]: By rival; None without a seed that both have.
     """
-    rivals = {'best single teacher': best_single(runs, singles) or '', **{r: r for r in RIVALS}}
+    rivals = {'best single teacher': best_single(runs) or '', **{r: r for r in RIVALS}}
     ours = runs.get(method, [])
     return {name: paired_difference(ours, runs.get(row, [])) for name, row in rivals.items()}
 
 
-def write_pools(
-    pools: Mapping[str, Runs], singles: Mapping[str, Sequence[str]], method: str, out: str
-) -> str:
+def write_pools(pools: Mapping[str, Runs], method: str, out: str) -> str:
     """Write ``pools.md`` and ``pools.csv``: a row per pool, a column per method.
 
+    Of the rows with one teacher, whose names end in :data:`SINGLE_SUFFIX`, the
+    best is shown. What has fewer seeds than others of its pool has their number.
+
     Args:
-        pools (Mapping[str, Runs]): The results of every pool.
-        singles (Mapping[str, Sequence[str]]): For every pool the rows with one
-            teacher, of which the best is shown.
+        pools (Mapping[str, Runs]): The results of every pool, some of each.
         method (str): The row whose gains are shown.
         out (str): Folder of the files.
 
@@ -98,44 +150,63 @@ def write_pools(
         str: The tables in Markdown.
     """
     named = dict.fromkeys(
-        name
-        for pool, runs in pools.items()
-        for name, found in runs.items()
-        if found and name not in singles[pool]
+        name for runs in pools.values() for name in _trained(runs) if name not in _singles(runs)
     )
     header = ['pool', 'best single teacher', *named]
-    rows, gains = [], []
+    rows, gains, notes = [], [], []
     for pool, runs in pools.items():
-        summaries = {one.method: one for one in summarize(runs, '') if one.num_runs}
-        best = best_single(runs, singles[pool])
-        row = [pool, '' if best is None else f'{_cell(summaries[best])} ({best})']
-        row += [_cell(summaries[name]) if name in summaries else '' for name in named]
+        summaries = {one.method: one for one in summarize(_trained(runs), '')}
+        most = max(one.num_runs for one in summaries.values())
+        best = best_single(runs)
+        row = [pool, '' if best is None else _cell(summaries[best], most, best)]
+        row += [_cell(summaries[name], most) if name in summaries else '' for name in named]
         rows.append(row)
-        weights = mean_weights(runs.get(method, []), 'logit').items()
+        ours = runs.get(method, [])
+        weights = mean_weights(ours, 'logit').items()
         gains.append(
             [
                 pool,
-                *map(_gain, gains_over_rivals(runs, singles[pool], method).values()),
+                *(_gain(gap, len(ours)) for gap in gains_over_rivals(runs, method).values()),
                 ', '.join(f'{name} {weight:.2f}' for name, weight in weights),
             ]
         )
+        notes += _note(pool, runs)
     with atomic_write(osp.join(out, 'pools.csv'), newline='') as file:
         csv.writer(file).writerows([header, *rows])
     titles = ['pool', 'minus best single teacher', *(f'minus {one}' for one in RIVALS), 'weights']
-    text = f'{markdown_table(header, rows)}\n\n`{method}`, paired by seed, with 95 % intervals:\n\n'
-    text += markdown_table(titles, gains)
+    parts = [markdown_table(header, rows), *notes]
+    parts += [f'`{method}`, paired by seed, with 95 % intervals:', markdown_table(titles, gains)]
+    text = '\n\n'.join(parts)
     with atomic_write(osp.join(out, 'pools.md')) as file:
         file.write(text + '\n')
     return text
 
 
-def _cell(summary: MethodSummary) -> str:
+def _cell(summary: MethodSummary, most: int, *remarks: str) -> str:
+    """Mean and deviation; with the number of seeds if other rows of the pool have more."""
     spread = '' if summary.std is None else f' ± {summary.std:.2f}'
-    return f'{summary.mean:.2f}{spread}'
+    remarks += _fewer(summary.num_runs, most)
+    return f'{summary.mean:.2f}{spread}' + f' ({", ".join(remarks)})' * bool(remarks)
 
 
-def _gain(gap: Difference | None) -> str:
+def _note(pool: str, runs: Runs) -> list[str]:
+    """On which seeds the single teachers are ranked, where some have more."""
+    singles, seeds = _singles(runs), common_seeds(runs)
+    if all(_seeds(found) == seeds for found in singles.values()):
+        return []
+    reason = 'have no seed in common, and no best one'
+    if seeds:
+        listed = ', '.join(map(str, sorted(seeds)))
+        reason = f'are ranked by what all of them have: seed{"s" * (len(seeds) > 1)} {listed}'
+    return [f'The single teachers of `{pool}` {reason}.']
+
+
+def _gain(gap: Difference | None, runs: int) -> str:
     if gap is None:
         return ''
     half = '' if gap.half_width is None else f' ± {gap.half_width:.2f}'
-    return f'{gap.mean:+.2f}{half}'
+    return f'{gap.mean:+.2f}{half}' + ''.join(f' ({one})' for one in _fewer(gap.count, runs))
+
+
+def _fewer(count: int, most: int) -> tuple[str, ...]:
+    return (f'{count} seed{"s" * (count != 1)}',) if count < most else ()

@@ -130,16 +130,6 @@ def failure_path(folder: str) -> str:
     return osp.join(folder, 'failure.json')
 
 
-def metric_digits(runs: Runs) -> int:
-    """Decimals of a metric: mAP is between 0 and 1 and needs more.
-
-    Args:
-        runs (Runs): The results, at least one.
-    """
-    largest = max(run.metric for results in runs.values() for run in results)
-    return 4 if largest <= 1 else 2
-
-
 def _check_tables(contents: dict[str, Any], path: str) -> None:
     """Check the parts of a result that are tables."""
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from .results import Run, Runs
@@ -19,10 +20,12 @@ class Difference:
         mean (float): Mean of the paired differences.
         half_width (float, optional): Half the width of its 95 % confidence
             interval; None with one pair.
+        count (int): Number of pairs: of seeds that both have.
     """
 
     mean: float
     half_width: float | None
+    count: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,26 @@ def summarize(runs: Runs, reference: str) -> list[MethodSummary]:
     return summaries
 
 
+def metric_digits(summaries: Sequence[MethodSummary]) -> int:
+    """Decimals of a metric, at which no spread or difference of the methods is rounded to 0.
+
+    Two where values reach 10, as accuracies in percent do; at least four where
+    none is above 1, as of mAP. Less than a millionth of the values is no spread.
+
+    Args:
+        summaries (Sequence[MethodSummary]): The methods.
+    """
+    largest = max((abs(one.mean) for one in summaries if math.isfinite(one.mean)), default=0.0)
+    if largest >= 10:
+        return 2
+    least = 4 if largest <= 1 else 2
+    sizes = [one.std for one in summaries if one.std]
+    for gap in (one.difference for one in summaries if one.difference is not None):
+        sizes.append(abs(gap.mean) if gap.half_width is None else gap.half_width)
+    smallest = min((size for size in sizes if 1e-6 * largest < size < math.inf), default=1.0)
+    return max(least, -int(f'{smallest:.0e}'.split('e')[1]))  # its first digit, rounded
+
+
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
@@ -107,8 +130,8 @@ def paired_difference(runs: Sequence[Run], references: Sequence[Run]) -> Differe
     if len(paired) == 0:
         return None
     if len(paired) == 1:
-        return Difference(float(paired[0]), None)
-    return Difference(float(paired.mean()), confidence_half_width(paired))
+        return Difference(float(paired[0]), None, 1)
+    return Difference(float(paired.mean()), confidence_half_width(paired), len(paired))
 
 
 def confidence_half_width(values: Sequence[float] | np.ndarray) -> float:
@@ -146,6 +169,24 @@ def mean_curve(
     points = [(x, float(np.mean(row))) for x, row in zip(shared, values)]
     spread = [float(np.std(row, ddof=1)) for row in values] if len(tables) > 1 else []
     return points, spread
+
+
+def mean_class_table(
+    teachers: Sequence[Sequence[str]], tables: Sequence[ArrayLike]
+) -> np.ndarray | None:
+    """Average tables of the teachers' weights per class.
+
+    Args:
+        teachers (Sequence[Sequence[str]]): For every training its M teachers.
+        tables (Sequence[ArrayLike]): For every training its weights, shape
+            (C, M).
+
+    Returns:
+        np.ndarray | None: Shape (C, M); None if the trainings differ in their
+        teachers, in the order of these, or in the number of classes.
+    """
+    kinds = {(*names, np.shape(table)) for names, table in zip(teachers, tables)}
+    return np.mean([np.asarray(one) for one in tables], axis=0) if len(kinds) == 1 else None
 
 
 def mean_weights(runs: Sequence[Run], kind: str) -> dict[str, float]:

@@ -6,8 +6,8 @@ import os.path as osp
 
 from mtkdrl_mm.utils.files import atomic_write
 
-from .results import Runs, metric_digits
-from .summary import summarize
+from .results import Runs
+from .summary import metric_digits, summarize
 
 
 def write_tables(runs: Runs, metric: str, reference: str, out: str) -> str:
@@ -41,11 +41,16 @@ def write_tables(runs: Runs, metric: str, reference: str, out: str) -> str:
 
 def _method_rows(runs: Runs, metric: str, reference: str) -> list[list[str]]:
     """The header, and a row of text per method."""
+    summaries = summarize(runs, reference)
+    digits = metric_digits(summaries)
+    # From how many seeds a difference is, where the method or its reference lacks some.
+    gaps = [(one.difference, one.num_runs) for one in summaries]
+    pairs = any(gap is not None and gap.count < count for gap, count in gaps)
     header = ['method', 'runs', metric, 'std', f'minus {reference}', '95 % CI +-']
+    header += ['pairs'] * pairs
     header += ['s / epoch', 'peak MiB', 'logit weights', 'feature weights']
-    digits = metric_digits(runs)
     rows = [header]
-    for summary in summarize(runs, reference):
+    for summary in summaries:
         gap = summary.difference
         half_width = None if gap is None else gap.half_width
         rows.append(
@@ -56,6 +61,7 @@ def _method_rows(runs: Runs, metric: str, reference: str) -> list[list[str]]:
                 '' if summary.std is None else f'{summary.std:.{digits}f}',
                 '' if gap is None else f'{gap.mean:+.{digits}f}',
                 '' if half_width is None else f'{half_width:.{digits}f}',
+                *['' if gap is None else str(gap.count)] * pairs,
                 '' if summary.seconds_per_epoch is None else f'{summary.seconds_per_epoch:.2f}',
                 f'{summary.peak_mib:.0f}',
                 _weights(summary.logit_weights),

@@ -2,6 +2,8 @@
 """What teachers say about the held-out images of a config, from a store."""
 
 import copy
+import os
+import os.path as osp
 
 import torch
 from mmengine.config import Config
@@ -41,6 +43,12 @@ def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
     check_data(cfg, ('held_out_dataloader',))
     root = held_out_root(store)
     if Manifest.find(inputs_folder(root)) is None:
+        inside = _stores_inside(store)
+        if inside:
+            raise InputError(
+                f'"{store}" is no store, but a folder of stores, as `compare_methods.py --store` '
+                f'makes it. Give one of them: {", ".join(inside)}.'
+            )
         raise InputError(
             f'"{store}" holds no outputs of the held-out images. Run '
             'tools/store_teacher_outputs.py with this config: it adds what a store lacks.'
@@ -60,3 +68,11 @@ def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
         rows = reader.read_rows(range(len(labels)), view)
         views.append(torch.stack([torch.tensor(rows[name]['logits']) for name in names], dim=1))
     return names, torch.stack(views).float(), labels
+
+
+def _stores_inside(folder: str) -> list[str]:
+    """Stores with held-out images in a folder that is no store itself."""
+    if not osp.isdir(folder) or Manifest.find(inputs_folder(folder)) is not None:
+        return []
+    paths = [osp.join(folder, name) for name in sorted(os.listdir(folder))]
+    return [one for one in paths if Manifest.find(inputs_folder(held_out_root(one))) is not None]

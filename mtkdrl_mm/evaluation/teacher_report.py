@@ -165,9 +165,9 @@ class TeacherReport:
                 listed = str(order.class_map)
             return [
                 f'Teacher "{teacher.name}" seems to have the classes in another order: with '
-                f'class_map={listed} its accuracy on held-out images is '
-                f'{100 * order.mapped_accuracy:.1f} % instead of {100 * order.accuracy:.1f} %. '
-                f'Set model.teachers.{index}.class_map.'
+                f'class_map={listed}, fitted on one half of these images, its accuracy on the '
+                f'other half is {100 * order.mapped_accuracy:.1f} % instead of '
+                f'{100 * order.accuracy:.1f} %. Set model.teachers.{index}.class_map.'
             ]
         if best is None or not best.clearly_better:
             return []

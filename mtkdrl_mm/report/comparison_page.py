@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import numpy as np
-
 from mtkdrl_mm.comparison import (
     PAGE_NAME,
     ComparisonRecord,
@@ -17,8 +15,8 @@ from mtkdrl_mm.comparison import (
     Run,
     summarize,
 )
-from mtkdrl_mm.comparison.results import OUTPUT_NAME, metric_digits
-from mtkdrl_mm.comparison.summary import mean_curve
+from mtkdrl_mm.comparison.results import OUTPUT_NAME
+from mtkdrl_mm.comparison.summary import mean_class_table, mean_curve, metric_digits
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
@@ -107,7 +105,7 @@ def make_comparison_page(
             page.left_out.append(('Differences', reason))
     else:
         page.left_out.append(('Results', 'No training has finished so far.'))
-    _add_curves(page, record, logs)
+    _add_curves(page, record, logs, summaries)
     _add_weights(page, record, logs, summaries)
     _add_class_weights(page, logs, names)
     if record.runs:
@@ -159,7 +157,7 @@ def _link(target: str, folder: str | None) -> str:
 def _results_section(
     record: ComparisonRecord, summaries: Sequence[MethodSummary], folder: str | None
 ) -> Section:
-    plan, digits = record.plan, metric_digits(record.runs)
+    plan, digits = record.plan, metric_digits(summaries)
     reference = plan.reference
     compared = [one.difference for one in summaries if one.difference is not None]
     rows: list[list[str | Cell]] = []
@@ -175,9 +173,9 @@ def _results_section(
         head.insert(2, f'minus {reference} ± 95 % interval')
         note += (
             f' Differences are taken from {reference} seed by seed, with the 95 % interval of '
-            'their mean. Green is above 0 and red below, where the interval does not contain 0; '
-            'without colour, the seeds do not tell the two apart. Of 20 equal methods, about one '
-            'is coloured by chance.'
+            'their mean. Blue is above 0 and orange below, where the interval does not contain 0; '
+            'which of them is better depends on the metric. Without colour, the seeds do not tell '
+            'the two apart. Of 20 equal methods, about one is coloured by chance.'
         )
     blocks: list[Block] = [Table(f'{plan.metric} of the methods', head, rows, note)]
     chart = DotChart(
@@ -199,7 +197,10 @@ def _difference_cell(summary: MethodSummary, reference: str, digits: int) -> Cel
         return Cell('reference' if summary.method == reference else 'no common seed')
     if gap.half_width is None:
         return Cell(f'{gap.mean:+.{digits}f} (one seed)')
-    return Cell(f'{gap.mean:+.{digits}f} ± {gap.half_width:.{digits}f}', tone=_tone(gap))
+    text = f'{gap.mean:+.{digits}f} ± {gap.half_width:.{digits}f}'
+    # Where the reference lacks seeds of the method.
+    common = f' ({gap.count} common seeds)' if gap.count < summary.num_runs else ''
+    return Cell(text + common, tone=_tone(gap))
 
 
 def _tone(gap: Difference) -> str:
@@ -281,7 +282,9 @@ def _scale(values: Iterable[float]) -> tuple[float, float] | None:
     return (marks[0], marks[-1]) if len(marks) > 1 else None
 
 
-def _add_curves(page: Page, record: ComparisonRecord, logs: _Logs) -> None:
+def _add_curves(
+    page: Page, record: ComparisonRecord, logs: _Logs, summaries: Sequence[MethodSummary]
+) -> None:
     metric, reference = record.plan.metric, record.plan.reference
     series: list[Series] = []
     units: set[str] = set()
@@ -296,7 +299,7 @@ def _add_curves(page: Page, record: ComparisonRecord, logs: _Logs) -> None:
         reason = f'No training has logged "{metric}" more than once.'
         page.left_out.append((_CURVES, reason))
         return
-    digits = metric_digits(record.runs) if record.runs else None
+    digits = metric_digits(summaries) if summaries else None
     unit = ' or '.join(sorted(units))
     means = LineChart(
         f'{metric}: means over the seeds',
@@ -400,17 +403,13 @@ def _add_class_weights(page: Page, logs: _Logs, methods: Sequence[str]) -> None:
         if not tables:
             continue
         first, weights = tables[0]
-        if any(
-            (one.teachers, one.logit.shape) != (weights.teachers, weights.logit.shape)
-            for _, one in tables
-        ):
+        teachers = [one.teachers for _, one in tables]
+        logit = mean_class_table(teachers, [one.logit for _, one in tables])
+        feature = mean_class_table(teachers, [one.feature for _, one in tables])
+        if logit is None or feature is None:
             differ.append(method)
             continue
-        mean = ClassWeights(
-            weights.teachers,
-            np.mean([one.logit for _, one in tables], axis=0),
-            np.mean([one.feature for _, one in tables], axis=0),
-        )
+        mean = ClassWeights(weights.teachers, logit, feature)
         shown, remark = class_tables(mean, first.weight_kinds, first.class_names)
         remarks.setdefault(remark)
         folds.append(Fold(f'{method}, {_plural(len(tables), "seed")}', shown))

@@ -41,6 +41,8 @@ class ImageOutputs:
         source (str): What the images are, for a sentence: "validation images".
         labels (Tensor): Their labels as distributions, shape (N, C).
         blended (bool): Whether mixup or cutmix has blended images.
+        training (bool): Whether the student was trained on the images, with
+            these labels, which may be wrong.
         student_logits (Tensor): Shape (N, C).
         teacher_logits (Tensor): Shape (N, M, C).
         logit_weights (Tensor, optional): The weights that the next training
@@ -55,6 +57,7 @@ class ImageOutputs:
     source: str
     labels: Tensor
     blended: bool
+    training: bool
     student_logits: Tensor
     teacher_logits: Tensor
     logit_weights: Tensor | None = None
@@ -190,7 +193,7 @@ def run_training_images(
     finally:
         handle.remove()
     source = f'training images, augmented as in epoch {networks.epoch + 1}'
-    result = found.result(model, source)
+    result = found.result(model, source, training=True)
     if model.connectors is None:
         result.feature_weights = None
     return result
@@ -236,7 +239,7 @@ def run_validation_images(
             student=student,
             teachers=torch.stack(teachers, dim=1),
         )
-    return found.result(model, 'validation images')
+    return found.result(model, 'validation images', training=False)
 
 
 def _batches(
@@ -279,7 +282,7 @@ class _Collector:
         for name, tensor in tensors.items():
             self.parts.setdefault(name, []).append(tensor.detach().float().cpu())
 
-    def result(self, model: MultiTeacherDistiller, source: str) -> ImageOutputs:
+    def result(self, model: MultiTeacherDistiller, source: str, training: bool) -> ImageOutputs:
         joined = {name: torch.cat(parts) for name, parts in self.parts.items()}
         if not joined:
             raise InputError('The data set holds no image.')
@@ -288,6 +291,7 @@ class _Collector:
             source=source,
             labels=joined['labels'],
             blended=self.blended,
+            training=training,
             student_logits=joined['student'],
             teacher_logits=joined['teachers'],
             logit_weights=joined.get('logit'),

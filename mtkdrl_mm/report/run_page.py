@@ -364,11 +364,21 @@ def _add_evaluation(page: Page, outputs: ImageOutputs | str) -> None:
         f'Points are groups of at least {_BIN_IMAGES} images.',
     )
     blocks: list[Block] = [table, _agreement_table(report), Charts([chart])]
-    # Those of the student are no problem of the pool.
-    pool = TeacherReport.from_logits(names[:-1], logits[:-1], labels)
-    if pool.warnings():
-        blocks.append(Notes([f'Warning: {line}' for line in pool.warnings()]))
-    page.sections.append(Section('teachers', title, blocks))
+    intro = ''
+    if outputs.training:
+        intro = (
+            'Measured on training images, by the labels that the student was trained with, right '
+            'or wrong: what the teachers say about other images is not in the store that the '
+            'training read. The results in the overview are those of the validation images. '
+            'Whether something is wrong with a teacher, tools/analysis_tools/check_teachers.py '
+            'says, from validation images.'
+        )
+    else:
+        # Those of the student are no problem of the pool.
+        pool = TeacherReport.from_logits(names[:-1], logits[:-1], labels)
+        if pool.warnings():
+            blocks.append(Notes([f'Warning: {line}' for line in pool.warnings()]))
+    page.sections.append(Section('teachers', title, blocks, intro))
 
 
 def _agreement_table(report: TeacherReport) -> Table:

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Atomic writing of files."""
+"""Atomic writing of files, and checks of where to."""
 
 import errno
 import json
@@ -10,12 +10,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from .errors import InputError
+
 #: Suffix of a file that is being written.
 PARTIAL_SUFFIX = '.tmp'
 #: Errors of the storage medium, not of the program: the same write may succeed later.
 MEDIUM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+#: Errors of a path where something else is than is needed, with words for them.
+PLACE_ERRORS = {
+    errno.EEXIST: 'exists already',
+    errno.EISDIR: 'is a folder, where a file is needed',
+    errno.ENOTDIR: 'is a file or lies in one, where a folder is needed',
+}
 # What os.link raises on file systems without hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def check_output_folder(name: str, path: str) -> None:
+    """Check, before any work, that a folder can be written to, or made.
+
+    Args:
+        name (str): The flag or config key, for the message.
+        path (str): The folder.
+
+    Raises:
+        InputError: If a file is in its place or above it, or it cannot be
+            written to.
+    """
+    found = osp.abspath(path)
+    while not osp.lexists(found):
+        found = osp.dirname(found)
+    if not osp.isdir(found):
+        inside = '' if found == osp.abspath(path) else f', because "{found}" is none'
+        raise InputError(f'{name}: "{path}" cannot be a folder{inside}. Give another one.')
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise InputError(
+            f'{name}: the folder "{found}" cannot be written to: it is read-only, or belongs to '
+            'somebody else. Give another one.'
+        )
+
+
+def check_output_file(name: str, path: str | None) -> None:
+    """Check, before any work, that a file can be written, and make its folder.
+
+    Args:
+        name (str): The flag, for the message.
+        path (str, optional): The file; nothing is checked without one.
+
+    Raises:
+        InputError: If it is a folder, or cannot be written in its folder.
+    """
+    if not path:
+        return
+    if path.endswith(os.sep) or osp.isdir(path):
+        raise InputError(f'{name} takes a file, but "{path}" is a folder: add a name.')
+    folder = osp.dirname(path) or '.'
+    check_output_folder(name, folder)
+    os.makedirs(folder, exist_ok=True)
 
 
 def sync_folder(path: str) -> None:

@@ -34,7 +34,7 @@ from .config_errors import (
 from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError, check_config_file, similar_files
-from .files import MEDIUM_ERRORS, describe_medium_error
+from .files import MEDIUM_ERRORS, PLACE_ERRORS, check_output_folder, describe_medium_error
 from .processes import (
     describe_group_error,
     in_process_group,
@@ -171,6 +171,9 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: mmengine's runner, or the config's ``runner_type``, by default
         :class:`mtkdrl_mm.engine.runner.ResumableRunner`.
+
+    Raises:
+        InputError: If the work dir cannot be written to.
     """
     from mtkdrl_mm.models.load_weights import use_complete_pretrained
 
@@ -178,6 +181,7 @@ def build_runner(cfg: Config) -> Runner:
     use_complete_pretrained()
     cfg = deepcopy(cfg)
     cfg.setdefault('runner_type', 'mtkdrl_mm.ResumableRunner')
+    check_output_folder('work_dir', cfg.work_dir)
     runner = RUNNERS.build(cfg)
     check_checkpoint_hooks(runner)
     return runner
@@ -262,6 +266,9 @@ def _describe(error: Exception) -> str | None:
             return lost
         if error.errno in MEDIUM_ERRORS and error.filename is not None:
             return f'{describe_medium_error(error, str(error.filename))}.'
+        if error.errno in PLACE_ERRORS and error.filename is not None:
+            path = error.filename2 or error.filename  # of two, the target
+            return f'"{path}" {PLACE_ERRORS[error.errno]}. Give another path, or remove it.'
         return None
     if isinstance(
         error, (KeyError, TypeError, AssertionError, RuntimeError, ValueError, ImportError)

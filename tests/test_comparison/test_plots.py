@@ -68,6 +68,19 @@ def test_classes(make_run):
     assert plots.plot_classes({'plain': [make_run()]}) is None
 
 
+def test_seeds_with_other_teachers_are_not_averaged(make_run):
+    """Nor with the same ones in another order: the weights would be under wrong names."""
+
+    def runs_of(*teachers):
+        tables = [dict(logit=[[1 / len(t)] * len(t)] * 3, teachers=list(t)) for t in teachers]
+        return [make_run(seed=seed, class_weights=table) for seed, table in enumerate(tables)]
+
+    for other in ('ba', 'abc'):
+        assert plots.plot_classes({'other': runs_of('ab', other)}) is None
+    figure = plots.plot_classes({'other': runs_of('ab', 'ba'), 'same': runs_of('ab', 'ab')})
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ['same']
+
+
 def test_rows_with_other_teachers(make_run):
     """Every panel names its own teachers, and a name has one colour in all."""
     pools = dict(two=['a', 'b'], four=['c', 'a', 'd', 'b'])
@@ -115,8 +128,8 @@ def test_a_teacher_that_a_training_lacks_has_no_line(make_run):
 
 def test_gains():
     gains = {
-        'weak': {'aver': Difference(1.0, 0.5), 'best': None},
-        'clean': {'aver': Difference(-0.5, None), 'best': Difference(2.0, 1.0)},
+        'weak': {'aver': Difference(1.0, 0.5, 3), 'best': None},
+        'clean': {'aver': Difference(-0.5, None, 1), 'best': Difference(2.0, 1.0, 3)},
     }
     (axes,) = plots.plot_gains(gains, 'ours').axes
     aver, best = axes.containers

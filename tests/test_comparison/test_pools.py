@@ -4,7 +4,9 @@
 import pytest
 import torch
 
-from mtkdrl_mm.comparison.pools import best_single, best_subset, write_pools
+from mtkdrl_mm.comparison.pools import best_single, best_subset, read_pool, write_pools
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.rows import training_folder
 
 
 @pytest.fixture
@@ -25,14 +27,45 @@ def runs(make_run):
 
 
 def test_the_best_single_teacher(runs):
-    assert best_single(runs, ['a_alone', 'b_alone']) == 'b_alone'
-    assert best_single(runs, ['c_alone']) is None
+    assert best_single(runs) == 'b_alone'
+    assert best_single(dict(aver=runs['aver'], alone=runs['ours'])) is None
+
+
+def test_single_teachers_are_ranked_by_the_seeds_that_all_have(runs, make_run, tmp_path):
+    """On seed 0 a_alone has 61.5 and b_alone 61; the means are 35.75 and 61."""
+    runs['a_alone'] = [make_run('a_alone', 0, 61.5), make_run('a_alone', 1, 10.0)]
+    runs['b_alone'] = runs['b_alone'][:1]  # 61.0
+    assert best_single(runs) == 'a_alone'
+    lines = write_pools(dict(weak=runs), 'ours', str(tmp_path)).splitlines()
+    assert '| 35.75 ± 36.42 (a_alone, 2 seeds) |' in lines[2]
+    assert lines[4] == 'The single teachers of `weak` are ranked by what all of them have: seed 0.'
+    # 62 - 61.5 and 63 - 10, 12.706 deviations of 37.12 over sqrt(2).
+    assert '| +26.75 ± 333.54 (2 seeds) |' in lines[-1] and '| +2.00 ± 0.00 |' in lines[-1]
+    runs['b_alone'] = [make_run('b_alone', 2, 66.0)]
+    assert best_single(runs) is None
+    text = write_pools(dict(weak=runs), 'ours', str(tmp_path))
+    assert 'The single teachers of `weak` have no seed in common, and no best one.' in text
+
+
+def test_a_pool_is_what_its_folder_holds(runs, make_run, tmp_path):
+    """Not what the latest command trained."""
+    for run in [*runs['aver'], *runs['ours'][:2], *runs['b_alone']]:
+        folder = training_folder(str(tmp_path / 'a[b]'), run.method, run.seed)
+        (tmp_path / folder).mkdir(parents=True)
+        run.write(result_path(folder))
+    copy = tmp_path / 'a[b]' / 'aver' / 'seed_0_before'
+    copy.mkdir()
+    make_run(metric=1.0).write(result_path(str(copy)))
+    found = read_pool(str(tmp_path / 'a[b]'), ['ours', 'other'])
+    assert list(found) == ['ours', 'aver', 'b_alone']
+    assert [run.metric for run in found['aver']] == [60.0, 61.0, 62.0]
+    assert len(found['ours']) == 2
+    assert read_pool(str(tmp_path / 'none')) == {}
 
 
 def test_tables(runs, tmp_path):
     other = {'aver': runs['aver'][:1], 'ours': runs['ours'][:1]}
-    singles = dict(weak=['a_alone', 'b_alone'], clean=[])
-    text = write_pools(dict(weak=runs, clean=other), singles, 'ours', str(tmp_path))
+    text = write_pools(dict(weak=runs, clean=other), 'ours', str(tmp_path))
     tables = [
         [[cell.strip() for cell in line.strip('|').split('|')] for line in block.splitlines()]
         for block in text.split('\n\n')[::2]

@@ -9,6 +9,7 @@ from mtkdrl_mm.comparison.summary import (
     confidence_half_width,
     mean_curve,
     mean_weights,
+    metric_digits,
 )
 
 
@@ -29,11 +30,50 @@ def test_methods_are_compared_seed_by_seed(make_run):
     assert (aver.num_runs, aver.mean, aver.std, aver.difference) == (3, 60, 2, None)
     assert (mtkdrl.mean, mtkdrl.seconds_per_epoch, mtkdrl.peak_mib) == (62, 2, 102)
     # Differences 1, 3 and 2; Student's t with two degrees of freedom: 4.3027.
-    assert mtkdrl.difference.mean == pytest.approx(2)
+    assert mtkdrl.difference.mean == pytest.approx(2) and mtkdrl.difference.count == 3
     assert mtkdrl.difference.half_width == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert single.std is None and single.difference == Difference(-0.5, None)
+    assert single.std is None and single.difference == Difference(-0.5, None, 1)
     assert apart.difference is None
     assert summarize(runs, 'gone')[1].difference is None
+
+
+def test_a_difference_counts_the_seeds_that_both_have(make_run):
+    runs = {
+        'aver': [make_run(seed=seed, metric=60 + seed) for seed in (0, 1)],
+        'more': [make_run('more', seed, 61 + 2 * seed) for seed in range(5)],
+    }
+    more = summarize(runs, 'aver')[1]
+    assert (more.num_runs, more.difference.count, more.difference.mean) == (5, 2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ('aver', 'other', 'digits'),
+    [
+        ((60.0, 60.001, 60.0), (60.002, 60.0, 60.0), 2),  # accuracies in percent
+        ((0.5, 0.6), (0.4, 0.7), 4),
+        ((0.51234, 0.51238), (0.5, 0.6), 5),  # deviation 0.00003
+        ((3.0, 4.0), (5.0, 7.0), 2),
+        ((1.2345, 1.2347, 1.2346), (1.2335, 1.2338, 1.2337), 4),  # deviations 0.0001
+        ((1.234,), (1.235,), 3),  # without any: the difference
+        ((1.234,), (1.234,), 2),
+        ((1.5, 1.5), (1.5, 1.5), 2),
+        ((1.1, 1.1 + 1e-15), (1.1, 1.1), 2),  # errors of rounding
+        ((1e-5, 2e-5), (3e-5, 5e-5), 6),
+        ((-3.2, -3.1), (-2.0, -2.2), 2),
+        ((float('nan'), 1.5), (float('inf'), 2.5), 4),
+        ((1.5,), (float('inf'),), 2),
+        ((0.0,), (0.0,), 4),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:invalid value encountered')  # infinity minus infinity
+def test_no_spread_is_rounded_to_nothing(make_run, aver, other, digits):
+    values = dict(aver=aver, other=other)
+    runs = {
+        name: [make_run(name, seed, metric) for seed, metric in enumerate(of)]
+        for name, of in values.items()
+    }
+    assert metric_digits(summarize(runs, 'aver')) == digits
+    assert metric_digits([]) == 4
 
 
 def test_interval_of_a_mean():

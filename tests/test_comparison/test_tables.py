@@ -39,6 +39,23 @@ def test_small_metrics_have_more_digits(make_run, tmp_path):
     assert lines[2].startswith('| a | 1 | 0.5123 |  | +0.1123 |  |')
 
 
+def test_differences_of_few_pairs_show_their_number(make_run, tmp_path):
+    """And differences of 0.001 are no -0.00."""
+    runs = {
+        'aver': [make_run(seed=seed, metric=1.2345 + seed / 10_000) for seed in range(2)],
+        'equal': [make_run('equal', seed, 1.2335) for seed in range(2)],
+        'more': [make_run('more', seed, 1.2335) for seed in range(3)],
+    }
+    lines = write_tables(runs, 'loss/nll', 'aver', str(tmp_path)).splitlines()
+    assert '| minus aver | 95 % CI +- | pairs | s / epoch |' in lines[0]
+    # Of the differences -0.0010 and -0.0011, with t of one degree of freedom: 12.706 * 0.00005.
+    assert [line.split(' | 1.50 |')[0] for line in lines[2:]] == [
+        '| aver | 2 | 1.23455 | 0.00007 |  |  | ',
+        '| equal | 2 | 1.23350 | 0.00000 | -0.00105 | 0.00064 | 2',
+        '| more | 3 | 1.23350 | 0.00000 | -0.00105 | 0.00064 | 2',
+    ]
+
+
 def test_environment(make_run, tmp_path):
     runs = {'a': [make_run(commit='b+'), make_run(commit='a')], 'b': [make_run()]}
     write_environment(runs, ['compare.py', '--row', 'two words'], str(tmp_path))

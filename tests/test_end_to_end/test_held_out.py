@@ -123,6 +123,13 @@ def test_what_weighing_could_gain(distillery):
         read_held_out(Config.fromfile(d.config('plain')), root)
     with pytest.raises(InputError, match=r'nowhere" holds no outputs of the held-out images\. Run'):
         read_held_out(Config.fromfile(path), str(d.folder / 'nowhere'))
+    # compare_methods.py makes stores in the folder that it is given.
+    parent = d.folder / 'stores'
+    parent.mkdir()
+    (parent / '0a1b2c3d').symlink_to(root)
+    message = r'stores" is no store, but a folder of stores.* one of them: .*/stores/0a1b2c3d\.$'
+    with pytest.raises(InputError, match=message):
+        read_held_out(Config.fromfile(path), str(parent))
     # Other images, as many of them, are not those that were stored.
     other = Config.fromfile(path)
     other.held_out_dataloader.dataset.update(data_prefix='train', indices=len(labels))

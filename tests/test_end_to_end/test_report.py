@@ -169,6 +169,7 @@ def test_stored_outputs(trained):
     html, printed = page_of(workshop, train_from_store(workshop, trained[1], 'plain', options))
     assert 'Left out' not in printed and html.count('<img ') == 24
     assert 'On 32 training images, augmented as in epoch 3' in html
+    assert 'Measured on training images, by the labels that the student was trained with' in html
 
 
 def test_stored_outputs_of_blended_images_in_a_training_by_iterations(trained):

@@ -98,7 +98,8 @@ def test_weak_teacher_without_an_explanation():
     assert 'accuracy of only 50.0 %, below 55.0 %' in warning
     order = ClassOrder(class_map=[1, 0], accuracy=0.1, mapped_accuracy=0.9, p_value=1e-9)
     (warning,) = report(result(accuracy=0.1, order=order)).warnings()
-    assert 'class_map=[1, 0] its accuracy on held-out images is 90.0 % instead of 10.0 %' in warning
+    assert 'with class_map=[1, 0], fitted on one half of these images, its accuracy' in warning
+    assert 'on the other half is 90.0 % instead of 10.0 %. Set model.teachers.0.class' in warning
     (warning,) = report(result(accuracy=0.1, order=order), classes=100).warnings()
     assert 'class_map=[...] (see --out FILE.json of check_teachers.py)' in warning
 

@@ -90,6 +90,15 @@ def test_numbers_and_colours(tmp_path):
     assert 'worse 56.00 56.00 59.00' in content.words  # by seed
 
 
+def test_differences_of_few_pairs_show_their_number(tmp_path):
+    finished(tmp_path, dict(aver=[1.0, 1.1], loss=[0.9, 1.0002, 1.1], even=[0.5, 0.6]))
+    _, content, _ = page_of(tmp_path)
+    # -0.1 and -0.0998: half a width of 12.706 times 0.0001.
+    assert 'loss 1.000 ± 0.100 -0.100 ± 0.001 (2 common seeds) 3' in content.words
+    assert 'even 0.550 ± 0.071 -0.500 ± 0.000 2' in content.words
+    assert 'which of them is better depends on the metric' in content.words
+
+
 def test_sections(tmp_path):
     finished(tmp_path)
     page, content, _ = page_of(tmp_path)

@@ -42,6 +42,7 @@ def test_pictures_have_labels_and_answers():
         source='images',
         labels=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
         blended=False,
+        training=False,
         student_logits=torch.tensor([[0.0, 3.0], [0.0, 3.0]]),
         teacher_logits=logits,
         logit_weights=torch.tensor([[0.7, 0.3], [0.4, 0.6]]),

@@ -44,7 +44,7 @@ def distillation(tmp_path, more='', classes=''):
     return read_run(str(tmp_path))
 
 
-def outputs(images=40, classes=3, blended=False, equal=False):
+def outputs(images=40, classes=3, blended=False, equal=False, training=False):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (images,), generator=generator)
     first = torch.linspace(0, 1, images) * (0 if equal else 1)
@@ -53,6 +53,7 @@ def outputs(images=40, classes=3, blended=False, equal=False):
         source='validation images',
         labels=torch.nn.functional.one_hot(labels, classes).float(),
         blended=blended,
+        training=training,
         student_logits=torch.randn(images, classes, generator=generator),
         teacher_logits=torch.randn(images, 2, classes, generator=generator) * 2,
         logit_weights=torch.stack([first, 1 - first], dim=1),
@@ -124,6 +125,18 @@ def test_accuracy_calibration_and_agreement(tmp_path):
     cell = f'{100 * pair.observed:.1f} ({pair.kappa:.2f})'
     assert f'a {cell}' in page.words and f'b {cell}' in page.words
     assert 'Images by weight No.' in page.words
+
+
+def test_labels_of_training_images_may_be_wrong(tmp_path):
+    """A teacher that is right about none of them is suspicious on validation images alone."""
+    record = distillation(tmp_path)
+    warning = 'Teacher "a" seems to have the classes in another order'
+    for training in (False, True):
+        images = outputs(training=training)
+        images.teacher_logits[:, 0] = 9 * images.labels.roll(1, dims=1)
+        page = check(render(make_run_page(record, 'No.', images)))
+        assert (warning in page.words) == (not training)
+        assert ('Measured on training images, by the labels that' in page.words) == training
 
 
 def test_gallery_shows_the_images_with_known_weights(tmp_path):

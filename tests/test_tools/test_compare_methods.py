@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtkdrl_mm.comparison import Plan, Row
+from mtkdrl_mm.utils import InputError
 
 PATH = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'compare_methods.py'
 
@@ -17,6 +18,16 @@ def tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_reference_that_is_named_must_be_there(tool):
+    """Before anything is trained; the default one may be absent."""
+    rows = [Row('aver', 'aver.py'), Row('mtkdrl', 'mtkdrl.py')]
+    assert tool.choose_reference('mtkdrl', rows) == 'mtkdrl'
+    assert tool.choose_reference(None, rows[1:]) == 'aver'
+    message = 'no row is named "avr". Did you mean "aver"\\? Known: "aver", "mtkdrl"'
+    with pytest.raises(InputError, match=message):
+        tool.choose_reference('avr', rows)
 
 
 def test_a_page_that_cannot_be_written_stops_no_training(tool, tmp_path, capsys):

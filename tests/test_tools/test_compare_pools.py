@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mtkdrl_mm.comparison import list_rows
+from mtkdrl_mm.comparison import Run, list_rows
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.rows import training_folder
 from mtkdrl_mm.utils import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +27,15 @@ def tool(monkeypatch):
 
 def test_every_pool_has_its_rows(tool):
     for pool, variables in tool.POOLS.items():
-        rows, singles = tool.pool_rows(pool, [*tool.METHODS, *tool.SETS])
+        rows = tool.pool_rows(pool, [*tool.METHODS, *tool.SETS])
+        singles = list(rows)[len(tool.METHODS) :]
         assert list(rows) == [*tool.METHODS, *singles] and len(singles) == 4
         # They are rows of compare_methods.py, whose configs exist.
         for row in list_rows([], [[name, *words] for name, words in rows.items()]):
             assert dict(row.variables) == variables
-    rows, singles = tool.pool_rows('duplicates', ['aver', 'singles'])
-    assert singles == ['repvgg_alone', 'repvgg_2_alone', 'repvgg_3_alone', 'resnet_alone']
+    rows = tool.pool_rows('duplicates', ['aver', 'singles'])
+    singles = ['repvgg_alone', 'repvgg_2_alone', 'repvgg_3_alone', 'resnet_alone']
+    assert list(rows) == ['aver', *singles]
     assert rows['repvgg_2_alone'][1:3] == [
         'model.weighting.type=StaticWeights',
         'model.weighting.logit.repvgg_2=1',
@@ -39,7 +43,7 @@ def test_every_pool_has_its_rows(tool):
 
 
 def test_only_the_asked_for_rows(tool):
-    rows, singles = tool.pool_rows('confused_noisy', ['alone', 'mtkdrl_static'])
+    rows = tool.pool_rows('confused_noisy', ['alone', 'mtkdrl_static'])
     assert rows == dict(
         alone=[
             'configs/cifar10/student_baseline.py',
@@ -52,7 +56,6 @@ def test_only_the_asked_for_rows(tool):
             'CIFAR10_LABELS=noisy_and_held_out',
         ],
     )
-    assert singles == []
 
 
 def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
@@ -75,3 +78,33 @@ def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
         *('--seeds', '7', '--jobs', '2', '--work-dir', str(tmp_path / 'work' / 'weak')),
         *('--store', 'stores/weak', '--views', '4', '--out', str(tmp_path / 'weak')),
     ]
+
+
+def test_tables_are_written_from_all_results(tool, monkeypatch, tmp_path, capsys):
+    """Also from those of earlier commands, and after a command that trained something else."""
+    work = tmp_path / 'work'
+    for method, metric in (('aver', 60.0), ('repvgg_alone', 61.0), ('mtkdrl_stacking', 62.0)):
+        folder = training_folder(str(work / 'weak'), method, 0)
+        (tmp_path / folder).mkdir(parents=True)
+        costs = dict(seconds=3.0, seconds_per_epoch=1.5, peak_mib=100.0, curves={})
+        Run(method=method, seed=0, metric=metric, **costs).write(result_path(folder))
+    monkeypatch.setattr(tool, 'run_child', lambda command: (0, None))  # trains nothing
+    for more in (['--methods', 'ebkd'], ['--report-only', '--methods', 'aver']):
+        arguments = ['--pools', 'weak', 'clean', '--seeds', '0', '--work-dir', str(work), *more]
+        monkeypatch.setattr(sys, 'argv', ['compare_pools.py', *arguments])
+        tool.main()
+        assert (work / 'pools.csv').read_text().splitlines() == [
+            'pool,best single teacher,aver,mtkdrl_stacking',
+            'weak,61.00 (repvgg_alone),60.00,62.00',
+        ]
+        cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-3].split('|')]
+        assert cells[1:4] == ['weak', '+1.00', '+2.00']
+
+
+def test_no_tables_without_results(tool, monkeypatch, tmp_path):
+    work, out = tmp_path / 'gone', tmp_path / 'out'
+    arguments = ['--pools', 'weak', '--report-only', '--work-dir', str(work), '--out', str(out)]
+    monkeypatch.setattr(sys, 'argv', ['compare_pools.py', *arguments])
+    with pytest.raises(InputError, match='gone" holds no results of these pools: weak'):
+        tool.main()
+    assert not work.exists() and not out.exists()

@@ -2,11 +2,13 @@
 """What the demo trains, takes over from an earlier run, and says of its results."""
 
 import importlib.util
+import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mtkdrl_mm.comparison import Run, describe
 from mtkdrl_mm.comparison.results import result_path
@@ -109,6 +111,17 @@ def test_verdict(demo, gains, words):
     ours = [make_run('camkd', seed, 60 + gain) for seed, gain in enumerate(gains)]
     gap = paired_difference(ours, [make_run('aver', seed, 60) for seed in range(3)])
     assert demo.verdict('it', gap, 'equal weights') == words
+
+
+@pytest.mark.parametrize(('task_images', 'count'), [(None, 5), (500, 5), (2, 2)])
+def test_scenes_are_counted(demo, args, tmp_path, monkeypatch, task_images, count):
+    """--task-images takes the first ones of those that there are."""
+    (tmp_path / 'val.json').write_text(json.dumps(dict(images=[{}] * 5)))
+    dataset = dict(data_root=str(tmp_path), ann_file='val.json')
+    config = Config(dict(val_dataloader=dict(dataset=dataset)))
+    monkeypatch.setattr(demo, 'read_config', lambda row, seed: config)
+    args.task_images = task_images
+    assert demo.count_scenes(args) == count
 
 
 def test_another_winner_is_named(demo, capsys):

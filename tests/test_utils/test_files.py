@@ -7,7 +7,15 @@ import os
 
 import pytest
 
-from mtkdrl_mm.utils.files import atomic_write, create_file, describe_medium_error, write_json
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import (
+    atomic_write,
+    check_output_file,
+    check_output_folder,
+    create_file,
+    describe_medium_error,
+    write_json,
+)
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -87,3 +95,30 @@ def test_errors_of_the_medium_name_the_file_and_the_free_space(tmp_path):
     assert text.endswith('MiB free on that disk)')
     text = describe_medium_error(OSError(errno.EROFS, 'Read-only file system'), path)
     assert text == f'"{path}" cannot be written: Read-only file system'
+
+
+def test_places_of_output_are_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    for path in ('folder', 'new', 'new/er', str(tmp_path)):
+        check_output_folder('--out', path)
+    assert not (tmp_path / 'new').exists()
+    with pytest.raises(InputError, match=r'^--out: "file" cannot be a folder\. Give another'):
+        check_output_folder('--out', 'file')
+    with pytest.raises(InputError, match=r'"file/a/b" cannot be a folder, because ".*/file" is'):
+        check_output_folder('--out', 'file/a/b')
+
+    for path in (None, '', 'a.csv', 'file', 'folder/a.csv', 'made/for/a.csv'):
+        check_output_file('--out', path)
+    assert sorted(os.listdir(tmp_path)) == ['file', 'folder', 'made']
+    for path in ('folder', 'new/'):
+        with pytest.raises(InputError, match=rf'^--out takes a file, but "{path}" is a folder'):
+            check_output_file('--out', path)
+    with pytest.raises(InputError, match=r'^--out: "file" cannot be a folder'):
+        check_output_file('--out', 'file/a.csv')
+
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write everywhere
+    for check, path in ((check_output_folder, 'new/er'), (check_output_file, 'a.csv')):
+        with pytest.raises(InputError, match=rf'--out: the folder "{tmp_path}" cannot be written'):
+            check('--out', path)

@@ -2,6 +2,7 @@
 """Common steps of the command-line tools."""
 
 import argparse
+import os
 import sys
 import weakref
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from mmengine.visualization import TensorboardVisBackend
 
 from mtkdrl_mm.openmmlab import command_for_operators
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.launch import add_common_arguments, load_config, run_tool
+from mtkdrl_mm.utils.launch import add_common_arguments, build_runner, load_config, run_tool
 
 CONFIG = """
 default_scope = '{scope}'
@@ -159,6 +160,27 @@ def test_tools_say_in_a_sentence_what_the_user_can_mend(error, message):
     with pytest.raises(SystemExit) as exit_info:
         run_tool(raises(error))
     assert message in exit_info.value.code
+
+
+def test_a_path_where_something_else_is_is_one_sentence(tmp_path):
+    folder, file = tmp_path / 'folder', tmp_path / 'file'
+    folder.mkdir()
+    file.touch()
+    for work, path, words in (
+        (lambda: os.makedirs(file, exist_ok=True), file, 'exists already'),
+        (lambda: os.makedirs(file / 'a'), file / 'a', 'is a file or lies in one, where a'),
+        (lambda: open(folder, 'w'), folder, 'is a folder, where a file is needed'),
+        (lambda: os.replace(file, folder), folder, 'is a folder, where a file is needed'),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run_tool(work)
+        assert str(stop.value).startswith(f'\nError: "{path}" {words}')
+
+
+def test_the_work_dir_is_checked_before_anything_is_built(load, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match=r'^work_dir: ".*/file" cannot be a folder'):
+        build_runner(load('--work-dir', str(tmp_path / 'file')))
 
 
 def test_a_backend_whose_package_is_missing_is_named_with_the_command(tmp_path, monkeypatch):

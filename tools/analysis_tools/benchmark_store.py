@@ -45,7 +45,7 @@ from mtkdrl_mm.teacher_outputs import (
 from mtkdrl_mm.teacher_outputs.part_file import read_header
 from mtkdrl_mm.teacher_outputs.paths import part_path
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.files import write_json
+from mtkdrl_mm.utils.files import check_output_file, write_json
 from mtkdrl_mm.utils.launch import run_tool
 
 # Reads the samples of a batch of view 0 to packed rows.
@@ -238,6 +238,7 @@ def parse_args() -> argparse.Namespace:
         'rounds',
     ):
         check_number(f'--{name.replace("_", "-")}', getattr(args, name), minimum=1)
+    check_output_file('--out', args.out)
     return args
 
 

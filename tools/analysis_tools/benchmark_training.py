@@ -63,7 +63,7 @@ from mtkdrl_mm.benchmark import (
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.teacher_outputs import StoreReader, list_teachers
 from mtkdrl_mm.utils import check_number
-from mtkdrl_mm.utils.files import atomic_write, write_json
+from mtkdrl_mm.utils.files import atomic_write, check_output_file, write_json
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.markdown import markdown_table
 
@@ -373,6 +373,8 @@ def main() -> None:
         variant, _ = build_variant(args.memory_of, cfg, settings, args.used_folder)
         print_memory(peak_memory(variant, args.device))
         return
+    if args.out:
+        check_output_file('--out', f'{args.out}.md')
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         text, numbers = measure(args, folder)
     print(f'\n{text}')

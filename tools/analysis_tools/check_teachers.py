@@ -33,7 +33,7 @@ from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.check_teachers import check_teachers
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.files import atomic_write, check_output_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     check_data,
@@ -69,6 +69,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out and osp.splitext(args.out)[1] not in FORMATS:
         parser.error(f'argument --out: "{args.out}" must end in one of {", ".join(FORMATS)}')
+    check_output_file('--out', args.out)
     return args
 
 
@@ -94,9 +95,6 @@ def draw_batches(cfg: Config, args: argparse.Namespace) -> tuple[list[dict], Ite
 
 def write(report: TeacherReport, text: str, path: str) -> None:
     """Write the report in the format that the path names."""
-    folder = osp.dirname(path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
     with atomic_write(path, newline='' if path.endswith('.csv') else None) as file:
         if path.endswith('.json'):
             json.dump(report.to_dict(), file, indent=1)

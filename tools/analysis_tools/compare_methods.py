@@ -41,6 +41,7 @@ from mtkdrl_mm.comparison import (
     PAGE_NAME,
     ComparisonSettings,
     Plan,
+    Row,
     Run,
     Runs,
     command_line,
@@ -62,8 +63,9 @@ from mtkdrl_mm.jobs import (
     check_no_job_flags,
     read_job_settings,
 )
-from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils import InputError, check_number, near_matches
 from mtkdrl_mm.utils.child_processes import interruptible
+from mtkdrl_mm.utils.files import check_output_folder
 from mtkdrl_mm.utils.launch import run_tool
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -84,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', default='work_dirs/compare', help='logs and checkpoints')
     parser.add_argument('--out', help='folder for tables and plots; by default the work dir')
     parser.add_argument(
-        '--reference', default='aver', help='method that the others are compared with'
+        '--reference', help='method that the others are compared with; by default "aver"'
     )
     parser.add_argument('--metric', default='accuracy/top1', help='metric in the logs')
     parser.add_argument(
@@ -116,7 +118,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     add_job_arguments(parser, 'every training')
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_output_folder('--work-dir', args.work_dir)
+    if args.out:
+        check_output_folder('--out', args.out)
+    return args
 
 
 def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSettings | None]:
@@ -130,6 +136,20 @@ def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSetti
     if args.launcher == 'none':
         return jobs, None
     return jobs, read_job_settings(args, jobs, osp.join(args.work_dir, 'jobs'), 'compare_methods')
+
+
+def choose_reference(name: str | None, rows: list[Row]) -> str:
+    """The row that the others are compared with.
+
+    Args:
+        name (str, optional): The one of the command line, which must be there; the default one
+            need not.
+        rows (list[Row]): All rows.
+    """
+    names = [row.name for row in rows]
+    if name is not None and name not in names:
+        raise InputError(f'--reference: no row is named "{name}". {near_matches(name, names)}')
+    return Plan.reference if name is None else name
 
 
 def write_comparison_page(work_dir: str, out: str | None = None) -> None:
@@ -173,6 +193,7 @@ def main() -> None:
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f'--seeds names a seed twice: {" ".join(map(str, args.seeds))}.')
     rows = list_rows(args.configs, args.row)
+    reference = choose_reference(args.reference, rows)
     jobs, job = choose_jobs(args, len(rows) * len(args.seeds))
     settings = ComparisonSettings(
         work_dir=args.work_dir,
@@ -199,7 +220,7 @@ def main() -> None:
         rows=rows,
         seeds=args.seeds,
         metric=settings.metric,
-        reference=args.reference,
+        reference=reference,
         cfg_options=args.cfg_options,
         command=command_line(sys.argv),
         device=describe_device(),
@@ -224,7 +245,7 @@ def main() -> None:
     if not runs:
         raise InputError(f'No training has finished; see {settings.work_dir}/*/*/output.txt.')
     out = args.out or settings.work_dir
-    write_report(runs, settings.metric, args.reference, out)
+    write_report(runs, settings.metric, reference, out)
     if osp.realpath(out) != osp.realpath(settings.work_dir):
         write_comparison_page(settings.work_dir, out)
     print(f'A page about all of it is {osp.join(out, PAGE_NAME)}.')

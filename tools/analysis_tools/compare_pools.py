@@ -5,7 +5,8 @@ Every pool is one comparison of compare_methods.py, in a folder of its own, with
 and one per single teacher. All trainings read the teachers' outputs from stores, which are filled
 once. In every pool all methods have the same labels: the student is trained on the images that no
 teacher has seen too, from which an agent learns. What is finished is not trained again. The tables
-of all pools together, pools.md and pools.csv, and the plot pools.png are written after every pool.
+of all pools together, pools.md and pools.csv, and the plot pools.png are written after every pool,
+with all results that the pools' folders hold: those of earlier commands, too.
 
     python tools/analysis_tools/compare_pools.py --seeds 0 1 2 3 4 --jobs 2 \\
         --store work_dirs/pool_stores --work-dir work_dirs/pools --out docs/results/pools
@@ -19,13 +20,19 @@ import sys
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import Combination, ComparisonSettings, Row, fill_stores, plan_stores
-from mtkdrl_mm.comparison.pools import best_subset, gains_over_rivals, write_pools
-from mtkdrl_mm.comparison.record import is_comparison, read_comparison
+from mtkdrl_mm.comparison.pools import (
+    SINGLE_SUFFIX,
+    best_subset,
+    gains_over_rivals,
+    read_pool,
+    write_pools,
+)
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
+from mtkdrl_mm.utils.files import check_output_folder
 from mtkdrl_mm.utils.launch import run_tool
 
 TOOLS = osp.dirname(osp.abspath(__file__))
@@ -66,6 +73,7 @@ METHODS: dict[str, tuple[str, ...]] = dict(
 )
 
 SETS = ('singles', 'subsets')
+SUBSETS = ('best_pair', 'best_subset')
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,8 +84,8 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=[*METHODS, *SETS],
         default=[*METHODS, *SETS],
-        help='methods; "singles" stands for every teacher alone, "subsets" for the pair and the '
-        'subset of teachers, equally weighted, that make the held-out labels most likely',
+        help='methods to train; "singles" stands for every teacher alone, "subsets" for the pair '
+        'and the subset of teachers, equally weighted, that make the held-out labels most likely',
     )
     parser.add_argument('--ours', choices=METHODS, default='mtkdrl_stacking', help='what is judged')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4], help='seeds')
@@ -89,13 +97,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--report-only',
         action='store_true',
-        help='write the tables of all pools together again, without training',
+        help='write the tables of all pools together again, with all methods, without training',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as for tools/train.py')
     return parser.parse_args()
 
 
-def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def pool_rows(pool: str, methods: list[str]) -> dict[str, list[str]]:
     """The rows of a pool.
 
     Args:
@@ -103,8 +111,7 @@ def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list
         methods (list[str]): Names of the methods.
 
     Returns:
-        tuple[dict[str, list[str]], list[str]]: For every row its config and options, and
-        the names of the rows with one teacher.
+        dict[str, list[str]]: For every row its config and options.
     """
     variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
     rows = {
@@ -112,19 +119,17 @@ def pool_rows(pool: str, methods: list[str]) -> tuple[dict[str, list[str]], list
         for name in methods
         if name in METHODS
     }
-    singles = []
     if 'singles' in methods:
         config = osp.join(CONFIGS, 'student_aver.py')
         teachers = read_config(Row.parse(['aver', config, *variables]), 0).model.teachers
         for teacher in map(teacher_name, teachers):
-            singles.append(f'{teacher}_alone')
-            rows[singles[-1]] = [
+            rows[f'{teacher}{SINGLE_SUFFIX}'] = [
                 config,
                 'model.weighting.type=StaticWeights',
                 f'model.weighting.logit.{teacher}=1',
                 *variables,
             ]
-    return rows, singles
+    return rows
 
 
 def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
@@ -147,7 +152,7 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     names, logits, labels = read_held_out(cfg, stores[0].path)
     logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
-    for title, sizes in (('best_pair', [2]), ('best_subset', range(1, len(names) + 1))):
+    for title, sizes in zip(SUBSETS, ([2], range(1, len(names) + 1))):
         chosen = best_subset(names, logits, labels, sizes)
         rows[title] = [
             config,
@@ -173,42 +178,59 @@ def compare(pool: str, rows: dict[str, list[str]], args: argparse.Namespace) -> 
     return run_child(command)[0]
 
 
-def main() -> None:
+def write_tables(args: argparse.Namespace, out: str) -> str:
+    """Write the tables and the plot of all pools together, from what their folders hold.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        out (str): Folder of the files.
+
+    Returns:
+        str: The tables in Markdown; empty without a result.
+    """
     from mtkdrl_mm.comparison.plots import plot_gains  # matplotlib, which nothing else needs
 
+    found = {
+        pool: read_pool(osp.join(args.work_dir, pool), [*METHODS, *SUBSETS]) for pool in args.pools
+    }
+    results = {pool: runs for pool, runs in found.items() if runs}
+    if not results:
+        return ''
+    os.makedirs(out, exist_ok=True)
+    text = write_pools(results, args.ours, out)
+    gains = {pool: gains_over_rivals(runs, args.ours) for pool, runs in results.items()}
+    plot_gains(gains, args.ours).savefig(osp.join(out, 'pools.png'), dpi=120)
+    return text
+
+
+def main() -> None:
     args = parse_args()
     check_number('--jobs', args.jobs, minimum=1)
     check_number('--views', args.views, minimum=1)
     MMLogger.get_current_instance().setLevel('WARNING')
-    rows, singles = {}, {}
-    for pool in args.pools:
-        rows[pool], singles[pool] = pool_rows(pool, args.methods)
     out = args.out or args.work_dir
-    os.makedirs(out, exist_ok=True)
+    check_output_folder('--out' if args.out else '--work-dir', out)
     failed = []
-    text = ''
-    for pool in args.pools:
-        if not args.report_only:
+    if args.report_only:
+        text = write_tables(args, out)
+        if not text:
+            raise InputError(
+                f'"{args.work_dir}" holds no results of these pools: {", ".join(args.pools)}. Give '
+                'the --work-dir that they were trained with.'
+            )
+    else:
+        check_output_folder('--work-dir', args.work_dir)
+        rows = {pool: pool_rows(pool, args.methods) for pool in args.pools}
+        for pool in args.pools:
             print(f'\n== {pool} ==', flush=True)
             with interruptible():
                 if 'subsets' in args.methods:
                     rows[pool].update(subset_rows(pool, args))
                 if compare(pool, rows[pool], args):
                     failed.append(pool)
-        folders = {name: osp.join(args.work_dir, name) for name in args.pools}
-        results = {
-            name: read_comparison(folder).runs
-            for name, folder in folders.items()
-            if is_comparison(folder)
-        }
-        if results:
-            text = write_pools(results, singles, args.ours, out)
-            gains = {
-                name: gains_over_rivals(runs, singles[name], args.ours)
-                for name, runs in results.items()
-            }
-            plot_gains(gains, args.ours).savefig(osp.join(out, 'pools.png'), dpi=120)
-    print(f'\n{text}\n\nThe tables are in {out}.')
+            text = write_tables(args, out)
+    if text:
+        print(f'\n{text}\n\nThe tables are in {out}.')
     if failed:
         raise InputError(f'Not all trainings of these pools have results: {", ".join(failed)}.')
 

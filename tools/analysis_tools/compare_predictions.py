@@ -13,7 +13,6 @@ predictions. For example, the same detector from two backbones:
 
 import argparse
 import math
-import os
 import os.path as osp
 from typing import Any
 
@@ -27,6 +26,7 @@ from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
 from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
 
@@ -125,6 +125,7 @@ def draw(visualizer: Any, sample: Any, score_thr: float, labels: bool) -> np.nda
 def main() -> None:
     args = parse_args()
     check_number('--num-images', args.num_images, minimum=1)
+    check_output_file('--out', args.out)
     checkpoints = read_checkpoints(args.checkpoints)
     cfg = load_config(args)
     check_data(cfg, ('test_dataloader',))
@@ -167,7 +168,6 @@ def main() -> None:
             grid[row][column].imshow(picture)
             grid[row][column].axis('off')
     figure.tight_layout(pad=0.5)
-    os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
     # At least the images' own pixels.
     largest = max(max(picture.shape[:2]) for picture in columns['labels'])
     figure.savefig(args.out, dpi=max(100, math.ceil(largest / 2.2)))

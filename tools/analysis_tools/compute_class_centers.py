@@ -20,7 +20,7 @@ from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.files import atomic_write, check_output_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     check_data,
@@ -74,6 +74,7 @@ def compute_centers(
 
 def main() -> None:
     args = parse_args()
+    check_output_file('OUT', args.out)
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     check_data(cfg, ('train_dataloader', 'val_dataloader'))

@@ -38,6 +38,7 @@ from mtkdrl_mm.report import (
 from mtkdrl_mm.report.image_outputs import FoundImages, look_at_images
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.cli import OptionsAction
+from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import check_data, load_config, run_tool
 
 DEFAULT_IMAGES = 500
@@ -128,6 +129,8 @@ def run_page(args: argparse.Namespace) -> Page:
 def main() -> None:
     args = parse_args()
     out = args.out or osp.join(args.work_dir, PAGE_NAME)
+    if args.out or osp.isdir(args.work_dir):
+        check_output_file('--out', out)
     page = comparison_page(args, out) if is_comparison(args.work_dir) else run_page(args)
     size = write_page(page, out)
     for name, reason in page.left_out:

@@ -30,7 +30,7 @@ from mtkdrl_mm.models import AVER, StaticWeights
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.report.image_outputs import TrainedNetworks, load_networks
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.files import atomic_write, check_output_file
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
 from mtkdrl_mm.utils.markdown import markdown_table
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
@@ -168,6 +168,7 @@ def main() -> None:
     args = parse_args()
     for name in ('steps', 'repeats', 'images'):
         check_number(f'--{name}', getattr(args, name), minimum=1)
+    check_output_file('--out', args.out)
     results = {}
     for checkpoint in tqdm(args.checkpoints, desc='checkpoints', disable=None):
         config = load_config(args)
@@ -178,8 +179,10 @@ def main() -> None:
         f'Decrease of the cross entropy on {images:,} validation images by {args.steps} steps, in '
         f'thousandths of a nat; {args.repeats} repeats on other batches, 95 % intervals:'
     )
-    for checkpoint, found in results.items():
-        print(f'\n{osp.basename(checkpoint)}\n\n{describe(found)}')
+    short = [osp.basename(checkpoint) for checkpoint in results]
+    distinct = len(set(short)) == len(short)
+    for checkpoint, name, found in zip(results, short, results.values()):
+        print(f'\n{name if distinct else checkpoint}\n\n{describe(found)}')
     if args.out:
         write_classes(args.out, results)
         print(f'\nThe gains per class are in {args.out}.')

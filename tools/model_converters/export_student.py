@@ -18,7 +18,6 @@ import argparse
 import glob
 import hashlib
 import json
-import os
 import os.path as osp
 from collections.abc import Sequence
 from copy import deepcopy
@@ -41,7 +40,7 @@ from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_checks import dataset_class
 from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.errors import first_line, summarise
-from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replace_file
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
@@ -300,7 +299,6 @@ def save(
 ) -> tuple[str, int]:
     """Write the weights; return the path and its size in bytes."""
     stem, suffix = osp.splitext(args.out)
-    os.makedirs(osp.dirname(osp.abspath(args.out)), exist_ok=True)
     part = args.out + PARTIAL_SUFFIX
     if suffix == '.safetensors':
         # A single entry: the order of several entries, and so the hash, would vary between runs.
@@ -379,6 +377,7 @@ def main() -> None:
     stem, suffix = osp.splitext(args.out)
     if suffix not in HUB_FILES:
         raise InputError(f'"{args.out}" must end in .pth or .safetensors.')
+    check_output_file('OUT', args.out)
     if args.push_to_hub is None and (args.private or args.license):
         raise InputError('--private and --license are for --push-to-hub ORG/REPO.')
     upload = None if args.push_to_hub is None else HubUpload(args.push_to_hub, args.private)
