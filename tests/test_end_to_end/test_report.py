@@ -151,7 +151,7 @@ def test_page_of_a_comparison(trained, compared):
     # Of the seeds 0 to 10: 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2; t with ten degrees of freedom: 2.228.
     assert '<td class="above">+1.91 ± 0.56</td>' in html
     html, _ = page_of(trained[0], str(compared), '--reference', 'b' + 60 * 'x')
-    assert '<td class="below">-1.91 ± 0.56</td>' in html
+    assert '<td class="below">-1.91 ± 0.56 (11 common seeds)</td>' in html
 
 
 @needs_browser
