@@ -33,6 +33,10 @@ from .settings import ComparisonSettings
 #: its resource usage as of ``os.wait4``.
 RunCommand = Callable[[Sequence[str], Mapping[str, str], IO], tuple[int, Any]]
 
+# What a validation logs besides metrics.
+_NO_METRICS = ('step', 'time', 'data_time')
+# What is trained in a folder, in that folder.
+_STARTED = 'started.json'
 # Exit codes of a training that a signal has ended, before it could save or afterwards.
 _INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 128 + n)}
 
@@ -83,6 +87,9 @@ def train_all(
 ) -> list[Run | None]:
     """Train all combinations that have not finished, as many at a time as there are jobs.
 
+    What must not be trained is refused before any training starts. From then on, a training that
+    fails, in whatever way, does not stop the others.
+
     Args:
         combinations (Sequence[Combination]): The trainings.
         settings (ComparisonSettings): How they are started.
@@ -94,29 +101,39 @@ def train_all(
         failed.
 
     Raises:
-        InputError: If a result is damaged, or the logs of a training hold no
-            such metric.
+        InputError: If a result is damaged, or a folder holds another training.
     """
+    waiting = []
+    for one in combinations:
+        if finished(one, settings) is None:
+            check_unfinished(one, settings.work_dir)
+            waiting.append(one)
     if settings.job is not None:
         from .jobs import train_in_jobs  # which imports this module
 
-        return train_in_jobs(combinations, settings, settings.job, on_end)
-    free = gpus_of_jobs(settings.jobs, settings.launch)
+        train_in_jobs(waiting, settings, settings.job, on_end)
+    else:
+        _train_here(waiting, settings, on_end)
+    return [finished(one, settings) for one in combinations]
 
+
+def _train_here(
+    waiting: Sequence[Combination],
+    settings: ComparisonSettings,
+    on_end: Callable[[], None] | None,
+) -> None:
+    """Train as children of this process."""
+    free = gpus_of_jobs(settings.jobs, settings.launch)
     lock = Lock()
 
-    def run(combination: Combination) -> Run | None:
-        known = finished(combination, settings)
-        if known is not None:
-            return known
-        result = train_on_free_gpu(combination, settings, free)
+    def run(combination: Combination) -> None:
+        train_on_free_gpu(combination, settings, free)
         if on_end is not None:
             with lock:
                 on_end()
-        return result
 
     with ThreadPoolExecutor(settings.jobs) as pool:
-        return list(pool.map(run, combinations))
+        list(pool.map(run, waiting))  # the list raises what a training raised
 
 
 def gpus_of_jobs(jobs: int, launch: str) -> 'Queue[str | None]':
@@ -149,11 +166,11 @@ def train_on_free_gpu(
         free (Queue[str | None]): The GPUs that are free.
 
     Returns:
-        Run | None: As :func:`train`.
+        Run | None: As :func:`try_to_train`.
     """
     gpu = free.get()
     try:
-        return train(combination, settings, gpu)
+        return try_to_train(combination, settings, gpu)
     finally:
         free.put(gpu)
 
@@ -171,6 +188,43 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], log: IO)
         usage as of ``os.wait4``.
     """
     return run_child(command, env=environment, stdout=log, stderr=log)
+
+
+def try_to_train(
+    combination: Combination,
+    settings: ComparisonSettings,
+    gpu: str | None = None,
+    run: RunCommand | None = None,
+) -> Run | None:
+    """Train one combination; note what goes wrong, so that the others go on.
+
+    Args:
+        combination (Combination): The training.
+        settings (ComparisonSettings): How it is started.
+        gpu (str, optional): As of :func:`train`. Defaults to None.
+        run (Callable, optional): As of :func:`train`. Defaults to None.
+
+    Returns:
+        Run | None: The result; None if there is none.
+    """
+    try:
+        return train(combination, settings, gpu, run)
+    except (InputError, OSError) as error:  # OSError: a full disk, or a launcher that is not there
+        print(f'  {combination.label}: FAILED: {error}', flush=True)
+        note_failure(combination, settings.work_dir, exit_code=1, reason=f'Error: {error}')
+        return None
+
+
+def note_failure(combination: Combination, work_dir: str, **contents: Any) -> None:
+    """Write how a training has failed.
+
+    Args:
+        combination (Combination): The training.
+        work_dir (str): The comparison's work dir.
+        **contents: ``exit_code``, and a ``reason`` if its output does not say it.
+    """
+    with suppress(OSError):  # on a full disk; the others go on, and end as they can
+        write_json(contents, failure_path(combination.folder(work_dir)))
 
 
 def train(
@@ -225,8 +279,7 @@ def train(
         return None
     if exit_code != 0:
         print(f'  {combination.label}: FAILED, see {log_path}', flush=True)
-        with suppress(OSError):  # on a full disk; the others go on, and end as they can
-            write_json(dict(exit_code=exit_code), failure_path(folder))
+        note_failure(combination, settings.work_dir, exit_code=exit_code)
         return None
     logged = read_logs(folder, settings.metric)
     peak_mib = logged.peak_mib or round(usage.ru_maxrss / 1024)
@@ -249,6 +302,35 @@ def report_result(combination: Combination, run: Run) -> None:
     print(f'  {combination.label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
 
 
+def check_unfinished(combination: Combination, work_dir: str) -> None:
+    """Refuse to continue what was another training.
+
+    Args:
+        combination (Combination): The training.
+        work_dir (str): The comparison's work dir.
+
+    Raises:
+        InputError: If the folder has checkpoints of another config or file.
+    """
+    folder = combination.folder(work_dir)
+    if not glob.glob(osp.join(glob.escape(folder), '*.pth')):
+        return
+    path = osp.join(folder, _STARTED)
+    before = read_json_object(path, dict(config=str)) if osp.isfile(path) else dict(config=None)
+    if before['config'] != combination.description:
+        raise InputError(
+            f'{folder} holds an unfinished training of another config than '
+            f'{combination.row.config} with these options is now. Give another --work-dir, or '
+            'remove that folder.'
+        )
+    changed = changed_file(before.get('files') or {}, combination.files)
+    if changed is not None:
+        raise InputError(
+            f'{folder} holds an unfinished training with another "{changed}" than is there '
+            'now. Give another --work-dir, or remove that folder.'
+        )
+
+
 def start_or_continue(combination: Combination, work_dir: str) -> str:
     """Note what is trained in a folder; refuse to continue what was another training.
 
@@ -260,26 +342,13 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
         str: The training's folder, which is made.
 
     Raises:
-        InputError: If the folder has checkpoints of another config or file.
+        InputError: As :func:`check_unfinished`.
     """
+    check_unfinished(combination, work_dir)
     folder = combination.folder(work_dir)
     os.makedirs(folder, exist_ok=True)
-    path = osp.join(folder, 'started.json')
-    before = read_json_object(path, dict(config=str)) if osp.isfile(path) else dict(config=None)
-    if glob.glob(osp.join(glob.escape(folder), '*.pth')):
-        if before['config'] != combination.description:
-            raise InputError(
-                f'{folder} holds an unfinished training of another config than '
-                f'{combination.row.config} with these options is now. Give another --work-dir, or '
-                'remove that folder.'
-            )
-        changed = changed_file(before.get('files') or {}, combination.files)
-        if changed is not None:
-            raise InputError(
-                f'{folder} holds an unfinished training with another "{changed}" than is there '
-                'now. Give another --work-dir, or remove that folder.'
-            )
-    write_json(dict(config=combination.description, files=dict(combination.files)), path)
+    content = dict(config=combination.description, files=dict(combination.files))
+    write_json(content, osp.join(folder, _STARTED))
     return folder
 
 
@@ -301,7 +370,7 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
         records += read_json_lines(path)
     values = [record[metric] for record in records if metric in record]
     if not values:
-        raise InputError(f'No "{metric}" in the logs of {folder}: is it validated?')
+        raise InputError(f'No "{metric}" in the logs of {folder}: {_name_metrics(records)}')
     # By step: a resumed training logs again what came after its checkpoint.
     by_step = {
         record['step']: record for record in records if 'loss' in record and 'iter' in record
@@ -334,3 +403,12 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
         curves=curves,
         class_weights=class_weights,
     )
+
+
+def _name_metrics(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the logs of a training hold in place of a metric."""
+    lines = [record for record in records if 'iter' not in record]  # those of validations
+    names = dict.fromkeys(key for line in lines for key in line if key not in _NO_METRICS)
+    if not names:
+        return 'nothing was validated.'
+    return f'its validations have {", ".join(names)}. Name one of them with --metric.'

@@ -41,8 +41,8 @@ def test_gpus_of_jobs(monkeypatch, count, visible, jobs, launch, expected):
 def test_a_gpu_is_free_again_after_a_failure(settings, monkeypatch):
     free = training.gpus_of_jobs(1, '')
 
-    def fail(*arguments):
-        assert arguments[-1] is None and free.qsize() == 0
+    def fail(combination, settings, gpu, run):
+        assert gpu is None and free.qsize() == 0
         raise ValueError
 
     monkeypatch.setattr(training, 'train', fail)
@@ -51,32 +51,46 @@ def test_a_gpu_is_free_again_after_a_failure(settings, monkeypatch):
     assert free.qsize() == 1
 
 
-def test_results_are_in_the_order_of_the_trainings(settings, make_run, monkeypatch):
-    def train(combination, settings, gpu):
-        return None if combination.seed == 1 else make_run(seed=combination.seed)
+@pytest.fixture
+def fake_train(make_run, monkeypatch, tmp_path):
+    """Has trainings write a result, but for seed 1; returns the seeds that were trained."""
+    ended = []
+
+    def train(combination, settings, gpu, run):
+        ended.append(combination.seed)
+        if combination.seed != 1:
+            folder = combination.folder(str(tmp_path))
+            os.makedirs(folder, exist_ok=True)
+            make_run(seed=combination.seed).write(result_path(folder))
 
     monkeypatch.setattr(training, 'train', train)
+    return ended
+
+
+def test_results_are_in_the_order_of_the_trainings(settings, fake_train):
     combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
     results = train_all(combinations, settings(jobs=2))
     assert [run and run.seed for run in results] == [4, None, 3]
 
 
-def test_every_training_that_ends_is_reported(settings, make_run, monkeypatch, tmp_path):
+def test_every_training_that_ends_is_reported(settings, make_run, fake_train, tmp_path):
     """Those that have finished before are no news."""
-    ended = []
-
-    def train(combination, settings, gpu):
-        ended.append(combination.seed)
-        return None if combination.seed == 1 else make_run(seed=combination.seed)
-
-    monkeypatch.setattr(training, 'train', train)
     (tmp_path / 'fast' / 'seed_4').mkdir(parents=True)
     make_run(seed=4).write(result_path(str(tmp_path / 'fast' / 'seed_4')))
     combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
     seen = []
-    results = train_all(combinations, settings(), on_end=lambda: seen.append(list(ended)))
+    results = train_all(combinations, settings(), on_end=lambda: seen.append(list(fake_train)))
     assert [run and run.seed for run in results] == [4, None, 3]
     assert seen == [[1], [1, 3]]
+
+
+def test_what_must_not_be_trained_is_refused_before_any_training(settings, fake_train, tmp_path):
+    folder = tmp_path / 'fast' / 'seed_3'
+    folder.mkdir(parents=True)
+    (folder / 'epoch_1.pth').touch()
+    with pytest.raises(InputError, match='holds an unfinished training of another config'):
+        train_all([Combination(ROW, seed, 'hash') for seed in (4, 3)], settings())
+    assert fake_train == []
 
 
 @pytest.fixture
@@ -241,7 +255,9 @@ def test_a_result_of_another_metric_is_read_anew(settings, start, tmp_path, monk
     # The page reads the file.
     assert Run.read(result_path(combination.folder(str(tmp_path)))) == run
     assert finished(combination, settings()).metric == 51.0 and len(started) == 1
-    with pytest.raises(InputError, match=r'^No "mIoU" in the logs of .*: is it validated\?$'):
+    with pytest.raises(
+        InputError, match=r'^No "mIoU" in the logs of .* accuracy/top1, acc.*top5\. '
+    ):
         finished(combination, settings(metric='mIoU'))
 
 
@@ -257,6 +273,45 @@ def test_a_failed_training_on_a_full_disk_is_reported(settings, start, monkeypat
     monkeypatch.setattr(training, 'write_json', full)
     assert train(combination, settings) is None
     assert capsys.readouterr().out.startswith('  fast, seed 3: FAILED, see ')
+
+
+def test_a_training_without_the_metric_does_not_stop_the_others(
+    settings, start, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    validation = {'accuracy/top5': 90.0, 'time': 0.1, 'data_time': 0.0, 'step': 2}
+    logs = {0: [record(2), validation], 1: [LOGS[-1]], 2: LOGS}
+    fails = [2]  # how often the last one does
+    began = training.start_or_continue
+
+    def begin(combination, work_dir):
+        if combination.seed == 2 and fails:
+            fails.pop()
+            raise PermissionError(errno.EACCES, 'Permission denied', 'output.txt')
+        folder = began(combination, work_dir)
+        write_logs(folder, logs[combination.seed])
+        return folder
+
+    start(0)
+    monkeypatch.setattr(training, 'start_or_continue', begin)
+    (tmp_path / 'fast' / 'seed_2').mkdir(parents=True)
+    combinations = [Combination(ROW, seed, 'hash') for seed in range(3)]
+    folder = tmp_path / 'fast'
+    reasons = [
+        f'No "accuracy/top1" in the logs of {folder}/seed_0: its validations have accuracy/top5. '
+        'Name one of them with --metric.',
+        f'No "loss" in the logs of {folder}/seed_1: set `default_hooks.logger.interval` to fewer '
+        'iterations than the training has.',
+        "[Errno 13] Permission denied: 'output.txt'",
+    ]
+    assert train_all(combinations, settings()) == [None, None, None]
+    printed = capsys.readouterr().out.splitlines()
+    for seed, reason in enumerate(reasons):
+        failure = json.loads((folder / f'seed_{seed}' / 'failure.json').read_text())
+        assert failure == dict(exit_code=1, reason=f'Error: {reason}')
+        assert printed[seed] == f'  fast, seed {seed}: FAILED: {reason}'
+    # Nor does it when they are started again.
+    assert [run and run.metric for run in train_all(combinations, settings())] == [None, None, 50.0]
 
 
 def test_an_unfinished_training_of_another_config_is_not_continued(settings, start, tmp_path):
@@ -340,7 +395,13 @@ def test_damaged_logs_are_named(tmp_path):
         return str(error.value)
 
     write_logs(tmp_path, LOGS)
-    assert read('mIoU') == f'No "mIoU" in the logs of {tmp_path}: is it validated?'
+    assert read('mIoU') == (
+        f'No "mIoU" in the logs of {tmp_path}: its validations have accuracy/top1. Name one of '
+        'them with --metric.'
+    )
+    write_logs(tmp_path, LOGS[:1])
+    assert read() == f'No "accuracy/top1" in the logs of {tmp_path}: nothing was validated.'
+    write_logs(tmp_path, LOGS)
     (tmp_path / 'class_weights.json').write_text('{"logit": [')
     assert 'class_weights.json" is damaged' in read()
     logs = tmp_path / 'now' / 'vis_data' / 'scalars.json'
