@@ -11,7 +11,7 @@ from mtkdrl_mm.jobs import CommandJob, JobSettings, run_jobs
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.tool_output import find_error, last_lines
 
-from .results import OUTPUT_NAME, failure_path, result_path
+from .results import JOB_NOTE_NAME, OUTPUT_NAME, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
 from .training import finished, report_result, try_to_train
@@ -56,7 +56,7 @@ class TrainingJob(CommandJob):
     @property
     def note(self) -> str:
         """File for the number of the job: a folder has one training at a time."""
-        return osp.join(self.folder, 'job.json')
+        return osp.join(self.folder, JOB_NOTE_NAME)
 
 
 def train_in_jobs(

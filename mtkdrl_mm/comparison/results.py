@@ -14,6 +14,8 @@ from mtkdrl_mm.utils.json_files import read_json_object
 
 #: File name of what a training printed, in its work dir.
 OUTPUT_NAME = 'output.txt'
+#: File name of the number of the job that trains, in its work dir.
+JOB_NOTE_NAME = 'job.json'
 _KEYS: dict[str, type | tuple[type, ...]] = dict(
     method=str,
     seed=int,

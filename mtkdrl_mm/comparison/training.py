@@ -1,7 +1,6 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Runs the trainings of a comparison, and reads their logs."""
+"""Runs the trainings of a comparison."""
 
-import glob
 import os
 import os.path as osp
 import signal
@@ -14,29 +13,25 @@ from queue import Queue
 from threading import Lock
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.child_processes import run_child
 from mtkdrl_mm.utils.files import write_json
-from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.warm_start import run_warm
 
 from .environment import current_commit
+from .logs import read_logs
 from .named_files import changed_file
-from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
+from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
+from .starts import check_unfinished, start_or_continue
 
 #: Runs a command with environment variables and a file for its output; returns its exit code and
 #: its resource usage as of ``os.wait4``.
 RunCommand = Callable[[Sequence[str], Mapping[str, str], IO], tuple[int, Any]]
 
-# What a validation logs besides metrics.
-_NO_METRICS = ('step', 'time', 'data_time')
-# What is trained in a folder, in that folder.
-_STARTED = 'started.json'
 # Exit codes of a training that a signal has ended, before it could save or afterwards.
 _INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 128 + n)}
 
@@ -300,115 +295,3 @@ def train(
 def report_result(combination: Combination, run: Run) -> None:
     """Print the result of a training."""
     print(f'  {combination.label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
-
-
-def check_unfinished(combination: Combination, work_dir: str) -> None:
-    """Refuse to continue what was another training.
-
-    Args:
-        combination (Combination): The training.
-        work_dir (str): The comparison's work dir.
-
-    Raises:
-        InputError: If the folder has checkpoints of another config or file.
-    """
-    folder = combination.folder(work_dir)
-    if not glob.glob(osp.join(glob.escape(folder), '*.pth')):
-        return
-    path = osp.join(folder, _STARTED)
-    before = read_json_object(path, dict(config=str)) if osp.isfile(path) else dict(config=None)
-    if before['config'] != combination.description:
-        raise InputError(
-            f'{folder} holds an unfinished training of another config than '
-            f'{combination.row.config} with these options is now. Give another --work-dir, or '
-            'remove that folder.'
-        )
-    changed = changed_file(before.get('files') or {}, combination.files)
-    if changed is not None:
-        raise InputError(
-            f'{folder} holds an unfinished training with another "{changed}" than is there '
-            'now. Give another --work-dir, or remove that folder.'
-        )
-
-
-def start_or_continue(combination: Combination, work_dir: str) -> str:
-    """Note what is trained in a folder; refuse to continue what was another training.
-
-    Args:
-        combination (Combination): The training.
-        work_dir (str): The comparison's work dir.
-
-    Returns:
-        str: The training's folder, which is made.
-
-    Raises:
-        InputError: As :func:`check_unfinished`.
-    """
-    check_unfinished(combination, work_dir)
-    folder = combination.folder(work_dir)
-    os.makedirs(folder, exist_ok=True)
-    content = dict(config=combination.description, files=dict(combination.files))
-    write_json(content, osp.join(folder, _STARTED))
-    return folder
-
-
-def read_logs(folder: str, metric: str) -> TrainingLog:
-    """Read accuracy, times and weights from the logs of a training.
-
-    Args:
-        folder (str): Its work dir.
-        metric (str): Name of the metric.
-
-    Returns:
-        TrainingLog: What they hold.
-
-    Raises:
-        InputError: If a log is damaged, or does not hold the metric.
-    """
-    records = []
-    for path in sorted(glob.glob(osp.join(glob.escape(folder), '*', 'vis_data', 'scalars.json'))):
-        records += read_json_lines(path)
-    values = [record[metric] for record in records if metric in record]
-    if not values:
-        raise InputError(f'No "{metric}" in the logs of {folder}: {_name_metrics(records)}')
-    # By step: a resumed training logs again what came after its checkpoint.
-    by_step = {
-        record['step']: record for record in records if 'loss' in record and 'iter' in record
-    }
-    steps = list(by_step.values())
-    if not steps:
-        raise InputError(
-            f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '
-            'iterations than the training has.'
-        )
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for record in steps:
-        for key, value in record.items():
-            if key.startswith(('teacher_weight/logit/', 'teacher_weight/feature/')):
-                curves.setdefault(key, []).append((record['step'], value))
-    classes = osp.join(folder, 'class_weights.json')
-    class_weights = None
-    if osp.isfile(classes):
-        class_weights = read_json_object(classes, dict(logit=list, teachers=list))
-    seconds = None
-    if all('epoch' in record for record in steps):  # else mmengine's log_processor counts none
-        iterations = max(record['iter'] for record in steps)
-        epochs = max(record['epoch'] for record in steps)
-        seconds = float(np.median([record['time'] for record in steps])) * iterations / epochs
-    return TrainingLog(
-        metric=values[-1],
-        metric_name=metric,
-        seconds_per_epoch=seconds,
-        peak_mib=max(record.get('memory', 0) for record in steps),
-        curves=curves,
-        class_weights=class_weights,
-    )
-
-
-def _name_metrics(records: Sequence[Mapping[str, Any]]) -> str:
-    """What the logs of a training hold in place of a metric."""
-    lines = [record for record in records if 'iter' not in record]  # those of validations
-    names = dict.fromkeys(key for line in lines for key in line if key not in _NO_METRICS)
-    if not names:
-        return 'nothing was validated.'
-    return f'its validations have {", ".join(names)}. Name one of them with --metric.'

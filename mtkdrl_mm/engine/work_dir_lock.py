@@ -71,6 +71,13 @@ class WorkDirLock:
             os.close(self._handle)
         self._handle = None
 
+    def __enter__(self) -> 'WorkDirLock':
+        self.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def _is_current(self, handle: int) -> bool:
         try:
             return os.path.samestat(os.fstat(handle), os.stat(self.path))

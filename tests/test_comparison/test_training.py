@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""How the trainings of a comparison are started, and what is read from their logs."""
+"""How the trainings of a comparison are started."""
 
 import errno
 import json
@@ -337,78 +337,3 @@ def test_an_unfinished_training_of_another_config_is_not_continued(settings, sta
     # A folder that something else has written.
     (folder / 'started.json').unlink()
     assert refused('other') == message and len(started) == 3
-
-
-def test_what_logs_hold(tmp_path):
-    write_logs(tmp_path, LOGS)
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.metric == 50.0 and log.peak_mib == 0 and log.class_weights is None
-    # Four iterations in each of two epochs.
-    assert log.seconds_per_epoch == 0.5 * 4
-    assert log.curves == {
-        'teacher_weight/logit/a': [(2, 0.25), (4, 0.75)],
-        'teacher_weight/feature/a': [(2, 0.5)],
-    }
-    write_logs(tmp_path, [record(2, memory=70), record(4, memory=60), LOGS[-1]])
-    table = dict(logit=[[0.5, 0.5]], teachers=['a', 'b'], feature=[])
-    (tmp_path / 'class_weights.json').write_text(json.dumps(table))
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.peak_mib == 70 and log.class_weights == table
-
-
-def test_a_training_by_iterations_counts_no_epochs(tmp_path):
-    folder = tmp_path / 'lr[0.1]'  # which is no pattern
-    logs = [{key: value for key, value in line.items() if key != 'epoch'} for line in LOGS]
-    write_logs(folder, logs)
-    log = training.read_logs(str(folder), 'accuracy/top1')
-    assert (log.metric, log.seconds_per_epoch) == (50.0, None)
-    assert log.curves['teacher_weight/logit/a'] == [(2, 0.25), (4, 0.75)]
-
-
-def test_brackets_in_a_name_are_no_pattern(settings, tmp_path):
-    combination = Combination(Row('lr[0.1]', 'config.py'), 3, 'hash')
-    folder = training.start_or_continue(combination, str(tmp_path))
-    with open(os.path.join(folder, 'epoch_1.pth'), 'w'):
-        pass
-    training.start_or_continue(combination, str(tmp_path))
-    other = Combination(combination.row, 3, 'other')
-    with pytest.raises(InputError, match='holds an unfinished training of another config'):
-        training.start_or_continue(other, str(tmp_path))
-
-
-def test_a_resumed_training_repeats_steps(tmp_path):
-    write_logs(tmp_path, LOGS)
-    key = 'teacher_weight/logit/a'
-    # Resumed after step 2.
-    again = tmp_path / 'now_later' / 'vis_data'
-    again.mkdir(parents=True)
-    lines = [record(4, **{key: 0.5}), {**LOGS[-1], 'accuracy/top1': 51.0}]
-    (again / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.metric == 51.0 and log.curves[key] == [(2, 0.25), (4, 0.5)]
-
-
-def test_damaged_logs_are_named(tmp_path):
-    def read(metric='accuracy/top1'):
-        with pytest.raises(InputError) as error:
-            training.read_logs(str(tmp_path), metric)
-        return str(error.value)
-
-    write_logs(tmp_path, LOGS)
-    assert read('mIoU') == (
-        f'No "mIoU" in the logs of {tmp_path}: its validations have accuracy/top1. Name one of '
-        'them with --metric.'
-    )
-    write_logs(tmp_path, LOGS[:1])
-    assert read() == f'No "accuracy/top1" in the logs of {tmp_path}: nothing was validated.'
-    write_logs(tmp_path, LOGS)
-    (tmp_path / 'class_weights.json').write_text('{"logit": [')
-    assert 'class_weights.json" is damaged' in read()
-    logs = tmp_path / 'now' / 'vis_data' / 'scalars.json'
-    logs.write_text('{\n' + json.dumps(LOGS[0]) + '\n')
-    assert 'scalars.json" is damaged: line 1' in read()
-    write_logs(tmp_path, LOGS[-1:])
-    assert read() == (
-        f'No "loss" in the logs of {tmp_path}: set `default_hooks.logger.interval` to fewer '
-        'iterations than the training has.'
-    )

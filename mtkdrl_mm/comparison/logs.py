@@ -1,0 +1,64 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""What the logs of a training say about its result."""
+
+import os.path as osp
+
+from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord, read_run
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.json_files import read_json_object
+
+from .results import TrainingLog
+
+
+def read_logs(folder: str, metric: str) -> TrainingLog:
+    """Read accuracy, times and weights from the logs of a training.
+
+    Args:
+        folder (str): Its work dir.
+        metric (str): Name of the metric.
+
+    Returns:
+        TrainingLog: What they hold; of a step that a resumed training repeated, as it was
+        repeated.
+
+    Raises:
+        InputError: If a log is damaged, or does not hold the metric.
+    """
+    record = read_run(folder)
+    values = record.metric(metric)
+    if not values:
+        found = 'nothing was validated.'
+        if record.metrics:
+            names = ', '.join(record.metrics)
+            found = f'its validations have {names}. Name one of them with --metric.'
+        raise InputError(f'No "{metric}" in the logs of {folder}: {found}')
+    if not record.curve('loss'):
+        raise InputError(
+            f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '
+            'iterations than the training has.'
+        )
+    classes = osp.join(folder, 'class_weights.json')
+    class_weights = None
+    if osp.isfile(classes):
+        class_weights = read_json_object(classes, dict(logit=list, teachers=list))
+    return TrainingLog(
+        metric=values[-1][1],
+        metric_name=metric,
+        seconds_per_epoch=_seconds_per_epoch(record),
+        peak_mib=max((mib for _, mib in record.curve('memory')), default=0),
+        curves={
+            key: [(int(step), weight) for step, weight in record.curve(key)]
+            for key in record.keys
+            if key.startswith(tuple(WEIGHT_KEYS.values()))
+        },
+        class_weights=class_weights,
+    )
+
+
+def _seconds_per_epoch(record: RunRecord) -> float | None:
+    """Median time of an iteration, times the iterations of an epoch; None without epochs."""
+    seconds = record.median('time')
+    if seconds is None or not record.by_epoch:
+        return None
+    last = record.train[-1]
+    return seconds * last['iter'] / last['epoch']
