@@ -2,12 +2,13 @@
 """What the logs of a training say about its result."""
 
 import os.path as osp
+from dataclasses import replace
 
 from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord, read_run
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.json_files import read_json_object
 
-from .results import TrainingLog
+from .results import Run, TrainingLog
 
 
 def read_logs(folder: str, metric: str) -> TrainingLog:
@@ -53,6 +54,29 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
         },
         class_weights=class_weights,
     )
+
+
+def with_metric(run: Run, folder: str, metric: str) -> Run:
+    """Have a result be that of a metric: numbers of two metrics must not meet in one mean.
+
+    Args:
+        run (Run): The result.
+        folder (str): The training's work dir.
+        metric (str): Name of the metric.
+
+    Returns:
+        Run: The result itself, or with the metric from the logs if its own is another one.
+
+    Raises:
+        InputError: If the logs do not hold the metric.
+    """
+    if run.metric_name in (None, metric):
+        return run
+    try:
+        value = read_logs(folder, metric).metric
+    except InputError as error:
+        raise InputError(f'The result in {folder} is of "{run.metric_name}". {error}') from error
+    return replace(run, metric=value, metric_name=metric)
 
 
 def _seconds_per_epoch(record: RunRecord) -> float | None:

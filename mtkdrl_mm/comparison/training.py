@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from queue import Queue
 from threading import Lock
 from typing import IO, Any
@@ -21,7 +20,7 @@ from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.warm_start import run_warm
 
 from .environment import current_commit
-from .logs import read_logs
+from .logs import read_logs, with_metric
 from .named_files import changed_file
 from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Combination
@@ -39,7 +38,7 @@ _INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 1
 def finished(combination: Combination, settings: ComparisonSettings) -> Run | None:
     """Read the result of a training that has finished before.
 
-    A result of another metric gets the one of the settings, from the logs.
+    A result of another metric gets the one of the settings, from the logs. Its file stays as it is.
 
     Args:
         combination (Combination): The training.
@@ -68,11 +67,7 @@ def finished(combination: Combination, settings: ComparisonSettings) -> Run | No
             f'{path} was trained with another "{changed}" than is there now. Give another '
             '--work-dir, or remove that run to train it again.'
         )
-    if run.metric_name not in (None, settings.metric):
-        metric = read_logs(folder, settings.metric).metric
-        run = replace(run, metric=metric, metric_name=settings.metric)
-        run.write(path)
-    return run
+    return with_metric(run, folder, settings.metric)
 
 
 def train_all(

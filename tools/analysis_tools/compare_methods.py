@@ -132,26 +132,27 @@ def choose_jobs(args: argparse.Namespace, trainings: int) -> tuple[int, JobSetti
     return jobs, read_job_settings(args, jobs, osp.join(args.work_dir, 'jobs'), 'compare_methods')
 
 
-def write_comparison_page(work_dir: str, out: str | None = None) -> None:
+def write_comparison_page(work_dir: str, plan: Plan, out: str | None = None) -> None:
     """Write the page about what there is so far.
 
     Args:
         work_dir (str): The comparison's folder.
+        plan (Plan): What this command compares. The one in the folder may be of another command.
         out (str, optional): Another folder for the page, which then has no links into the work
             dir. Defaults to None: the work dir.
     """
     # The report imports all networks, which takes seconds; what only checks its arguments need not.
     from mtkdrl_mm.report import make_comparison_page, write_page
 
-    record = read_comparison(work_dir)
+    record = read_comparison(work_dir, plan=plan)
     page = make_comparison_page(record, links=out is None)
     write_page(page, osp.join(out or work_dir, PAGE_NAME))
 
 
-def try_comparison_page(work_dir: str) -> None:
+def try_comparison_page(work_dir: str, plan: Plan) -> None:
     """The same while trainings go on, which a page must not stop."""
     try:
-        write_comparison_page(work_dir)
+        write_comparison_page(work_dir, plan)
     except Exception as error:  # whatever is in logs that are written right now, or a full disk
         print(f'  {osp.join(work_dir, PAGE_NAME)} is not up to date: {error!r}', flush=True)
 
@@ -205,7 +206,7 @@ def main() -> None:
         device=describe_device(),
     )
     plan.write(settings.work_dir)
-    write_comparison_page(settings.work_dir)
+    write_comparison_page(settings.work_dir, plan)
     if not args.report_only:
         with interruptible():
             if settings.store:
@@ -213,9 +214,9 @@ def main() -> None:
                 if known < total:
                     fill_stores(stores, settings)
             results = train_all(
-                combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
+                combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir, plan)
             )
-        write_comparison_page(settings.work_dir)
+        write_comparison_page(settings.work_dir, plan)
     by_row: dict[str, list[Run]] = {row.name: [] for row in rows}
     for combination, run in zip(combinations, results):
         if run is not None:
@@ -226,7 +227,7 @@ def main() -> None:
     out = args.out or settings.work_dir
     write_report(runs, settings.metric, args.reference, out)
     if osp.realpath(out) != osp.realpath(settings.work_dir):
-        write_comparison_page(settings.work_dir, out)
+        write_comparison_page(settings.work_dir, plan, out)
     print(f'A page about all of it is {osp.join(out, PAGE_NAME)}.')
     failed = sum(run is None for run in results)
     if failed:
