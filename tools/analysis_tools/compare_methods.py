@@ -34,11 +34,14 @@ import argparse
 import os
 import os.path as osp
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import (
     PAGE_NAME,
+    Combination,
     ComparisonSettings,
     Plan,
     Run,
@@ -55,6 +58,7 @@ from mtkdrl_mm.comparison import (
     write_environment,
     write_tables,
 )
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.jobs import (
     JOB_LAUNCHERS,
     JobSettings,
@@ -190,12 +194,36 @@ def main() -> None:
     # mmengine notes every environment variable that a config reads.
     MMLogger.get_current_instance().setLevel('WARNING')
     combinations = list_combinations(rows, args.seeds, settings)
+    os.makedirs(settings.work_dir, exist_ok=True)
+    lock = WorkDirLock(settings.work_dir, 'comparison')
+    with nullcontext() if args.report_only else lock:
+        compare(args, combinations, settings, runs_elsewhere=lock.is_held_elsewhere())
+
+
+def compare(
+    args: argparse.Namespace,
+    combinations: Sequence[Combination],
+    settings: ComparisonSettings,
+    runs_elsewhere: bool,
+) -> None:
+    """Train what has not finished, unless only a report is asked for, and write the report.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        combinations (Sequence[Combination]): The trainings.
+        settings (ComparisonSettings): How they are started.
+        runs_elsewhere (bool): Whether another command trains in the work dir, whose plan and page
+            are left alone.
+
+    Raises:
+        InputError: If a training has no result.
+    """
     results = [finished(combination, settings) for combination in combinations]
     known = sum(run is not None for run in results)
     total = len(combinations)
+    rows = list({one.row.name: one.row for one in combinations}.values())
     print(f'{total} trainings: {len(rows)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
-    os.makedirs(settings.work_dir, exist_ok=True)
     plan = Plan(
         rows=rows,
         seeds=args.seeds,
@@ -205,8 +233,11 @@ def main() -> None:
         command=command_line(sys.argv),
         device=describe_device(),
     )
-    plan.write(settings.work_dir)
-    write_comparison_page(settings.work_dir, plan)
+    if runs_elsewhere:
+        print(f'A comparison runs in {settings.work_dir}: its plan and its page stay as they are.')
+    else:
+        plan.write(settings.work_dir)
+        write_comparison_page(settings.work_dir, plan)
     if not args.report_only:
         with interruptible():
             if settings.store:
