@@ -66,7 +66,7 @@ class Run(TrainingLog):
             known.
         files (dict[str, str]): Digests of the files that its config names, by
             their paths. Defaults to {}: not known.
-        seconds (float): Duration.
+        seconds (float): Duration, of all its starts together.
         peak_mib (float): Peak memory of the device, or of the host without one.
     """
 

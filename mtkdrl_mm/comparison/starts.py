@@ -4,6 +4,8 @@
 import glob
 import os
 import os.path as osp
+import time
+from contextlib import suppress
 from typing import Any
 
 from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
@@ -12,7 +14,7 @@ from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 
 from .named_files import changed_file
-from .results import JOB_NOTE_NAME
+from .results import JOB_NOTE_NAME, OUTPUT_NAME
 from .rows import Combination
 
 _NAME = 'started.json'
@@ -49,7 +51,7 @@ def check_unfinished(combination: Combination, work_dir: str) -> None:
 
 
 def start_or_continue(combination: Combination, work_dir: str) -> str:
-    """Note what is trained in a folder.
+    """Note what is trained in a folder, and since when.
 
     What another training has left there without a checkpoint, such as its logs, is moved to a
     folder ``earlier_N``: nothing of it is part of this one.
@@ -71,17 +73,46 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
     changed = changed_file(before['files'], combination.files)
     if before['config'] != combination.description or changed is not None:
         _set_aside(folder)
+        seconds = 0.0
+    else:
+        seconds = _seconds(before, folder)
     content = dict(config=combination.description, files=dict(combination.files))
+    content |= dict(seconds=seconds, since=time.time())
     write_json(content, osp.join(folder, _NAME))
     return folder
+
+
+def note_end(folder: str) -> float:
+    """Note that a start has ended, with or without a result.
+
+    Args:
+        folder (str): The training's folder.
+
+    Returns:
+        float: Seconds of all starts of the training, together.
+    """
+    before = _read(folder)
+    seconds = before['seconds'] + time.time() - before['since']
+    with suppress(OSError):  # a full disk: the next start looks when the output ends
+        write_json({**before, 'seconds': seconds, 'since': None}, osp.join(folder, _NAME))
+    return seconds
+
+
+def _seconds(before: dict[str, Any], folder: str) -> float:
+    """Duration of the starts up to now."""
+    since, output = before['since'], osp.join(folder, OUTPUT_NAME)
+    if since is None or not osp.isfile(output):
+        return before['seconds']
+    # Nobody has noted its end: the tool was killed, or a job was put into the queue again.
+    return before['seconds'] + max(0.0, osp.getmtime(output) - since)
 
 
 def _read(folder: str) -> dict[str, Any]:
     """The note of the start before; its config is None if there is none."""
     path = osp.join(folder, _NAME)
-    if not osp.isfile(path):
-        return dict(config=None, files={})
-    return dict(files={}) | read_json_object(path, dict(config=str))
+    # Earlier versions noted no times.
+    note = dict(config=None, files={}, seconds=0.0, since=None)
+    return note | read_json_object(path, dict(config=str)) if osp.isfile(path) else note
 
 
 def _set_aside(folder: str) -> None:

@@ -4,7 +4,6 @@
 import os
 import os.path as osp
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +24,7 @@ from .named_files import changed_file
 from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
-from .starts import check_unfinished, start_or_continue
+from .starts import check_unfinished, note_end, start_or_continue
 
 #: Runs a command with environment variables and a file for its output; returns its exit code and
 #: its resource usage as of ``os.wait4``.
@@ -260,10 +259,10 @@ def train(
         environment.setdefault('OMP_NUM_THREADS', str(threads))
     with suppress(FileNotFoundError):
         os.remove(failure_path(folder))
-    start = time.time()
     log_path = osp.join(folder, OUTPUT_NAME)
     with open(log_path, 'a') as log:
         exit_code, usage = run(command, environment, log)
+    seconds = note_end(folder)
     if exit_code in _INTERRUPTED:
         print(f'  {combination.label}: interrupted', flush=True)
         return None
@@ -280,7 +279,7 @@ def train(
         commit=current_commit(settings.root),
         config=combination.description,
         files=dict(combination.files),
-        seconds=round(time.time() - start, 1),
+        seconds=round(seconds, 1),
     )
     result.write(result_path(folder))
     report_result(combination, result)

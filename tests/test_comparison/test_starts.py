@@ -3,13 +3,14 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 from test_report.work_dirs import step, validation, write_session
 
-from mtkdrl_mm.comparison import Combination, Row
+from mtkdrl_mm.comparison import Combination, Row, starts
 from mtkdrl_mm.comparison.logs import read_logs
-from mtkdrl_mm.comparison.starts import start_or_continue
+from mtkdrl_mm.comparison.starts import note_end, start_or_continue
 from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.utils import InputError
 
@@ -73,3 +74,67 @@ def test_logs_of_a_training_that_runs_are_not_moved(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='in use'):
         start(tmp_path, 'other')
     assert sorted(os.listdir(folder)) == ['20260101_000000', 'started.json']
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Function that sets the time."""
+
+    def set_time(seconds):
+        monkeypatch.setattr(starts, 'time', SimpleNamespace(time=lambda: seconds))
+
+    return set_time
+
+
+def test_the_time_is_that_of_all_starts(tmp_path, clock):
+    clock(1000.0)
+    folder = start(tmp_path)
+    clock(1008.0)
+    assert note_end(folder) == 8.0  # interrupted
+    clock(5000.0)
+    start(tmp_path)
+    # Killed with the tool after 20 seconds: its output ends there.
+    output = os.path.join(folder, 'output.txt')
+    with open(output, 'w'):
+        pass
+    os.utime(output, (5020.0, 5020.0))
+    clock(6000.0)
+    start(tmp_path)
+    # Once more, before it printed anything.
+    clock(7000.0)
+    start(tmp_path)
+    clock(7001.5)
+    assert note_end(folder) == 8.0 + 20.0 + 1.5
+    # Another config starts at 0.
+    start(tmp_path, 'other')
+    clock(7004.5)
+    assert note_end(folder) == 3.0
+
+
+def test_a_full_disk_loses_no_time(tmp_path, clock, monkeypatch):
+    def full(content, path):
+        raise OSError('No space left on device')
+
+    clock(1000.0)
+    folder = start(tmp_path)
+    (tmp_path / 'fast' / 'seed_3' / 'output.txt').touch()
+    os.utime(os.path.join(folder, 'output.txt'), (1007.0, 1007.0))
+    clock(1008.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(starts, 'write_json', full)
+        assert note_end(folder) == 8.0
+    clock(2000.0)
+    start(tmp_path)
+    clock(2001.0)
+    assert note_end(folder) == 8.0
+
+
+def test_notes_of_earlier_versions_have_no_times(tmp_path, clock):
+    folder = tmp_path / 'fast' / 'seed_3'
+    folder.mkdir(parents=True)
+    (folder / 'started.json').write_text('{"config": "hash"}')
+    (folder / 'output.txt').touch()
+    clock(1000.0)
+    start(tmp_path)
+    clock(1004.0)
+    assert note_end(str(folder)) == 4.0

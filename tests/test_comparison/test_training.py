@@ -10,7 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtkdrl_mm.comparison import Combination, Row, Run, finished, train, train_all, training
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    Run,
+    finished,
+    starts,
+    train,
+    train_all,
+    training,
+)
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.utils import InputError, child_processes
 
@@ -209,6 +218,20 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
         f'{path} is of another config than config.py with these options is now. Give another '
         '--work-dir, or remove that run to train it again.'
     )
+
+
+def test_a_result_has_the_time_of_all_starts(settings, start, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    seconds = iter([100.0, 108.0, 500.0, 500.5, 700.0, 702.0])
+    monkeypatch.setattr(starts, 'time', SimpleNamespace(time=lambda: next(seconds)))
+    combination = Combination(ROW, 3, 'hash')
+    for code in (143, 1):  # it saved and ended; it failed
+        start(code)
+        assert train(combination, settings()) is None
+    start(0, LOGS)
+    run = train(combination, settings())
+    assert run.seconds == 8 + 0.5 + 2
+    assert capsys.readouterr().out.endswith('  fast, seed 3: 50 in 10 s\n')
 
 
 def test_a_result_of_another_file_is_not_used(settings, start, tmp_path, monkeypatch):
