@@ -81,8 +81,5 @@ def with_metric(run: Run, folder: str, metric: str) -> Run:
 
 def _seconds_per_epoch(record: RunRecord) -> float | None:
     """Median time of an iteration, times the iterations of an epoch; None without epochs."""
-    seconds = record.median('time')
-    if seconds is None or not record.by_epoch:
-        return None
-    last = record.train[-1]
-    return seconds * last['iter'] / last['epoch']
+    seconds, iterations = record.median('time'), record.epoch_length
+    return None if seconds is None or iterations is None else seconds * iterations

@@ -37,7 +37,8 @@ class TrainingLog:
         metric_name (str, optional): Its name in the logs. Defaults to None: not
             known.
         seconds_per_epoch (float, optional): Median time of an iteration, times
-            the iterations of an epoch; None if the training counts none.
+            the iterations of a whole epoch; None if the training counts no epochs, or its
+            logs do not say how long one is.
         peak_mib (float): Peak memory of the device; 0 if it was not logged.
         curves (dict[str, list[tuple[int, float]]]): The teachers' mean weights
             as pairs of iteration and weight, under

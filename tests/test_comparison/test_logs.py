@@ -19,7 +19,7 @@ def read(folder, metric='accuracy/top1'):
 def test_what_logs_hold(tmp_path):
     first = step(1, 2, **{KEY: 0.25, 'teacher_weight/feature/a': 0.5, 'memory': 70})
     second = step(1, 4, **{KEY: 0.75, 'time': 0.1, 'memory': 60})
-    logs = [first, second, validation(1, 40.0), step(2, 8), validation(2, 50.0)]
+    logs = [first, second, validation(1, 40.0), step(2, 6), validation(2, 50.0)]
     write_session(tmp_path, '20260101_000000', logs)
     log = read(tmp_path)
     assert (log.metric, log.metric_name) == (50.0, 'accuracy/top1')
@@ -40,6 +40,23 @@ def test_without_memory_and_times(tmp_path):
     write_session(tmp_path, '20260101_000000', lines)
     log = read(tmp_path)
     assert (log.metric, log.peak_mib, log.seconds_per_epoch) == (50.0, 0, None)
+
+
+@pytest.mark.parametrize(('length', 'interval', 'epochs'), [(70, 50, 1), (70, 50, 3), (99, 50, 2)])
+@pytest.mark.parametrize('has_text', [True, False])
+def test_seconds_of_a_whole_epoch(tmp_path, length, interval, epochs, has_text):
+    """The last log line is not at the end of an epoch."""
+    lines = [
+        step(1 + epoch, epoch * length + i, time=1.0)
+        for epoch in range(epochs)
+        for i in range(interval, length, interval)
+    ]
+    folder = write_session(tmp_path, '20260101_000000', [*lines, validation(epochs, 50.0)])
+    if has_text:
+        text = f'... - INFO - Epoch(train)  [1][{interval}/{length}]  lr: 1.0e-01\n'
+        (folder / '20260101_000000.log').write_text(f'Config:\n{text}')
+    expected = length if has_text or epochs > 1 else None
+    assert read(tmp_path).seconds_per_epoch == expected
 
 
 @pytest.mark.parametrize('epoch', [None, 1])
@@ -72,7 +89,8 @@ def test_a_training_that_starts_again_forgets_the_first(tmp_path):
     write_session(tmp_path, '20260101_010000', logs)
     log = read(tmp_path)
     assert (log.metric, log.curves) == (60.0, {KEY: [(10, 0.2)]})
-    assert log.seconds_per_epoch == 0.25 * 10
+    # The log says nowhere how long an epoch is.
+    assert log.seconds_per_epoch is None
 
 
 def test_damaged_logs_are_named(tmp_path):
