@@ -46,6 +46,7 @@ from mtkdrl_mm.comparison import (
 )
 from mtkdrl_mm.comparison.rows import read_config
 from mtkdrl_mm.comparison.summary import paired_difference
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
 from mtkdrl_mm.utils.files import check_output_folder
@@ -221,18 +222,21 @@ def train_rows(rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSe
         Runs: One result per row and seed.
 
     Raises:
-        InputError: If a result is of another config, or a training fails.
+        InputError: If a result is of another config, a training fails, or another process trains
+            there.
     """
     combinations = list_combinations(rows, seeds, settings)
-    known = sum(finished(one, settings) is not None for one in combinations)
-    if known:
-        print(f'  {known} of {len(combinations)} exist', flush=True)
-    with interruptible():
-        if settings.store:
-            stores, combinations = plan_stores(combinations, settings)
-            if known < len(combinations):
-                fill_stores(stores, settings)
-        results = train_all(combinations, settings)
+    os.makedirs(settings.work_dir, exist_ok=True)
+    with WorkDirLock(settings.work_dir, 'comparison'):
+        known = sum(finished(one, settings) is not None for one in combinations)
+        if known:
+            print(f'  {known} of {len(combinations)} exist', flush=True)
+        with interruptible():
+            if settings.store:
+                stores, combinations = plan_stores(combinations, settings)
+                if known < len(combinations):
+                    fill_stores(stores, settings)
+            results = train_all(combinations, settings)
     failed = sum(run is None for run in results)
     if failed:
         raise InputError(f'{failed} of {len(results)} trainings failed; see above.')

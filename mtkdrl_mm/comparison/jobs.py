@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mtkdrl_mm.jobs import CommandJob, JobSettings, run_jobs
-from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.tool_output import find_error, last_lines
 
-from .results import OUTPUT_NAME, Run, failure_path, result_path
+from .results import JOB_NOTE_NAME, OUTPUT_NAME, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
-from .training import finished, report_result, start_or_continue, train
+from .training import finished, report_result, try_to_train
 
 
 class TrainingJob(CommandJob):
@@ -43,15 +42,12 @@ class TrainingJob(CommandJob):
 
     def __call__(self) -> None:
         """Train, and write the result or how the training failed."""
-        try:
-            run = train(self.combination, self.settings, run=self.run)
-            if run is None and self.terminated:
-                self.write_outcome(
-                    exit_code=128 + signal.SIGTERM,
-                    reason='The job was cancelled; the same command goes on.',
-                )
-        except (InputError, OSError) as error:  # OSError: a full disk
-            self.write_outcome(exit_code=1, reason=f'Error: {error}')
+        run = try_to_train(self.combination, self.settings, run=self.run)
+        if run is None and self.terminated:
+            self.write_outcome(
+                exit_code=128 + signal.SIGTERM,
+                reason='The job was cancelled; the same command goes on.',
+            )
 
     def is_over(self) -> bool:
         """Whether there is a result, or a failure."""
@@ -60,35 +56,27 @@ class TrainingJob(CommandJob):
     @property
     def note(self) -> str:
         """File for the number of the job: a folder has one training at a time."""
-        return osp.join(self.folder, 'job.json')
+        return osp.join(self.folder, JOB_NOTE_NAME)
 
 
 def train_in_jobs(
-    combinations: Sequence[Combination],
+    waiting: Sequence[Combination],
     settings: ComparisonSettings,
     job_settings: JobSettings,
     on_end: Callable[[], None] | None = None,
-) -> list[Run | None]:
-    """Train all combinations that have not finished, each as a job.
+) -> None:
+    """Train combinations, each as a job.
 
     Args:
-        combinations (Sequence[Combination]): The trainings.
+        waiting (Sequence[Combination]): The trainings that have not finished.
         settings (ComparisonSettings): How they are started.
         job_settings (JobSettings): What a job gets.
         on_end (Callable[[], None], optional): Is called whenever a training has
             ended. Defaults to None.
 
-    Returns:
-        list[Run | None]: The results in their order; None where a training
-        failed.
-
     Raises:
-        InputError: If a result is damaged, a folder holds an unfinished training of another
-            config, or Slurm refuses the jobs.
+        InputError: If Slurm refuses the jobs.
     """
-    waiting = [one for one in combinations if finished(one, settings) is None]
-    for one in waiting:
-        start_or_continue(one, settings.work_dir)
     alone = replace(settings, jobs=1, job=None)
     jobs = [TrainingJob(one, alone, job_settings.save_seconds) for one in waiting]
 
@@ -108,4 +96,3 @@ def train_in_jobs(
 
     if jobs:
         run_jobs(jobs, job_settings, end)
-    return [finished(one, settings) for one in combinations]

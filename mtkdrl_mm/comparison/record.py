@@ -5,6 +5,7 @@ import csv
 import glob
 import os.path as osp
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from mtkdrl_mm.utils import InputError
@@ -12,6 +13,7 @@ from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.tool_output import find_error, last_lines
 
+from .logs import with_metric
 from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Row, training_folder
 from .settings import ComparisonSettings
@@ -163,28 +165,29 @@ def is_comparison(work_dir: str) -> bool:
     )
 
 
-def read_comparison(work_dir: str, reference: str | None = None) -> ComparisonRecord:
+def read_comparison(
+    work_dir: str, reference: str | None = None, plan: Plan | None = None
+) -> ComparisonRecord:
     """Read the work dir of a comparison, finished or not.
+
+    All results are of the plan's metric: from its logs, if a result was written for another one.
 
     Args:
         work_dir (str): The folder given to ``compare_methods.py`` as ``--work-dir``.
         reference (str, optional): Name of the row that the others are compared
             with. Defaults to None: as they were compared.
+        plan (Plan, optional): What is compared. Defaults to None: what the folder says,
+            which is the plan of the latest command.
 
     Returns:
         ComparisonRecord: What is there.
 
     Raises:
-        InputError: If the folder is no such work dir, a file is damaged, or no
-            row has the name of the reference.
+        InputError: If the folder is no such work dir, a file is damaged, a result is of
+            another metric that its logs do not hold, or no row has the name of the reference.
     """
-    if not is_comparison(work_dir):
-        raise InputError(
-            f'"{work_dir}" is no work dir of a comparison: it has neither a comparison.json nor '
-            'folders METHOD/seed_N with a result.json.'
-        )
-    path = osp.join(work_dir, _PLAN)
-    plan = Plan.read(path) if osp.isfile(path) else _guess_plan(work_dir)
+    if plan is None:
+        plan = _read_plan(work_dir)
     if reference is not None:
         names = [row.name for row in plan.rows]
         if reference not in names:
@@ -195,7 +198,8 @@ def read_comparison(work_dir: str, reference: str | None = None) -> ComparisonRe
         for seed in plan.seeds:
             folder = record.folder(row.name, seed)
             if osp.isfile(result_path(folder)):
-                record.runs.setdefault(row.name, []).append(Run.read(result_path(folder)))
+                run = with_metric(Run.read(result_path(folder)), folder, plan.metric)
+                record.runs.setdefault(row.name, []).append(run)
             elif row.config or osp.isdir(folder):
                 record.missing.append(_describe_missing(row.name, seed, folder))
     return record
@@ -212,11 +216,21 @@ def _trainings(work_dir: str) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+def _read_plan(work_dir: str) -> Plan:
+    if not is_comparison(work_dir):
+        raise InputError(
+            f'"{work_dir}" is no work dir of a comparison: it has neither a comparison.json nor '
+            'folders METHOD/seed_N with a result.json.'
+        )
+    path = osp.join(work_dir, _PLAN)
+    return Plan.read(path) if osp.isfile(path) else _guess_plan(work_dir)
+
+
 def _guess_plan(work_dir: str) -> Plan:
     """The plan of a comparison of a version that wrote none."""
     trainings = _trainings(work_dir)
     names = list(dict.fromkeys(name for name, _ in trainings))
-    metric, reference = ComparisonSettings.metric, _DEFAULT_REFERENCE
+    metric, reference = _metric_of_results(work_dir, trainings), _DEFAULT_REFERENCE
     table = osp.join(work_dir, 'table.csv')
     if osp.isfile(table):
         with open(table, encoding='utf-8', newline='') as file:
@@ -231,6 +245,13 @@ def _guess_plan(work_dir: str) -> Plan:
         metric=metric,
         reference=reference,
     )
+
+
+def _metric_of_results(work_dir: str, trainings: Sequence[tuple[str, int]]) -> str:
+    """The metric that results name; the default one if none does."""
+    paths = [result_path(training_folder(work_dir, *one)) for one in trainings]
+    metrics = (Run.read(path).metric_name for path in paths if osp.isfile(path))
+    return next((metric for metric in metrics if metric), ComparisonSettings.metric)
 
 
 def _describe_missing(method: str, seed: int, folder: str) -> Missing:

@@ -14,6 +14,8 @@ from mtkdrl_mm.utils.json_files import read_json_object
 
 #: File name of what a training printed, in its work dir.
 OUTPUT_NAME = 'output.txt'
+#: File name of the number of the job that trains, in its work dir.
+JOB_NOTE_NAME = 'job.json'
 _KEYS: dict[str, type | tuple[type, ...]] = dict(
     method=str,
     seed=int,
@@ -35,7 +37,8 @@ class TrainingLog:
         metric_name (str, optional): Its name in the logs. Defaults to None: not
             known.
         seconds_per_epoch (float, optional): Median time of an iteration, times
-            the iterations of an epoch; None if the training counts none.
+            the iterations of a whole epoch; None if the training counts no epochs, or its
+            logs do not say how long one is.
         peak_mib (float): Peak memory of the device; 0 if it was not logged.
         curves (dict[str, list[tuple[int, float]]]): The teachers' mean weights
             as pairs of iteration and weight, under
@@ -64,7 +67,7 @@ class Run(TrainingLog):
             known.
         files (dict[str, str]): Digests of the files that its config names, by
             their paths. Defaults to {}: not known.
-        seconds (float): Duration.
+        seconds (float): Duration, of all its starts together.
         peak_mib (float): Peak memory of the device, or of the host without one.
     """
 

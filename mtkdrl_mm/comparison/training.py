@@ -1,33 +1,30 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Runs the trainings of a comparison, and reads their logs."""
+"""Runs the trainings of a comparison."""
 
-import glob
 import os
 import os.path as osp
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from queue import Queue
 from threading import Lock
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.child_processes import run_child
 from mtkdrl_mm.utils.files import write_json
-from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.warm_start import run_warm
 
 from .environment import current_commit
+from .logs import read_logs, with_metric
 from .named_files import changed_file
-from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
+from .results import OUTPUT_NAME, Run, failure_path, result_path
 from .rows import Combination
 from .settings import ComparisonSettings
+from .starts import check_unfinished, note_end, start_or_continue
 
 #: Runs a command with environment variables and a file for its output; returns its exit code and
 #: its resource usage as of ``os.wait4``.
@@ -40,7 +37,7 @@ _INTERRUPTED = {code for n in (signal.SIGINT, signal.SIGTERM) for code in (-n, 1
 def finished(combination: Combination, settings: ComparisonSettings) -> Run | None:
     """Read the result of a training that has finished before.
 
-    A result of another metric gets the one of the settings, from the logs.
+    A result of another metric gets the one of the settings, from the logs. Its file stays as it is.
 
     Args:
         combination (Combination): The training.
@@ -69,11 +66,7 @@ def finished(combination: Combination, settings: ComparisonSettings) -> Run | No
             f'{path} was trained with another "{changed}" than is there now. Give another '
             '--work-dir, or remove that run to train it again.'
         )
-    if run.metric_name not in (None, settings.metric):
-        metric = read_logs(folder, settings.metric).metric
-        run = replace(run, metric=metric, metric_name=settings.metric)
-        run.write(path)
-    return run
+    return with_metric(run, folder, settings.metric)
 
 
 def train_all(
@@ -82,6 +75,9 @@ def train_all(
     on_end: Callable[[], None] | None = None,
 ) -> list[Run | None]:
     """Train all combinations that have not finished, as many at a time as there are jobs.
+
+    What must not be trained is refused before any training starts. From then on, a training that
+    fails, in whatever way, does not stop the others.
 
     Args:
         combinations (Sequence[Combination]): The trainings.
@@ -94,29 +90,39 @@ def train_all(
         failed.
 
     Raises:
-        InputError: If a result is damaged, or the logs of a training hold no
-            such metric.
+        InputError: If a result is damaged, or a folder holds another training.
     """
+    waiting = []
+    for one in combinations:
+        if finished(one, settings) is None:
+            check_unfinished(one, settings.work_dir)
+            waiting.append(one)
     if settings.job is not None:
         from .jobs import train_in_jobs  # which imports this module
 
-        return train_in_jobs(combinations, settings, settings.job, on_end)
-    free = gpus_of_jobs(settings.jobs, settings.launch)
+        train_in_jobs(waiting, settings, settings.job, on_end)
+    else:
+        _train_here(waiting, settings, on_end)
+    return [finished(one, settings) for one in combinations]
 
+
+def _train_here(
+    waiting: Sequence[Combination],
+    settings: ComparisonSettings,
+    on_end: Callable[[], None] | None,
+) -> None:
+    """Train as children of this process."""
+    free = gpus_of_jobs(settings.jobs, settings.launch)
     lock = Lock()
 
-    def run(combination: Combination) -> Run | None:
-        known = finished(combination, settings)
-        if known is not None:
-            return known
-        result = train_on_free_gpu(combination, settings, free)
+    def run(combination: Combination) -> None:
+        train_on_free_gpu(combination, settings, free)
         if on_end is not None:
             with lock:
                 on_end()
-        return result
 
     with ThreadPoolExecutor(settings.jobs) as pool:
-        return list(pool.map(run, combinations))
+        list(pool.map(run, waiting))  # the list raises what a training raised
 
 
 def gpus_of_jobs(jobs: int, launch: str) -> 'Queue[str | None]':
@@ -149,11 +155,11 @@ def train_on_free_gpu(
         free (Queue[str | None]): The GPUs that are free.
 
     Returns:
-        Run | None: As :func:`train`.
+        Run | None: As :func:`try_to_train`.
     """
     gpu = free.get()
     try:
-        return train(combination, settings, gpu)
+        return try_to_train(combination, settings, gpu)
     finally:
         free.put(gpu)
 
@@ -171,6 +177,43 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], log: IO)
         usage as of ``os.wait4``.
     """
     return run_child(command, env=environment, stdout=log, stderr=log)
+
+
+def try_to_train(
+    combination: Combination,
+    settings: ComparisonSettings,
+    gpu: str | None = None,
+    run: RunCommand | None = None,
+) -> Run | None:
+    """Train one combination; note what goes wrong, so that the others go on.
+
+    Args:
+        combination (Combination): The training.
+        settings (ComparisonSettings): How it is started.
+        gpu (str, optional): As of :func:`train`. Defaults to None.
+        run (Callable, optional): As of :func:`train`. Defaults to None.
+
+    Returns:
+        Run | None: The result; None if there is none.
+    """
+    try:
+        return train(combination, settings, gpu, run)
+    except (InputError, OSError) as error:  # OSError: a full disk, or a launcher that is not there
+        print(f'  {combination.label}: FAILED: {error}', flush=True)
+        note_failure(combination, settings.work_dir, exit_code=1, reason=f'Error: {error}')
+        return None
+
+
+def note_failure(combination: Combination, work_dir: str, **contents: Any) -> None:
+    """Write how a training has failed.
+
+    Args:
+        combination (Combination): The training.
+        work_dir (str): The comparison's work dir.
+        **contents: ``exit_code``, and a ``reason`` if its output does not say it.
+    """
+    with suppress(OSError):  # on a full disk; the others go on, and end as they can
+        write_json(contents, failure_path(combination.folder(work_dir)))
 
 
 def train(
@@ -216,17 +259,16 @@ def train(
         environment.setdefault('OMP_NUM_THREADS', str(threads))
     with suppress(FileNotFoundError):
         os.remove(failure_path(folder))
-    start = time.time()
     log_path = osp.join(folder, OUTPUT_NAME)
     with open(log_path, 'a') as log:
         exit_code, usage = run(command, environment, log)
+    seconds = note_end(folder)
     if exit_code in _INTERRUPTED:
         print(f'  {combination.label}: interrupted', flush=True)
         return None
     if exit_code != 0:
         print(f'  {combination.label}: FAILED, see {log_path}', flush=True)
-        with suppress(OSError):  # on a full disk; the others go on, and end as they can
-            write_json(dict(exit_code=exit_code), failure_path(folder))
+        note_failure(combination, settings.work_dir, exit_code=exit_code)
         return None
     logged = read_logs(folder, settings.metric)
     peak_mib = logged.peak_mib or round(usage.ru_maxrss / 1024)
@@ -237,7 +279,7 @@ def train(
         commit=current_commit(settings.root),
         config=combination.description,
         files=dict(combination.files),
-        seconds=round(time.time() - start, 1),
+        seconds=round(seconds, 1),
     )
     result.write(result_path(folder))
     report_result(combination, result)
@@ -247,90 +289,3 @@ def train(
 def report_result(combination: Combination, run: Run) -> None:
     """Print the result of a training."""
     print(f'  {combination.label}: {run.metric:.4g} in {run.seconds:.0f} s', flush=True)
-
-
-def start_or_continue(combination: Combination, work_dir: str) -> str:
-    """Note what is trained in a folder; refuse to continue what was another training.
-
-    Args:
-        combination (Combination): The training.
-        work_dir (str): The comparison's work dir.
-
-    Returns:
-        str: The training's folder, which is made.
-
-    Raises:
-        InputError: If the folder has checkpoints of another config or file.
-    """
-    folder = combination.folder(work_dir)
-    os.makedirs(folder, exist_ok=True)
-    path = osp.join(folder, 'started.json')
-    before = read_json_object(path, dict(config=str)) if osp.isfile(path) else dict(config=None)
-    if glob.glob(osp.join(glob.escape(folder), '*.pth')):
-        if before['config'] != combination.description:
-            raise InputError(
-                f'{folder} holds an unfinished training of another config than '
-                f'{combination.row.config} with these options is now. Give another --work-dir, or '
-                'remove that folder.'
-            )
-        changed = changed_file(before.get('files') or {}, combination.files)
-        if changed is not None:
-            raise InputError(
-                f'{folder} holds an unfinished training with another "{changed}" than is there '
-                'now. Give another --work-dir, or remove that folder.'
-            )
-    write_json(dict(config=combination.description, files=dict(combination.files)), path)
-    return folder
-
-
-def read_logs(folder: str, metric: str) -> TrainingLog:
-    """Read accuracy, times and weights from the logs of a training.
-
-    Args:
-        folder (str): Its work dir.
-        metric (str): Name of the metric.
-
-    Returns:
-        TrainingLog: What they hold.
-
-    Raises:
-        InputError: If a log is damaged, or does not hold the metric.
-    """
-    records = []
-    for path in sorted(glob.glob(osp.join(glob.escape(folder), '*', 'vis_data', 'scalars.json'))):
-        records += read_json_lines(path)
-    values = [record[metric] for record in records if metric in record]
-    if not values:
-        raise InputError(f'No "{metric}" in the logs of {folder}: is it validated?')
-    # By step: a resumed training logs again what came after its checkpoint.
-    by_step = {
-        record['step']: record for record in records if 'loss' in record and 'iter' in record
-    }
-    steps = list(by_step.values())
-    if not steps:
-        raise InputError(
-            f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '
-            'iterations than the training has.'
-        )
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for record in steps:
-        for key, value in record.items():
-            if key.startswith(('teacher_weight/logit/', 'teacher_weight/feature/')):
-                curves.setdefault(key, []).append((record['step'], value))
-    classes = osp.join(folder, 'class_weights.json')
-    class_weights = None
-    if osp.isfile(classes):
-        class_weights = read_json_object(classes, dict(logit=list, teachers=list))
-    seconds = None
-    if all('epoch' in record for record in steps):  # else mmengine's log_processor counts none
-        iterations = max(record['iter'] for record in steps)
-        epochs = max(record['epoch'] for record in steps)
-        seconds = float(np.median([record['time'] for record in steps])) * iterations / epochs
-    return TrainingLog(
-        metric=values[-1],
-        metric_name=metric,
-        seconds_per_epoch=seconds,
-        peak_mib=max(record.get('memory', 0) for record in steps),
-        curves=curves,
-        class_weights=class_weights,
-    )

@@ -19,7 +19,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class WorkDirLock:
-    """Exclusive lock that prevents two trainings in one work dir.
+    """Exclusive lock that prevents two trainings, or two comparisons, in one work dir.
 
     The file ``.lock`` in the work dir holds host, process and start time of the
     training that has the lock. It is a lock of the operating system, which ends
@@ -29,17 +29,19 @@ class WorkDirLock:
 
     Args:
         work_dir (str): An existing folder.
+        user (str): What works there, for the message. Defaults to "training".
     """
 
-    def __init__(self, work_dir: str) -> None:
+    def __init__(self, work_dir: str, user: str = 'training') -> None:
         self.path = osp.join(work_dir, '.lock')
+        self.user = user
         self._handle: int | None = None
 
     def acquire(self) -> None:
         """Acquire the lock.
 
         Raises:
-            InputError: If another training holds the lock.
+            InputError: If another process holds the lock.
         """
         while self._handle is None:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -61,6 +63,26 @@ class WorkDirLock:
                 os.close(handle)  # removed by its holder between opening and locking
         self._write(self._handle)
 
+    def is_held_elsewhere(self) -> bool:
+        """Whether another process holds the lock. Nothing is changed by asking."""
+        if self._handle is not None:
+            return False
+        try:
+            handle = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            os.lockf(handle, os.F_TEST, 0)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return True
+            if error.errno not in _UNSUPPORTED:
+                raise
+            return _is_of_another(self._read(handle))
+        finally:
+            os.close(handle)
+        return False
+
     def release(self) -> None:
         """Release the lock and remove the file."""
         if self._handle is None:
@@ -71,6 +93,13 @@ class WorkDirLock:
             os.close(self._handle)
         self._handle = None
 
+    def __enter__(self) -> 'WorkDirLock':
+        self.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def _is_current(self, handle: int) -> bool:
         try:
             return os.path.samestat(os.fstat(handle), os.stat(self.path))
@@ -78,12 +107,11 @@ class WorkDirLock:
             return False
 
     def _acquire_without_locks(self, holder: dict[str, Any]) -> None:
-        here = holder.get('host') == socket.gethostname()
-        if here and holder.get('pid') != os.getpid() and _is_alive(holder.get('pid')):
+        if _is_of_another(holder):
             raise InputError(self._refusal(holder))
         print_log(
             f'The file system of "{osp.dirname(self.path)}" has no locks: two simultaneous '
-            'trainings in this work dir would not be detected.',
+            f'{self.user}s in this work dir would not be detected.',
             'current',
         )
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -118,10 +146,16 @@ class WorkDirLock:
                 f'started {holder.get("started")}'
             )
         return (
-            f'The work dir "{osp.dirname(self.path)}" is in use by another training ({owner}), and '
-            'two would overwrite each other. Wait for it, stop it, or set another --work-dir for '
-            'this one.'
+            f'The work dir "{osp.dirname(self.path)}" is in use by another {self.user} ({owner}), '
+            'and two would overwrite each other. Wait for it, stop it, or set another --work-dir '
+            'for this one.'
         )
+
+
+def _is_of_another(holder: dict[str, Any]) -> bool:
+    """Whether another process of this host, which is alive, has written the file."""
+    here = holder.get('host') == socket.gethostname()
+    return here and holder.get('pid') != os.getpid() and _is_alive(holder.get('pid'))
 
 
 def _is_alive(pid: Any) -> bool:

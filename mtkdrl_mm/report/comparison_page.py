@@ -17,12 +17,12 @@ from mtkdrl_mm.comparison import (
 )
 from mtkdrl_mm.comparison.results import OUTPUT_NAME
 from mtkdrl_mm.comparison.summary import mean_class_table, mean_curve, metric_digits
+from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, ClassWeights, RunRecord, read_run
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
 from .charts import DotChart, LineChart, Series, format_duration, ticks
 from .page import Block, Cell, Charts, Facts, Fold, Notes, Page, Section, Table, Text
-from .run_record import WEIGHT_KEYS, ClassWeights, RunRecord, read_run
 from .weight_tables import class_tables
 
 # Of more methods, the chart of each is hidden until the reader opens them.

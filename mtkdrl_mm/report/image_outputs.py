@@ -16,6 +16,7 @@ from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloade
 from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.engine.resume_checks import load_whole
+from mtkdrl_mm.engine.run_record import RunRecord
 from mtkdrl_mm.engine.seeded_views import seeded_parts
 from mtkdrl_mm.engine.teacher_outputs import connect_teacher_outputs
 from mtkdrl_mm.models import MTKDRL, MultiTeacherDistiller, TeacherPool
@@ -25,8 +26,6 @@ from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
-
-from .run_record import RunRecord
 
 #: Sees what is run, how many images of it are done, and of how many.
 Progress = Callable[[str, int, int], None]

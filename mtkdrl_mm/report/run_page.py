@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord
 from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError
@@ -18,7 +19,6 @@ from .charts import LineChart, Series, format_duration, format_number
 from .gallery import extreme_images, make_pictures
 from .image_outputs import ImageOutputs
 from .page import Block, Charts, Facts, Fold, Gallery, Notes, Page, Section, Table, Text
-from .run_record import WEIGHT_KEYS, RunRecord
 from .weight_tables import class_labels, class_tables
 
 #: Pictures in each row of the gallery.

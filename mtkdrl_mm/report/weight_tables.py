@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mtkdrl_mm.engine.run_record import ClassWeights
+
 from .page import Table
-from .run_record import ClassWeights
 
 # Of more classes, those are shown whose weights differ most from the mean of all classes.
 _MOST_CLASSES = 30

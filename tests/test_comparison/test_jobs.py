@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mtkdrl_mm.comparison import Combination, Row, Store, fill_stores, jobs, stores, train_all
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    Store,
+    fill_stores,
+    jobs,
+    stores,
+    train_all,
+    training,
+)
 from mtkdrl_mm.comparison.jobs import TrainingJob
 from mtkdrl_mm.comparison.results import failure_path, result_path
 from mtkdrl_mm.jobs import JobSettings
@@ -35,6 +44,7 @@ def run(monkeypatch):
             assert settings == JOB
             for index, job in enumerate(given):
                 started.append(job)
+                os.makedirs(job.folder, exist_ok=True)
                 action(job)
                 on_end(index, 'log.out')
 
@@ -94,20 +104,20 @@ def test_a_job_trains_and_writes_how_it_ended(settings, monkeypatch, tmp_path):
     assert job.outcome == failure_path(str(folder)) and not job.is_over()
     assert job.note == str(folder / 'job.json')
 
-    def refuse(combination, settings, run):
-        assert run == job.run
+    def refuse(combination, settings, gpu, run):
+        assert gpu is None and run == job.run
         raise InputError('No "mIoU" in the logs.')
 
-    monkeypatch.setattr(jobs, 'train', refuse)
+    monkeypatch.setattr(training, 'train', refuse)
     job()
     assert json.loads((folder / 'failure.json').read_text()) == dict(
         exit_code=1, reason='Error: No "mIoU" in the logs.'
     )
 
-    def cancel(combination, settings, run):
+    def cancel(combination, settings, gpu, run):
         job.terminated = True
 
-    monkeypatch.setattr(jobs, 'train', cancel)
+    monkeypatch.setattr(training, 'train', cancel)
     job()
     assert json.loads((folder / 'failure.json').read_text()) == dict(
         exit_code=143, reason='The job was cancelled; the same command goes on.'

@@ -2,8 +2,10 @@
 """What is read from the work dir of a comparison, finished or not."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from test_report.work_dirs import step, validation, write_session
 
 from mtkdrl_mm.comparison import Plan, Row, is_comparison, read_comparison
 from mtkdrl_mm.comparison.results import failure_path, result_path
@@ -80,6 +82,24 @@ def test_results_and_what_has_none(tmp_path, make_run):
     assert failure_path(str(failed)) == str(failed / 'failure.json')
 
 
+def test_all_results_are_of_one_metric(tmp_path, make_run):
+    """Results that were written for another one are read anew, or refused."""
+    PLAN.write(str(tmp_path))
+    names = ('accuracy/top1', 'mIoU', None)
+    for seed, name in enumerate(names):
+        folder = start(tmp_path, 'aver', seed)
+        make_run('aver', seed, 60.0 + seed, metric_name=name).write(result_path(str(folder)))
+        logs = [step(1, 10), validation(1, 60.0 + seed, mIoU=0.5)]
+        write_session(folder, '20260101_000000', logs)
+    plan = replace(PLAN, seeds=[0, 1, 2])
+    record = read_comparison(str(tmp_path), plan=plan)
+    found = [(run.metric, run.metric_name) for run in record.runs['aver']]
+    assert found == [(0.5, 'mIoU'), (61.0, 'mIoU'), (62.0, None)]
+    assert record.plan == plan and Plan.read(str(tmp_path / 'comparison.json')) == PLAN
+    with pytest.raises(InputError, match=r'is of "accuracy/top1"\. No "mAP" in the logs of'):
+        read_comparison(str(tmp_path), plan=replace(plan, metric='mAP'))
+
+
 def test_another_reference(tmp_path):
     PLAN.write(str(tmp_path))
     assert read_comparison(str(tmp_path), 'aver').plan.reference == 'aver'
@@ -102,6 +122,9 @@ def test_a_comparison_without_a_plan(tmp_path, make_run):
     # That "a" was to be trained with seed 10 is not known.
     assert [(one.method, one.seed) for one in record.missing] == [('c', 2)]
 
+    make_run('a', 2, metric_name='mAP').write(result_path(str(tmp_path / 'a' / 'seed_2')))
+    assert read_comparison(str(tmp_path)).plan.metric == 'mAP'
+    make_run('a', 2).write(result_path(str(tmp_path / 'a' / 'seed_2')))
     lines = ['method,runs,mIoU,std,minus b,95 % CI +-', 'b,2,1,,,', 'a,1,1,,,']
     (tmp_path / 'table.csv').write_text('\n'.join(lines))
     plan = read_comparison(str(tmp_path)).plan

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""How the trainings of a comparison are started, and what is read from their logs."""
+"""How the trainings of a comparison are started."""
 
 import errno
 import json
@@ -10,7 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtkdrl_mm.comparison import Combination, Row, Run, finished, train, train_all, training
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    Run,
+    finished,
+    starts,
+    train,
+    train_all,
+    training,
+)
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.utils import InputError, child_processes
 
@@ -41,8 +50,8 @@ def test_gpus_of_jobs(monkeypatch, count, visible, jobs, launch, expected):
 def test_a_gpu_is_free_again_after_a_failure(settings, monkeypatch):
     free = training.gpus_of_jobs(1, '')
 
-    def fail(*arguments):
-        assert arguments[-1] is None and free.qsize() == 0
+    def fail(combination, settings, gpu, run):
+        assert gpu is None and free.qsize() == 0
         raise ValueError
 
     monkeypatch.setattr(training, 'train', fail)
@@ -51,32 +60,46 @@ def test_a_gpu_is_free_again_after_a_failure(settings, monkeypatch):
     assert free.qsize() == 1
 
 
-def test_results_are_in_the_order_of_the_trainings(settings, make_run, monkeypatch):
-    def train(combination, settings, gpu):
-        return None if combination.seed == 1 else make_run(seed=combination.seed)
+@pytest.fixture
+def fake_train(make_run, monkeypatch, tmp_path):
+    """Has trainings write a result, but for seed 1; returns the seeds that were trained."""
+    ended = []
+
+    def train(combination, settings, gpu, run):
+        ended.append(combination.seed)
+        if combination.seed != 1:
+            folder = combination.folder(str(tmp_path))
+            os.makedirs(folder, exist_ok=True)
+            make_run(seed=combination.seed).write(result_path(folder))
 
     monkeypatch.setattr(training, 'train', train)
+    return ended
+
+
+def test_results_are_in_the_order_of_the_trainings(settings, fake_train):
     combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
     results = train_all(combinations, settings(jobs=2))
     assert [run and run.seed for run in results] == [4, None, 3]
 
 
-def test_every_training_that_ends_is_reported(settings, make_run, monkeypatch, tmp_path):
+def test_every_training_that_ends_is_reported(settings, make_run, fake_train, tmp_path):
     """Those that have finished before are no news."""
-    ended = []
-
-    def train(combination, settings, gpu):
-        ended.append(combination.seed)
-        return None if combination.seed == 1 else make_run(seed=combination.seed)
-
-    monkeypatch.setattr(training, 'train', train)
     (tmp_path / 'fast' / 'seed_4').mkdir(parents=True)
     make_run(seed=4).write(result_path(str(tmp_path / 'fast' / 'seed_4')))
     combinations = [Combination(ROW, seed, 'hash') for seed in (4, 1, 3)]
     seen = []
-    results = train_all(combinations, settings(), on_end=lambda: seen.append(list(ended)))
+    results = train_all(combinations, settings(), on_end=lambda: seen.append(list(fake_train)))
     assert [run and run.seed for run in results] == [4, None, 3]
     assert seen == [[1], [1, 3]]
+
+
+def test_what_must_not_be_trained_is_refused_before_any_training(settings, fake_train, tmp_path):
+    folder = tmp_path / 'fast' / 'seed_3'
+    folder.mkdir(parents=True)
+    (folder / 'epoch_1.pth').touch()
+    with pytest.raises(InputError, match='holds an unfinished training of another config'):
+        train_all([Combination(ROW, seed, 'hash') for seed in (4, 3)], settings())
+    assert fake_train == []
 
 
 @pytest.fixture
@@ -197,6 +220,20 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     )
 
 
+def test_a_result_has_the_time_of_all_starts(settings, start, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    seconds = iter([100.0, 108.0, 500.0, 500.5, 700.0, 702.0])
+    monkeypatch.setattr(starts, 'time', SimpleNamespace(time=lambda: next(seconds)))
+    combination = Combination(ROW, 3, 'hash')
+    for code in (143, 1):  # it saved and ended; it failed
+        start(code)
+        assert train(combination, settings()) is None
+    start(0, LOGS)
+    run = train(combination, settings())
+    assert run.seconds == 8 + 0.5 + 2
+    assert capsys.readouterr().out.endswith('  fast, seed 3: 50 in 10 s\n')
+
+
 def test_a_result_of_another_file_is_not_used(settings, start, tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
     started = start(0, LOGS)
@@ -236,13 +273,20 @@ def test_a_result_of_another_metric_is_read_anew(settings, start, tmp_path, monk
     started = start(0, logs)
     combination = Combination(ROW, 3, 'hash')
     assert train(combination, settings()).metric == 51.0
+    path = tmp_path / 'fast' / 'seed_3' / 'result.json'
+    before = path.read_bytes()
     run = finished(combination, settings(metric='accuracy/top5'))
     assert (run.metric, run.metric_name) == (90.0, 'accuracy/top5')
-    # The page reads the file.
-    assert Run.read(result_path(combination.folder(str(tmp_path)))) == run
+    # Another command may be reading the file.
+    assert path.read_bytes() == before
     assert finished(combination, settings()).metric == 51.0 and len(started) == 1
-    with pytest.raises(InputError, match=r'^No "mIoU" in the logs of .*: is it validated\?$'):
+    with pytest.raises(InputError) as error:
         finished(combination, settings(metric='mIoU'))
+    assert str(error.value) == (
+        f'The result in {path.parent} is of "accuracy/top1". No "mIoU" in the logs of '
+        f'{path.parent}: its validations have accuracy/top1, accuracy/top5. Name one of them with '
+        '--metric.'
+    )
 
 
 def test_a_failed_training_on_a_full_disk_is_reported(settings, start, monkeypatch, capsys):
@@ -257,6 +301,45 @@ def test_a_failed_training_on_a_full_disk_is_reported(settings, start, monkeypat
     monkeypatch.setattr(training, 'write_json', full)
     assert train(combination, settings) is None
     assert capsys.readouterr().out.startswith('  fast, seed 3: FAILED, see ')
+
+
+def test_a_training_without_the_metric_does_not_stop_the_others(
+    settings, start, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(training, 'current_commit', lambda root: 'commit')
+    validation = {'accuracy/top5': 90.0, 'time': 0.1, 'data_time': 0.0, 'step': 2}
+    logs = {0: [record(2), validation], 1: [LOGS[-1]], 2: LOGS}
+    fails = [2]  # how often the last one does
+    began = training.start_or_continue
+
+    def begin(combination, work_dir):
+        if combination.seed == 2 and fails:
+            fails.pop()
+            raise PermissionError(errno.EACCES, 'Permission denied', 'output.txt')
+        folder = began(combination, work_dir)
+        write_logs(folder, logs[combination.seed])
+        return folder
+
+    start(0)
+    monkeypatch.setattr(training, 'start_or_continue', begin)
+    (tmp_path / 'fast' / 'seed_2').mkdir(parents=True)
+    combinations = [Combination(ROW, seed, 'hash') for seed in range(3)]
+    folder = tmp_path / 'fast'
+    reasons = [
+        f'No "accuracy/top1" in the logs of {folder}/seed_0: its validations have accuracy/top5. '
+        'Name one of them with --metric.',
+        f'No "loss" in the logs of {folder}/seed_1: set `default_hooks.logger.interval` to fewer '
+        'iterations than the training has.',
+        "[Errno 13] Permission denied: 'output.txt'",
+    ]
+    assert train_all(combinations, settings()) == [None, None, None]
+    printed = capsys.readouterr().out.splitlines()
+    for seed, reason in enumerate(reasons):
+        failure = json.loads((folder / f'seed_{seed}' / 'failure.json').read_text())
+        assert failure == dict(exit_code=1, reason=f'Error: {reason}')
+        assert printed[seed] == f'  fast, seed {seed}: FAILED: {reason}'
+    # Nor does it when they are started again.
+    assert [run and run.metric for run in train_all(combinations, settings())] == [None, None, 50.0]
 
 
 def test_an_unfinished_training_of_another_config_is_not_continued(settings, start, tmp_path):
@@ -282,72 +365,3 @@ def test_an_unfinished_training_of_another_config_is_not_continued(settings, sta
     # A folder that something else has written.
     (folder / 'started.json').unlink()
     assert refused('other') == message and len(started) == 3
-
-
-def test_what_logs_hold(tmp_path):
-    write_logs(tmp_path, LOGS)
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.metric == 50.0 and log.peak_mib == 0 and log.class_weights is None
-    # Four iterations in each of two epochs.
-    assert log.seconds_per_epoch == 0.5 * 4
-    assert log.curves == {
-        'teacher_weight/logit/a': [(2, 0.25), (4, 0.75)],
-        'teacher_weight/feature/a': [(2, 0.5)],
-    }
-    write_logs(tmp_path, [record(2, memory=70), record(4, memory=60), LOGS[-1]])
-    table = dict(logit=[[0.5, 0.5]], teachers=['a', 'b'], feature=[])
-    (tmp_path / 'class_weights.json').write_text(json.dumps(table))
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.peak_mib == 70 and log.class_weights == table
-
-
-def test_a_training_by_iterations_counts_no_epochs(tmp_path):
-    folder = tmp_path / 'lr[0.1]'  # which is no pattern
-    logs = [{key: value for key, value in line.items() if key != 'epoch'} for line in LOGS]
-    write_logs(folder, logs)
-    log = training.read_logs(str(folder), 'accuracy/top1')
-    assert (log.metric, log.seconds_per_epoch) == (50.0, None)
-    assert log.curves['teacher_weight/logit/a'] == [(2, 0.25), (4, 0.75)]
-
-
-def test_brackets_in_a_name_are_no_pattern(settings, tmp_path):
-    combination = Combination(Row('lr[0.1]', 'config.py'), 3, 'hash')
-    folder = training.start_or_continue(combination, str(tmp_path))
-    with open(os.path.join(folder, 'epoch_1.pth'), 'w'):
-        pass
-    training.start_or_continue(combination, str(tmp_path))
-    other = Combination(combination.row, 3, 'other')
-    with pytest.raises(InputError, match='holds an unfinished training of another config'):
-        training.start_or_continue(other, str(tmp_path))
-
-
-def test_a_resumed_training_repeats_steps(tmp_path):
-    write_logs(tmp_path, LOGS)
-    key = 'teacher_weight/logit/a'
-    # Resumed after step 2.
-    again = tmp_path / 'now_later' / 'vis_data'
-    again.mkdir(parents=True)
-    lines = [record(4, **{key: 0.5}), {**LOGS[-1], 'accuracy/top1': 51.0}]
-    (again / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    log = training.read_logs(str(tmp_path), 'accuracy/top1')
-    assert log.metric == 51.0 and log.curves[key] == [(2, 0.25), (4, 0.5)]
-
-
-def test_damaged_logs_are_named(tmp_path):
-    def read(metric='accuracy/top1'):
-        with pytest.raises(InputError) as error:
-            training.read_logs(str(tmp_path), metric)
-        return str(error.value)
-
-    write_logs(tmp_path, LOGS)
-    assert read('mIoU') == f'No "mIoU" in the logs of {tmp_path}: is it validated?'
-    (tmp_path / 'class_weights.json').write_text('{"logit": [')
-    assert 'class_weights.json" is damaged' in read()
-    logs = tmp_path / 'now' / 'vis_data' / 'scalars.json'
-    logs.write_text('{\n' + json.dumps(LOGS[0]) + '\n')
-    assert 'scalars.json" is damaged: line 1' in read()
-    write_logs(tmp_path, LOGS[-1:])
-    assert read() == (
-        f'No "loss" in the logs of {tmp_path}: set `default_hooks.logger.interval` to fewer '
-        'iterations than the training has.'
-    )

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 
 from mtkdrl_mm.comparison import Plan, Row, Run
+from mtkdrl_mm.comparison.logs import read_logs
 from mtkdrl_mm.comparison.results import result_path
-from mtkdrl_mm.comparison.training import read_logs
 from mtkdrl_mm.report import read_run
 from mtkdrl_mm.report.image_outputs import look_at_images
 

@@ -62,6 +62,37 @@ def test_a_second_training_is_refused_and_told_who_holds_it(tmp_path, holder):
         WorkDirLock(str(tmp_path)).acquire()
 
 
+def test_a_comparison_is_told_of_another_one(tmp_path, holder):
+    holder()
+    with pytest.raises(InputError, match=r'in use by another comparison \(process'):
+        WorkDirLock(str(tmp_path), 'comparison').acquire()
+
+
+def test_asking_takes_no_lock(tmp_path, holder, monkeypatch):
+    lock = WorkDirLock(str(tmp_path))
+    assert not lock.is_held_elsewhere() and os.listdir(tmp_path) == []
+    process = holder()
+    assert lock.is_held_elsewhere() and lock.is_held_elsewhere()
+
+    def unsupported(*args):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    with monkeypatch.context() as patch:  # then the process in the file decides
+        patch.setattr(os, 'lockf', unsupported)
+        assert lock.is_held_elsewhere()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not lock.is_held_elsewhere()
+    assert (tmp_path / '.lock').exists() and not lock.is_held_elsewhere()
+    with lock:
+        # Closing a file of the lock that this process holds would release it.
+        assert not lock.is_held_elsewhere()
+        probe = 'import os, sys; os.lockf(os.open(sys.argv[1], os.O_RDONLY), os.F_TEST, 0)'
+        command = [sys.executable, '-c', probe, lock.path]
+        assert b'PermissionError' in subprocess.run(command, stderr=subprocess.PIPE).stderr
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize('flags', [(), ('worker',)])
 def test_the_lock_of_a_killed_training_is_taken_over(tmp_path, holder, flags):
     process = holder(*flags)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mtkdrl_mm.engine.run_record import RunRecord
 from mtkdrl_mm.report.image_outputs import _to_rgb, _warms_up, look_at_images
-from mtkdrl_mm.report.run_record import RunRecord
 
 
 @pytest.mark.parametrize(

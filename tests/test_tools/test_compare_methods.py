@@ -2,14 +2,26 @@
 """The page that the tool writes while trainings go on."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mtkdrl_mm.comparison import Plan, Row
+from mtkdrl_mm.comparison import Plan, Row, Run
+from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.utils import InputError
 
-PATH = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'compare_methods.py'
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / 'tools' / 'analysis_tools' / 'compare_methods.py'
+HOLD = """
+import sys
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
+with WorkDirLock(sys.argv[1], 'comparison'):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture(scope='module')
@@ -31,13 +43,93 @@ def test_a_reference_that_is_named_must_be_there(tool):
 
 
 def test_a_page_that_cannot_be_written_stops_no_training(tool, tmp_path, capsys):
-    Plan(rows=[Row('aver', 'aver.py')], seeds=[0]).write(str(tmp_path))
-    tool.try_comparison_page(str(tmp_path))
+    plan = Plan(rows=[Row('aver', 'aver.py')], seeds=[0])
+    tool.try_comparison_page(str(tmp_path), plan)
     page = tmp_path / 'report.html'
     assert 'Not started: aver: seed 0' in page.read_text() and capsys.readouterr().out == ''
     page.unlink()
     page.mkdir()
-    tool.try_comparison_page(str(tmp_path))
+    tool.try_comparison_page(str(tmp_path), plan)
     assert capsys.readouterr().out.startswith(f'  {page} is not up to date: IsADirectoryError(')
     with pytest.raises(IsADirectoryError):
-        tool.write_comparison_page(str(tmp_path))
+        tool.write_comparison_page(str(tmp_path), plan)
+
+
+def test_the_page_is_about_what_this_command_compares(tool, tmp_path):
+    """Another command has written its plan into the work dir meanwhile."""
+    plan = Plan(rows=[Row('aver', 'aver.py')], seeds=[0], metric='mIoU')
+    Plan(rows=[Row('other', 'other.py')], seeds=[1]).write(str(tmp_path))
+    out = tmp_path / 'out'
+    out.mkdir()
+    tool.write_comparison_page(str(tmp_path), plan)
+    tool.write_comparison_page(str(tmp_path), plan, str(out))
+    for folder in (tmp_path, out):
+        page = (folder / 'report.html').read_text()
+        assert 'Not started: aver: seed 0' in page and 'mIoU' in page and 'other' not in page
+
+
+@pytest.fixture
+def start(tool, monkeypatch, tmp_path):
+    """Function that starts the tool in this process, in the work dir ``runs``."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*flags):
+        words = ['configs/demo/student_aver.py', '--seeds', '0', '--work-dir']
+        monkeypatch.setattr(sys, 'argv', [str(PATH), *words, str(tmp_path / 'runs'), *flags])
+        tool.main()
+
+    return call
+
+
+@pytest.fixture
+def result(tmp_path):
+    """The result of its training."""
+    folder = tmp_path / 'runs' / 'aver' / 'seed_0'
+    folder.mkdir(parents=True)
+    costs = dict(seconds=1.0, seconds_per_epoch=1.0, peak_mib=1.0, curves={})
+    run = Run(method='aver', seed=0, metric=61.0, metric_name='accuracy/top1', **costs)
+    run.write(result_path(str(folder)))
+    return run
+
+
+def test_a_second_comparison_touches_nothing(start, result, tmp_path, capsys):
+    """Only a report is written while the first one runs, and its plan and page are left alone."""
+    work_dir, out = tmp_path / 'runs', tmp_path / 'out'
+    Plan(rows=[Row('other', 'other.py')], seeds=[7]).write(str(work_dir))
+
+    def contents():
+        files = [path for path in work_dir.rglob('*') if path.is_file()]
+        return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    command = [sys.executable, '-c', HOLD, str(work_dir)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == 'held\n'
+        before = contents()
+        with pytest.raises(InputError) as error:
+            start()
+        assert str(error.value).startswith(
+            f'The work dir "{work_dir}" is in use by another comparison (process {holder.pid} on '
+        )
+        assert contents() == before and capsys.readouterr().out == ''
+        start('--report-only', '--out', str(out))
+        assert contents() == before
+        assert f'A comparison runs in {work_dir}: its plan' in capsys.readouterr().out
+        assert 'aver' in (out / 'table.csv').read_text()
+        assert '1 method, 1 seed: 1 of 1' in (out / 'report.html').read_text()
+        holder.communicate('')
+    start('--report-only')
+    assert json.loads((work_dir / 'comparison.json').read_text())['seeds'] == [0]
+
+
+def test_the_work_dir_is_locked_while_it_trains(start, tool, result, monkeypatch, tmp_path):
+    lock = tmp_path / 'runs' / '.lock'
+    seen = []
+
+    def train_all(combinations, settings, on_end):
+        seen.append(lock.exists())
+        return [result]
+
+    monkeypatch.setattr(tool, 'train_all', train_all)
+    start()
+    assert seen == [True] and not lock.exists()

@@ -34,11 +34,14 @@ import argparse
 import os
 import os.path as osp
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from mmengine.logging import MMLogger
 
 from mtkdrl_mm.comparison import (
     PAGE_NAME,
+    Combination,
     ComparisonSettings,
     Plan,
     Row,
@@ -56,6 +59,7 @@ from mtkdrl_mm.comparison import (
     write_environment,
     write_tables,
 )
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.jobs import (
     JOB_LAUNCHERS,
     JobSettings,
@@ -152,26 +156,27 @@ def choose_reference(name: str | None, rows: list[Row]) -> str:
     return Plan.reference if name is None else name
 
 
-def write_comparison_page(work_dir: str, out: str | None = None) -> None:
+def write_comparison_page(work_dir: str, plan: Plan, out: str | None = None) -> None:
     """Write the page about what there is so far.
 
     Args:
         work_dir (str): The comparison's folder.
+        plan (Plan): What this command compares. The one in the folder may be of another command.
         out (str, optional): Another folder for the page, which then has no links into the work
             dir. Defaults to None: the work dir.
     """
     # The report imports all networks, which takes seconds; what only checks its arguments need not.
     from mtkdrl_mm.report import make_comparison_page, write_page
 
-    record = read_comparison(work_dir)
+    record = read_comparison(work_dir, plan=plan)
     page = make_comparison_page(record, links=out is None)
     write_page(page, osp.join(out or work_dir, PAGE_NAME))
 
 
-def try_comparison_page(work_dir: str) -> None:
+def try_comparison_page(work_dir: str, plan: Plan) -> None:
     """The same while trainings go on, which a page must not stop."""
     try:
-        write_comparison_page(work_dir)
+        write_comparison_page(work_dir, plan)
     except Exception as error:  # whatever is in logs that are written right now, or a full disk
         print(f'  {osp.join(work_dir, PAGE_NAME)} is not up to date: {error!r}', flush=True)
 
@@ -210,12 +215,38 @@ def main() -> None:
     # mmengine notes every environment variable that a config reads.
     MMLogger.get_current_instance().setLevel('WARNING')
     combinations = list_combinations(rows, args.seeds, settings)
+    os.makedirs(settings.work_dir, exist_ok=True)
+    lock = WorkDirLock(settings.work_dir, 'comparison')
+    with nullcontext() if args.report_only else lock:
+        compare(args, reference, combinations, settings, lock.is_held_elsewhere())
+
+
+def compare(
+    args: argparse.Namespace,
+    reference: str,
+    combinations: Sequence[Combination],
+    settings: ComparisonSettings,
+    runs_elsewhere: bool,
+) -> None:
+    """Train what has not finished, unless only a report is asked for, and write the report.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        reference (str): The row that the others are compared with.
+        combinations (Sequence[Combination]): The trainings.
+        settings (ComparisonSettings): How they are started.
+        runs_elsewhere (bool): Whether another command trains in the work dir, whose plan and page
+            are left alone.
+
+    Raises:
+        InputError: If a training has no result.
+    """
     results = [finished(combination, settings) for combination in combinations]
     known = sum(run is not None for run in results)
     total = len(combinations)
+    rows = list({one.row.name: one.row for one in combinations}.values())
     print(f'{total} trainings: {len(rows)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
-    os.makedirs(settings.work_dir, exist_ok=True)
     plan = Plan(
         rows=rows,
         seeds=args.seeds,
@@ -225,8 +256,11 @@ def main() -> None:
         command=command_line(sys.argv),
         device=describe_device(),
     )
-    plan.write(settings.work_dir)
-    write_comparison_page(settings.work_dir)
+    if runs_elsewhere:
+        print(f'A comparison runs in {settings.work_dir}: its plan and its page stay as they are.')
+    else:
+        plan.write(settings.work_dir)
+        write_comparison_page(settings.work_dir, plan)
     if not args.report_only:
         with interruptible():
             if settings.store:
@@ -234,9 +268,9 @@ def main() -> None:
                 if known < total:
                     fill_stores(stores, settings)
             results = train_all(
-                combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir)
+                combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir, plan)
             )
-        write_comparison_page(settings.work_dir)
+        write_comparison_page(settings.work_dir, plan)
     by_row: dict[str, list[Run]] = {row.name: [] for row in rows}
     for combination, run in zip(combinations, results):
         if run is not None:
@@ -247,7 +281,7 @@ def main() -> None:
     out = args.out or settings.work_dir
     write_report(runs, settings.metric, reference, out)
     if osp.realpath(out) != osp.realpath(settings.work_dir):
-        write_comparison_page(settings.work_dir, out)
+        write_comparison_page(settings.work_dir, plan, out)
     print(f'A page about all of it is {osp.join(out, PAGE_NAME)}.')
     failed = sum(run is None for run in results)
     if failed:

@@ -29,6 +29,7 @@ from mtkdrl_mm.comparison.pools import (
 )
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
@@ -146,7 +147,9 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
         views=args.views,
     )
     stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
-    fill_stores(stores, settings)
+    os.makedirs(settings.work_dir, exist_ok=True)
+    with WorkDirLock(settings.work_dir, 'comparison'):  # which compare_methods.py takes later
+        fill_stores(stores, settings)
     cfg = read_config(row, 0)
     cfg.merge_from_dict(parse_options(args.cfg_options))
     names, logits, labels = read_held_out(cfg, stores[0].path)

@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from test_report.work_dirs import step, validation, write_session
 
 from mtkdrl_mm.report import read_run
 from mtkdrl_mm.utils import InputError
-
-from .work_dirs import step, validation, write_session
 
 
 def test_all_starts_are_joined(tmp_path):

@@ -5,6 +5,8 @@ import glob
 import os
 import os.path as osp
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +39,8 @@ _RUNTIME = {
     'Distributed launcher': 'launcher',
     'GPU number': 'processes',
 }
+# Of "Epoch(train)  [2][ 50/70]": the iterations of the epoch.
+_EPOCH_LENGTH = re.compile(r'Epoch\(train\)\s*\[\d+\]\[\s*\d+/(\d+)\]')
 
 
 @dataclass
@@ -170,6 +174,26 @@ class RunRecord:
             total += (record['step'] - before) * record.get('time', 0.0)
             before = record['step']
         return total
+
+    @property
+    def epoch_length(self) -> int | None:
+        """Iterations of a whole epoch; None if there are no epochs, or nothing says it.
+
+        The last line of an epoch is rarely at its end: log lines have an interval.
+        """
+        if not self.by_epoch:
+            return None
+        for session in reversed(self.sessions):
+            for line in _lines_of_log(session):
+                if match := _EPOCH_LENGTH.search(line):
+                    return int(match[1])
+        # Without the text, as it was logged: the first lines of two epochs are one epoch apart.
+        first: dict[int, int] = {}
+        for record in self.train:
+            if 'epoch' in record:
+                first.setdefault(int(record['epoch']), int(record['step']))
+        lengths = [first[epoch + 1] - first[epoch] for epoch in first if epoch + 1 in first]
+        return round(float(np.median(lengths))) if lengths else None
 
     def median(self, key: str) -> float | None:
         """Median of a logged value; None if it was not logged."""
@@ -320,6 +344,13 @@ def _find_checkpoint(work_dir: str) -> str | None:
         return named
     found = glob.glob(osp.join(glob.escape(work_dir), '*.pth'))
     return max(found, key=os.path.getmtime, default=None)
+
+
+def _lines_of_log(session: str) -> Iterator[str]:
+    """The lines of the text that a start has logged; none if it is not there."""
+    path = osp.join(session, f'{osp.basename(session)}.log')
+    with suppress(OSError), open(path, encoding='utf-8', errors='replace') as file:
+        yield from file
 
 
 def _read_environment(session: str) -> dict[str, str]:
