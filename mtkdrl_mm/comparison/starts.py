@@ -76,7 +76,7 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
         seconds = 0.0
     else:
         seconds = _seconds(before, folder)
-    content = dict(config=combination.description, files=dict(combination.files))
+    content: dict[str, Any] = dict(config=combination.description, files=dict(combination.files))
     content |= dict(seconds=seconds, since=time.time())
     write_json(content, osp.join(folder, _NAME))
     return folder
@@ -111,7 +111,7 @@ def _read(folder: str) -> dict[str, Any]:
     """The note of the start before; its config is None if there is none."""
     path = osp.join(folder, _NAME)
     # Earlier versions noted no times.
-    note = dict(config=None, files={}, seconds=0.0, since=None)
+    note: dict[str, Any] = dict(config=None, files={}, seconds=0.0, since=None)
     return note | read_json_object(path, dict(config=str)) if osp.isfile(path) else note
 
 
