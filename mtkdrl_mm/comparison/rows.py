@@ -5,7 +5,7 @@ import argparse
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -199,6 +199,48 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
+def last_options(options: Iterable[str]) -> list[str]:
+    """Leave out the options that a later one replaces.
+
+    Args:
+        options (Iterable[str]): ``KEY=VALUE`` options.
+
+    Returns:
+        list[str]: Those that have an effect, by the order of their keys' last occurrence.
+
+    Example:
+        >>> from mtkdrl_mm.comparison.rows import last_options
+        >>> last_options(['a.b=1', 'c=2', 'a.b=3'])
+        ['c=2', 'a.b=3']
+        >>> last_options(['a.b=1', 'a=None'])
+        ['a=None']
+    """
+    found: dict[str, str] = {}
+    for option in options:
+        key = option.partition('=')[0]
+        for before in list(found):
+            if f'{before}.'.startswith(f'{key}.'):  # the key itself, or one below it
+                del found[before]
+        found[key] = option
+    return list(found.values())
+
+
+def _check_seeds(rows: Sequence[Row], settings: ComparisonSettings) -> None:
+    """Refuse settings that would give the trainings of all seeds the same one."""
+    places: list[tuple[str, Sequence[str], Sequence[tuple[str, str]]]]
+    places = [('--cfg-options', settings.cfg_options, ())]
+    places += [(f'--row {row.name}', row.options, row.variables) for row in rows]
+    for place, options, variables in places:
+        keys = [option.partition('=')[0] for option in options]
+        keys += [name for name, _ in variables]
+        for key in ('randomness', 'randomness.seed', 'RUN_SEED'):
+            if key in keys:
+                raise InputError(
+                    f'{place} sets `{key}`, but the seed of every training is one of --seeds: '
+                    'name it there.'
+                )
+
+
 def list_combinations(
     rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSettings
 ) -> list[Combination]:
@@ -213,8 +255,9 @@ def list_combinations(
         list[Combination]: One entry per seed and row.
 
     Raises:
-        InputError: If a config cannot be read.
+        InputError: If a config cannot be read, or options set the seed.
     """
+    _check_seeds(rows, settings)
     found: dict[tuple[str, int], Combination] = {}
     for row in rows:
         for seed in seeds:
@@ -248,7 +291,7 @@ def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
 
 def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combination, bool]:
     """The training, and whether its config reads ``RUN_SEED``."""
-    options = [*settings.cfg_options, *row.options]
+    options = last_options([*settings.cfg_options, *row.options])
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())

@@ -1,11 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Rows of a comparison, and the descriptions of their configs."""
 
+import hashlib
 import os
 
 import pytest
 
-from mtkdrl_mm.comparison import Combination, Row, describe, list_rows
+from mtkdrl_mm.comparison import Combination, Row, describe, list_combinations, list_rows
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.utils import InputError
 
@@ -96,3 +97,37 @@ def test_a_store_is_part_of_the_description(settings, tmp_path):
     assert len(set(texts)) == 4
     # Its path is not.
     assert describe(row, settings(store='t', views=2)) == texts[1]
+
+
+def test_the_description_knows_which_of_two_options_counts(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('lr = 1')
+
+    def of(for_all, *own):
+        return describe(Row('a', str(config), own), settings(cfg_options=tuple(for_all)))
+
+    # A row's options come after those of all rows.
+    assert of(['lr=2'], 'lr=3') == of([], 'lr=3') != of(['lr=3'], 'lr=2')
+    assert of(['x.y=1', 'lr=2']) == of(['lr=2', 'x.y=1'])
+    assert of(['x.y=1'], 'x=None') == of([], 'x=None')
+    assert of(['x.y=1'], 'x.yz=None') != of([], 'x.yz=None')
+    # Known from earlier versions, whose results go on to be valid: b=1 and a=2 in one hash.
+    words = "{'lr': 1}\na=2\nb=1"
+    assert of(['b=1'], 'a=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize('key', ['randomness.seed', 'randomness', 'RUN_SEED'])
+def test_seeds_are_set_by_the_comparison_only(settings, tmp_path, key):
+    config = tmp_path / 'a.py'
+    config.write_text('lr = 1')
+    row = Row.parse(['fast', str(config), f'{key}=7'])
+    reason = f'sets `{key}`, but the seed of every training is one of --seeds: name it there.'
+    with pytest.raises(InputError) as error:
+        list_combinations([row], [0, 1], settings())
+    assert str(error.value) == f'--row fast {reason}'
+    if key != 'RUN_SEED':
+        with pytest.raises(InputError) as error:
+            list_combinations([Row('a', str(config))], [0], settings(cfg_options=(f'{key}=7',)))
+        assert str(error.value) == f'--cfg-options {reason}'
+    fine = Row('a', str(config), ('randomness.deterministic=True',))
+    assert len(list_combinations([fine], [0, 1], settings())) == 2
