@@ -5,8 +5,8 @@ import argparse
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.cli import add_common_arguments
-from mtkdrl_mm.utils.errors import check_config_file
-from mtkdrl_mm.utils.launch import read_config_file
+from mtkdrl_mm.utils.errors import check_config_file, near_matches
+from mtkdrl_mm.utils.launch import merge_options, read_config_file
 
-from .named_files import named_files
+from .named_files import named_files, read_variables
 from .settings import ComparisonSettings
 
 
@@ -86,6 +86,8 @@ class Combination:
             their digests, see :func:`named_files`. Defaults to none.
         store (str, optional): Folder of the stored outputs of its teachers.
             Defaults to None: they run.
+        reads (frozenset[str]): The environment variables that the config reads, see
+            :func:`read_variables`. Defaults to none.
     """
 
     row: Row
@@ -93,6 +95,7 @@ class Combination:
     description: str
     files: tuple[tuple[str, str], ...] = ()
     store: str | None = None
+    reads: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -255,7 +258,8 @@ def list_combinations(
         list[Combination]: One entry per seed and row.
 
     Raises:
-        InputError: If a config cannot be read, or options set the seed.
+        InputError: If a config cannot be read, an option does not fit it, none reads a
+            variable of a row, options set the seed, or two rows are the same training.
     """
     _check_seeds(rows, settings)
     found: dict[tuple[str, int], Combination] = {}
@@ -266,7 +270,39 @@ def list_combinations(
                 found.update({(row.name, other): replace(one, seed=other) for other in seeds})
                 break
             found[row.name, seed] = one
-    return [found[row.name, seed] for seed in seeds for row in rows]
+    combinations = [found[row.name, seed] for seed in seeds for row in rows]
+    _check_variables(combinations)
+    _check_different(combinations)
+    return combinations
+
+
+def _check_variables(combinations: Sequence[Combination]) -> None:
+    """Refuse variables of rows that no config reads.
+
+    A variable of which only other rows know is fine: pools of teachers are chosen for all rows,
+    and one of them has none.
+    """
+    known = {name for one in combinations for name in one.reads} - {'RUN_SEED'}
+    for one in combinations:
+        for name, _ in one.row.variables:
+            if name not in known:
+                raise InputError(
+                    f'The row "{one.row.name}" sets {name}, which {one.row.config} does not '
+                    f'read. {near_matches(name, known)}'
+                )
+
+
+def _check_different(combinations: Sequence[Combination]) -> None:
+    """Refuse rows that are the same training."""
+    names: dict[Hashable, str] = {}
+    for one in combinations:
+        # A variable may be read in a config behind `cfg_path` only, which is among the files.
+        other = names.setdefault((one.seed, one.description, one.files), one.row.name)
+        if other != one.row.name:
+            raise InputError(
+                f'The rows "{other}" and "{one.row.name}" are the same training: their configs, '
+                'options and variables do not differ. Leave one out.'
+            )
 
 
 def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
@@ -295,16 +331,17 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combin
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())
-        with suppress(
-            KeyError, IndexError, TypeError, ValueError
-        ):  # the training says what is wrong
-            config.merge_from_dict(parse_options(options))
+        try:
+            merge_options(config, parse_options(options))
+        except InputError as error:
+            raise InputError(f'The row "{row.name}" cannot be trained. {error}') from error
         files = named_files(config)
+        reads = read_variables(config, [name for name, _ in row.variables])
     words = [content, *sorted(options)]
     if settings.store and config.model.get('teachers'):
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)
     description = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
-    combination = Combination(row, seed, description, tuple(files.items()))
+    combination = Combination(row, seed, description, tuple(files.items()), reads=frozenset(reads))
     return combination, 'RUN_SEED' in config.env_variables

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 from urllib.error import URLError
 
 from mmengine.config import Config
@@ -27,6 +28,7 @@ from .adapt_config import (
 from .cli import add_common_arguments
 from .config_errors import (
     check_checkpoint_hooks,
+    check_new_keys,
     check_settings,
     config_error,
     refused_settings,
@@ -48,6 +50,7 @@ __all__ = [
     'build_runner',
     'check_data',
     'load_config',
+    'merge_options',
     'read_config_file',
     'run_tool',
 ]
@@ -91,6 +94,29 @@ def read_config_file(path: str) -> Config:
         ) from error
 
 
+def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Merge settings of the command line into a config, and what follows from them.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        options (dict, optional): The settings of ``--cfg-options``, with dotted keys.
+
+    Raises:
+        InputError: If one does not fit the config, see also
+            :func:`~mtkdrl_mm.utils.config_errors.check_new_keys` and
+            :func:`~mtkdrl_mm.utils.data_settings.follow_data`.
+    """
+    if not options:
+        return
+    check_new_keys(cfg, options)
+    before = deepcopy(cfg)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f'--cfg-options: {error}') from error
+    follow_data(cfg, before, options)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and merge the common flags into it.
 
@@ -105,13 +131,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config_file(args.config)
-    if args.cfg_options is not None:
-        before = deepcopy(cfg)
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f'--cfg-options: {error}') from error
-        follow_data(cfg, before, args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     # Precedence: command line, config file, name of the config file.
     if args.work_dir is not None:

@@ -131,3 +131,58 @@ def test_seeds_are_set_by_the_comparison_only(settings, tmp_path, key):
         assert str(error.value) == f'--cfg-options {reason}'
     fine = Row('a', str(config), ('randomness.deterministic=True',))
     assert len(list_combinations([fine], [0, 1], settings())) == 2
+
+
+def test_a_variable_that_no_config_reads_is_refused(settings, tmp_path):
+    for name, text in (
+        ('a', "n = '{{$NUM_TEACHERS:4}}'; seed = '{{$RUN_SEED:0}}'"),
+        ('b', 'n = 0'),
+    ):
+        (tmp_path / f'{name}.py').write_text(text)
+
+    def names(*words):
+        rows = [Row.parse([name, str(tmp_path / config), *rest]) for name, config, *rest in words]
+        return [one.row.name for one in list_combinations(rows, [0], settings())]
+
+    with pytest.raises(InputError) as error:
+        names(('two', 'a.py', 'NUM_TEACHER=2'))
+    assert str(error.value) == (
+        f'The row "two" sets NUM_TEACHER, which {tmp_path}/a.py does not read. '
+        'Did you mean "NUM_TEACHERS"? Known: "NUM_TEACHERS".'
+    )
+    assert names(('two', 'a.py', 'NUM_TEACHERS=2')) == ['two']
+    # A row without a pool, in a comparison on a pool.
+    assert names(('a', 'a.py', 'NUM_TEACHERS=2'), ('b', 'b.py', 'NUM_TEACHERS=2')) == ['a', 'b']
+    with pytest.raises(
+        InputError, match=r'sets NUM_TEACHERS, which .*b\.py does not read\. Known: '
+    ):
+        names(('b', 'b.py', 'NUM_TEACHERS=2'))
+
+
+def test_two_rows_that_are_the_same_training_are_refused(settings, tmp_path):
+    (tmp_path / 'inner.py').write_text("n = '{{$INNER:4}}'")
+    config = tmp_path / 'a.py'
+    config.write_text(f"n = '{{{{$OUTER:4}}}}'; cfg_path = '{tmp_path}/inner.py'")
+
+    def count(*words):
+        rows = [Row('plain', str(config)), Row.parse(['other', str(config), *words])]
+        return len(list_combinations(rows, [0, 1], settings()))
+
+    for same in ('OUTER=4', 'INNER=4'):
+        with pytest.raises(InputError) as error:
+            count(same)
+        assert str(error.value) == (
+            'The rows "plain" and "other" are the same training: their configs, options and '
+            'variables do not differ. Leave one out.'
+        )
+    assert count('OUTER=5') == count('INNER=5') == count('n=5') == 4
+
+
+def test_an_option_that_does_not_fit_a_config_is_refused(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('model = dict(depth=18)')
+    rows = [Row('deep', str(config), ('modle.depth=34',))]
+    with pytest.raises(
+        InputError, match=r'^The row "deep" cannot be trained\. --cfg-options: .*"modle"'
+    ):
+        list_combinations(rows, [0], settings())

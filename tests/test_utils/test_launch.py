@@ -12,7 +12,7 @@ import torch
 from mmengine.visualization import TensorboardVisBackend
 
 from mtkdrl_mm.openmmlab import command_for_operators
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, config_errors
 from mtkdrl_mm.utils.launch import add_common_arguments, load_config, run_tool
 
 CONFIG = """
@@ -103,6 +103,50 @@ def test_options_override_the_config(load):
 def test_options_that_do_not_fit(load, option):
     with pytest.raises(InputError, match='--cfg-options: '):
         load('--cfg-options', option)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings about options."""
+    found = []
+    monkeypatch.setattr(config_errors, '_warn_once', found.append)
+    return found
+
+
+@pytest.mark.parametrize(
+    ('option', 'meant'),
+    [
+        ('modle.num_classes', '"model.num_classes"'),
+        ('num_class', None),
+        ('num_classes', '"model.num_classes"'),
+        ('optim_wraper.type', '"optim_wrapper.type"'),  # the runner's, not the config's
+        ('batch_size', '"train_dataloader.batch_size" or "val_dataloader.batch_size"'),
+    ],
+)
+def test_a_new_key_that_nothing_reads(load, warnings, option, meant):
+    sentence = (
+        f'--cfg-options: nothing reads a top-level key "{option.split(".")[0]}" of "{option}".'
+    )
+    advice = 'If it is of your own code, define it in the config file.'
+    if meant is None:
+        assert load('--cfg-options', f'{option}=3')[option] == 3
+        assert warnings == [f'{sentence} It changes nothing. {advice}']
+    else:
+        with pytest.raises(InputError) as error:
+            load('--cfg-options', f'{option}=3')
+        assert str(error.value) == f'{sentence} Did you mean {meant}? {advice}'
+
+
+@pytest.mark.parametrize(
+    'option', ['find_unused_parameters=True', 'load_from=a.pth', 'own=2', 'resume=True', 'own.b=1']
+)
+def test_new_keys_of_the_runner_and_keys_of_the_file_are_fine(load, warnings, option):
+    text = CONFIG + ('own = dict(a=1)' if 'own' in option else '')
+    key, _, value = option.partition('=')
+    found = load('--cfg-options', option, text=text)
+    for part in key.split('.'):
+        found = found[part]
+    assert str(found) == value and warnings == []
 
 
 def test_config_that_cannot_be_read(load):

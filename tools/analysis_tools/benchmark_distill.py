@@ -46,7 +46,7 @@ from mtkdrl_mm.benchmark import (
 )
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.launch import merge_options, run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 PLAIN = 'plain training'
@@ -111,8 +111,7 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
     cfg = Config.fromfile(path)
     if algorithm is not None:
         cfg.default_hooks.agent.algorithm = dict(type=algorithm)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     # The batches are random, and no data is read.
     cfg.pop('train_dataloader', None)
     # All variants share the teachers, which must not change in the first step.

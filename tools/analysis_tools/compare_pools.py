@@ -26,7 +26,7 @@ from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.launch import merge_options, run_tool
 
 TOOLS = osp.dirname(osp.abspath(__file__))
 ROOT = osp.dirname(osp.dirname(TOOLS))
@@ -143,7 +143,7 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
     fill_stores(stores, settings)
     cfg = read_config(row, 0)
-    cfg.merge_from_dict(parse_options(args.cfg_options))
+    merge_options(cfg, parse_options(args.cfg_options))
     names, logits, labels = read_held_out(cfg, stores[0].path)
     logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
