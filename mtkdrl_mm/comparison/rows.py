@@ -276,6 +276,24 @@ def list_combinations(
     return combinations
 
 
+def outer_variables(combinations: Iterable[Combination]) -> dict[str, str]:
+    """The variables of this process's environment on which trainings depend.
+
+    Args:
+        combinations (Iterable[Combination]): The trainings.
+
+    Returns:
+        dict[str, str]: Value by name, sorted: of those that a config reads and its row does not
+        set itself.
+    """
+    read = {
+        name
+        for one in combinations
+        for name in one.reads - dict(one.row.variables).keys() - {'RUN_SEED'}
+    }
+    return {name: os.environ[name] for name in sorted(read) if name in os.environ}
+
+
 def _check_variables(combinations: Sequence[Combination]) -> None:
     """Refuse variables of rows that no config reads.
 

@@ -23,7 +23,7 @@ from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.warm_start import run_warm
 
-from .environment import current_commit
+from .environment import current_commit, describe_device, describe_versions
 from .named_files import changed_file
 from .results import OUTPUT_NAME, Run, TrainingLog, failure_path, result_path
 from .rows import Combination
@@ -235,6 +235,8 @@ def train(
         method=row.name,
         seed=seed,
         commit=current_commit(settings.root),
+        device=describe_device(),
+        versions=describe_versions(),
         config=combination.description,
         files=dict(combination.files),
         seconds=round(time.time() - start, 1),

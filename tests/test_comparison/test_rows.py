@@ -6,7 +6,15 @@ import os
 
 import pytest
 
-from mtkdrl_mm.comparison import Combination, Row, describe, list_combinations, list_rows
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    command_line,
+    describe,
+    list_combinations,
+    list_rows,
+    outer_variables,
+)
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.utils import InputError
 
@@ -186,3 +194,20 @@ def test_an_option_that_does_not_fit_a_config_is_refused(settings, tmp_path):
         InputError, match=r'^The row "deep" cannot be trained\. --cfg-options: .*"modle"'
     ):
         list_combinations(rows, [0], settings())
+
+
+def test_variables_of_the_process_on_which_trainings_depend(settings, tmp_path, monkeypatch):
+    config = tmp_path / 'a.py'
+    config.write_text("n = '{{$POOL:weak}}{{$SIZE:4}}{{$NOT_SET:1}}{{$RUN_SEED:0}}'")
+    for name, value in dict(POOL='a b', SIZE='5', OTHER='1', RUN_SEED='7').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv('NOT_SET', raising=False)
+    own = Row('own', str(config), (), (('POOL', 'c'),))
+    one = list_combinations([own], [0, 1], settings())
+    assert outer_variables(one) == {'SIZE': '5'}
+    both = list_combinations([own, Row('a', str(config))], [0], settings())
+    assert outer_variables(both) == {'POOL': 'a b', 'SIZE': '5'}
+    words = ['compare.py', str(config)]
+    assert command_line(words, outer_variables(both)) == (
+        f"POOL='a b' SIZE=5 python compare.py {config}"
+    )

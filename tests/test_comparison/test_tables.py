@@ -40,8 +40,12 @@ def test_small_metrics_have_more_digits(make_run, tmp_path):
 
 
 def test_environment(make_run, tmp_path):
-    runs = {'a': [make_run(commit='b+'), make_run(commit='a')], 'b': [make_run()]}
-    write_environment(runs, ['compare.py', '--row', 'two words'], str(tmp_path))
-    lines = (tmp_path / 'environment.txt').read_text().splitlines()
-    assert lines[:2] == ["command: python compare.py --row 'two words'", 'commit: a, b+, unknown']
-    assert len(lines) == 4
+    gpu = dict(device='H100, 16 cores', versions='Python 3.11.2, torch 2.1.2, numpy 1.26.4')
+    runs = {'a': [make_run(commit='b+', **gpu), make_run(commit='a', **gpu)], 'b': [make_run()]}
+    write_environment(runs, "python compare.py --row 'two words'", str(tmp_path))
+    assert (tmp_path / 'environment.txt').read_text().splitlines() == [
+        "command: python compare.py --row 'two words'",
+        'commit: a, b+, unknown',
+        'device: H100, 16 cores; unknown',
+        'versions: Python 3.11.2, torch 2.1.2, numpy 1.26.4; unknown',
+    ]
