@@ -8,7 +8,7 @@ import os.path as osp
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 
@@ -130,8 +130,8 @@ def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> lis
         list[Row]: The rows, with different names.
 
     Raises:
-        InputError: If there are none, a config does not exist, or two have the
-            same name.
+        InputError: If there are none, a config does not exist, a name cannot be that of a
+            folder, or two have the same name.
     """
     found = [Row(method_name(config), config) for config in configs]
     found += [Row.parse(words) for words in rows]
@@ -139,10 +139,20 @@ def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> lis
         raise InputError('Nothing to compare: name configs, or add rows with --row.')
     for row in found:
         check_config_file(row.config)
+        _check_name(row.name)
     names = [row.name for row in found]
     if len(set(names)) < len(names):
         raise InputError(f'Two rows have the same name: {sorted(names)}. Name them with --row.')
     return found
+
+
+def _check_name(name: str) -> None:
+    """Check that the name of a row can be that of its folder in the work dir."""
+    if name in ('', '.', '..', 'jobs', 'store') or not name.isprintable() or set(name) & {*'/\\'}:
+        raise InputError(
+            f'A row cannot be named "{name}": that is its folder in the work dir, beside "jobs" '
+            'and "store". Give another name with --row.'
+        )
 
 
 def method_name(config: str) -> str:
@@ -157,23 +167,35 @@ def method_name(config: str) -> str:
     return osp.splitext(osp.basename(config))[0].removeprefix('student_')
 
 
-def read_config(row: Row, seed: int) -> Config:
-    """Read a row's config file for a seed, without options of the command line.
+def read_config(row: Row, seed: int, options: Sequence[str] = ()) -> Config:
+    """Read a row's config as it is trained with a seed, but for the seed itself.
 
     mmengine cannot read configs in several threads at once.
 
     Args:
         row (Row): The row, whose environment variables are set meanwhile.
         seed (int): The seed.
+        options (Sequence[str]): ``--cfg-options`` of all rows, which precede the row's own.
+            Defaults to ().
 
     Returns:
         Config: The config.
 
     Raises:
-        InputError: If the file does not exist or cannot be read.
+        InputError: If the file does not exist or cannot be read, or an option does not fit it.
     """
     with _environment(row, seed):
-        return read_config_file(row.config)
+        config = read_config_file(row.config)
+        _merge(config, row, options)
+        return config
+
+
+def _merge(config: Config, row: Row, options: Sequence[str]) -> None:
+    """Merge the options of all rows, and of a row, into its config."""
+    try:
+        merge_options(config, parse_options(last_options([*options, *row.options])))
+    except InputError as error:
+        raise InputError(f'The row "{row.name}" cannot be trained. {error}') from error
 
 
 @contextmanager
@@ -188,6 +210,19 @@ def _environment(row: Row, seed: int) -> Iterator[None]:
         os.environ.update(before)
 
 
+def teachers_of(config: Config) -> list[Any]:
+    """The configs of a config's teachers; none without a model that has some."""
+    model = config.get('model')
+    return (model.get('teachers') or []) if isinstance(model, dict) else []
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of the tool's command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f'{message[:1].upper()}{message[1:]}')
+
+
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` options as ``--cfg-options`` does.
 
@@ -196,8 +231,11 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: Values by key.
+
+    Raises:
+        InputError: If one cannot be parsed.
     """
-    parser = argparse.ArgumentParser()
+    parser = _Parser()
     add_common_arguments(parser)
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
@@ -349,14 +387,11 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combin
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())
-        try:
-            merge_options(config, parse_options(options))
-        except InputError as error:
-            raise InputError(f'The row "{row.name}" cannot be trained. {error}') from error
+        _merge(config, row, settings.cfg_options)
         files = named_files(config)
         reads = read_variables(config, [name for name, _ in row.variables])
     words = [content, *sorted(options)]
-    if settings.store and config.model.get('teachers'):
+    if settings.store and teachers_of(config):
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)

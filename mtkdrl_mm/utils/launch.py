@@ -35,7 +35,7 @@ from .config_errors import (
 )
 from .data_checks import check_files
 from .data_settings import follow_data
-from .errors import InputError, check_config_file, similar_files
+from .errors import InputError, check_config_file, config_failure, similar_files
 from .files import MEDIUM_ERRORS, describe_medium_error
 from .processes import (
     describe_group_error,
@@ -81,8 +81,6 @@ def read_config_file(path: str) -> Config:
             f'The config file "{path}" cannot be read: "{missing}", which it names, does not '
             f'exist.{similar_files(missing)}'
         ) from error
-    except (SyntaxError, KeyError) as error:
-        raise InputError(f'The config file "{path}" cannot be read: {error}') from error
     except ImportError as error:
         cause: BaseException = error  # mmengine's own words follow it
         while cause.__context__ is not None:
@@ -91,6 +89,12 @@ def read_config_file(path: str) -> Config:
             f'The config file "{path}" cannot be read: {cause}. Modules of `custom_imports` must '
             'be installed or found from PYTHONPATH: for those in this folder, put `PYTHONPATH=.` '
             'before the command.'
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever its code raises
+        raise InputError(
+            f'The config file "{path}" cannot be read: {config_failure(error)}.'
         ) from error
 
 
@@ -112,9 +116,26 @@ def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
     before = deepcopy(cfg)
     try:
         cfg.merge_from_dict(options)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f'--cfg-options: {error}') from error
+    except _MERGE_ERRORS:
+        for key, value in options.items():
+            _try_option(before, key, value)
+        raise InputError(
+            f'--cfg-options: two of these options do not fit together: {", ".join(options)}.'
+        ) from None
     follow_data(cfg, before, options)
+
+
+# What mmengine raises where an option is below a number, or the index of a list is too large.
+_MERGE_ERRORS = (KeyError, TypeError, IndexError, AttributeError)
+
+
+def _try_option(cfg: Config, key: str, value: Any) -> None:
+    """Refuse an option that does not fit a config."""
+    try:
+        deepcopy(cfg).merge_from_dict({key: value})
+    except _MERGE_ERRORS as error:
+        reason = str(error.args[0]).partition(' [')[0]  # without the contents of a list
+        raise InputError(f'--cfg-options: {key} does not fit the config: {reason}.') from error
 
 
 def load_config(args: argparse.Namespace) -> Config:

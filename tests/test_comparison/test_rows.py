@@ -55,6 +55,31 @@ def test_rows_of_a_command_line(tmp_path):
         assert str(error.value) == sentence
 
 
+@pytest.mark.parametrize('name', ['', '.', '..', '../out', 'a/b', 'a\\b', 'store', 'jobs', 'a\nb'])
+def test_names_that_are_no_folder_of_the_work_dir_are_refused(tmp_path, name):
+    config = tmp_path / 'student_.py'
+    config.write_text('')
+    configs, rows = ([], [[name, str(config)]]) if name else ([str(config)], [])
+    with pytest.raises(InputError) as error:
+        list_rows(configs, rows)
+    assert str(error.value) == (
+        f'A row cannot be named "{name}": that is its folder in the work dir, beside "jobs" and '
+        '"store". Give another name with --row.'
+    )
+
+
+def test_names_of_many_kinds_are_fine(tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('')
+    names = ['a', 'A', 'a|b', 'größer', 'two words', '[x]', 'stored', '...']
+    assert [row.name for row in list_rows([], [[name, str(config)] for name in names])] == names
+
+
+def test_options_that_cannot_be_parsed_are_one_sentence():
+    with pytest.raises(InputError, match=r"^Argument --cfg-options: 'nonsense' cannot be parsed"):
+        parse_options(['nonsense'])
+
+
 def test_options_are_read_as_those_of_a_training():
     assert parse_options([]) == {}
     assert parse_options(['a.b=1', 'c=[x, y]', 'd=two words']) == {

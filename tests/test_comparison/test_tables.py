@@ -1,7 +1,10 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Tables of a comparison, character by character."""
 
+import csv
+
 from mtkdrl_mm.comparison import write_environment, write_tables
+from mtkdrl_mm.utils.markdown import markdown_table
 
 
 def test_tables(make_run, tmp_path):
@@ -37,6 +40,15 @@ def test_small_metrics_have_more_digits(make_run, tmp_path):
     runs = {'a': [make_run('a', metric=0.51234)], 'b': [make_run('b', metric=0.4)]}
     lines = write_tables(runs, 'mAP', 'b', str(tmp_path)).splitlines()
     assert lines[2].startswith('| a | 1 | 0.5123 |  | +0.1123 |  |')
+
+
+def test_bars_in_names_end_no_cell(make_run, tmp_path):
+    lines = write_tables({'a|b': [make_run('a|b')]}, 'mAP', 'a|b', str(tmp_path)).splitlines()
+    assert lines[0].count(r'minus a\|b') == 1 and lines[2].startswith(r'| a\|b | 1 |')
+    assert {len(line.replace(r'\|', '').split('|')) for line in lines} == {12}
+    with open(tmp_path / 'table.csv', newline='') as file:
+        assert [row[0] for row in csv.reader(file)] == ['method', 'a|b']
+    assert markdown_table(['x|y'], [['a']]).splitlines()[0] == r'| x\|y |'
 
 
 def test_environment(make_run, tmp_path):

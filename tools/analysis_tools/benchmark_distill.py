@@ -46,7 +46,7 @@ from mtkdrl_mm.benchmark import (
 )
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import merge_options, run_tool
+from mtkdrl_mm.utils.launch import merge_options, read_config_file, run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 PLAIN = 'plain training'
@@ -108,7 +108,7 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
         path = osp.join(ROOT, 'configs', folder, f'{args.config_name}{suffix}.py')
     if not osp.isfile(path):
         raise InputError(f'"{target}" is neither a config file nor one of {", ".join(LIMITS)}.')
-    cfg = Config.fromfile(path)
+    cfg = read_config_file(path)
     if algorithm is not None:
         cfg.default_hooks.agent.algorithm = dict(type=algorithm)
     merge_options(cfg, args.cfg_options)

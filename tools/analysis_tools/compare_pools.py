@@ -21,12 +21,12 @@ from mmengine.logging import MMLogger
 from mtkdrl_mm.comparison import Combination, ComparisonSettings, Row, fill_stores, plan_stores
 from mtkdrl_mm.comparison.pools import best_subset, gains_over_rivals, write_pools
 from mtkdrl_mm.comparison.record import is_comparison, read_comparison
-from mtkdrl_mm.comparison.rows import parse_options, read_config
+from mtkdrl_mm.comparison.rows import read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
-from mtkdrl_mm.utils.launch import merge_options, run_tool
+from mtkdrl_mm.utils.launch import run_tool
 
 TOOLS = osp.dirname(osp.abspath(__file__))
 ROOT = osp.dirname(osp.dirname(TOOLS))
@@ -142,8 +142,7 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     )
     stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
     fill_stores(stores, settings)
-    cfg = read_config(row, 0)
-    merge_options(cfg, parse_options(args.cfg_options))
+    cfg = read_config(row, 0, args.cfg_options)
     names, logits, labels = read_held_out(cfg, stores[0].path)
     logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
