@@ -4,10 +4,10 @@
 The plots are in :mod:`mtkdrl_mm.comparison.plots`, which alone needs matplotlib.
 """
 
-from .environment import command_line, describe_device, write_environment
+from .environment import command_line, describe_device, join_known, write_environment
 from .record import PAGE_NAME, ComparisonRecord, Missing, Plan, is_comparison, read_comparison
 from .results import Run, Runs, TrainingLog
-from .rows import Combination, Row, describe, list_combinations, list_rows
+from .rows import Combination, Row, describe, list_combinations, list_rows, outer_variables
 from .settings import ComparisonSettings
 from .stores import Store, fill_stores, plan_stores
 from .summary import Difference, MethodSummary, summarize
@@ -34,8 +34,10 @@ __all__ = [
     'fill_stores',
     'finished',
     'is_comparison',
+    'join_known',
     'list_combinations',
     'list_rows',
+    'outer_variables',
     'plan_stores',
     'read_comparison',
     'summarize',

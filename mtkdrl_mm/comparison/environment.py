@@ -6,7 +6,7 @@ import os.path as osp
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,13 +39,21 @@ def current_commit(root: str) -> str:
     return commit + ('+' if changed else '') if commit else 'unknown'
 
 
-def command_line(words: Sequence[str]) -> str:
+def command_line(words: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     """The command that started a tool, as it can be given to a shell.
 
     Args:
         words (Sequence[str]): The words after ``python``.
+        variables (Mapping[str, str], optional): Environment variables on which it depends.
+            Defaults to None.
+
+    Example:
+        >>> from mtkdrl_mm.comparison import command_line
+        >>> command_line(['train.py', 'a b.py'], {'POOL': 'weak'})
+        "POOL=weak python train.py 'a b.py'"
     """
-    return f'python {shlex.join(words)}'
+    settings = [f'{name}={shlex.quote(value)}' for name, value in (variables or {}).items()]
+    return ' '.join([*settings, 'python', shlex.join(words)])
 
 
 def describe_device() -> str:
@@ -54,18 +62,31 @@ def describe_device() -> str:
     return f'{device}, {os.cpu_count()} cores'
 
 
-def write_environment(runs: Runs, command: Sequence[str], out: str) -> None:
-    """Write command, commit, device and versions to ``environment.txt``.
+def describe_versions() -> str:
+    """The versions of this process: "Python 3.11.2, torch 2.1.2, numpy 1.26.4"."""
+    return f'Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}'
+
+
+def join_known(values: Iterable[str | None]) -> str:
+    """What trainings have noted, each once: "CPU, 2 cores; unknown"."""
+    return '; '.join(sorted({value or 'unknown' for value in values}))
+
+
+def write_environment(runs: Runs, command: str, out: str) -> None:
+    """Write the command, and commits, devices and versions of the trainings.
+
+    The file is ``environment.txt``. What results of earlier versions do not hold is "unknown".
 
     Args:
         runs (Runs): The results.
-        command (Sequence[str]): The words of the command line.
+        command (str): The command line.
         out (str): Folder of the file.
     """
-    commits = {run.commit or 'unknown' for results in runs.values() for run in results}
+    found = [run for results in runs.values() for run in results]
+    commits = {run.commit or 'unknown' for run in found}
     with atomic_write(osp.join(out, 'environment.txt')) as file:
         file.write(
-            f'command: {command_line(command)}\ncommit: {", ".join(sorted(commits))}\n'
-            f'device: {describe_device()}\nPython {platform.python_version()}, '
-            f'torch {torch.__version__}, numpy {np.__version__}\n'
+            f'command: {command}\ncommit: {", ".join(sorted(commits))}\n'
+            f'device: {join_known(run.device for run in found)}\n'
+            f'versions: {join_known(run.versions for run in found)}\n'
         )

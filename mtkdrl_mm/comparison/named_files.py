@@ -4,6 +4,7 @@
 import hashlib
 import os
 import os.path as osp
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -12,6 +13,10 @@ from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.package_configs import read_network_file
+
+_VARIABLE = re.compile(
+    r"""\{\{['"]?\s*\$(\w+)\s*:|(?:\benviron(?:\.\w+)?\s*[\[(]|\bgetenv\s*\()\s*['"](\w+)"""
+)
 
 
 def named_files(config: Config) -> dict[str, str]:
@@ -29,6 +34,47 @@ def named_files(config: Config) -> dict[str, str]:
         is resolved, by its path in the config, sorted.
     """
     return dict(sorted(_walk(config.to_dict(), '')))
+
+
+def read_variables(config: Config, candidates: Iterable[str] = ()) -> set[str]:
+    """Find the environment variables that a config reads.
+
+    Args:
+        config (Config): The config.
+        candidates (Iterable[str]): Names that count as read also if they are just a string in
+            the config, whose Python may read them by other means. Of a config that imports its
+            bases (``read_base``) all of them count: the text of its bases is not known. Defaults
+            to ().
+
+    Returns:
+        set[str]: Their names, set or not: of ``{{$NAME:default}}`` and of ``os.environ`` in its
+        file, its bases and the configs behind ``cfg_path``.
+    """
+    text = '\n'.join(_texts(config))
+    found = {name for names in _VARIABLE.findall(text) for name in names if name}
+    imported = 'read_base' in text
+    return found | {
+        one for one in candidates if imported or f"'{one}'" in text or f'"{one}"' in text
+    }
+
+
+def _texts(config: Config) -> Iterator[str]:
+    """The text of a config with its bases, and of the configs behind ``cfg_path``."""
+    yield config.text
+    for path in _config_paths(config.to_dict()):
+        inner = _read(path, frozenset(os.environ.items()))
+        if inner is not None:
+            yield from _texts(inner)
+
+
+def _config_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        path = value.get('cfg_path')
+        if isinstance(path, str):
+            yield path
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _config_paths(item)
 
 
 def changed_file(before: Mapping[str, str], now: Iterable[tuple[str, str]]) -> str | None:

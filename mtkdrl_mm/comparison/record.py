@@ -36,7 +36,8 @@ class Plan:
             there may be no such row.
         cfg_options (list[str]): Options of all rows. Defaults to [].
         command (str): The command line. Defaults to '': not known.
-        device (str): What it ran on. Defaults to '': not known.
+        device (str): What the command ran on; what the trainings did, see :class:`Run`.
+            Defaults to '': not known.
     """
 
     rows: list[Row]

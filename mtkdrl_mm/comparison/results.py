@@ -63,6 +63,8 @@ class Run(TrainingLog):
         method (str): Name of its row.
         seed (int): Its seed.
         commit (str, optional): The code's commit. Defaults to None: not known.
+        device (str, optional): What it ran on. Defaults to None: not known.
+        versions (str, optional): Those of Python, torch and numpy. Defaults to None: not known.
         config (str, optional): Description of its config. Defaults to None: not
             known.
         files (dict[str, str]): Digests of the files that its config names, by
@@ -74,6 +76,8 @@ class Run(TrainingLog):
     method: str
     seed: int
     commit: str | None = None
+    device: str | None = None
+    versions: str | None = None
     config: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     seconds: float

@@ -5,19 +5,19 @@ import argparse
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.cli import add_common_arguments
-from mtkdrl_mm.utils.errors import check_config_file
-from mtkdrl_mm.utils.launch import read_config_file
+from mtkdrl_mm.utils.errors import check_config_file, near_matches
+from mtkdrl_mm.utils.launch import merge_options, read_config_file
 
-from .named_files import named_files
+from .named_files import named_files, read_variables
 from .settings import ComparisonSettings
 
 
@@ -86,6 +86,8 @@ class Combination:
             their digests, see :func:`named_files`. Defaults to none.
         store (str, optional): Folder of the stored outputs of its teachers.
             Defaults to None: they run.
+        reads (frozenset[str]): The environment variables that the config reads, see
+            :func:`read_variables`. Defaults to none.
     """
 
     row: Row
@@ -93,6 +95,7 @@ class Combination:
     description: str
     files: tuple[tuple[str, str], ...] = ()
     store: str | None = None
+    reads: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -127,8 +130,8 @@ def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> lis
         list[Row]: The rows, with different names.
 
     Raises:
-        InputError: If there are none, a config does not exist, or two have the
-            same name.
+        InputError: If there are none, a config does not exist, a name cannot be that of a
+            folder, or two have the same name.
     """
     found = [Row(method_name(config), config) for config in configs]
     found += [Row.parse(words) for words in rows]
@@ -136,10 +139,20 @@ def list_rows(configs: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> lis
         raise InputError('Nothing to compare: name configs, or add rows with --row.')
     for row in found:
         check_config_file(row.config)
+        _check_name(row.name)
     names = [row.name for row in found]
     if len(set(names)) < len(names):
         raise InputError(f'Two rows have the same name: {sorted(names)}. Name them with --row.')
     return found
+
+
+def _check_name(name: str) -> None:
+    """Check that the name of a row can be that of its folder in the work dir."""
+    if name in ('', '.', '..', 'jobs', 'store') or not name.isprintable() or set(name) & {*'/\\'}:
+        raise InputError(
+            f'A row cannot be named "{name}": that is its folder in the work dir, beside "jobs" '
+            'and "store". Give another name with --row.'
+        )
 
 
 def method_name(config: str) -> str:
@@ -154,23 +167,35 @@ def method_name(config: str) -> str:
     return osp.splitext(osp.basename(config))[0].removeprefix('student_')
 
 
-def read_config(row: Row, seed: int) -> Config:
-    """Read a row's config file for a seed, without options of the command line.
+def read_config(row: Row, seed: int, options: Sequence[str] = ()) -> Config:
+    """Read a row's config as it is trained with a seed, but for the seed itself.
 
     mmengine cannot read configs in several threads at once.
 
     Args:
         row (Row): The row, whose environment variables are set meanwhile.
         seed (int): The seed.
+        options (Sequence[str]): ``--cfg-options`` of all rows, which precede the row's own.
+            Defaults to ().
 
     Returns:
         Config: The config.
 
     Raises:
-        InputError: If the file does not exist or cannot be read.
+        InputError: If the file does not exist or cannot be read, or an option does not fit it.
     """
     with _environment(row, seed):
-        return read_config_file(row.config)
+        config = read_config_file(row.config)
+        _merge(config, row, options)
+        return config
+
+
+def _merge(config: Config, row: Row, options: Sequence[str]) -> None:
+    """Merge the options of all rows, and of a row, into its config."""
+    try:
+        merge_options(config, parse_options(last_options([*options, *row.options])))
+    except InputError as error:
+        raise InputError(f'The row "{row.name}" cannot be trained. {error}') from error
 
 
 @contextmanager
@@ -185,6 +210,19 @@ def _environment(row: Row, seed: int) -> Iterator[None]:
         os.environ.update(before)
 
 
+def teachers_of(config: Config) -> list[Any]:
+    """The configs of a config's teachers; none without a model that has some."""
+    model = config.get('model')
+    return (model.get('teachers') or []) if isinstance(model, dict) else []
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of the tool's command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f'{message[:1].upper()}{message[1:]}')
+
+
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` options as ``--cfg-options`` does.
 
@@ -193,10 +231,55 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: Values by key.
+
+    Raises:
+        InputError: If one cannot be parsed.
     """
-    parser = argparse.ArgumentParser()
+    parser = _Parser()
     add_common_arguments(parser)
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
+
+
+def last_options(options: Iterable[str]) -> list[str]:
+    """Leave out the options that a later one replaces.
+
+    Args:
+        options (Iterable[str]): ``KEY=VALUE`` options.
+
+    Returns:
+        list[str]: Those that have an effect, by the order of their keys' last occurrence.
+
+    Example:
+        >>> from mtkdrl_mm.comparison.rows import last_options
+        >>> last_options(['a.b=1', 'c=2', 'a.b=3'])
+        ['c=2', 'a.b=3']
+        >>> last_options(['a.b=1', 'a=None'])
+        ['a=None']
+    """
+    found: dict[str, str] = {}
+    for option in options:
+        key = option.partition('=')[0]
+        for before in list(found):
+            if f'{before}.'.startswith(f'{key}.'):  # the key itself, or one below it
+                del found[before]
+        found[key] = option
+    return list(found.values())
+
+
+def _check_seeds(rows: Sequence[Row], settings: ComparisonSettings) -> None:
+    """Refuse settings that would give the trainings of all seeds the same one."""
+    places: list[tuple[str, Sequence[str], Sequence[tuple[str, str]]]]
+    places = [('--cfg-options', settings.cfg_options, ())]
+    places += [(f'--row {row.name}', row.options, row.variables) for row in rows]
+    for place, options, variables in places:
+        keys = [option.partition('=')[0] for option in options]
+        keys += [name for name, _ in variables]
+        for key in ('randomness', 'randomness.seed', 'RUN_SEED'):
+            if key in keys:
+                raise InputError(
+                    f'{place} sets `{key}`, but the seed of every training is one of --seeds: '
+                    'name it there.'
+                )
 
 
 def list_combinations(
@@ -213,8 +296,10 @@ def list_combinations(
         list[Combination]: One entry per seed and row.
 
     Raises:
-        InputError: If a config cannot be read.
+        InputError: If a config cannot be read, an option does not fit it, none reads a
+            variable of a row, options set the seed, or two rows are the same training.
     """
+    _check_seeds(rows, settings)
     found: dict[tuple[str, int], Combination] = {}
     for row in rows:
         for seed in seeds:
@@ -223,7 +308,57 @@ def list_combinations(
                 found.update({(row.name, other): replace(one, seed=other) for other in seeds})
                 break
             found[row.name, seed] = one
-    return [found[row.name, seed] for seed in seeds for row in rows]
+    combinations = [found[row.name, seed] for seed in seeds for row in rows]
+    _check_variables(combinations)
+    _check_different(combinations)
+    return combinations
+
+
+def outer_variables(combinations: Iterable[Combination]) -> dict[str, str]:
+    """The variables of this process's environment on which trainings depend.
+
+    Args:
+        combinations (Iterable[Combination]): The trainings.
+
+    Returns:
+        dict[str, str]: Value by name, sorted: of those that a config reads and its row does not
+        set itself.
+    """
+    read = {
+        name
+        for one in combinations
+        for name in one.reads - dict(one.row.variables).keys() - {'RUN_SEED'}
+    }
+    return {name: os.environ[name] for name in sorted(read) if name in os.environ}
+
+
+def _check_variables(combinations: Sequence[Combination]) -> None:
+    """Refuse variables of rows that no config reads.
+
+    A variable of which only other rows know is fine: pools of teachers are chosen for all rows,
+    and one of them has none.
+    """
+    known = {name for one in combinations for name in one.reads} - {'RUN_SEED'}
+    for one in combinations:
+        for name, _ in one.row.variables:
+            if name not in known:
+                raise InputError(
+                    f'The row "{one.row.name}" sets {name}, which {one.row.config} does not '
+                    f'read. {near_matches(name, known)}'
+                )
+
+
+def _check_different(combinations: Sequence[Combination]) -> None:
+    """Refuse rows that are the same training."""
+    names: dict[Hashable, str] = {}
+    for one in combinations:
+        # A variable may be read in a config behind `cfg_path` only, which is among the files.
+        other = names.setdefault((one.seed, one.description, one.files), one.row.name)
+        if other != one.row.name:
+            raise InputError(
+                f'The rows "{other}" and "{one.row.name}" are the same training: their configs, '
+                'options and variables do not differ. Leave one out.'
+            )
 
 
 def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
@@ -248,20 +383,18 @@ def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
 
 def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combination, bool]:
     """The training, and whether its config reads ``RUN_SEED``."""
-    options = [*settings.cfg_options, *row.options]
+    options = last_options([*settings.cfg_options, *row.options])
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())
-        with suppress(
-            KeyError, IndexError, TypeError, ValueError
-        ):  # the training says what is wrong
-            config.merge_from_dict(parse_options(options))
+        _merge(config, row, settings.cfg_options)
         files = named_files(config)
+        reads = read_variables(config, [name for name, _ in row.variables])
     words = [content, *sorted(options)]
-    if settings.store and config.model.get('teachers'):
+    if settings.store and teachers_of(config):
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)
     description = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
-    combination = Combination(row, seed, description, tuple(files.items()))
+    combination = Combination(row, seed, description, tuple(files.items()), reads=frozenset(reads))
     return combination, 'RUN_SEED' in config.env_variables

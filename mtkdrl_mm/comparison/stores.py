@@ -13,7 +13,7 @@ from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.child_processes import run_child
 
-from .rows import Combination, parse_options, read_config
+from .rows import Combination, parse_options, read_config, teachers_of
 from .settings import ComparisonSettings
 
 
@@ -49,22 +49,31 @@ def plan_stores(
     Returns:
         tuple[list[Store], list[Combination]]: The stores, and the trainings,
         those with teachers with the folder of their store.
+
+    Raises:
+        InputError: If a config cannot be read or has no training data, or trainings cannot be
+            told the folder.
     """
     assert settings.store is not None
+    _check_path(settings.store)
     stores: list[Store] = []
     planned: list[Combination] = []
     for combination in combinations:
-        config = read_config(combination.row, combination.seed)
-        options = [*settings.cfg_options, *combination.row.options]
-        config.merge_from_dict(parse_options(options))
-        teachers = config.model.get('teachers')
+        config = read_config(combination.row, combination.seed, settings.cfg_options)
+        teachers = teachers_of(config)
         if not teachers:
             planned.append(combination)
             continue
         names = {teacher_name(teacher): str(teacher) for teacher in teachers}
         # mmengine gives the model the second one where it has none of its own.
         preprocessor = config.model.get('data_preprocessor', config.get('data_preprocessor'))
-        parts = [config.train_dataloader.dataset, preprocessor]
+        loader = config.get('train_dataloader')
+        if not isinstance(loader, dict) or 'dataset' not in loader:
+            raise InputError(
+                f'{combination.row.config} has no `train_dataloader.dataset`, of which --store '
+                'could keep what the teachers say.'
+            )
+        parts = [loader['dataset'], preprocessor]
         data = hashlib.sha256(repr(parts).encode()).hexdigest()
         store = next((one for one in stores if _fits(one, data, names)), None)
         if store is None:
@@ -82,6 +91,19 @@ def _fits(store: Store, data: str, teachers: dict[str, str]) -> bool:
     return store.data == data and all(
         store.teachers.get(name, text) == text for name, text in teachers.items()
     )
+
+
+def _check_path(path: str) -> None:
+    """Refuse a folder that is another one, or several, as a value of ``--cfg-options``."""
+    try:
+        read = parse_options([f'model.teacher_outputs={path}'])['model.teacher_outputs']
+    except InputError:
+        read = None
+    if read != path:
+        raise InputError(
+            f'--store "{path}" cannot be passed to the trainings as an option: use a folder '
+            'without commas, brackets and quotation marks, which is no number.'
+        )
 
 
 def _folder(root: str, data: str, teachers: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ import csv
 import os.path as osp
 
 from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.utils.markdown import escape_cell
 
 from .results import Runs
 from .summary import metric_digits, summarize
@@ -25,7 +26,7 @@ def write_tables(runs: Runs, metric: str, reference: str, out: str) -> str:
     rows = _method_rows(runs, metric, reference)
     with atomic_write(osp.join(out, 'table.csv'), newline='') as file:
         csv.writer(file).writerows(rows)
-    header, *others = rows
+    header, *others = [[escape_cell(cell) for cell in row] for row in rows]
     lines = ['| ' + ' | '.join(row) + ' |' for row in [header, ['---'] * len(header), *others]]
     table = '\n'.join(lines)
     with atomic_write(osp.join(out, 'table.md')) as file:

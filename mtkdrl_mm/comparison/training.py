@@ -18,7 +18,7 @@ from mtkdrl_mm.utils.child_processes import run_child
 from mtkdrl_mm.utils.files import write_json
 from mtkdrl_mm.utils.warm_start import run_warm
 
-from .environment import current_commit
+from .environment import current_commit, describe_device, describe_versions
 from .logs import read_logs, with_metric
 from .named_files import changed_file
 from .results import OUTPUT_NAME, Run, failure_path, result_path
@@ -277,6 +277,8 @@ def train(
         method=row.name,
         seed=seed,
         commit=current_commit(settings.root),
+        device=describe_device(),
+        versions=describe_versions(),
         config=combination.description,
         files=dict(combination.files),
         seconds=round(seconds, 1),

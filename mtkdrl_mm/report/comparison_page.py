@@ -13,6 +13,7 @@ from mtkdrl_mm.comparison import (
     Difference,
     MethodSummary,
     Run,
+    join_known,
     summarize,
 )
 from mtkdrl_mm.comparison.results import OUTPUT_NAME
@@ -496,8 +497,11 @@ def _add_environment(page: Page, record: ComparisonRecord, logs: _Logs) -> None:
     commits = {run.commit or 'unknown' for runs in record.runs.values() for run in runs}
     if commits:
         facts.append(('commit', ', '.join(sorted(commits))))
-    if record.plan.device:
-        facts.append(('device', record.plan.device))
+    devices = [run.device for runs in record.runs.values() for run in runs]
+    # Results of earlier versions have none.
+    device = join_known(devices) if any(devices) else record.plan.device
+    if device:
+        facts.append(('device', device))
     values: dict[str, dict[str, None]] = {}
     for one in logs.records:
         for key, value in one.environment.items():

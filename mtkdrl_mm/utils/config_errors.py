@@ -5,8 +5,9 @@ import inspect
 import logging
 import multiprocessing
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from itertools import islice
 from traceback import walk_tb
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -24,6 +26,26 @@ from .errors import InputError, check_number, near_matches
 
 # Packages whose classes say what is wrong about a setting by an error of any type.
 _LIBRARIES = {'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'torch', 'torchvision', 'timm'}
+# Top-level keys that mmengine and this package read from a config, beside the runner's arguments.
+_READ_KEYS = {
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'data_root',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'held_out_dataloader',
+    'metainfo',
+    'model_wrapper_cfg',
+    'runner_type',
+    'skip_damaged_images',
+    'strategy',
+    'sync_bn',
+    'tta_cfg',
+    'tta_model',
+    'tta_pipeline',
+    'variant',
+}
 
 
 def config_error(error: Exception) -> str | None:
@@ -157,6 +179,54 @@ def check_settings(cfg: Config) -> None:
     for key in ('max_norm', 'clip_value'):
         if key in clip_grad:
             check_number(f'optim_wrapper.clip_grad.{key}', clip_grad[key])
+
+
+def check_new_keys(cfg: Config, options: Iterable[str]) -> None:
+    """Check the top-level keys that options would add to a config.
+
+    One that nothing reads has no effect, and mmengine says nothing about it.
+
+    Args:
+        cfg (Config): The config without the options. Its own keys are not checked: files may
+            define variables.
+        options (Iterable[str]): The dotted keys of the options.
+
+    Raises:
+        InputError: If a key is neither the config's nor mmengine's, and has nearly the name of
+            one of those, or the name of a key deeper in the config. Of others there is a
+            warning: a user's own code may read them.
+    """
+    known = {*cfg.keys(), *_READ_KEYS, *_parameters(Runner)} - {'cfg', 'self'}
+    for option in options:
+        key, dot, rest = option.partition('.')
+        if key in known:
+            continue
+        close = [path + dot + rest for path in islice(_paths_to(cfg.to_dict(), key), 3)]
+        close = close or [name + dot + rest for name in get_close_matches(key, known, n=3)]
+        sentence = f'--cfg-options: nothing reads a top-level key "{key}" of "{option}".'
+        advice = 'If it is of your own code, define it in the config file.'
+        if close:
+            hint = ' or '.join(f'"{name}"' for name in close)
+            raise InputError(f'{sentence} Did you mean {hint}? {advice}')
+        _warn_once(f'{sentence} It changes nothing. {advice}')
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)
+
+
+def _paths_to(node: Any, key: str, path: str = '') -> Iterator[str]:
+    """The dotted keys below a part of a config whose last one is given."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        if path and key in node:
+            yield f'{path}.{key}'
+        inner = node.items()
+    elif isinstance(node, (list, tuple)):
+        inner = enumerate(node)
+    for name, value in inner:
+        yield from _paths_to(value, key, f'{path}.{name}'.lstrip('.'))
 
 
 def check_checkpoint_hooks(runner: Runner) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import os.path as osp
 from collections.abc import Iterable, Sequence
+from traceback import walk_tb
 
 
 class InputError(ValueError):
@@ -118,3 +119,35 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters of it."""
     lines = [line.strip() for line in str(error).split('\n') if line.strip()]
     return lines[0][:200].rstrip('.') if lines else type(error).__name__
+
+
+def config_failure(error: Exception) -> str:
+    """Describe why a config file could not be read, for an error message.
+
+    Args:
+        error (Exception): What ``Config.fromfile`` has raised.
+
+    Returns:
+        str: mmengine's own words; of an error in the code of a config, or of a module that it
+        imports, its type and message, and the file and line.
+    """
+    frames = list(walk_tb(error.__traceback__))
+    files = [frame.f_code.co_filename for frame, _ in frames]
+    readers = [i for i, (frame, _) in enumerate(frames) if frame.f_code.co_name in _READERS]
+    if isinstance(error, SyntaxError) and readers:
+        # mmengine parses a text, and the error does not know of which file.
+        file = frames[readers[-1]][0].f_locals.get('filename', error.filename)
+        return f'{error.msg} ({file}, line {error.lineno})'
+    if not readers or files[-1] == files[readers[-1]]:
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        return message.rstrip('.') if ' ' in message else f'{type(error).__name__}: {error}'
+    found: Sequence[int] = range(readers[-1] + 1, len(files))
+    if frames[readers[-1]][0].f_code.co_name != 'fromfile':
+        # What a config calls may be deep in a library: the config's own line is the one to mend.
+        found = [i for i in found if files[i] == files[found[0]]]
+    message = f': {first_line(error)}' if str(error) else ''
+    return f'{type(error).__name__}{message} ({files[found[-1]]}, line {frames[found[-1]][1]})'
+
+
+# mmengine's functions that run the code of a config; `fromfile` imports its `custom_imports`.
+_READERS = ('fromfile', '_file2dict', '_is_lazy_import', '_parse_lazy_import')

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 from urllib.error import URLError
 
 from mmengine.config import Config
@@ -27,13 +28,14 @@ from .adapt_config import (
 from .cli import add_common_arguments
 from .config_errors import (
     check_checkpoint_hooks,
+    check_new_keys,
     check_settings,
     config_error,
     refused_settings,
 )
 from .data_checks import check_files
 from .data_settings import follow_data
-from .errors import InputError, check_config_file, similar_files
+from .errors import InputError, check_config_file, config_failure, similar_files
 from .files import MEDIUM_ERRORS, PLACE_ERRORS, check_output_folder, describe_medium_error
 from .processes import (
     describe_group_error,
@@ -48,6 +50,7 @@ __all__ = [
     'build_runner',
     'check_data',
     'load_config',
+    'merge_options',
     'read_config_file',
     'run_tool',
 ]
@@ -78,8 +81,6 @@ def read_config_file(path: str) -> Config:
             f'The config file "{path}" cannot be read: "{missing}", which it names, does not '
             f'exist.{similar_files(missing)}'
         ) from error
-    except (SyntaxError, KeyError) as error:
-        raise InputError(f'The config file "{path}" cannot be read: {error}') from error
     except ImportError as error:
         cause: BaseException = error  # mmengine's own words follow it
         while cause.__context__ is not None:
@@ -89,6 +90,52 @@ def read_config_file(path: str) -> Config:
             'be installed or found from PYTHONPATH: for those in this folder, put `PYTHONPATH=.` '
             'before the command.'
         ) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever its code raises
+        raise InputError(
+            f'The config file "{path}" cannot be read: {config_failure(error)}.'
+        ) from error
+
+
+def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Merge settings of the command line into a config, and what follows from them.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        options (dict, optional): The settings of ``--cfg-options``, with dotted keys.
+
+    Raises:
+        InputError: If one does not fit the config, see also
+            :func:`~mtkdrl_mm.utils.config_errors.check_new_keys` and
+            :func:`~mtkdrl_mm.utils.data_settings.follow_data`.
+    """
+    if not options:
+        return
+    check_new_keys(cfg, options)
+    before = deepcopy(cfg)
+    try:
+        cfg.merge_from_dict(options)
+    except _MERGE_ERRORS:
+        for key, value in options.items():
+            _try_option(before, key, value)
+        raise InputError(
+            f'--cfg-options: two of these options do not fit together: {", ".join(options)}.'
+        ) from None
+    follow_data(cfg, before, options)
+
+
+# What mmengine raises where an option is below a number, or the index of a list is too large.
+_MERGE_ERRORS = (KeyError, TypeError, IndexError, AttributeError)
+
+
+def _try_option(cfg: Config, key: str, value: Any) -> None:
+    """Refuse an option that does not fit a config."""
+    try:
+        deepcopy(cfg).merge_from_dict({key: value})
+    except _MERGE_ERRORS as error:
+        reason = str(error.args[0]).partition(' [')[0]  # without the contents of a list
+        raise InputError(f'--cfg-options: {key} does not fit the config: {reason}.') from error
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -105,13 +152,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config_file(args.config)
-    if args.cfg_options is not None:
-        before = deepcopy(cfg)
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f'--cfg-options: {error}') from error
-        follow_data(cfg, before, args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     # Precedence: command line, config file, name of the config file.
     if args.work_dir is not None:

@@ -4,6 +4,20 @@
 from collections.abc import Sequence
 
 
+def escape_cell(text: str) -> str:
+    r"""Escape what would end a cell of a table.
+
+    Args:
+        text (str): The contents of the cell.
+
+    Example:
+        >>> from mtkdrl_mm.utils.markdown import escape_cell
+        >>> print(escape_cell('a|b'))
+        a\|b
+    """
+    return text.replace('|', r'\|')
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table in Markdown; all columns but the first are aligned to the right.
 
@@ -22,6 +36,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | plain  |     0.1 |
         | stored |    0.11 |
     """
+    head, *rows = [[escape_cell(cell) for cell in row] for row in [head, *rows]]
     widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
     lines = [
         ' | '.join(

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mtkdrl_mm.openmmlab import fitting_distribution
 
-from .errors import InputError
+from .errors import InputError, config_failure
 
 # Packages with configs of networks.
 _WITH_CONFIGS = ('mtkdrl_mm', 'mmpretrain', 'mmdet', 'mmseg')
@@ -38,8 +38,10 @@ def read_network_file(path: str, role: str) -> Config:
         return Config.fromfile(find_package_config(path, role) if '::' in path else path)
     except InputError:
         raise
-    except (OSError, ImportError, ValueError, AssertionError, SyntaxError, KeyError) as error:
-        raise InputError(f'The {role}\'s `cfg_path` "{path}" cannot be read: {error}') from error
+    except Exception as error:  # whatever its code raises
+        raise InputError(
+            f'The {role}\'s `cfg_path` "{path}" cannot be read: {config_failure(error)}'
+        ) from error
 
 
 def find_package_config(name: str, role: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mtkdrl_mm.comparison import Row, describe, list_combinations
-from mtkdrl_mm.comparison.named_files import changed_file, named_files
+from mtkdrl_mm.comparison.named_files import changed_file, named_files, read_variables
 
 
 def sha256(text):
@@ -105,16 +105,32 @@ def test_rows_without_a_seed_in_their_config_are_read_once(settings, tmp_path, m
     read = []
     inner = rows.read_config_file
     monkeypatch.setattr(rows, 'read_config_file', lambda path: read.append(path) or inner(path))
-    found = list_combinations([Row('a', str(config)), Row('b', str(config))], [3, 4], settings())
+    rows_ = [Row('a', str(config)), Row('b', str(config), ('model.depth=34',))]
+    found = list_combinations(rows_, [3, 4], settings())
     assert [(one.row.name, one.seed) for one in found] == [
         ('a', 3),
         ('b', 3),
         ('a', 4),
         ('b', 4),
     ]
-    assert len({one.description for one in found}) == 1 and len(read) == 2
+    assert len({one.description for one in found}) == 2 and len(read) == 2
 
     assert 'RUN_SEED' not in os.environ
+
+
+def test_the_variables_that_a_config_reads(tmp_path):
+    (tmp_path / 'base.py').write_text("pool = '{{$POOL:weak}}'")
+    (tmp_path / 'teacher.py').write_text("depth = {{'$DEPTH:18'}}")
+    config = tmp_path / 'student.py'
+    config.write_text(
+        "_base_ = 'base.py'\nimport os\nimage = '{{ fileBasename }}'  # NOT_THIS\n"
+        "a, b = os.environ.get('GOT', '0'), os.getenv('ASKED')\nnames = ['OTHERWISE']\n"
+        f"model = dict(teachers=[dict(cfg_path='{tmp_path}/teacher.py')])\n"
+    )
+    config = Config.fromfile(str(config))
+    asked = {'POOL', 'DEPTH', 'GOT', 'ASKED'}
+    assert read_variables(config) == asked
+    assert read_variables(config, ['OTHERWISE', 'NOT_THIS', 'POOL']) == asked | {'OTHERWISE'}
 
 
 def test_the_number_of_processes_counts(settings, row):

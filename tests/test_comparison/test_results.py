@@ -31,6 +31,7 @@ def test_a_result_is_written_and_read(file):
     run = Run.read(str(file))
     assert run == Run(**RESULT) and run.commit is run.config is run.metric_name is None
     new = dict(commit='abc', config='hash', metric_name='accuracy/top1', files={'a.pth': '1f'})
+    new.update(device='CPU, 2 cores', versions='torch 2.1.2')
     run = Run(**{**RESULT, **new})
     run.write(str(file))
     assert json.loads(file.read_text()) == {**RESULT, **new}

@@ -1,11 +1,20 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Rows of a comparison, and the descriptions of their configs."""
 
+import hashlib
 import os
 
 import pytest
 
-from mtkdrl_mm.comparison import Combination, Row, describe, list_rows
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    command_line,
+    describe,
+    list_combinations,
+    list_rows,
+    outer_variables,
+)
 from mtkdrl_mm.comparison.rows import parse_options, read_config
 from mtkdrl_mm.utils import InputError
 
@@ -44,6 +53,31 @@ def test_rows_of_a_command_line(tmp_path):
         with pytest.raises(InputError) as error:
             list_rows(configs, words)
         assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize('name', ['', '.', '..', '../out', 'a/b', 'a\\b', 'store', 'jobs', 'a\nb'])
+def test_names_that_are_no_folder_of_the_work_dir_are_refused(tmp_path, name):
+    config = tmp_path / 'student_.py'
+    config.write_text('')
+    configs, rows = ([], [[name, str(config)]]) if name else ([str(config)], [])
+    with pytest.raises(InputError) as error:
+        list_rows(configs, rows)
+    assert str(error.value) == (
+        f'A row cannot be named "{name}": that is its folder in the work dir, beside "jobs" and '
+        '"store". Give another name with --row.'
+    )
+
+
+def test_names_of_many_kinds_are_fine(tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('')
+    names = ['a', 'A', 'a|b', 'größer', 'two words', '[x]', 'stored', '...']
+    assert [row.name for row in list_rows([], [[name, str(config)] for name in names])] == names
+
+
+def test_options_that_cannot_be_parsed_are_one_sentence():
+    with pytest.raises(InputError, match=r"^Argument --cfg-options: 'nonsense' cannot be parsed"):
+        parse_options(['nonsense'])
 
 
 def test_options_are_read_as_those_of_a_training():
@@ -96,3 +130,109 @@ def test_a_store_is_part_of_the_description(settings, tmp_path):
     assert len(set(texts)) == 4
     # Its path is not.
     assert describe(row, settings(store='t', views=2)) == texts[1]
+
+
+def test_the_description_knows_which_of_two_options_counts(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('lr = 1')
+
+    def of(for_all, *own):
+        return describe(Row('a', str(config), own), settings(cfg_options=tuple(for_all)))
+
+    # A row's options come after those of all rows.
+    assert of(['lr=2'], 'lr=3') == of([], 'lr=3') != of(['lr=3'], 'lr=2')
+    assert of(['x.y=1', 'lr=2']) == of(['lr=2', 'x.y=1'])
+    assert of(['x.y=1'], 'x=None') == of([], 'x=None')
+    assert of(['x.y=1'], 'x.yz=None') != of([], 'x.yz=None')
+    # Known from earlier versions, whose results go on to be valid: b=1 and a=2 in one hash.
+    words = "{'lr': 1}\na=2\nb=1"
+    assert of(['b=1'], 'a=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize('key', ['randomness.seed', 'randomness', 'RUN_SEED'])
+def test_seeds_are_set_by_the_comparison_only(settings, tmp_path, key):
+    config = tmp_path / 'a.py'
+    config.write_text('lr = 1')
+    row = Row.parse(['fast', str(config), f'{key}=7'])
+    reason = f'sets `{key}`, but the seed of every training is one of --seeds: name it there.'
+    with pytest.raises(InputError) as error:
+        list_combinations([row], [0, 1], settings())
+    assert str(error.value) == f'--row fast {reason}'
+    if key != 'RUN_SEED':
+        with pytest.raises(InputError) as error:
+            list_combinations([Row('a', str(config))], [0], settings(cfg_options=(f'{key}=7',)))
+        assert str(error.value) == f'--cfg-options {reason}'
+    fine = Row('a', str(config), ('randomness.deterministic=True',))
+    assert len(list_combinations([fine], [0, 1], settings())) == 2
+
+
+def test_a_variable_that_no_config_reads_is_refused(settings, tmp_path):
+    for name, text in (
+        ('a', "n = '{{$NUM_TEACHERS:4}}'; seed = '{{$RUN_SEED:0}}'"),
+        ('b', 'n = 0'),
+    ):
+        (tmp_path / f'{name}.py').write_text(text)
+
+    def names(*words):
+        rows = [Row.parse([name, str(tmp_path / config), *rest]) for name, config, *rest in words]
+        return [one.row.name for one in list_combinations(rows, [0], settings())]
+
+    with pytest.raises(InputError) as error:
+        names(('two', 'a.py', 'NUM_TEACHER=2'))
+    assert str(error.value) == (
+        f'The row "two" sets NUM_TEACHER, which {tmp_path}/a.py does not read. '
+        'Did you mean "NUM_TEACHERS"? Known: "NUM_TEACHERS".'
+    )
+    assert names(('two', 'a.py', 'NUM_TEACHERS=2')) == ['two']
+    # A row without a pool, in a comparison on a pool.
+    assert names(('a', 'a.py', 'NUM_TEACHERS=2'), ('b', 'b.py', 'NUM_TEACHERS=2')) == ['a', 'b']
+    with pytest.raises(
+        InputError, match=r'sets NUM_TEACHERS, which .*b\.py does not read\. Known: '
+    ):
+        names(('b', 'b.py', 'NUM_TEACHERS=2'))
+
+
+def test_two_rows_that_are_the_same_training_are_refused(settings, tmp_path):
+    (tmp_path / 'inner.py').write_text("n = '{{$INNER:4}}'")
+    config = tmp_path / 'a.py'
+    config.write_text(f"n = '{{{{$OUTER:4}}}}'; cfg_path = '{tmp_path}/inner.py'")
+
+    def count(*words):
+        rows = [Row('plain', str(config)), Row.parse(['other', str(config), *words])]
+        return len(list_combinations(rows, [0, 1], settings()))
+
+    for same in ('OUTER=4', 'INNER=4'):
+        with pytest.raises(InputError) as error:
+            count(same)
+        assert str(error.value) == (
+            'The rows "plain" and "other" are the same training: their configs, options and '
+            'variables do not differ. Leave one out.'
+        )
+    assert count('OUTER=5') == count('INNER=5') == count('n=5') == 4
+
+
+def test_an_option_that_does_not_fit_a_config_is_refused(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text('model = dict(depth=18)')
+    rows = [Row('deep', str(config), ('modle.depth=34',))]
+    with pytest.raises(
+        InputError, match=r'^The row "deep" cannot be trained\. --cfg-options: .*"modle"'
+    ):
+        list_combinations(rows, [0], settings())
+
+
+def test_variables_of_the_process_on_which_trainings_depend(settings, tmp_path, monkeypatch):
+    config = tmp_path / 'a.py'
+    config.write_text("n = '{{$POOL:weak}}{{$SIZE:4}}{{$NOT_SET:1}}{{$RUN_SEED:0}}'")
+    for name, value in dict(POOL='a b', SIZE='5', OTHER='1', RUN_SEED='7').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv('NOT_SET', raising=False)
+    own = Row('own', str(config), (), (('POOL', 'c'),))
+    one = list_combinations([own], [0, 1], settings())
+    assert outer_variables(one) == {'SIZE': '5'}
+    both = list_combinations([own, Row('a', str(config))], [0], settings())
+    assert outer_variables(both) == {'POOL': 'a b', 'SIZE': '5'}
+    words = ['compare.py', str(config)]
+    assert command_line(words, outer_variables(both)) == (
+        f"POOL='a b' SIZE=5 python compare.py {config}"
+    )

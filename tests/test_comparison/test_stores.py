@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from mtkdrl_mm.comparison import Combination, Row, Store, fill_stores, plan_stores, stores
+from mtkdrl_mm.comparison import (
+    Combination,
+    Row,
+    Store,
+    describe,
+    fill_stores,
+    plan_stores,
+    stores,
+)
 from mtkdrl_mm.utils import InputError
 
 POOL = """
@@ -57,6 +65,53 @@ def test_trainings_with_the_same_data_and_teachers_share_a_store(settings, tmp_p
     # A store that exists is used as it is.
     (tmp_path / 'store' / 'inputs').mkdir(parents=True)
     assert set(plan(both)[1].values()) == {str(tmp_path / 'store')}
+
+
+def test_a_store_knows_what_follows_from_options(settings, tmp_path):
+    config = tmp_path / 'a.py'
+    config.write_text(POOL.format(names=['a'], data='data', seed='') + "data_root = 'data'\n")
+    rows = [Row('here', str(config)), Row('there', str(config), ('data_root=other',))]
+    found, _ = plan_stores([Combination(row, 0, 'hash') for row in rows], settings(store='s'))
+    assert len(found) == 2  # of other images
+    with pytest.raises(InputError, match=r'^The row "b" .*: model\.teachers\.9\.name does not fit'):
+        plan_stores(
+            [Combination(Row('b', str(config), ('model.teachers.9.name=x',)), 0, 'hash')],
+            settings(store='s'),
+        )
+
+
+def test_configs_without_a_model_or_data(settings, tmp_path):
+    empty, no_data = tmp_path / 'empty.py', tmp_path / 'no_data.py'
+    empty.write_text('')
+    no_data.write_text("model = dict(teachers=[dict(name='a')])")
+    one = Combination(Row('empty', str(empty)), 0, 'hash')
+    assert plan_stores([one], settings(store='s')) == ([], [one])
+    assert len(describe(one.row, settings(store='s'))) == 12
+    with pytest.raises(InputError) as error:
+        plan_stores([Combination(Row('a', str(no_data)), 0, 'hash')], settings(store='s'))
+    assert str(error.value) == (
+        f'{no_data} has no `train_dataloader.dataset`, of which --store could keep what the '
+        'teachers say.'
+    )
+
+
+@pytest.mark.parametrize(
+    ('path', 'fine'),
+    [
+        ('a b/c-d', True),
+        ('a,b', False),
+        ('[a]', False),
+        ('12', False),
+        ("'a'", False),
+        ('(a)', False),
+    ],
+)
+def test_the_folder_of_a_store_is_an_option_of_the_trainings(settings, path, fine):
+    if fine:
+        assert plan_stores([], settings(store=path)) == ([], [])
+    else:
+        with pytest.raises(InputError, match=r'^--store ".*" cannot be passed to the trainings as'):
+            plan_stores([], settings(store=path))
 
 
 def test_stores_are_filled_by_their_tool(settings, monkeypatch, tmp_path, capsys):

@@ -1,7 +1,10 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Tables of a comparison, character by character."""
 
+import csv
+
 from mtkdrl_mm.comparison import write_environment, write_tables
+from mtkdrl_mm.utils.markdown import markdown_table
 
 
 def test_tables(make_run, tmp_path):
@@ -56,9 +59,22 @@ def test_differences_of_few_pairs_show_their_number(make_run, tmp_path):
     ]
 
 
+def test_bars_in_names_end_no_cell(make_run, tmp_path):
+    lines = write_tables({'a|b': [make_run('a|b')]}, 'mAP', 'a|b', str(tmp_path)).splitlines()
+    assert lines[0].count(r'minus a\|b') == 1 and lines[2].startswith(r'| a\|b | 1 |')
+    assert {len(line.replace(r'\|', '').split('|')) for line in lines} == {12}
+    with open(tmp_path / 'table.csv', newline='') as file:
+        assert [row[0] for row in csv.reader(file)] == ['method', 'a|b']
+    assert markdown_table(['x|y'], [['a']]).splitlines()[0] == r'| x\|y |'
+
+
 def test_environment(make_run, tmp_path):
-    runs = {'a': [make_run(commit='b+'), make_run(commit='a')], 'b': [make_run()]}
-    write_environment(runs, ['compare.py', '--row', 'two words'], str(tmp_path))
-    lines = (tmp_path / 'environment.txt').read_text().splitlines()
-    assert lines[:2] == ["command: python compare.py --row 'two words'", 'commit: a, b+, unknown']
-    assert len(lines) == 4
+    gpu = dict(device='H100, 16 cores', versions='Python 3.11.2, torch 2.1.2, numpy 1.26.4')
+    runs = {'a': [make_run(commit='b+', **gpu), make_run(commit='a', **gpu)], 'b': [make_run()]}
+    write_environment(runs, "python compare.py --row 'two words'", str(tmp_path))
+    assert (tmp_path / 'environment.txt').read_text().splitlines() == [
+        "command: python compare.py --row 'two words'",
+        'commit: a, b+, unknown',
+        'device: H100, 16 cores; unknown',
+        'versions: Python 3.11.2, torch 2.1.2, numpy 1.26.4; unknown',
+    ]

@@ -7,6 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,6 +198,7 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
 ):
     started = start(0, LOGS)
     monkeypatch.setattr(training, 'current_commit', lambda root: f'commit of {root}')
+    monkeypatch.setattr(training, 'describe_device', lambda: 'a GPU')
     combination = Combination(ROW, 3, 'hash')
     failure = tmp_path / 'fast' / 'seed_3' / 'failure.json'
     failure.parent.mkdir(parents=True)
@@ -206,6 +208,7 @@ def test_what_is_trained_is_a_result_and_not_trained_again(
     assert not failure.exists()
     assert (run.method, run.seed, run.config) == ('fast', 3, 'hash')
     assert (run.metric, run.commit, run.peak_mib) == (50.0, 'commit of here', 300)
+    assert run.device == 'a GPU' and run.versions.endswith(f'numpy {np.__version__}')
     assert capsys.readouterr().out == f'  fast, seed 3: 50 in {run.seconds:.0f} s\n'
     again = train(combination, settings())
     assert len(started) == 1 and again == Run.read(path) == finished(combination, settings())

@@ -119,6 +119,15 @@ def test_sections(tmp_path):
     assert 'worse 1.50 1.00 100 30 s' in content.words
 
 
+def test_the_device_is_that_of_the_trainings(tmp_path):
+    write_plan(tmp_path, ['a'], [0, 1], device='of the report')
+    write_result(tmp_path, 'a', 0, 60.0)
+    assert 'device of the report' in page_of(tmp_path)[1].words
+    write_result(tmp_path, 'a', 1, 61.0, device='of the training')
+    words = page_of(tmp_path)[1].words
+    assert 'device of the training; unknown' in words and 'of the report' not in words
+
+
 def test_curves_are_means_with_their_spread(tmp_path):
     finished(tmp_path)
     page, _, _ = page_of(tmp_path)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""The page that the tool writes while trainings go on."""
+"""What the tool writes: the page while trainings go on, and the command and the devices."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mtkdrl_mm.comparison import Plan, Row, Run
+from mtkdrl_mm.comparison import ComparisonSettings, Plan, Row, Run, describe
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.utils import InputError
 
@@ -133,3 +133,34 @@ def test_the_work_dir_is_locked_while_it_trains(start, tool, result, monkeypatch
     monkeypatch.setattr(tool, 'train_all', train_all)
     start()
     assert seen == [True] and not lock.exists()
+
+
+def test_a_report_names_the_devices_of_the_trainings_and_the_variables(tool, tmp_path, monkeypatch):
+    config = tmp_path / 'student_aver.py'
+    config.write_text("pool = '{{$POOL:weak}}'")
+    monkeypatch.setenv('POOL', 'two words')
+    description = describe(Row('aver', str(config)), ComparisonSettings('', ''))
+    for seed in (0, 1):
+        folder = tmp_path / 'runs' / 'aver' / f'seed_{seed}'
+        folder.mkdir(parents=True)
+        run = Run(
+            method='aver',
+            seed=seed,
+            metric=60.0,
+            seconds=3.0,
+            seconds_per_epoch=1.5,
+            peak_mib=100.0,
+            curves={},
+            config=description,
+            device=f'GPU {seed}',
+        )
+        run.write(str(folder / 'result.json'))
+    words = [str(config), '--report-only', '--seeds', '0', '1']
+    words = ['compare.py', *words, '--work-dir', str(tmp_path / 'runs')]
+    monkeypatch.setattr('sys.argv', words)
+    tool.main()
+    command = f"POOL='two words' python {' '.join(words)}"
+    lines = (tmp_path / 'runs' / 'environment.txt').read_text().splitlines()
+    assert (lines[0], lines[2]) == (f'command: {command}', 'device: GPU 0; GPU 1')
+    plan = Plan.read(str(tmp_path / 'runs' / 'comparison.json'))
+    assert (plan.command, plan.device) == (command, 'GPU 0; GPU 1')

@@ -13,7 +13,7 @@ import torch
 from mmengine.visualization import TensorboardVisBackend
 
 from mtkdrl_mm.openmmlab import command_for_operators
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, config_errors
 from mtkdrl_mm.utils.launch import add_common_arguments, build_runner, load_config, run_tool
 
 CONFIG = """
@@ -100,10 +100,67 @@ def test_options_override_the_config(load):
     assert (cfg.model.num_classes, cfg.train_dataloader.batch_size) == (10, 64)
 
 
-@pytest.mark.parametrize('option', ['model.num_classes.x=1', 'default_scope.a=1'])
+@pytest.mark.parametrize(
+    'option', ['model.num_classes.x=1', 'default_scope.a=1', 'default_scope.a.b=1', 'folds.2=1']
+)
 def test_options_that_do_not_fit(load, option):
-    with pytest.raises(InputError, match='--cfg-options: '):
-        load('--cfg-options', option)
+    key = option.partition('=')[0]
+    with pytest.raises(
+        InputError, match=rf'^--cfg-options: {key} does not fit the config: .*[^\]]\.$'
+    ):
+        load('--cfg-options', 'model.num_classes=4', option, text=CONFIG + 'folds = [1, 2]')
+
+
+def test_options_that_do_not_fit_together(load):
+    with pytest.raises(InputError) as error:
+        load('--cfg-options', 'model.a=1', 'model.a.b=2')
+    assert str(error.value) == (
+        '--cfg-options: two of these options do not fit together: model.a, model.a.b.'
+    )
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings about options."""
+    found = []
+    monkeypatch.setattr(config_errors, '_warn_once', found.append)
+    return found
+
+
+@pytest.mark.parametrize(
+    ('option', 'meant'),
+    [
+        ('modle.num_classes', '"model.num_classes"'),
+        ('num_class', None),
+        ('num_classes', '"model.num_classes"'),
+        ('optim_wraper.type', '"optim_wrapper.type"'),  # the runner's, not the config's
+        ('batch_size', '"train_dataloader.batch_size" or "val_dataloader.batch_size"'),
+    ],
+)
+def test_a_new_key_that_nothing_reads(load, warnings, option, meant):
+    sentence = (
+        f'--cfg-options: nothing reads a top-level key "{option.split(".")[0]}" of "{option}".'
+    )
+    advice = 'If it is of your own code, define it in the config file.'
+    if meant is None:
+        assert load('--cfg-options', f'{option}=3')[option] == 3
+        assert warnings == [f'{sentence} It changes nothing. {advice}']
+    else:
+        with pytest.raises(InputError) as error:
+            load('--cfg-options', f'{option}=3')
+        assert str(error.value) == f'{sentence} Did you mean {meant}? {advice}'
+
+
+@pytest.mark.parametrize(
+    'option', ['find_unused_parameters=True', 'load_from=a.pth', 'own=2', 'resume=True', 'own.b=1']
+)
+def test_new_keys_of_the_runner_and_keys_of_the_file_are_fine(load, warnings, option):
+    text = CONFIG + ('own = dict(a=1)' if 'own' in option else '')
+    key, _, value = option.partition('=')
+    found = load('--cfg-options', option, text=text)
+    for part in key.split('.'):
+        found = found[part]
+    assert str(found) == value and warnings == []
 
 
 def test_config_that_cannot_be_read(load):
@@ -120,6 +177,30 @@ def test_config_that_cannot_be_read(load):
     args = argparse.Namespace(config='no/such.py', local_rank=0)
     with pytest.raises(InputError, match=r'config file "no/such\.py" does not exist'):
         load_config(args)
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason', 'where'),
+    [
+        ('a = 1\nb = 1 / 0', 'ZeroDivisionError: division by zero', 'my_config.py, line 2'),
+        ("_base_ = './base.py'", 'AssertionError', 'base.py, line 3'),
+        # In a library: the line of the config that called it.
+        ("b = 1\nc = int('q')", 'ValueError: invalid literal for int() .*', 'my_config.py, line 2'),
+        ('d = dict()\nd["no"]', "KeyError: 'no'", 'my_config.py, line 2'),
+        ('b = 1\nc = (', r"'\(' was never closed", 'my_config.py, line 2'),
+        ("custom_imports = dict(imports=['base'])", 'AssertionError', 'base.py, line 3'),
+    ],
+)
+def test_a_config_whose_code_fails_is_named_with_the_line(
+    load, tmp_path, monkeypatch, text, reason, where
+):
+    (tmp_path / 'my_method').mkdir()
+    (tmp_path / 'my_method' / 'base.py').write_text('a = 1\n\nassert a == 2')
+    monkeypatch.syspath_prepend(str(tmp_path / 'my_method'))
+    reason = reason.replace('()', r'\(\)')
+    match = rf'my_config\.py" cannot be read: {reason} \(.*/{where}\)\.$'
+    with pytest.raises(InputError, match=match):
+        load(text=text)
 
 
 def test_a_failed_download_is_one_sentence():

@@ -46,7 +46,7 @@ from mtkdrl_mm.benchmark import (
 )
 from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.launch import run_tool
+from mtkdrl_mm.utils.launch import merge_options, read_config_file, run_tool
 
 ROOT = osp.join(osp.dirname(osp.abspath(__file__)), '..', '..')
 PLAIN = 'plain training'
@@ -108,11 +108,10 @@ def load_config(args: argparse.Namespace, target: str) -> Config:
         path = osp.join(ROOT, 'configs', folder, f'{args.config_name}{suffix}.py')
     if not osp.isfile(path):
         raise InputError(f'"{target}" is neither a config file nor one of {", ".join(LIMITS)}.')
-    cfg = Config.fromfile(path)
+    cfg = read_config_file(path)
     if algorithm is not None:
         cfg.default_hooks.agent.algorithm = dict(type=algorithm)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     # The batches are random, and no data is read.
     cfg.pop('train_dataloader', None)
     # All variants share the teachers, which must not change in the first step.

@@ -64,7 +64,7 @@ from mtkdrl_mm.models import TeacherPool
 from mtkdrl_mm.teacher_outputs import StoreReader, list_teachers
 from mtkdrl_mm.utils import check_number
 from mtkdrl_mm.utils.files import atomic_write, check_output_file, write_json
-from mtkdrl_mm.utils.launch import read_config_file, run_tool
+from mtkdrl_mm.utils.launch import merge_options, read_config_file, run_tool
 from mtkdrl_mm.utils.markdown import markdown_table
 
 TOOLS = osp.dirname(osp.abspath(__file__))
@@ -146,8 +146,7 @@ def parse_args() -> argparse.Namespace:
 def read_config(args: argparse.Namespace, images: str) -> tuple[Config, StepSettings]:
     """Read the config, and have it train on the images from random teachers."""
     cfg = read_config_file(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     use_random_teachers(cfg)
     use_images(cfg, images, args.batch_size, args.input_size, args.workers, args.num_images)

@@ -51,8 +51,10 @@ from mtkdrl_mm.comparison import (
     describe_device,
     fill_stores,
     finished,
+    join_known,
     list_combinations,
     list_rows,
+    outer_variables,
     plan_stores,
     read_comparison,
     train_all,
@@ -181,13 +183,13 @@ def try_comparison_page(work_dir: str, plan: Plan) -> None:
         print(f'  {osp.join(work_dir, PAGE_NAME)} is not up to date: {error!r}', flush=True)
 
 
-def write_report(runs: Runs, metric: str, reference: str, out: str) -> None:
+def write_report(runs: Runs, metric: str, reference: str, command: str, out: str) -> None:
     from mtkdrl_mm.comparison.plots import write_plots  # matplotlib, which nothing else needs
 
     os.makedirs(out, exist_ok=True)
     print('\n' + write_tables(runs, metric, reference, out))
     write_plots(runs, metric, reference, out)
-    write_environment(runs, sys.argv, out)
+    write_environment(runs, command, out)
     print(f'\nTables and plots are in {out}.')
 
 
@@ -247,14 +249,18 @@ def compare(
     rows = list({one.row.name: one.row for one in combinations}.values())
     print(f'{total} trainings: {len(rows)} methods, {len(args.seeds)} seeds', end='')
     print(f'; {known} have finished before' if known else '', flush=True)
+    command = command_line(sys.argv, outer_variables(combinations))
+    device = describe_device()
+    if args.report_only:  # perhaps on another machine than that of the trainings
+        device = join_known(run.device for run in results if run is not None)
     plan = Plan(
         rows=rows,
         seeds=args.seeds,
         metric=settings.metric,
         reference=reference,
         cfg_options=args.cfg_options,
-        command=command_line(sys.argv),
-        device=describe_device(),
+        command=command,
+        device=device,
     )
     if runs_elsewhere:
         print(f'A comparison runs in {settings.work_dir}: its plan and its page stay as they are.')
@@ -279,7 +285,7 @@ def compare(
     if not runs:
         raise InputError(f'No training has finished; see {settings.work_dir}/*/*/output.txt.')
     out = args.out or settings.work_dir
-    write_report(runs, settings.metric, reference, out)
+    write_report(runs, settings.metric, reference, command, out)
     if osp.realpath(out) != osp.realpath(settings.work_dir):
         write_comparison_page(settings.work_dir, plan, out)
     print(f'A page about all of it is {osp.join(out, PAGE_NAME)}.')

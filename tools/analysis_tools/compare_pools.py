@@ -27,7 +27,7 @@ from mtkdrl_mm.comparison.pools import (
     read_pool,
     write_pools,
 )
-from mtkdrl_mm.comparison.rows import parse_options, read_config
+from mtkdrl_mm.comparison.rows import read_config
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
@@ -150,8 +150,7 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     os.makedirs(settings.work_dir, exist_ok=True)
     with WorkDirLock(settings.work_dir, 'comparison'):  # which compare_methods.py takes later
         fill_stores(stores, settings)
-    cfg = read_config(row, 0)
-    cfg.merge_from_dict(parse_options(args.cfg_options))
+    cfg = read_config(row, 0, args.cfg_options)
     names, logits, labels = read_held_out(cfg, stores[0].path)
     logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
