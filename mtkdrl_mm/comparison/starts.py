@@ -76,9 +76,8 @@ def start_or_continue(combination: Combination, work_dir: str) -> str:
         seconds = 0.0
     else:
         seconds = _seconds(before, folder)
-    content: dict[str, Any] = dict(config=combination.description, files=dict(combination.files))
-    content |= dict(seconds=seconds, since=time.time())
-    write_json(content, osp.join(folder, _NAME))
+    note = dict(config=combination.description, files=dict(combination.files))
+    write_json({**note, 'seconds': seconds, 'since': time.time()}, osp.join(folder, _NAME))
     return folder
 
 
