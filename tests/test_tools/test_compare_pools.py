@@ -32,7 +32,10 @@ def test_every_pool_has_its_rows(tool):
         assert list(rows) == [*tool.METHODS, *singles] and len(singles) == 4
         # They are rows of compare_methods.py, whose configs exist.
         for row in list_rows([], [[name, *words] for name, words in rows.items()]):
-            assert dict(row.variables) == variables
+            read = dict(variables)
+            if row.name == 'alone':  # it has no teachers, and what no config reads is refused
+                del read['CIFAR10_POOL']
+            assert dict(row.variables) == read
     rows = tool.pool_rows('duplicates', ['aver', 'singles'])
     singles = ['repvgg_alone', 'repvgg_2_alone', 'repvgg_3_alone', 'resnet_alone']
     assert list(rows) == ['aver', *singles]
@@ -45,11 +48,7 @@ def test_every_pool_has_its_rows(tool):
 def test_only_the_asked_for_rows(tool):
     rows = tool.pool_rows('confused_noisy', ['alone', 'mtkdrl_static'])
     assert rows == dict(
-        alone=[
-            'configs/cifar10/student_baseline.py',
-            'CIFAR10_POOL=confused',
-            'CIFAR10_LABELS=noisy_and_held_out',
-        ],
+        alone=['configs/cifar10/student_baseline.py', 'CIFAR10_LABELS=noisy_and_held_out'],
         mtkdrl_static=[
             'configs/cifar10/student_mtkdrl_static.py',
             'CIFAR10_POOL=confused',

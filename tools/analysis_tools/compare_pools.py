@@ -115,8 +115,13 @@ def pool_rows(pool: str, methods: list[str]) -> dict[str, list[str]]:
         dict[str, list[str]]: For every row its config and options.
     """
     variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
+    labels = [one for one in variables if not one.startswith('CIFAR10_POOL=')]
     rows = {
-        name: [osp.join(CONFIGS, METHODS[name][0]), *METHODS[name][1:], *variables]
+        name: [
+            osp.join(CONFIGS, METHODS[name][0]),
+            *METHODS[name][1:],
+            *(labels if name == 'alone' else variables),  # a student without teachers has no pool
+        ]
         for name in methods
         if name in METHODS
     }
