@@ -176,8 +176,11 @@ def test_checkpoint_of_a_classifier_can_be_loaded_as_it_is(make_classifier, tmp_
     network, copy = make_classifier(config, seed=1), make_classifier(config, seed=2)
     torch.save(dict(state_dict=network.state_dict()), tmp_path / 'own.pth')
     load_teacher(copy, str(tmp_path / 'own.pth'), 'cait')
+    loaded = copy.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
     inputs = torch.randn(1, 3, 32, 32)
-    assert torch.equal(copy(inputs), network(inputs))
+    # Some CPUs run frozen networks by other kernels, with other roundings.
+    torch.testing.assert_close(copy(inputs), network(inputs))
 
 
 def test_other_number_of_classes(make_classifier, tmp_path):
