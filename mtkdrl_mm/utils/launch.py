@@ -214,7 +214,7 @@ def build_runner(cfg: Config) -> Runner:
         :class:`mtkdrl_mm.engine.runner.ResumableRunner`.
 
     Raises:
-        InputError: If the work dir cannot be written to.
+        InputError: If the config has no model, or the work dir cannot be written to.
     """
     from mtkdrl_mm.models.load_weights import use_complete_pretrained
 
@@ -223,6 +223,9 @@ def build_runner(cfg: Config) -> Runner:
     cfg = deepcopy(cfg)
     cfg.setdefault('runner_type', 'mtkdrl_mm.ResumableRunner')
     check_output_folder('work_dir', cfg.work_dir)
+    if cfg.get('model') is None:
+        where = f' "{cfg.filename}"' if cfg.filename else ''
+        raise InputError(f'The config{where} has no `model`: is it meant to be a `_base_` file?')
     runner = RUNNERS.build(cfg)
     check_checkpoint_hooks(runner)
     return runner

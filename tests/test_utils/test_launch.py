@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.visualization import TensorboardVisBackend
 
 from mtkdrl_mm.openmmlab import command_for_operators
@@ -262,6 +263,15 @@ def test_the_work_dir_is_checked_before_anything_is_built(load, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(InputError, match=r'^work_dir: ".*/file" cannot be a folder'):
         build_runner(load('--work-dir', str(tmp_path / 'file')))
+
+
+def test_a_config_without_a_model_is_named(tmp_path):
+    path = tmp_path / 'base.py'
+    path.write_text('x = 1')
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(InputError, match=r'^The config ".*/base.py" has no `model`'):
+        build_runner(cfg)
 
 
 def test_a_backend_whose_package_is_missing_is_named_with_the_command(tmp_path, monkeypatch):
