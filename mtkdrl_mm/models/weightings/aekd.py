@@ -79,21 +79,17 @@ def logit_gradients(terms: StepTerms) -> Tensor:
     Args:
         terms (StepTerms): The step's terms.
     """
-    loss_fn = terms.logit_loss_fn
-    if loss_fn is not None and type(loss_fn) is not KLDivergence:
+    loss_fn = terms.logit_loss_fn or KLDivergence(terms.temperature)
+    if type(loss_fn) is not KLDivergence:
         gradients = []
         for loss in terms.logit_loss.sum(dim=0):
             (gradient,) = torch.autograd.grad(loss, terms.student_logits, retain_graph=True)
             gradients.append(gradient.mean(dim=0))
         return torch.stack(gradients)
-    temperature = terms.temperature
     with torch.no_grad():
-        student = terms.student_log_probs(temperature).exp()[:, None]
-        if loss_fn is None:
-            teachers = terms.teacher_log_probs(temperature).exp()
-        else:
-            teachers = loss_fn.teacher_log_probs(terms).exp()
-        return temperature * (student - teachers).mean(dim=0)
+        student = terms.student_log_probs(loss_fn.temperature).exp()[:, None]
+        teachers = loss_fn.teacher_log_probs(terms).exp()
+        return loss_fn.temperature * (student - teachers).mean(dim=0)
 
 
 def feature_gradients(terms: StepTerms) -> Tensor:
