@@ -49,6 +49,7 @@ class FeatureScale(nn.Module):
     variance: Tensor
     samples: Tensor
     steps_seen: Tensor
+    _sizes: Tensor
 
     def __init__(self, channels: Sequence[int], steps: int) -> None:
         super().__init__()
@@ -58,6 +59,9 @@ class FeatureScale(nn.Module):
         self.register_buffer('variance', torch.ones(len(self.channels)))
         self.register_buffer('samples', torch.zeros(len(self.channels)))
         self.register_buffer('steps_seen', torch.zeros((), dtype=torch.long))
+        # On the device, so that no step copies it there.
+        sizes = torch.tensor(self.channels, dtype=torch.float32)
+        self.register_buffer('_sizes', sizes, persistent=False)
         # The same number without waiting for the device; None until it is read.
         self._known_steps: int | None = None
 
@@ -98,12 +102,11 @@ class FeatureScale(nn.Module):
             torch.stack([deviation.square().sum() for deviation in deviations]),
             counts,
         )
-        channels = self.samples.new_tensor(self.channels)
         seen = self.samples + count
         shift = total / self._per_channel(seen)
         shrink = torch.stack([part.square().sum() for part in shift.split(self.channels)])
-        squared = self.variance * self.samples * channels + square
-        self.variance.copy_((squared / seen - shrink).div(channels).clamp_min(0))
+        squared = self.variance * self.samples * self._sizes + square
+        self.variance.copy_((squared / seen - shrink).div(self._sizes).clamp_min(0))
         self.mean.add_(shift)
         self.samples.copy_(seen)
         self.steps_seen.add_(1)
