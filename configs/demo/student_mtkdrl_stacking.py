@@ -1,5 +1,8 @@
-# The student distilled by mtkdrl_stacking; the agent learns from held-out images.
+# The student distilled by mtkdrl_stacking; the agent learns from held-out images, and
+# discounts what teachers have learned of the student's images by heart.
 _base_ = ['../_base_/recipes/digits.py', '../_base_/methods/mtkdrl_stacking.py']
 
 model = dict(weighting=_base_.weighting)
-default_hooks = dict(agent=dict(**_base_.weighting_hooks.agent, experience='held_out'))
+default_hooks = dict(
+    agent=dict(**_base_.weighting_hooks.agent, experience='held_out', discount_memorised=True)
+)

@@ -5,6 +5,7 @@ from .advantage import Advantage, BatchZScoreAdvantage, MinMaxAdvantage, Standar
 from .agent_trainer import AgentTrainer
 from .algorithms import DDPG, DPG, PPO, Algorithm, MixtureLikelihood, PolicyGradient, WeightedBCE
 from .critic import Critic
+from .memorised_share import MemorisedShare
 from .reward import ClosenessReward, LabelProbabilityReward, Reward, StudentLossReward
 from .rollout_buffer import RolloutBuffer
 from .state import StateLayout, TeacherState
@@ -21,6 +22,7 @@ __all__ = [
     'ClosenessReward',
     'Critic',
     'LabelProbabilityReward',
+    'MemorisedShare',
     'MinMaxAdvantage',
     'MixtureLikelihood',
     'PolicyGradient',

@@ -13,6 +13,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from .algorithms import Algorithm
+from .memorised_share import MemorisedShare
 from .reward import Reward
 from .rollout_buffer import RolloutBuffer, redistribute
 
@@ -31,6 +32,11 @@ class AgentTrainer:
         seed (int): The run's seed.
         names (Sequence[str], optional): The teachers' names, for messages.
             Defaults to None: their numbers, from 0.
+        discount_memorised (bool): Whether a teacher's rewards count only as far
+            as it has not learned the student's images by heart, see
+            :class:`MemorisedShare`. For an algorithm that needs probabilities and
+            held-out images; :meth:`observe_student` is then called in every step of
+            the student. Defaults to False.
 
     Raises:
         InputError: If the algorithm cannot learn from the reward or its advantage.
@@ -43,6 +49,7 @@ class AgentTrainer:
         buffer: RolloutBuffer,
         seed: int,
         names: Sequence[str] | None = None,
+        discount_memorised: bool = False,
     ) -> None:
         algorithm.check_signal(reward, algorithm.advantage)
         self.algorithm = algorithm
@@ -50,6 +57,7 @@ class AgentTrainer:
         self.buffer = buffer
         self.seed = seed
         self.names = names or [str(number) for number in range(buffer.num_teachers)]
+        self.memorised = MemorisedShare(buffer.num_teachers) if discount_memorised else None
         self._shards = BufferShards(buffer, redistribute)
         self._generator = torch.Generator()
 
@@ -69,6 +77,15 @@ class AgentTrainer:
         rewards = self.reward(terms, action)
         self._add(action.states, rewards, iteration)
         return rewards
+
+    def observe_student(self, terms: StepTerms) -> None:
+        """See a step of the student, where the agent learns from held-out images.
+
+        Args:
+            terms (StepTerms): The step's terms for B images and M teachers.
+        """
+        if self.memorised is not None:
+            self.memorised.observe(terms)
 
     def observe_none(self, iteration: int) -> None:
         """Take part in a step of which this process has no image, but others have.
@@ -92,8 +109,8 @@ class AgentTrainer:
         It is called on all processes.
 
         Returns:
-            dict[str, float]: What the algorithm returns for the log; empty if
-            all buffers were empty.
+            dict[str, float]: What the algorithm returns for the log, and the shares
+            that were discounted; empty if all buffers were empty.
 
         Raises:
             InputError: On all processes, if a state or a reward is not finite, in
@@ -101,9 +118,15 @@ class AgentTrainer:
         """
         if self._check_finite() == 0:
             return {}
+        shares: dict[str, float] = {}
+        if self.memorised is not None:
+            share = self.memorised.estimate(self.buffer.rewards)
+            self.memorised.clear()
+            self.buffer.scale_rewards(1 - share)
+            shares = {f'memorised/{name}': lam for name, lam in zip(self.names, share.tolist())}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()
-        return results
+        return results | shares
 
     def gather(self) -> None:
         """Collect the buffers of all processes for the next :meth:`state_dict`.
@@ -114,6 +137,8 @@ class AgentTrainer:
         """
         self._check_finite()
         self._shards.gather()
+        if self.memorised is not None:
+            self.memorised.gather()
 
     def _check_finite(self) -> int:
         """Images in the buffers of all processes, after a look at every number."""
@@ -146,7 +171,10 @@ class AgentTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """State to be saved for exact resuming; the agent is saved with the model."""
-        return dict(algorithm=self.algorithm.state_dict(), buffers=self._shards.state_dict())
+        state = dict(algorithm=self.algorithm.state_dict(), buffers=self._shards.state_dict())
+        if self.memorised is not None:
+            state['memorised'] = self.memorised.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, on any number of processes.
@@ -156,3 +184,6 @@ class AgentTrainer:
         """
         self.algorithm.load_state_dict(state['algorithm'])
         self._shards.load_state_dict(state['buffers'])
+        # Not in checkpoints of trainings without it.
+        if self.memorised is not None and 'memorised' in state:
+            self.memorised.load_state_dict(state['memorised'])

@@ -177,6 +177,14 @@ class RolloutBuffer:
         self._drain(wait=True)
         return self._rewards[: len(self)]
 
+    def scale_rewards(self, factors: Tensor) -> None:
+        """Multiply all rewards held.
+
+        Args:
+            factors (Tensor): One per teacher, shape (M,).
+        """
+        self.rewards.mul_(factors)
+
     def count_non_finite(self) -> tuple[Tensor, Tensor]:
         """Images with a NaN or infinite number, per teacher.
 

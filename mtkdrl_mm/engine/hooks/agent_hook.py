@@ -67,11 +67,15 @@ class AgentHook(StepHook):
             the 'held_out' ones of the config's ``held_out_dataloader``, on
             which no teacher should have been trained, nor the student if reward
             or state depend on it. Defaults to 'training', as published.
+        discount_memorised (bool): Whether a teacher's rewards count only as far as
+            it has not learned the labels of the student's images by heart, see
+            :class:`mtkdrl_mm.rl.MemorisedShare`. For ``experience='held_out'``
+            and the algorithm ``MixtureLikelihood``. Defaults to False.
 
     Raises:
         InputError: If a component is unknown, a number is out of range, the
-            algorithm cannot learn from reward and advantage, or the weighting has
-            no agent.
+            algorithm cannot learn from reward and advantage, what is to be
+            discounted cannot be told, or the weighting has no agent.
 
     Example:
         >>> from mmengine.registry import HOOKS
@@ -99,6 +103,7 @@ class AgentHook(StepHook):
         update_interval: int | None = None,
         buffer_budget: float = 512.0,
         experience: str = 'training',
+        discount_memorised: bool = False,
     ) -> None:
         if experience not in ('training', 'held_out'):
             raise InputError(
@@ -112,6 +117,13 @@ class AgentHook(StepHook):
         # Built in `before_train`, when agent and seed are known.
         kind, _ = check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
         kind.check_signal(self.reward, self.advantage)
+        if discount_memorised and not (experience == 'held_out' and kind.needs_probabilities):
+            raise InputError(
+                '`discount_memorised=True` of AgentHook compares how likely the labels are on the '
+                "student's images and on held-out images: set `experience` to 'held_out' and "
+                '`algorithm` to "MixtureLikelihood", or leave it out.'
+            )
+        self.discount_memorised = discount_memorised
         self.algorithm_cfg = algorithm
         self.warmup_epochs = check_number('warmup_epochs', warmup_epochs)
         self.warmup_iters = warmup_iters
@@ -155,7 +167,9 @@ class AgentHook(StepHook):
             seed=runner.seed,
         )
         names = distiller.teachers.names
-        self.trainer = AgentTrainer(algorithm, self.reward, buffer, runner.seed, names)
+        self.trainer = AgentTrainer(
+            algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised
+        )
         if self._saved_state is not None:
             try:
                 self.trainer.load_state_dict(self._saved_state)
@@ -194,6 +208,8 @@ class AgentHook(StepHook):
         if self.held_out is None:
             rewards = self.trainer.observe(terms, weights, self._runner.iter).mean(dim=0)
             self._log = torch.cat([rewards.mean()[None], rewards, self._log])
+        else:
+            self.trainer.observe_student(terms)
 
     def after_train_iter(
         self,

@@ -1,0 +1,99 @@
+# Copyright (c) mtkdrl_mm contributors. All rights reserved.
+"""How much of what teachers say about the student's images they have learned by heart."""
+
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+from mtkdrl_mm.structures import StepTerms
+
+# Probabilities are summed in whole multiples of this, so that the sum does not depend on
+# their order, on the number of processes, or on where a run was interrupted.
+_UNIT = 2.0**-30
+
+
+class MemorisedShare:
+    r"""Share of a teacher's answers about the student's images that repeats their labels.
+
+    A teacher that has been trained on an image says partly what it would say about
+    a new one, q, and partly the label that it was told, :math:`p = (1 - \lambda) q +
+    \lambda 1_y`. The latter tells the student nothing, which has the label itself.
+    Means over many images give the share:
+
+    .. math::
+        \lambda^m = \frac{P^m - Q^m}{1 - Q^m}, \quad
+        P^m = \mathrm{mean}\; p^m[y] \text{ of the student's images}, \quad
+        Q^m = \mathrm{mean}\; p^m[y] \text{ of held-out images}
+
+    and 0 where P is the smaller one. Both should be augmented alike. P is low where the
+    student's labels are wrong, or blended (mixup, cutmix), and the share may not be seen
+    there.
+
+    Args:
+        num_teachers (int): Number of teachers M.
+    """
+
+    def __init__(self, num_teachers: int) -> None:
+        self.num_teachers = num_teachers
+        # What all processes have seen up to the last gathering, and this one since then:
+        # M sums of probabilities in units, and the number of images.
+        self._gathered = torch.zeros(num_teachers + 1, dtype=torch.int64)
+        self._own: Tensor | None = None
+
+    @torch.no_grad()
+    def observe(self, terms: StepTerms) -> None:
+        """Add a training step of the student.
+
+        Args:
+            terms (StepTerms): The step's terms for B images and M teachers.
+        """
+        if terms.labels.ndim == 1:
+            probabilities = terms.teacher_ce.neg().exp()
+        else:
+            log_probs = terms.teacher_log_probs()
+            probabilities = torch.einsum('bc,bmc->bm', terms.soft_labels, log_probs.exp())
+        sums = probabilities.double().div(_UNIT).round().long().sum(dim=0)
+        step = torch.cat([sums, sums.new_full((1,), len(probabilities))])
+        self._own = step if self._own is None else self._own + step
+
+    def gather(self) -> None:
+        """Add up what the processes have seen; to be called on all of them."""
+        own = torch.zeros_like(self._gathered) if self._own is None else self._own.cpu()
+        all_reduce(own)
+        self._gathered, self._own = self._gathered + own, None
+
+    def clear(self) -> None:
+        """Forget everything that was seen."""
+        self._gathered, self._own = torch.zeros_like(self._gathered), None
+
+    def estimate(self, held_out: Tensor) -> Tensor:
+        """Estimate the shares; to be called on all processes.
+
+        Args:
+            held_out (Tensor): p^m[y] of this process's held-out images, shape (N, M);
+                N may be 0.
+
+        Returns:
+            Tensor: lambda of shape (M,), float32, from 0 to 1; zeros where there
+            are no images of either kind.
+        """
+        self.gather()
+        sums = held_out.double().div(_UNIT).round().long().sum(dim=0)
+        other = torch.cat([sums, sums.new_full((1,), len(held_out))])
+        all_reduce(other)
+        if self._gathered[-1] == 0 or other[-1] == 0:
+            return torch.zeros(self.num_teachers)
+        seen, new = (
+            part[:-1].double() * _UNIT / part[-1] for part in (self._gathered, other.cpu())
+        )
+        return ((seen - new) / (1 - new).clamp_min(_UNIT)).clamp(0, 1).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen up to the last :meth:`gather`."""
+        return dict(sums=self._gathered.clone())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, on every process."""
+        self._gathered, self._own = state['sums'].cpu().clone(), None
