@@ -122,7 +122,7 @@ class AgentTrainer:
         if self.memorised is not None:
             share = self.memorised.estimate(self.buffer.rewards)
             self.memorised.clear()
-            self.buffer.scale_rewards(1 - share)
+            self.buffer.scale_rewards(share.neg() + 1)
             shares = {f'memorised/{name}': lam for name, lam in zip(self.names, share.tolist())}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()

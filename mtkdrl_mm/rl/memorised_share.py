@@ -60,9 +60,12 @@ class MemorisedShare:
 
     def gather(self) -> None:
         """Add up what the processes have seen; to be called on all of them."""
-        own = torch.zeros_like(self._gathered) if self._own is None else self._own.cpu()
+        own = self._own_sums()
         all_reduce(own)
         self._gathered, self._own = self._gathered + own, None
+
+    def _own_sums(self) -> Tensor:
+        return torch.zeros_like(self._gathered) if self._own is None else self._own.cpu()
 
     def clear(self) -> None:
         """Forget everything that was seen."""
@@ -91,8 +94,8 @@ class MemorisedShare:
         return ((seen - new) / (1 - new).clamp_min(_UNIT)).clamp(0, 1).float()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen up to the last :meth:`gather`."""
-        return dict(sums=self._gathered.clone())
+        """What was seen; on several processes :meth:`gather` comes first."""
+        return dict(sums=self._gathered + self._own_sums())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, on every process."""

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mtkdrl_mm.engine.held_out import build_held_out
+from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.rl import LabelProbabilityReward
 from mtkdrl_mm.utils import InputError
 
@@ -133,10 +134,53 @@ def test_every_update_sees_another_view(train, monkeypatch):
     assert any(flipped) and any(equal_) and all(a or b for a, b in zip(flipped, equal_))
 
 
-def test_a_resumed_training_goes_on_exactly(train):
-    whole = train(**held_out()).start().step(12)
-    first = train(**held_out()).start().step(6)
-    second = train(**held_out())
+STACKING = dict(algorithm='MixtureLikelihood', discount_memorised=True)
+
+
+def test_what_teachers_repeat_of_the_students_images_is_discounted(train, monkeypatch):
+    """Once the epoch is over, by the images of the epoch."""
+    training = train(**held_out(**STACKING)).start()
+    records = seen(training, monkeypatch)
+    scaled = []
+    update = training.hook.trainer.algorithm.update
+    monkeypatch.setattr(
+        training.hook.trainer.algorithm,
+        'update',
+        lambda buffer: scaled.append(buffer.rewards.clone()) or update(buffer),
+    )
+    training.step(8)
+    for epoch in range(2):
+        own = torch.cat(
+            [terms.teacher_ce.neg().exp() for terms, _ in training.records[4 * epoch :][:4]]
+        )
+        held = torch.cat([LabelProbabilityReward()(*record) for record in records[3 * epoch :][:3]])
+        share = ((own.mean(dim=0) - held.mean(dim=0)) / (1 - held.mean(dim=0))).clamp(0, 1)
+        torch.testing.assert_close(scaled[epoch], held * (1 - share))
+        assert share[0] == 0 and share[1] > 0.02  # as the networks happen to be
+    assert training.scalar('memorised/b') == pytest.approx(float(share[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(discount_memorised=True),
+        dict(held_out(), discount_memorised=True),
+        dict(
+            discount_memorised=True, algorithm='MixtureLikelihood', reward='LabelProbabilityReward'
+        ),
+    ],
+)
+def test_what_is_memorised_takes_two_kinds_of_images_and_probabilities(kwargs):
+    message = "`discount_memorised=True` of AgentHook .* set `experience` to 'held_out' and `algo"
+    with pytest.raises(InputError, match=message):
+        AgentHook(**kwargs)
+
+
+@pytest.mark.parametrize('kwargs', [{}, STACKING])
+def test_a_resumed_training_goes_on_exactly(train, kwargs):
+    whole = train(**held_out(**kwargs)).start().step(12)
+    first = train(**held_out(**kwargs)).start().step(6)
+    second = train(**held_out(**kwargs))
     second.distiller.load_state_dict(first.distiller.state_dict())
     second.runner.iter, second.runner.epoch = first.runner.iter, first.runner.epoch
     second.start(first.save()).step(6)

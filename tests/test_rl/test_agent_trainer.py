@@ -114,6 +114,33 @@ def test_stacking_keeps_probabilities_whatever_the_advantage(make_trainer, make_
     assert torch.equal(trainer.buffer.rewards, rewards)
 
 
+def test_rewards_count_as_far_as_teachers_have_not_memorised_the_students_images(
+    make_trainer, make_terms
+):
+    weighting, plain = make_trainer()
+    algorithm = MixtureLikelihood(weighting.agent)
+    trainer = AgentTrainer(
+        algorithm, LabelProbabilityReward(), plain.buffer, 0, ['a', 'b', 'c'], True
+    )
+    terms = make_terms(dtype=torch.float32)
+    rewards = trainer.observe(terms, weighting(terms), 0)
+    known = make_terms(seed=1, dtype=torch.float32)
+    known.teachers[1].logits[torch.arange(6), known.labels] += 6  # "b" knows these labels
+    trainer.observe_student(known)
+    share = copy.deepcopy(trainer.memorised).estimate(rewards)
+    assert share[1] > 0.5 > share[0]
+    learned = []
+    algorithm.loss = lambda states, values: (
+        learned.append(values) or MixtureLikelihood.loss(algorithm, states, values)
+    )
+    results = trainer.update()
+    torch.testing.assert_close(learned[0], rewards * (1 - share))
+    assert {key: results[f'memorised/{key}'] for key in 'abc'} == dict(zip('abc', share.tolist()))
+    # What was seen counts once.
+    trainer.observe(terms, weighting(terms), 1)
+    assert trainer.update()['memorised/b'] == 0
+
+
 def test_teacher_of_a_bad_reward_is_named_where_images_are_compared(make_trainer, make_terms):
     weighting, trainer = make_trainer()
     trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.engine.hooks.agent_hook import _of_all_processes
@@ -18,6 +19,7 @@ from mtkdrl_mm.rl import (
     AgentTrainer,
     BatchZScoreAdvantage,
     ClosenessReward,
+    MemorisedShare,
     MixtureLikelihood,
     PolicyGradient,
     Reward,
@@ -26,6 +28,7 @@ from mtkdrl_mm.rl import (
     StateLayout,
     WeightedBCE,
 )
+from mtkdrl_mm.structures import NetworkOutput, StepTerms
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import gather_interleaved, local_shard
 
@@ -116,6 +119,23 @@ def observe_uneven_steps(rank, world_size):
     return rewards, [trainer.buffer.get(step, torch.device('cpu'))[1] for step in range(3)]
 
 
+def estimate_shares(rank, world_size):
+    """Of 9 of the student's images, before and after a checkpoint, and 7 held-out ones."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(4, (9,), generator=generator)
+    teachers = torch.randn(2, 9, 4, generator=generator) + 2 * F.one_hot(labels, 4)
+    held_out = torch.rand(7, 2, generator=generator) / 4
+    memorised = MemorisedShare(2)
+    for images in (range(6), range(6, 9)):
+        own = list(images)[rank::world_size]
+        outputs = [NetworkOutput(teacher[own], None) for teacher in teachers]
+        memorised.observe(StepTerms(outputs[0], outputs, labels[own]))
+        memorised.gather()
+        state, memorised = memorised.state_dict(), MemorisedShare(2)
+        memorised.load_state_dict(state)
+    return memorised.estimate(held_out[rank::world_size])
+
+
 def work(rank, world_size, folder):
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
@@ -131,7 +151,8 @@ def work(rank, world_size, folder):
     few = {steps: learn_from_few(rank, world_size, steps) for steps in (0, 1, 3)}
     bad = learn_from_a_bad_reward(rank)
     uneven = observe_uneven_steps(rank, world_size)
-    torch.save((rows, results, few, uneven, bad), folder / f'{rank}.pth')
+    shares = estimate_shares(rank, world_size)
+    torch.save((rows, results, shares, few, uneven, bad), folder / f'{rank}.pth')
 
 
 def start(world_size, folder):
@@ -168,6 +189,13 @@ def test_a_bad_reward_of_one_process_is_an_error_on_all(learned):
     for *_, message in learned:
         assert 'the 8 images' in message
         assert ': the rewards of teacher "b" are not finite on 1 of them. Check' in message
+
+
+def test_several_processes_estimate_what_one_does(learned, learned_by_three):
+    one = estimate_shares(0, 1)
+    assert float(one.min()) > 0.3
+    for _, _, shares, *_ in learned + learned_by_three:
+        assert torch.equal(shares, one)
 
 
 def tensors_of(state, prefix=''):
@@ -207,7 +235,7 @@ def test_three_processes_some_without_an_image_of_a_step_learn_what_one_does(
 
 
 def test_processes_with_different_numbers_of_steps_update_together(learned):
-    (_, _, first, *_), (_, _, second, *_) = learned
+    (_, _, _, first, *_), (_, _, _, second, *_) = learned
     assert first[0][0] == second[0][0] == {}
     for steps in (1, 3):
         assert first[steps][0] == second[steps][0]
