@@ -70,7 +70,7 @@ class StepTerms:
 
     def __post_init__(self) -> None:
         self._student_log_probs: dict[float, Tensor] = {}
-        self._teacher_log_probs: dict[float, Tensor] = {}
+        self._teacher_log_probs: dict[float | Tensor, Tensor] = {}
 
     @property
     def num_teachers(self) -> int:
@@ -99,11 +99,17 @@ class StepTerms:
             cache[temperature] = self.student_logits.div(temperature).log_softmax(dim=-1)
         return cache[temperature]
 
-    def teacher_log_probs(self, temperature: float = 1.0) -> Tensor:
-        """Log softmax(z^m / T) of all teachers, shape (B, M, C)."""
+    def teacher_log_probs(self, temperature: float | Tensor = 1.0) -> Tensor:
+        """Log softmax(z^m / T_m) of all teachers, shape (B, M, C).
+
+        Args:
+            temperature (float | Tensor): One for all teachers, or one for each, shape
+                (M,), which is known again as the same tensor. Defaults to 1.
+        """
         cache = self._teacher_log_probs
         if temperature not in cache:
-            cache[temperature] = self.teacher_logits.div(temperature).log_softmax(dim=-1)
+            divisor = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+            cache[temperature] = self.teacher_logits.div(divisor).log_softmax(dim=-1)
         return cache[temperature]
 
     @cached_property

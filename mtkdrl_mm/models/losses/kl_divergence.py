@@ -52,7 +52,7 @@ class KLDivergence(DistillationLoss):
         tensor([[0.0000, 1.4224]])
     """
 
-    teacher_temperatures: Tensor | None
+    temperatures: Tensor | None
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class KLDivergence(DistillationLoss):
                 numbers_by_teacher(
                     'teacher_temperatures', teacher_temperatures, names, default=1, exclusive=True
                 )
-            )
-        # From the config, and so no part of checkpoints.
-        self.register_buffer('teacher_temperatures', values, persistent=False)
+            ).mul(self.temperature)
+        # tau_m T. From the config, and so no part of checkpoints.
+        self.register_buffer('temperatures', values, persistent=False)
 
     def teacher_log_probs(self, terms: StepTerms) -> Tensor:
         """Log softmax(z^m / (tau_m T)) of all teachers, shape (B, M, C).
@@ -77,10 +77,9 @@ class KLDivergence(DistillationLoss):
         Args:
             terms (StepTerms): The step's record for B images and M teachers.
         """
-        if self.teacher_temperatures is None:
-            return terms.teacher_log_probs(self.temperature)
-        divisors = self.temperature * self.teacher_temperatures[:, None]
-        return (terms.teacher_logits / divisors).log_softmax(dim=-1)
+        return terms.teacher_log_probs(
+            self.temperature if self.temperatures is None else self.temperatures
+        )
 
     def forward(self, terms: StepTerms) -> Tensor:
         """KL divergence from every teacher to the student, shape (B, M)."""

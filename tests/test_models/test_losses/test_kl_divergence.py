@@ -75,6 +75,16 @@ def test_teachers_may_have_temperatures_of_their_own(make_terms):
     assert loss.state_dict() == {}
 
 
+def test_their_probabilities_are_computed_once(make_terms):
+    """The loss reads them, and AE-KD, whose gradient has a closed form."""
+    terms = make_terms(teachers=2)
+    loss = KLDivergence(4.0, teacher_temperatures=dict(b=2.5), names=['a', 'b'])
+    first = loss.teacher_log_probs(terms)
+    loss(terms)
+    assert loss.teacher_log_probs(terms) is first
+    assert terms.teacher_log_probs(4.0) is not first
+
+
 @pytest.mark.parametrize(
     'temperatures, message',
     [
