@@ -54,7 +54,7 @@ class MemorisedShare:
         else:
             log_probs = terms.teacher_log_probs()
             probabilities = torch.einsum('bc,bmc->bm', terms.soft_labels, log_probs.exp())
-        sums = probabilities.double().div(_UNIT).round().long().sum(dim=0)
+        sums = probabilities.div(_UNIT).round().long().sum(dim=0)
         step = torch.cat([sums, sums.new_full((1,), len(probabilities))])
         self._own = step if self._own is None else self._own + step
 
@@ -83,7 +83,7 @@ class MemorisedShare:
             are no images of either kind.
         """
         self.gather()
-        sums = held_out.double().div(_UNIT).round().long().sum(dim=0)
+        sums = held_out.div(_UNIT).round().long().sum(dim=0)
         other = torch.cat([sums, sums.new_full((1,), len(held_out))])
         all_reduce(other)
         if self._gathered[-1] == 0 or other[-1] == 0:
