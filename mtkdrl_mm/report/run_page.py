@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtkdrl_mm.engine.hooks import AgentHook
-from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord
+from mtkdrl_mm.engine.run_record import MEMORISED_KEY, WEIGHT_KEYS, RunRecord
 from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError
@@ -195,6 +195,8 @@ def _agent(config: dict[str, Any]) -> list[tuple[str, str]]:
         dataset = _dict(_dict(config, 'held_out_dataloader'), 'dataset')
         shown = {k: dataset[k] for k in ('data_root', 'ann_file', 'data_prefix') if dataset.get(k)}
         source = f'held-out images, {_component(dict(type=dataset.get("type", ""), **shown))}'
+        if setting('discount_memorised'):
+            source += "; what teachers repeat of the student's images by heart is discounted"
     return [*rows, ('The agent learns from', source)]
 
 
@@ -215,7 +217,7 @@ def _results(record: RunRecord) -> Table:
 def _curves(record: RunRecord) -> list[Block]:
     """Loss, terms, metrics and learning rate; the rest is folded."""
     keys = [k for k in record.keys if k not in (*_COSTS, *_NOT_DRAWN) and record.curve(k)]
-    keys = [k for k in keys if not k.startswith(tuple(WEIGHT_KEYS.values()))]
+    keys = [k for k in keys if not k.startswith((*WEIGHT_KEYS.values(), MEMORISED_KEY))]
     terms = [k for k in keys if k != 'loss' and k.split('.')[-1].startswith('loss')]
     rates = [k for k in keys if k in ('lr', 'base_lr') or k.startswith('lr/')]
     rest = [k for k in keys if k not in (*terms, *rates, 'loss')]
@@ -283,6 +285,19 @@ def _add_weights(page: Page, record: RunRecord) -> None:
         )
         for kind in record.weight_kinds
     ]
+    memorised = [Series(name, record.curve(MEMORISED_KEY + name)) for name in teachers]
+    if any(series.points for series in memorised):
+        charts.append(
+            LineChart(
+                'Memorised',
+                memorised,
+                'iteration',
+                limits=(0.0, 1.0),
+                decimals=3,
+                note="How much of what a teacher says about the student's images repeats their "
+                'labels by heart, as of the last update of the agent. It counts for nothing.',
+            )
+        )
     intro = (
         'Every image has one weight per teacher, and they sum to 1. The lines are means over the '
         f'images of a log line; with equal weights, each would be at {1 / len(teachers):.2f}. '

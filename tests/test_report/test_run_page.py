@@ -90,6 +90,21 @@ def test_how_the_agent_learns(tmp_path):
     words = check(render(make_run_page(published))).words
     assert 'Reward LabelProbabilityReward' in words
     assert 'The agent learns from held-out images, CustomDataset (data_root=' in words
+    assert 'by heart' not in words
+    published.config['default_hooks']['agent']['discount_memorised'] = True
+    words = check(render(make_run_page(published))).words
+    assert "; what teachers repeat of the student's images by heart is discounted" in words
+
+
+def test_what_teachers_have_memorised_is_drawn_beside_their_weights(tmp_path):
+    record = distillation(tmp_path)
+    assert 'Memorised' not in check(render(make_run_page(record))).words
+    record.train[-1].update({'memorised/a': 0.375, 'memorised/b': 0.0})
+    page = make_run_page(record)
+    weights = next(section for section in page.sections if section.anchor == 'weights')
+    assert [chart.title for chart in weights.blocks[0].charts][-1] == 'Memorised'
+    words = check(render(page)).words
+    assert words.count('Memorised') == 1 and 'a 0.375 b 0.000' in words
 
 
 def test_sections(tmp_path):
