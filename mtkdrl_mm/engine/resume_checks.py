@@ -1,12 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Checks that a checkpoint belongs to the training that is resumed."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
+from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.teacher_outputs import TeacherRecord, first_difference
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
@@ -101,6 +103,8 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
     if not isinstance(before, dict):
         return
     now = describe_training(cfg)
+    defaults = _hook_defaults(cfg)
+    before, now = {**defaults, **before}, {**defaults, **now}
     keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     if 'model.type' in keys:
         keys = ['model.type']  # the other differences follow from it
@@ -110,6 +114,23 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
     ]
     if differences:
         raise InputError(f'"{path}" is of another training: {summarise(differences, 3)}. {_REMEDY}')
+
+
+def _hook_defaults(cfg: dict[str, Any]) -> dict[str, str]:
+    """What the hooks' arguments are that a config, or an earlier version, does not set."""
+    defaults: dict[str, str] = {}
+    hooks = cfg.get('default_hooks') or {}
+    for name in _METHOD_HOOKS:
+        hook = hooks.get(name)
+        if not isinstance(hook, dict) or not hook.get('type'):
+            continue
+        kind = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
+        if kind is None:  # which is an error of its own when the hook is built
+            continue
+        for argument, parameter in inspect.signature(kind).parameters.items():
+            if not isinstance(hook.get(argument), dict):
+                defaults.update(_walk(f'default_hooks.{name}.{argument}', parameter.default))
+    return defaults
 
 
 def _phrase(value: str | None) -> str:

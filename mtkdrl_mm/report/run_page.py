@@ -217,7 +217,8 @@ def _results(record: RunRecord) -> Table:
 def _curves(record: RunRecord) -> list[Block]:
     """Loss, terms, metrics and learning rate; the rest is folded."""
     keys = [k for k in record.keys if k not in (*_COSTS, *_NOT_DRAWN) and record.curve(k)]
-    keys = [k for k in keys if not k.startswith((*WEIGHT_KEYS.values(), MEMORISED_KEY))]
+    if record.teachers:  # else there is no section of the weights
+        keys = [k for k in keys if not k.startswith((*WEIGHT_KEYS.values(), MEMORISED_KEY))]
     terms = [k for k in keys if k != 'loss' and k.split('.')[-1].startswith('loss')]
     rates = [k for k in keys if k in ('lr', 'base_lr') or k.startswith('lr/')]
     rest = [k for k in keys if k not in (*terms, *rates, 'loss')]
@@ -295,11 +296,11 @@ def _add_weights(page: Page, record: RunRecord) -> None:
                 limits=(0.0, 1.0),
                 decimals=3,
                 note="How much of what a teacher says about the student's images repeats their "
-                'labels by heart, as of the last update of the agent. It counts for nothing.',
+                'labels by heart, as of the last update of the agent, which gives nothing for it.',
             )
         )
     intro = (
-        'Every image has one weight per teacher, and they sum to 1. The lines are means over the '
+        'Every image has one weight per teacher, and they sum to 1. Their lines are means over the '
         f'images of a log line; with equal weights, each would be at {1 / len(teachers):.2f}. '
         'Logit weights multiply the distances between the predictions of student and teachers, '
         'feature weights those between their features.'

@@ -143,11 +143,26 @@ class AgentTrainer:
     def _check_finite(self) -> int:
         """Images in the buffers of all processes, after a look at every number."""
         held = torch.tensor([len(self.buffer)])
-        counts = torch.cat([held, *self.buffer.count_non_finite()])
-        all_reduce(counts)
-        images, *bad = counts.tolist()
-        if any(bad):
-            raise InputError(self._describe(images, bad[: len(self.names)], bad[len(self.names) :]))
+        counts = [held, *self.buffer.count_non_finite()]
+        if self.memorised is not None:
+            counts.append(self.memorised.count_non_finite())
+        total = torch.cat(counts)
+        all_reduce(total)
+        images, *bad = total.tolist()
+        count = len(self.names)
+        if any(bad[: 2 * count]):
+            raise InputError(self._describe(images, bad[:count], bad[count : 2 * count]))
+        unclear = [
+            f'teacher "{name}" on {number} of them'
+            for name, number in zip(self.names, bad[2 * count :])
+            if number > 0
+        ]
+        if unclear:
+            raise InputError(
+                "What has been memorised of the student's images cannot be told: not finite are "
+                f'the outputs of {", ".join(unclear)}. Check these teachers, or set '
+                '`discount_memorised=False`.'
+            )
         return images
 
     def _describe(self, images: int, states: list[int], rewards: list[int]) -> str:

@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mtkdrl_mm.structures import StepTerms
+from mtkdrl_mm.structures.step_terms import cross_entropy
 
 # Probabilities are summed in whole multiples of this, so that the sum does not depend on
 # their order, on the number of processes, or on where a run was interrupted.
@@ -20,16 +21,18 @@ class MemorisedShare:
     A teacher that has been trained on an image says partly what it would say about
     a new one, q, and partly the label that it was told, :math:`p = (1 - \lambda) q +
     \lambda 1_y`. The latter tells the student nothing, which has the label itself.
-    Means over many images give the share:
+    If the share is the same for all images, means over many of them give it:
 
     .. math::
         \lambda^m = \frac{P^m - Q^m}{1 - Q^m}, \quad
         P^m = \mathrm{mean}\; p^m[y] \text{ of the student's images}, \quad
         Q^m = \mathrm{mean}\; p^m[y] \text{ of held-out images}
 
-    and 0 where P is the smaller one. Both should be augmented alike. P is low where the
-    student's labels are wrong, or blended (mixup, cutmix), and the share may not be seen
-    there.
+    and 0 where P is the smaller one. The two kinds of images should be several hundred
+    each, of one distribution and augmented alike: other differences between P and Q are
+    taken for memory, the more so the nearer Q is to 1. A blended label (mixup, cutmix) or a
+    smoothed one stands for its largest class. Where the student's labels are wrong or
+    blended, P is low and the share is underestimated.
 
     Args:
         num_teachers (int): Number of teachers M.
@@ -38,7 +41,8 @@ class MemorisedShare:
     def __init__(self, num_teachers: int) -> None:
         self.num_teachers = num_teachers
         # What all processes have seen up to the last gathering, and this one since then:
-        # M sums of probabilities in units, and the number of images.
+        # M sums of probabilities in units, and the number of images. Its own has M more numbers:
+        # of images whose answers are not finite.
         self._gathered = torch.zeros(num_teachers + 1, dtype=torch.int64)
         self._own: Tensor | None = None
 
@@ -50,13 +54,24 @@ class MemorisedShare:
             terms (StepTerms): The step's terms for B images and M teachers.
         """
         if terms.labels.ndim == 1:
-            probabilities = terms.teacher_ce.neg().exp()
+            losses = terms.teacher_ce
         else:
-            log_probs = terms.teacher_log_probs()
-            probabilities = torch.einsum('bc,bmc->bm', terms.soft_labels, log_probs.exp())
+            losses = cross_entropy(terms.teacher_log_probs(), terms.labels.argmax(dim=1))
+        finite = losses.isfinite()
+        probabilities = losses.neg().exp().where(finite, torch.zeros_like(losses))
         sums = probabilities.div(_UNIT).round().long().sum(dim=0)
-        step = torch.cat([sums, sums.new_full((1,), len(probabilities))])
+        step = torch.cat([sums, sums.new_full((1,), len(losses)), (~finite).sum(dim=0)])
         self._own = step if self._own is None else self._own + step
+
+    def count_non_finite(self) -> Tensor:
+        """Images of this process since :meth:`gather` with a NaN or infinite answer.
+
+        Returns:
+            Tensor: Per teacher, int64 of shape (M,).
+        """
+        if self._own is None:
+            return torch.zeros(self.num_teachers, dtype=torch.int64)
+        return self._own[self.num_teachers + 1 :].cpu()
 
     def gather(self) -> None:
         """Add up what the processes have seen; to be called on all of them."""
@@ -65,7 +80,9 @@ class MemorisedShare:
         self._gathered, self._own = self._gathered + own, None
 
     def _own_sums(self) -> Tensor:
-        return torch.zeros_like(self._gathered) if self._own is None else self._own.cpu()
+        if self._own is None:
+            return torch.zeros_like(self._gathered)
+        return self._own[: self.num_teachers + 1].cpu()
 
     def clear(self) -> None:
         """Forget everything that was seen."""

@@ -70,7 +70,7 @@ class StepTerms:
 
     def __post_init__(self) -> None:
         self._student_log_probs: dict[float, Tensor] = {}
-        self._teacher_log_probs: dict[float | Tensor, Tensor] = {}
+        self._teacher_log_probs: dict[tuple[float, Tensor | None], Tensor] = {}
 
     @property
     def num_teachers(self) -> int:
@@ -99,18 +99,24 @@ class StepTerms:
             cache[temperature] = self.student_logits.div(temperature).log_softmax(dim=-1)
         return cache[temperature]
 
-    def teacher_log_probs(self, temperature: float | Tensor = 1.0) -> Tensor:
-        """Log softmax(z^m / T_m) of all teachers, shape (B, M, C).
+    def teacher_log_probs(
+        self, temperature: float = 1.0, teacher_temperatures: Tensor | None = None
+    ) -> Tensor:
+        """Log softmax(z^m / (tau_m T)) of all teachers, shape (B, M, C).
 
         Args:
-            temperature (float | Tensor): One for all teachers, or one for each, shape
-                (M,), which is known again as the same tensor. Defaults to 1.
+            temperature (float): T. Defaults to 1.
+            teacher_temperatures (Tensor, optional): tau_m of every teacher, shape (M,).
+                What is computed is kept for this very tensor. Defaults to None: 1 for
+                all.
         """
-        cache = self._teacher_log_probs
-        if temperature not in cache:
-            divisor = temperature[:, None] if isinstance(temperature, Tensor) else temperature
-            cache[temperature] = self.teacher_logits.div(divisor).log_softmax(dim=-1)
-        return cache[temperature]
+        cache, key = self._teacher_log_probs, (temperature, teacher_temperatures)
+        if key not in cache:
+            logits = self.teacher_logits.div(temperature)
+            if teacher_temperatures is not None:
+                logits = logits / teacher_temperatures[:, None]
+            cache[key] = logits.log_softmax(dim=-1)
+        return cache[key]
 
     @cached_property
     def soft_labels(self) -> Tensor:

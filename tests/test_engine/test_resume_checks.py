@@ -59,6 +59,10 @@ def check(cfg):
         {'model.logit_loss_weight': 2.0},
         {'default_hooks.agent.update_interval': 9},
         {'default_hooks.agent.algorithm.clip': 0.1},
+        # The defaults, which an earlier version may not have had.
+        {'default_hooks.agent.reward': 'ClosenessReward'},
+        {'default_hooks.agent.experience': 'training'},
+        {'default_hooks.agent.discount_memorised': False},
         {'default_hooks.logger.interval': 1},
         {'model.teachers.0.checkpoint': 'moved/big.pth', 'model.student.cfg_path': 'b/student.py'},
         {'optim_wrapper': dict(optimizer=dict(type='SGD', lr=0.1))},
@@ -82,8 +86,12 @@ def test_what_may_change(changes):
             '`default_hooks.agent.algorithm.type` was "PPO" and is "DPG"',
         ),
         (
-            {'default_hooks.agent.reward': 'ClosenessReward'},
-            '`default_hooks.agent.reward` was not set and is "ClosenessReward"',
+            {'default_hooks.agent.reward': 'StudentLossReward'},
+            '`default_hooks.agent.reward` was "ClosenessReward" and is "StudentLossReward"',
+        ),
+        (
+            {'default_hooks.agent.discount_memorised': True},
+            '`default_hooks.agent.discount_memorised` was "False" and is "True"',
         ),
         (
             {'model.teachers.0.name': 'small'},

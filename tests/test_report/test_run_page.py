@@ -105,6 +105,12 @@ def test_what_teachers_have_memorised_is_drawn_beside_their_weights(tmp_path):
     assert [chart.title for chart in weights.blocks[0].charts][-1] == 'Memorised'
     words = check(render(page)).words
     assert words.count('Memorised') == 1 and 'a 0.375 b 0.000' in words
+    # Without `TeacherWeightHook` there are no weights that it could stand beside.
+    record.train[:] = [
+        {key: value for key, value in entry.items() if not key.startswith('teacher_weight')}
+        for entry in record.train
+    ]
+    assert 'memorised/a 0.375' in check(render(make_run_page(record))).words
 
 
 def test_sections(tmp_path):

@@ -141,6 +141,23 @@ def test_rewards_count_as_far_as_teachers_have_not_memorised_the_students_images
     assert trainer.update()['memorised/b'] == 0
 
 
+@pytest.mark.parametrize('call', ['update', 'gather'])
+def test_teacher_whose_answers_about_the_students_images_are_no_numbers(
+    make_trainer, make_terms, call
+):
+    weighting, plain = make_trainer()
+    algorithm = MixtureLikelihood(weighting.agent)
+    trainer = AgentTrainer(algorithm, LabelProbabilityReward(), plain.buffer, 0, 'abc', True)
+    terms = make_terms(dtype=torch.float32)
+    trainer.observe(terms, weighting(terms), 0)
+    bad = make_terms(seed=1, dtype=torch.float32)
+    bad.teachers[2].logits[3] = float('nan')
+    trainer.observe_student(bad)
+    with pytest.raises(InputError, match=r'cannot be told: .* teacher "c" on 1 of them\. Ch'):
+        getattr(trainer, call)()
+    assert algorithm.updates == 0 and len(trainer.buffer) == 6
+
+
 def test_teacher_of_a_bad_reward_is_named_where_images_are_compared(make_trainer, make_terms):
     weighting, trainer = make_trainer()
     trainer.algorithm = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())

@@ -53,12 +53,28 @@ def test_closed_form():
     torch.testing.assert_close(share, torch.tensor([0.5, 0.0]))
 
 
-def test_blended_labels_count_by_their_shares():
-    memorised = MemorisedShare(1)
-    says = torch.tensor([[0.6, 0.4, 0.0]]).clamp_min(1e-9)
-    memorised.observe(terms_of(torch.tensor([[0.75, 0.25, 0.0]]), says))
-    # 0.75 * 0.6 + 0.25 * 0.4 = 0.55
-    torch.testing.assert_close(memorised.estimate(torch.tensor([[0.1]])), torch.tensor([0.5]))
+def test_a_smoothed_label_stands_for_its_class():
+    """The student's own head may smooth what the teachers were told."""
+    hard, smoothed = MemorisedShare(1), MemorisedShare(1)
+    labels, says = answers(50, 5, seed=3)
+    hard.observe(terms_of(labels, says))
+    smoothed.observe(terms_of(0.9 * F.one_hot(labels, 5) + 0.02, says))
+    held_out = torch.full((3, 1), 0.2)
+    share = hard.estimate(held_out)
+    assert 0.1 < share < 0.9
+    torch.testing.assert_close(smoothed.estimate(held_out), share)
+
+
+def test_answers_that_are_no_numbers_are_counted_and_not_summed():
+    memorised = MemorisedShare(2)
+    says = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5]])
+    bad = torch.tensor([[0.9, 0.1], [float('nan'), 0.1], [0.5, 0.5]])
+    memorised.observe(terms_of(torch.tensor([0, 0, 0]), says, bad))
+    assert memorised.count_non_finite().tolist() == [0, 1]
+    memorised.gather()
+    assert memorised.count_non_finite().tolist() == [0, 0]
+    share = memorised.estimate(torch.zeros(3, 2))
+    torch.testing.assert_close(share, torch.tensor([2.3 / 3, 1.4 / 3]))
 
 
 def test_teachers_that_are_always_right_have_memorised_nothing_that_one_could_tell():

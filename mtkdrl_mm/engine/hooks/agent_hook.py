@@ -34,15 +34,16 @@ class AgentHook(StepHook):
     - In every training step it adds the states that the agent observed and the
       rewards of the teachers to the rollout buffer (phase 1). The agent is
       frozen. With ``experience='held_out'`` it runs student and teachers on the
-      held-out images just before an update, and adds those instead.
+      held-out images just before an update, and adds those instead; of the
+      training steps it keeps what ``discount_memorised`` needs.
     - At the end of every epoch, or every ``update_interval`` iterations, it
       updates the agent from the buffer and clears it (phase 2).
     - During the warm-up the weights are 1/M. The agent is pre-trained from the
       buffer of the warm-up all the same.
 
     What it saves in a checkpoint under ``agent_hook``: the state of the
-    algorithm (optimiser, number of updates, advantage), and the buffers of all
-    processes where they are not empty. The agent itself is part of the model.
+    algorithm (optimiser, number of updates, advantage), the buffers of all
+    processes where they are not empty, and the sums of ``discount_memorised``. The agent itself is part of the model.
     In distributed runs all processes average their gradients, and make sure
     after each update that they hold the same agent. A state, a reward or an agent
     that is NaN or infinite ends the training before anything is saved.

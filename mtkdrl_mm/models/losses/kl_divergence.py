@@ -52,7 +52,7 @@ class KLDivergence(DistillationLoss):
         tensor([[0.0000, 1.4224]])
     """
 
-    temperatures: Tensor | None
+    teacher_temperatures: Tensor | None
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class KLDivergence(DistillationLoss):
                 numbers_by_teacher(
                     'teacher_temperatures', teacher_temperatures, names, default=1, exclusive=True
                 )
-            ).mul(self.temperature)
-        # tau_m T. From the config, and so no part of checkpoints.
-        self.register_buffer('temperatures', values, persistent=False)
+            )
+        # From the config, and so no part of checkpoints.
+        self.register_buffer('teacher_temperatures', values, persistent=False)
 
     def teacher_log_probs(self, terms: StepTerms) -> Tensor:
         """Log softmax(z^m / (tau_m T)) of all teachers, shape (B, M, C).
@@ -77,9 +77,7 @@ class KLDivergence(DistillationLoss):
         Args:
             terms (StepTerms): The step's record for B images and M teachers.
         """
-        return terms.teacher_log_probs(
-            self.temperature if self.temperatures is None else self.temperatures
-        )
+        return terms.teacher_log_probs(self.temperature, self.teacher_temperatures)
 
     def forward(self, terms: StepTerms) -> Tensor:
         """KL divergence from every teacher to the student, shape (B, M)."""

@@ -25,7 +25,8 @@ class MixtureLikelihood(PolicyGradient):
             + \lambda (H(\pi_l) + H(\pi_f))
 
     With :class:`LabelProbabilityReward`, the sum is the probability of the label
-    under the mixture that the student is taught. Its gradient is the policy
+    under the mixture that the student is taught, or with ``discount_memorised`` of
+    ``AgentHook`` under that part of it which is not repeated by heart. Its gradient is the policy
     gradient with the advantage
 
     .. math::

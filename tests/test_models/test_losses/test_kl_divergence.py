@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import KLDivergence
+from mtkdrl_mm.models.weightings.aekd import logit_gradients
 from mtkdrl_mm.structures import NetworkOutput, StepTerms
 from mtkdrl_mm.utils import InputError
 
@@ -75,14 +76,35 @@ def test_teachers_may_have_temperatures_of_their_own(make_terms):
     assert loss.state_dict() == {}
 
 
-def test_their_probabilities_are_computed_once(make_terms):
+def test_their_probabilities_are_computed_once(make_terms, monkeypatch):
     """The loss reads them, and AE-KD, whose gradient has a closed form."""
     terms = make_terms(teachers=2)
     loss = KLDivergence(4.0, teacher_temperatures=dict(b=2.5), names=['a', 'b'])
-    first = loss.teacher_log_probs(terms)
+    terms.logit_loss_fn = loss
+    original, calls = torch.Tensor.log_softmax, []
+
+    def counting(self, *args, **kwargs):
+        calls.append(tuple(self.shape))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, 'log_softmax', counting)
+    losses, gradients = terms.logit_loss, logit_gradients(terms)
+    assert sorted(calls) == [(6, 2, 5), (6, 5)]
+    for m in range(2):
+        (gradient,) = torch.autograd.grad(
+            losses[:, m].mean(), terms.student_logits, retain_graph=True
+        )
+        torch.testing.assert_close(gradients[m], gradient.sum(dim=0))
+
+
+def test_the_temperature_may_change(make_terms):
+    """As by a schedule: the student's and the teachers' change together."""
+    terms = make_terms(teachers=2)
+    loss = KLDivergence(4.0, teacher_temperatures=dict(b=2.5), names=['a', 'b'])
     loss(terms)
-    assert loss.teacher_log_probs(terms) is first
-    assert terms.teacher_log_probs(4.0) is not first
+    loss.temperature = 1.0
+    other = KLDivergence(1.0, teacher_temperatures=dict(b=2.5), names=['a', 'b'])
+    torch.testing.assert_close(loss(terms), other(make_terms(teachers=2)))
 
 
 @pytest.mark.parametrize(
