@@ -43,7 +43,8 @@ class AgentHook(StepHook):
 
     What it saves in a checkpoint under ``agent_hook``: the state of the
     algorithm (optimiser, number of updates, advantage), the buffers of all
-    processes where they are not empty, and the sums of ``discount_memorised``. The agent itself is part of the model.
+    processes where they are not empty, and the sums of ``discount_memorised``.
+    The agent itself is part of the model.
     In distributed runs all processes average their gradients, and make sure
     after each update that they hold the same agent. A state, a reward or an agent
     that is NaN or infinite ends the training before anything is saved.
