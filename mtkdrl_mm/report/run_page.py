@@ -1,24 +1,20 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The page of one training."""
 
-import inspect
 import os.path as osp
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.engine.run_record import MEMORISED_KEY, WEIGHT_KEYS, RunRecord
 from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
-from .charts import LineChart, Series, format_duration, format_number
+from .charts import LineChart, Series, format_duration
 from .gallery import extreme_images, make_pictures
 from .image_outputs import ImageOutputs
 from .page import Block, Charts, Facts, Fold, Gallery, Notes, Page, Section, Table, Text
+from .run_overview import config_part, describe_model, kind_of, make_overview
 from .weight_tables import class_labels, class_tables
 
 #: Pictures in each row of the gallery.
@@ -52,13 +48,13 @@ def make_run_page(
         Page: The page.
     """
     classes = classes or record.class_names
-    model = _dict(record.config, 'model')
+    model = config_part(record.config, 'model')
     page = Page(
         title=f'Training {_run_name(record)}',
-        subtitle=_describe_model(model),
+        subtitle=describe_model(model),
         footer=f'Written by mtkdrl_mm {__version__} from the work dir {record.work_dir}.',
     )
-    page.sections.append(_overview(record))
+    page.sections.append(make_overview(record))
     curves = _curves(record)
     if curves:
         page.sections.append(Section('curves', 'Curves', curves))
@@ -66,7 +62,7 @@ def make_run_page(
         reason = 'No training step has been logged so far.'
         page.left_out.append(('Curves', reason))
     if model and not model.get('teachers') and not record.teachers:
-        reason = f'This training has no teachers: its model is {_kind(model)}.'
+        reason = f'This training has no teachers: its model is {kind_of(model)}.'
         page.left_out.append(('Weights, gallery, calibration', reason))
     else:
         _add_weights(page, record)
@@ -83,135 +79,6 @@ def _run_name(record: RunRecord) -> str:
     """The last two folders: the method's and the seed's in a comparison."""
     parts = osp.abspath(record.work_dir).split(osp.sep)
     return '/'.join(parts[-2:]).strip('/')
-
-
-def _dict(config: Any, key: str) -> dict[str, Any]:
-    value = config.get(key) if isinstance(config, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def _kind(component: dict[str, Any]) -> str:
-    """The type in a component's config, without its package."""
-    return str(component.get('type', '')).rpartition('.')[2]
-
-
-def _component(value: Any) -> str:
-    """The type of a config's component, with its other settings."""
-    if isinstance(value, dict):
-        rest = ', '.join(f'{k}={v!r}' for k, v in value.items() if k != 'type')
-        return f'{_kind(value)} ({rest})' if rest else _kind(value)
-    return str(value)
-
-
-def _describe_model(model: dict[str, Any]) -> str:
-    if model.get('teachers'):
-        weighting = _component(_weighting(model)).split(' ')[0]
-        count = len(model['teachers'])
-        return f'Distillation from {count} teacher{"s" * (count != 1)}, weighed by {weighting}.'
-    return f'{_kind(model)} without teachers.' if model.get('type') else ''
-
-
-def _weighting(model: dict[str, Any]) -> Any:
-    return model.get('weighting', 'AVER')  # the distiller's default
-
-
-def _overview(record: RunRecord) -> Section:
-    model, config = _dict(record.config, 'model'), record.config
-    rows: list[tuple[str, str]] = []
-    done, planned = record.position
-    unit = record.unit
-    if planned is None:
-        rows.append(('Length', f'{done} {unit}s'))
-    else:
-        state = 'finished' if done >= planned else 'not finished'
-        rows.append(('Length', f'{done} of {planned} {unit}s, {state}'))
-    if record.train and record.by_epoch:
-        rows[-1] = (rows[-1][0], f'{rows[-1][1]}; {record.train[-1]["step"]} iterations')
-    starts = [osp.basename(session) for session in record.sessions]
-    if len(starts) > 1:
-        rows.append(('Starts', f'{len(starts)}, resumed: {", ".join(starts)}'))
-    elif starts:
-        rows.append(('Start', starts[0]))
-    student = model.get('student')
-    if isinstance(student, dict):
-        rows.append(('Student', str(student.get('cfg_path') or student.get('type'))))
-    elif model.get('backbone'):
-        rows.append(('Backbone', _component(model['backbone'])))
-    if model.get('teachers'):
-        rows.append(('Weighting', _component(_weighting(model))))
-        rows += _agent(config)
-        losses = [
-            f'{_component(model.get(f"{key}_loss", default))}, weight {model.get(weight, number)}'
-            for key, default, weight, number in (
-                ('logit', 'KLDivergence', 'logit_loss_weight', 1.0),
-                ('feature', 'FeatureMSE', 'feature_loss_weight', 5.0),
-            )
-        ]
-        rows.append(('Logit loss', losses[0]))
-        rows.append(('Feature loss', losses[1]))
-        stored = model.get('teacher_outputs')
-        if stored is not None:
-            rows.append(('Teacher outputs', _component(stored).strip()))
-    loader = _dict(config, 'train_dataloader')
-    dataset = _dict(loader, 'dataset')
-    if dataset:
-        shown = {k: dataset[k] for k in ('data_root', 'ann_file', 'data_prefix') if dataset.get(k)}
-        rows.append(('Training data', _component(dict(type=dataset.get('type', ''), **shown))))
-    if loader.get('batch_size'):
-        rows.append(('Batch size per process', str(loader['batch_size'])))
-    optimizer = _dict(_dict(config, 'optim_wrapper'), 'optimizer')
-    if optimizer:
-        rows.append(('Optimizer', _component(optimizer)))
-    if record.checkpoint:
-        rows.append(('Checkpoint', osp.basename(record.checkpoint)))
-    blocks: list[Block] = []
-    if record.metrics:
-        blocks.append(_results(record))
-    blocks.append(Facts(rows))
-    return Section('overview', 'Overview', blocks)
-
-
-def _agent(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """How the agent is trained: what tells the variants of MTKD-RL apart."""
-    hooks = [*_dict(config, 'default_hooks').values(), *(config.get('custom_hooks') or ())]
-    hook = next((h for h in hooks if isinstance(h, dict) and _kind(h) == 'AgentHook'), None)
-    if hook is None:
-        return []
-    defaults = inspect.signature(AgentHook).parameters
-
-    def setting(key: str) -> Any:
-        return hook.get(key, defaults[key].default)
-
-    rows = [
-        (title, _component(setting(key)))
-        for title, key in (
-            ('Reward', 'reward'),
-            ('Advantage', 'advantage'),
-            ('RL algorithm', 'algorithm'),
-        )
-    ]
-    source = 'training images'
-    if setting('experience') == 'held_out':
-        dataset = _dict(_dict(config, 'held_out_dataloader'), 'dataset')
-        shown = {k: dataset[k] for k in ('data_root', 'ann_file', 'data_prefix') if dataset.get(k)}
-        source = f'held-out images, {_component(dict(type=dataset.get("type", ""), **shown))}'
-        if setting('discount_memorised'):
-            source += "; what teachers repeat of the student's images by heart is discounted"
-    return [*rows, ('The agent learns from', source)]
-
-
-def _results(record: RunRecord) -> Table:
-    rows = []
-    for key in record.metrics:
-        points = record.metric(key)
-        finite = [(y, x) for x, y in points if np.isfinite(y)]
-        if not points:
-            continue
-        (high, when), (low, _) = (max(finite), min(finite)) if finite else ((np.nan, 0.0),) * 2
-        rows.append([key, *map(format_number, (points[-1][1], high, when, low))])
-    unit = record.unit
-    head = ['metric', 'last', 'highest', f'in {unit}', 'lowest']
-    return Table('Results of the validations', head, rows)
 
 
 def _curves(record: RunRecord) -> list[Block]:
@@ -454,7 +321,7 @@ def _add_gallery(page: Page, outputs: ImageOutputs | str, classes: Sequence[str]
 def _cost(record: RunRecord) -> Section:
     rows = []
     time, waiting = record.median('time'), record.median('data_time')
-    batch = _dict(record.config, 'train_dataloader').get('batch_size')
+    batch = config_part(record.config, 'train_dataloader').get('batch_size')
     if time:
         text = f'{time:.4g} (median)'
         if isinstance(batch, int):

@@ -73,29 +73,6 @@ def test_values_are_those_of_the_logs(tmp_path):
     assert '4 s, without validation' in page.words and '321 MiB at most' in page.words
 
 
-def test_how_the_agent_learns(tmp_path):
-    """MTKD-RL as published and its variants have the same weighting class."""
-    assert 'Reward' not in check(render(make_run_page(distillation(tmp_path)))).words
-    published = read_run(str(tmp_path))
-    published.config['default_hooks'] = dict(agent=dict(type='mtkdrl_mm.AgentHook'))
-    words = check(render(make_run_page(published))).words
-    assert 'Reward ClosenessReward Advantage MinMaxAdvantage RL algorithm PolicyGradient' in words
-    assert 'The agent learns from training images' in words
-    published.config['default_hooks']['agent'].update(
-        reward=dict(type='LabelProbabilityReward'), experience='held_out'
-    )
-    published.config['held_out_dataloader'] = dict(
-        dataset=dict(type='CustomDataset', data_root='data/mine', ann_file='held_out.txt')
-    )
-    words = check(render(make_run_page(published))).words
-    assert 'Reward LabelProbabilityReward' in words
-    assert 'The agent learns from held-out images, CustomDataset (data_root=' in words
-    assert 'by heart' not in words
-    published.config['default_hooks']['agent']['discount_memorised'] = True
-    words = check(render(make_run_page(published))).words
-    assert "; what teachers repeat of the student's images by heart is discounted" in words
-
-
 def test_what_teachers_have_memorised_is_drawn_beside_their_weights(tmp_path):
     record = distillation(tmp_path)
     assert 'Memorised' not in check(render(make_run_page(record))).words
