@@ -22,8 +22,6 @@ from mtkdrl_mm.utils.literal_config import parse_literal_config
 Record = dict[str, Any]
 #: Prefixes of the logged weights of the teachers, see ``TeacherWeightHook``.
 WEIGHT_KEYS = {'logit': 'teacher_weight/logit/', 'feature': 'teacher_weight/feature/'}
-#: Beginning of the log key of what a teacher has memorised, see :class:`AgentHook`.
-MEMORISED_KEY = 'memorised/'
 # Lines of a log's "System environment" that say with what a training ran.
 _VERSIONS = {
     'Python': 'Python',

@@ -4,9 +4,10 @@
 import os.path as osp
 from collections.abc import Sequence
 
-from mtkdrl_mm.engine.run_record import MEMORISED_KEY, WEIGHT_KEYS, RunRecord
+from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord
 from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
+from mtkdrl_mm.rl.memorised_share import MEMORISED_KEY
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 

@@ -13,7 +13,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from .algorithms import Algorithm
-from .memorised_share import MemorisedShare
+from .memorised_share import MEMORISED_KEY, MemorisedShare
 from .reward import Reward
 from .rollout_buffer import RolloutBuffer, redistribute
 
@@ -123,7 +123,7 @@ class AgentTrainer:
             share = self.memorised.estimate(self.buffer.rewards)
             self.memorised.clear()
             self.buffer.scale_rewards(share.neg() + 1)
-            shares = {f'memorised/{name}': lam for name, lam in zip(self.names, share.tolist())}
+            shares = {MEMORISED_KEY + name: lam for name, lam in zip(self.names, share.tolist())}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()
         return results | shares

@@ -10,6 +10,8 @@ from torch import Tensor
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import cross_entropy
 
+#: Prefix of the shares in the log.
+MEMORISED_KEY = 'memorised/'
 # Probabilities are summed in whole multiples of this, so that the sum does not depend on
 # their order, on the number of processes, or on where a run was interrupted.
 _UNIT = 2.0**-30
