@@ -26,8 +26,8 @@ class MixtureLikelihood(PolicyGradient):
 
     With :class:`LabelProbabilityReward`, the sum is the probability of the label
     under the mixture that the student is taught, or with ``discount_memorised`` of
-    ``AgentHook`` under that part of it which is not repeated by heart. Its gradient is the policy
-    gradient with the advantage
+    ``AgentHook`` under that part of it which is not repeated by heart. Its
+    gradient is the policy gradient with the advantage
 
     .. math::
         A_i^m = R_i^m \Big/ \sum_k \pi^k(s_i) R_i^k \; - 1
