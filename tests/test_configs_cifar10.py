@@ -34,10 +34,10 @@ STUDENTS = sorted(path.stem for path in ROOT.glob('student_*.py'))
 @cache
 def read(name, **variables):
     with pytest.MonkeyPatch.context() as patch:
-        for variable in ('CIFAR10_POOL', 'CIFAR10_LABELS'):
+        for variable in ('CIFAR10_POOL', 'CIFAR10_LABELS', 'NUM_TEACHERS'):
             patch.delenv(variable, raising=False)
         for variable, value in variables.items():
-            patch.setenv(f'CIFAR10_{variable}', value)
+            patch.setenv(variable if variable == 'NUM_TEACHERS' else f'CIFAR10_{variable}', value)
         return Config.fromfile(ROOT / f'{name}.py')
 
 
@@ -71,6 +71,13 @@ def test_duplicates_are_one_network():
     *copies, other = read('student_aver', POOL='duplicates').model.teachers
     assert len({(teacher.cfg_path, teacher.checkpoint) for teacher in copies}) == 1
     assert other.checkpoint != copies[0].checkpoint
+
+
+def test_first_teachers_of_a_pool():
+    cfg = read('student_aver', POOL='specialists', NUM_TEACHERS='2')
+    assert [teacher.name for teacher in cfg.model.teachers] == POOLS['specialists'][:2]
+    assert cfg.variant == 'specialists_clean_first_2'
+    assert read('student_aver', POOL='specialists').variant == 'specialists_clean'
 
 
 @pytest.mark.parametrize('name', TEACHERS)

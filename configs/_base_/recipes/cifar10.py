@@ -1,6 +1,7 @@
 # The sample of CIFAR-10: a small RepVGG learns from four teachers. The environment
 # variable CIFAR10_POOL chooses one of ../pools/cifar10_*.py, and CIFAR10_LABELS the
 # student's labels, clean or noisy, without or with the agent's held-out images.
+# NUM_TEACHERS keeps the first teachers of the pool only.
 _base_ = [
     '../datasets/cifar10.py',
     '../schedules/cifar10.py',
@@ -14,9 +15,11 @@ model = dict(
     # Maps of 2x2 positions give small gradients: AVER gains from more than the usual 5.
     feature_loss_weight=20.0,
     student=dict(cfg_path='mtkdrl_mm::cifar10/student_baseline.py'),
-    teachers=_base_.teachers,
+    teachers=_base_.teachers[: int('{{$NUM_TEACHERS:4}}')],
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=8))
 train_dataloader = dict(dataset=dict(ann_file=_base_.student_labels))
 # Part of the work dir's name.
-variant = '{{$CIFAR10_POOL:weak}}_{{$CIFAR10_LABELS:clean}}'
+variant = '{{$CIFAR10_POOL:weak}}_{{$CIFAR10_LABELS:clean}}' + (
+    '' if '{{$NUM_TEACHERS:4}}' == '4' else '_first_{{$NUM_TEACHERS:4}}'
+)
