@@ -5,6 +5,7 @@ import math
 import os.path as osp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import unified_diff
 from urllib.parse import quote
 
 from mtkdrl_mm.comparison import (
@@ -479,15 +480,28 @@ def _add_rows(page: Page, record: ComparisonRecord, logs: _Logs) -> None:
     else:
         reason = 'The version that trained this comparison wrote no comparison.json.'
         page.left_out.append(('Options of the rows', reason))
-    texts = []
-    for row in plan.rows:
-        record_of_row = next(iter(logs.of_method(row.name)), None)
-        if record_of_row is not None and record_of_row.config_text:
-            title = f'{row.name} ({osp.basename(record_of_row.work_dir)})'
-            texts.append(Text(title, record_of_row.config_text))
+    texts = _configs(record, logs)
     if texts:
-        blocks.append(Fold('The whole configs', texts))
+        blocks.append(Fold('The configs', texts))
     page.sections.append(Section('rows', 'Rows and options', blocks))
+
+
+def _configs(record: ComparisonRecord, logs: _Logs) -> list[Text]:
+    """The config of the reference, and in what those of the other rows differ from it."""
+    configs: dict[str, tuple[str, str]] = {}
+    for row in record.plan.rows:
+        log = next(iter(logs.of_method(row.name)), None)
+        if log is not None and log.config_text:
+            configs[row.name] = f'{row.name} ({osp.basename(log.work_dir)})', log.config_text
+    if not configs:
+        return []
+    reference = record.plan.reference if record.plan.reference in configs else next(iter(configs))
+    title, whole = configs.pop(reference)
+    texts = [Text(f'{title}, the whole config', whole)]
+    for other, text in configs.values():
+        lines = unified_diff(whole.splitlines(), text.splitlines(), title, other, lineterm='')
+        texts.append(Text(f'{other}, lines that differ from {reference}', '\n'.join(lines)))
+    return texts
 
 
 def _add_environment(page: Page, record: ComparisonRecord, logs: _Logs) -> None:

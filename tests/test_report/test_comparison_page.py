@@ -119,6 +119,31 @@ def test_sections(tmp_path):
     assert 'worse 1.50 1.00 100 30 s' in content.words
 
 
+@pytest.mark.parametrize(('reference', 'whole'), [('other', 'other'), ('gone', 'aver')])
+def test_one_config_is_whole_and_of_the_others_what_differs(tmp_path, reference, whole):
+    """A comparison's reference may be none of its rows; then it is the first one."""
+    write_plan(tmp_path, ['aver', 'other'], [3], reference=reference)
+    write_result(tmp_path, 'aver', 3, 60.0)
+    write_result(tmp_path, 'other', 3, 61.0, more=", weighting='CAMKD'")
+    configs = section(page_of(tmp_path)[0], 'rows').blocks[-1]
+    more = dict(aver='', other=", weighting='CAMKD'")
+    start = CONFIG.split('{')[0]
+    first, second = configs.blocks
+    assert first.title == f'{whole} (seed_3), the whole config'
+    assert first.text == CONFIG.format(more=more[whole])
+    other = 'aver' if whole == 'other' else 'other'
+    assert second.title == f'{other} (seed_3), lines that differ from {whole}'
+    assert second.text.splitlines() == [
+        f'--- {whole} (seed_3)',
+        f'+++ {other} (seed_3)',
+        '@@ -1,3 +1,3 @@',
+        ' ',
+        f'-{start.strip()}{more[whole]})',
+        f'+{start.strip()}{more[other]})',
+        ' train_cfg = dict(max_epochs=2)',
+    ]
+
+
 def test_the_device_is_that_of_the_trainings(tmp_path):
     write_plan(tmp_path, ['a'], [0, 1], device='of the report')
     write_result(tmp_path, 'a', 0, 60.0)
