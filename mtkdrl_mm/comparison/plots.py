@@ -2,6 +2,7 @@
 """Plots of a comparison. It is the only module of the package that imports matplotlib."""
 
 import math
+import os
 import os.path as osp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,26 +22,38 @@ _LOGIT = 'teacher_weight/logit/'
 _COLORS = ('#b45309', '#64748b', '#1d4ed8')
 
 
-def write_plots(runs: Runs, metric: str, reference: str, out: str) -> None:
+def write_plots(runs: Runs, metric: str, out: str) -> None:
     """Write all plots for which there is data.
+
+    Weights are plotted of the methods that have any to show: equal ones and those of a
+    single teacher stay the same.
 
     Args:
         runs (Runs): The results, at least one of every method.
         metric (str): Name of the metric.
-        reference (str): Name of the method that the others are compared with;
-            its weights are not plotted.
         out (str): Folder of ``accuracy.png``, ``weights.png`` and
             ``classes.png``.
     """
-    others = {method: results for method, results in runs.items() if method != reference}
+    weighing = {method: results for method, results in runs.items() if not _is_constant(results)}
     figures = {
         'accuracy.png': plot_accuracy(runs, metric),
-        'weights.png': plot_weights(others),
-        'classes.png': plot_classes(others),
+        'weights.png': plot_weights(weighing),
+        'classes.png': plot_classes(weighing),
     }
     for name, figure in figures.items():
+        path = osp.join(out, name)
         if figure is not None:
-            figure.savefig(osp.join(out, name), dpi=_DPI)
+            figure.savefig(path, dpi=_DPI)
+        elif osp.exists(path):  # of an earlier comparison, beside the tables of this one
+            os.remove(path)
+
+
+def _is_constant(results: Sequence[Run]) -> bool:
+    """Whether the weights of a method do not change over its trainings."""
+    curves = [points for run in results for points in run.curves.values()]
+    return bool(curves) and all(
+        len(points) > 1 and np.ptp([weight for _, weight in points]) < 1e-6 for points in curves
+    )
 
 
 def plot_accuracy(runs: Runs, metric: str) -> Figure:

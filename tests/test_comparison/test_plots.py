@@ -108,11 +108,32 @@ def test_rows_with_other_teachers(make_run):
 
 
 def test_files_for_what_there_is(make_run, tmp_path):
-    runs = {'a': [make_run(curves={KEY: [(1, 0.5)]})], 'b': [make_run()]}
-    plots.write_plots(runs, 'top1', 'a', str(tmp_path))  # weights of the reference are no news
+    table = dict(logit=[[0.5, 0.5]] * 3, teachers=['a', 'b'])
+    runs = {
+        'equal': [make_run(curves={KEY: [(1, 0.5), (2, 0.5)]}, class_weights=table)],
+        'none': [make_run()],
+    }
+    plots.write_plots(runs, 'top1', str(tmp_path))  # equal weights are no news
     assert [path.name for path in tmp_path.iterdir()] == ['accuracy.png']
-    plots.write_plots(runs, 'top1', 'b', str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['accuracy.png', 'weights.png']
+    runs['moving'] = [make_run(curves={KEY: [(1, 0.5), (2, 0.51)]}, class_weights=table)]
+    plots.write_plots(runs, 'top1', str(tmp_path))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['accuracy.png', 'classes.png', 'weights.png']
+    runs.pop('moving')
+    plots.write_plots(runs, 'top1', str(tmp_path))  # no pictures of the earlier rows are left
+    assert [path.name for path in tmp_path.iterdir()] == ['accuracy.png']
+
+
+def test_the_weights_of_every_method_that_moves_them_are_plotted(make_run, monkeypatch, tmp_path):
+    """Of the reference, too, if it is not one with equal weights."""
+    plotted = []
+    monkeypatch.setattr(plots, 'plot_weights', lambda runs: plotted.extend(runs))
+    curves = dict(
+        equal=[(1, 0.25), (2, 0.25)], moving=[(1, 0.25), (2, 0.5)], alone=[(1, 1.0), (2, 1.0)]
+    )
+    runs = {name: [make_run(curves={KEY: points})] for name, points in curves.items()}
+    plots.write_plots({**runs, 'short': [make_run(curves={KEY: [(1, 0.3)]})]}, 't', str(tmp_path))
+    assert plotted == ['moving', 'short']
 
 
 def test_nothing_else_needs_matplotlib():

@@ -188,7 +188,7 @@ def write_report(runs: Runs, metric: str, reference: str, command: str, out: str
 
     os.makedirs(out, exist_ok=True)
     print('\n' + write_tables(runs, metric, reference, out))
-    write_plots(runs, metric, reference, out)
+    write_plots(runs, metric, out)
     write_environment(runs, command, out)
     print(f'\nTables and plots are in {out}.')
 
