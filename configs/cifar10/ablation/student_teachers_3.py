@@ -1,4 +1,0 @@
-# The first three teachers of the pool.
-_base_ = '../student_mtkdrl.py'
-
-model = dict(teachers=_base_.teachers[:3])

@@ -1,4 +1,0 @@
-# One teacher alone.
-_base_ = '../student_mtkdrl.py'
-
-model = dict(teachers=_base_.teachers[:1])
