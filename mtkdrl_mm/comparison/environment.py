@@ -43,7 +43,8 @@ def command_line(words: Sequence[str], variables: Mapping[str, str] | None = Non
     """The command that started a tool, as it can be given to a shell.
 
     Args:
-        words (Sequence[str]): The words after ``python``.
+        words (Sequence[str]): The words after ``python``. The first one, the tool's
+            file, is named from the current folder if it is in there.
         variables (Mapping[str, str], optional): Environment variables on which it depends.
             Defaults to None.
 
@@ -53,7 +54,10 @@ def command_line(words: Sequence[str], variables: Mapping[str, str] | None = Non
         "POOL=weak python train.py 'a b.py'"
     """
     settings = [f'{name}={shlex.quote(value)}' for name, value in (variables or {}).items()]
-    return ' '.join([*settings, 'python', shlex.join(words)])
+    tool, *arguments = words
+    near = osp.relpath(tool)  # compare_pools.py, for one, starts tools by their absolute path
+    tool = tool if near.startswith(osp.pardir) else near
+    return ' '.join([*settings, 'python', shlex.join([tool, *arguments])])
 
 
 def describe_device() -> str:

@@ -3,7 +3,7 @@
 
 import subprocess
 
-from mtkdrl_mm.comparison.environment import current_commit
+from mtkdrl_mm.comparison.environment import command_line, current_commit
 
 
 def test_the_commit_of_a_repository(tmp_path):
@@ -31,3 +31,13 @@ def test_the_commit_of_a_repository(tmp_path):
 def test_a_machine_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     assert current_commit(str(tmp_path)) == 'unknown'
+
+
+def test_a_tool_is_named_from_the_current_folder(tmp_path, monkeypatch):
+    """A table that is published must not name the folders of the machine."""
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    inside, outside = tmp_path / 'here' / 'tools' / 'a.py', tmp_path / 'b.py'
+    assert command_line([str(inside), '--out', 'x y']) == "python tools/a.py --out 'x y'"
+    assert command_line(['tools/a.py']) == 'python tools/a.py'
+    assert command_line([str(outside)]) == f'python {outside}'
