@@ -14,6 +14,8 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import mtkdrl_mm
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.launch import read_config_file
 
 PROJECT = Path(mtkdrl_mm.__file__).parent.parent
 ROOT = PROJECT / 'configs' / 'cifar10'
@@ -78,6 +80,15 @@ def test_first_teachers_of_a_pool():
     assert [teacher.name for teacher in cfg.model.teachers] == POOLS['specialists'][:2]
     assert cfg.variant == 'specialists_clean_first_2'
     assert read('student_aver', POOL='specialists').variant == 'specialists_clean'
+
+
+@pytest.mark.parametrize('folder', ['cifar10', 'demo'])
+@pytest.mark.parametrize('number', ['0', '-1', '5'])
+def test_more_teachers_than_the_pool_has_are_refused(folder, number, monkeypatch):
+    monkeypatch.setenv('NUM_TEACHERS', number)
+    with pytest.raises(InputError) as error:
+        read_config_file(str(ROOT.parent / folder / 'student_aver.py'))
+    assert f'NUM_TEACHERS is {number}, but the pool has 4 teachers' in str(error.value)
 
 
 @pytest.mark.parametrize('name', TEACHERS)

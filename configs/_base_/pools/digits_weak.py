@@ -1,5 +1,4 @@
-# Four small teachers for digits; "weak" was trained on 40 % wrong labels. The
-# environment variable NUM_TEACHERS keeps the first of them only.
+# Four small teachers for digits; "weak" was trained on 40 % wrong labels.
 teachers = [
     dict(
         name=name,
@@ -7,4 +6,4 @@ teachers = [
         checkpoint=f'work_dirs/digits_weak/teacher_{name}/epoch_25.pth',
     )
     for name in ('resnet', 'densenet', 'repvgg', 'weak')
-][: int('{{$NUM_TEACHERS:4}}')]
+]
