@@ -184,6 +184,18 @@ def test_batch_means_of_the_weights_are_logged(make_runner, make_distiller, make
         )
 
 
+def test_weights_without_effect_are_not_logged(make_runner, make_distiller, make_batch):
+    distiller = make_distiller(weighting=dict(type=Counting), feature_loss_weight=0)
+    runner = make_runner(distiller, train_loop=loop(range(1)))
+    hook = TeacherWeightHook()
+    hook.before_train(runner)
+    distiller(*make_batch(4), mode='loss')
+    hook.after_train_iter(runner, 0)
+    assert {k: v.current() for k, v in runner.message_hub.log_scalars.items()} == pytest.approx(
+        {'train/teacher_weight/logit/a': 0.1, 'train/teacher_weight/logit/b': 0.9}
+    )
+
+
 def test_weights_per_class_are_those_of_the_epoch_wherever_it_was_cut(
     make_runner, make_distiller, make_batch, tmp_path
 ):

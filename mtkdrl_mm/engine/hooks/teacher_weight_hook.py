@@ -22,7 +22,7 @@ class TeacherWeightHook(StepHook):
 
     When it acts: after every step it adds the batch means of the weights to
     the message hub, as ``teacher_weight/logit/NAME`` and
-    ``teacher_weight/feature/NAME``. From there ``LoggerHook`` takes them to the
+    ``teacher_weight/feature/NAME``, the latter only with a feature loss. From there ``LoggerHook`` takes them to the
     console and the visualiser's backends, averaged as the losses are. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
     mean weights per class over the last epoch; of a training by iterations, over
@@ -43,6 +43,8 @@ class TeacherWeightHook(StepHook):
         distiller = unwrap_distiller(runner, 'TeacherWeightHook')
         names = distiller.teachers.names
         self._names = names
+        # Without connectors there is no feature loss, and its weights have no effect.
+        self._kinds = ['logit', 'feature'] if distiller.feature_loss_weight > 0 else ['logit']
         # Per class the two weights of every teacher, then the number of images.
         device = next(distiller.student.parameters()).device
         self._classes = torch.zeros(
@@ -87,7 +89,7 @@ class TeacherWeightHook(StepHook):
     def observe(self, terms: StepTerms, weights: TeacherWeights) -> None:
         """Keep the step's means; add the weights to the sums per class."""
         both = torch.cat([weights.logit, weights.feature], dim=1)
-        self._means = both.mean(dim=0)
+        self._means = both.mean(dim=0)[: len(self._kinds) * len(self._names)]
         rows = torch.cat([both, torch.ones_like(both[:, :1])], dim=1)
         # Blended images count for their classes by their shares.
         self._classes += terms.soft_labels.to(rows.dtype).T @ rows
@@ -112,5 +114,5 @@ class TeacherWeightHook(StepHook):
         outputs: dict | None = None,
     ) -> None:
         """Log the means of the step."""
-        names = [f'teacher_weight/{kind}/{n}' for kind in ('logit', 'feature') for n in self._names]
+        names = [f'teacher_weight/{kind}/{name}' for kind in self._kinds for name in self._names]
         self.log(runner, names, self._means)
