@@ -21,8 +21,8 @@ class TeacherWeightHook(StepHook):
     """Logs each teacher's mean logit and feature weight.
 
     When it acts: after every step it adds the batch means of the weights to
-    the message hub, as ``teacher_weight/logit/NAME`` and
-    ``teacher_weight/feature/NAME``, the latter only with a feature loss. From there ``LoggerHook`` takes them to the
+    the message hub, as ``teacher_weight/logit/NAME`` and, with a feature loss,
+    ``teacher_weight/feature/NAME``. From there ``LoggerHook`` takes them to the
     console and the visualiser's backends, averaged as the losses are. After
     training it writes ``class_weights.json`` to the work dir: each teacher's
     mean weights per class over the last epoch; of a training by iterations, over
