@@ -83,8 +83,8 @@ def test_first_teachers_of_a_pool():
 
 
 @pytest.mark.parametrize('folder', ['cifar10', 'demo'])
-@pytest.mark.parametrize('number', ['0', '-1', '5'])
-def test_more_teachers_than_the_pool_has_are_refused(folder, number, monkeypatch):
+@pytest.mark.parametrize('number', ['0', '-1', '5', 'two'])
+def test_a_number_of_teachers_that_the_pool_does_not_have_is_refused(folder, number, monkeypatch):
     monkeypatch.setenv('NUM_TEACHERS', number)
     with pytest.raises(InputError) as error:
         read_config_file(str(ROOT.parent / folder / 'student_aver.py'))

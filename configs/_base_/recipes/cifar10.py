@@ -11,8 +11,8 @@ _base_ = [
 ]
 
 __pool = _base_.teachers
-__num_teachers = int('{{$NUM_TEACHERS:all}}'.replace('all', f'{len(__pool)}'))
-assert 0 < __num_teachers <= len(__pool), (
+__num_teachers = '{{$NUM_TEACHERS:all}}'.replace('all', f'{len(__pool)}')
+assert __num_teachers in map(str, range(1, len(__pool) + 1)), (
     f'NUM_TEACHERS is {__num_teachers}, but the pool has {len(__pool)} teachers'
 )
 model = dict(
@@ -20,11 +20,11 @@ model = dict(
     # Maps of 2x2 positions give small gradients: AVER gains from more than the usual 5.
     feature_loss_weight=20.0,
     student=dict(cfg_path='mtkdrl_mm::cifar10/student_baseline.py'),
-    teachers=__pool[:__num_teachers],
+    teachers=__pool[: int(__num_teachers)],
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=8))
 train_dataloader = dict(dataset=dict(ann_file=_base_.student_labels))
 # Part of the work dir's name.
 variant = '{{$CIFAR10_POOL:weak}}_{{$CIFAR10_LABELS:clean}}' + (
-    '' if __num_teachers == len(__pool) else f'_first_{__num_teachers}'
+    '' if int(__num_teachers) == len(__pool) else f'_first_{__num_teachers}'
 )

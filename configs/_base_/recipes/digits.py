@@ -10,14 +10,14 @@ _base_ = [
 ]
 
 __pool = _base_.teachers
-__num_teachers = int('{{$NUM_TEACHERS:all}}'.replace('all', f'{len(__pool)}'))
-assert 0 < __num_teachers <= len(__pool), (
+__num_teachers = '{{$NUM_TEACHERS:all}}'.replace('all', f'{len(__pool)}')
+assert __num_teachers in map(str, range(1, len(__pool) + 1)), (
     f'NUM_TEACHERS is {__num_teachers}, but the pool has {len(__pool)} teachers'
 )
 model = dict(
     type='mtkdrl_mm.MultiTeacherDistiller',
     student=dict(cfg_path='mtkdrl_mm::demo/student_baseline.py'),
-    teachers=__pool[:__num_teachers],
+    teachers=__pool[: int(__num_teachers)],
 )
 default_hooks = dict(**_base_.schedule_hooks, teacher_check=dict(num_batches=42))
 train_dataloader = dict(dataset=dict(ann_file='meta/{{$STUDENT_LABELS:student}}.txt'))
