@@ -10,12 +10,9 @@ from torch import Tensor
 from mtkdrl_mm.comparison.summary import confidence_half_width
 from mtkdrl_mm.models import JointAgent
 from mtkdrl_mm.models.agents import Agent
-from mtkdrl_mm.rl import MixtureLikelihood, RolloutBuffer
+from mtkdrl_mm.rl import MixtureLikelihood, RolloutBuffer, best_static_weights
 
 _BATCH_SIZE = 64
-# Of the static weights: steps at most, and nats that may be left to gain.
-_MAX_STEPS = 20_000
-_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def compare_mixtures(
     """Fit weights for the teachers' mixture, and judge them by cross-validation.
 
     Static weights are the best ones of the images that they are fitted to, see
-    :func:`best_static_weights`. Those per image are of an agent that learns from
+    :func:`mtkdrl_mm.rl.best_static_weights`. Those per image are of an agent that learns from
     the teachers' logits alone, by :class:`MixtureLikelihood`: one agent, and no
     bound on what others could reach.
 
@@ -105,34 +102,6 @@ def compare_mixtures(
     weights['equal weights'] = torch.full_like(rewards, 1 / len(names))
     weights.update({'static weights': static, 'weights per image': per_image})
     return [_judge(name, one, log_probs, labels) for name, one in weights.items()]
-
-
-def best_static_weights(probabilities: Tensor) -> Tensor:
-    r"""Find the weights, the same for all images, that make the labels most likely.
-
-    .. math::
-        w = \mathrm{argmax}_w \frac{1}{N} \sum_i \log \sum_m w^m p_i^m[y_i]
-
-    The problem is concave. Each step of expectation maximisation,
-    :math:`w^m \leftarrow w^m g^m` with :math:`g^m = \mathrm{mean}_i \, p_i^m[y_i]
-    / \sum_k w^k p_i^k[y_i]`, raises the likelihood, and :math:`\max_m g^m - 1`
-    bounds what is left to gain. It ends where that is below 1e-6 nats.
-
-    Args:
-        probabilities (Tensor): p_i^m[y_i], shape (N, M).
-
-    Returns:
-        Tensor: w, shape (M,), float32.
-    """
-    # Images that no teacher explains would have no say, and a ratio of 0 to 0.
-    values = probabilities.double().clamp_min(1e-12)
-    weights = torch.full_like(values[0], 1 / values.shape[1])
-    for _ in range(_MAX_STEPS):
-        gains = (values / (values @ weights)[:, None]).mean(dim=0)
-        weights = weights * gains
-        if float(gains.max()) < 1 + _TOLERANCE:
-            break
-    return weights.float()
 
 
 def _fit(states: Sequence[Tensor], rewards: Tensor, passes: int, seed: int) -> Agent:

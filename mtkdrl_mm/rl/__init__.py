@@ -5,11 +5,13 @@ from .advantage import Advantage, BatchZScoreAdvantage, MinMaxAdvantage, Standar
 from .agent_trainer import AgentTrainer
 from .algorithms import DDPG, DPG, PPO, Algorithm, MixtureLikelihood, PolicyGradient, WeightedBCE
 from .critic import Critic
+from .embedding_probes import EmbeddingProbes
 from .memorised_share import MemorisedShare
 from .reward import ClosenessReward, LabelProbabilityReward, Reward, StudentLossReward
 from .rollout_buffer import RolloutBuffer
 from .state import StateLayout, TeacherState
 from .state_projection import RandomProjection
+from .static_weights import best_static_weights
 
 __all__ = [
     'DDPG',
@@ -21,6 +23,7 @@ __all__ = [
     'BatchZScoreAdvantage',
     'ClosenessReward',
     'Critic',
+    'EmbeddingProbes',
     'LabelProbabilityReward',
     'MemorisedShare',
     'MinMaxAdvantage',
@@ -34,4 +37,5 @@ __all__ = [
     'StudentLossReward',
     'TeacherState',
     'WeightedBCE',
+    'best_static_weights',
 ]

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from mtkdrl_mm.structures import AgentAction, BufferShards, StepTerms
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.seeding import derive_seed
 
 from .algorithms import Algorithm
+from .embedding_probes import EmbeddingProbes
 from .memorised_share import MEMORISED_KEY, MemorisedShare
 from .reward import Reward
 from .rollout_buffer import RolloutBuffer, redistribute
+from .static_weights import best_static_weights
 
 
 class AgentTrainer:
@@ -37,9 +40,19 @@ class AgentTrainer:
             :class:`MemorisedShare`. For an algorithm that needs probabilities and
             held-out images; :meth:`observe_student` is then called in every step of
             the student. Defaults to False.
+        probe_embeddings (bool): Whether every update finds feature weights, too,
+            from the embeddings of the same images, see :class:`EmbeddingProbes`:
+            the best ones that are the same for all images. For images that are
+            observed just before an update: a checkpoint in between would not have
+            their embeddings. Defaults to False.
 
     Raises:
         InputError: If the algorithm cannot learn from the reward or its advantage.
+
+    Attributes:
+        feature_weights (Tensor, optional): What the latest update found, shape
+            (M,), the same on all processes; None before, and without
+            ``probe_embeddings``.
     """
 
     def __init__(
@@ -50,6 +63,7 @@ class AgentTrainer:
         seed: int,
         names: Sequence[str] | None = None,
         discount_memorised: bool = False,
+        probe_embeddings: bool = False,
     ) -> None:
         algorithm.check_signal(reward, algorithm.advantage)
         self.algorithm = algorithm
@@ -58,6 +72,8 @@ class AgentTrainer:
         self.seed = seed
         self.names = names or [str(number) for number in range(buffer.num_teachers)]
         self.memorised = MemorisedShare(buffer.num_teachers) if discount_memorised else None
+        self.probes = EmbeddingProbes(buffer.num_teachers) if probe_embeddings else None
+        self.feature_weights: Tensor | None = None
         self._shards = BufferShards(buffer, redistribute)
         self._generator = torch.Generator()
 
@@ -76,6 +92,8 @@ class AgentTrainer:
         """
         rewards = self.reward(terms, action)
         self._add(action.states, rewards, iteration)
+        if self.probes is not None:
+            self.probes.observe(terms)
         return rewards
 
     def observe_student(self, terms: StepTerms) -> None:
@@ -119,13 +137,21 @@ class AgentTrainer:
         if self._check_finite() == 0:
             return {}
         shares: dict[str, float] = {}
+        counts = torch.ones(self.buffer.num_teachers)  # what a teacher's answers count
         if self.memorised is not None:
             share = self.memorised.estimate(self.buffer.rewards)
             self.memorised.clear()
-            self.buffer.scale_rewards(share.neg() + 1)
+            counts = share.neg() + 1
+            self.buffer.scale_rewards(counts)
             shares = {MEMORISED_KEY + name: lam for name, lam in zip(self.names, share.tolist())}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()
+        if self.probes is not None:
+            probabilities = self.probes.label_probabilities()
+            self.probes.clear()
+            weights = best_static_weights(counts * probabilities)
+            # Machines may differ in the last digit of what is the same computation.
+            self.feature_weights = broadcast_from_main(weights)
         return results | shares
 
     def gather(self) -> None:
@@ -142,28 +168,39 @@ class AgentTrainer:
 
     def _check_finite(self) -> int:
         """Images in the buffers of all processes, after a look at every number."""
-        held = torch.tensor([len(self.buffer)])
-        counts = [held, *self.buffer.count_non_finite()]
-        if self.memorised is not None:
-            counts.append(self.memorised.count_non_finite())
-        total = torch.cat(counts)
-        all_reduce(total)
-        images, *bad = total.tolist()
-        count = len(self.names)
-        if any(bad[: 2 * count]):
-            raise InputError(self._describe(images, bad[:count], bad[count : 2 * count]))
-        unclear = [
-            f'teacher "{name}" on {number} of them'
-            for name, number in zip(self.names, bad[2 * count :])
-            if number > 0
-        ]
-        if unclear:
+        none = torch.zeros(len(self.names), dtype=torch.long)
+        counts = torch.stack(
+            [
+                torch.full_like(none, len(self.buffer)),
+                *self.buffer.count_non_finite(),
+                none if self.memorised is None else self.memorised.count_non_finite(),
+                none if self.probes is None else self.probes.count_non_finite(),
+            ]
+        )
+        all_reduce(counts)
+        (images, *_), states, rewards, answers, embeddings = counts.tolist()
+        if any(states) or any(rewards):
+            raise InputError(self._describe(images, states, rewards))
+        if any(answers):
             raise InputError(
                 "What has been memorised of the student's images cannot be told: not finite are "
-                f'the outputs of {", ".join(unclear)}. Check these teachers, or set '
+                f'the outputs of {self._bad_teachers(answers)}. Check these teachers, or set '
                 '`discount_memorised=False`.'
             )
+        if any(embeddings):
+            raise InputError(
+                "What the teachers' features are worth cannot be told: not finite are the "
+                f'embeddings of {self._bad_teachers(embeddings)}. Check these teachers, or leave '
+                "`feature_weights='probes'` of the weighting out."
+            )
         return images
+
+    def _bad_teachers(self, images: list[int]) -> str:
+        return ', '.join(
+            f'teacher "{name}" on {count} of the images'
+            for name, count in zip(self.names, images)
+            if count > 0
+        )
 
     def _describe(self, images: int, states: list[int], rewards: list[int]) -> str:
         faults = [

@@ -153,7 +153,7 @@ def test_teacher_whose_answers_about_the_students_images_are_no_numbers(
     bad = make_terms(seed=1, dtype=torch.float32)
     bad.teachers[2].logits[3] = float('nan')
     trainer.observe_student(bad)
-    with pytest.raises(InputError, match=r'cannot be told: .* teacher "c" on 1 of them\. Ch'):
+    with pytest.raises(InputError, match=r'cannot be told: .* teacher "c" on 1 of the images\. Ch'):
         getattr(trainer, call)()
     assert algorithm.updates == 0 and len(trainer.buffer) == 6
 

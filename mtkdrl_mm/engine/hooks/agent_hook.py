@@ -38,6 +38,8 @@ class AgentHook(StepHook):
       training steps it keeps what ``discount_memorised`` needs.
     - At the end of every epoch, or every ``update_interval`` iterations, it
       updates the agent from the buffer and clears it (phase 2).
+    - Where the weighting has ``feature_weights='probes'``, it gives it these weights
+      with every update.
     - During the warm-up the weights are 1/M. The agent is pre-trained from the
       buffer of the warm-up all the same.
 
@@ -169,8 +171,14 @@ class AgentHook(StepHook):
             seed=runner.seed,
         )
         names = distiller.teachers.names
+        probing = weighting.probed_weights is not None
+        if probing and self.experience != 'held_out':
+            raise InputError(
+                "`feature_weights='probes'` of the weighting compares the teachers' embeddings on "
+                "held-out images: set `experience='held_out'` of AgentHook, or leave it out."
+            )
         self.trainer = AgentTrainer(
-            algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised
+            algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised, probing
         )
         if self._saved_state is not None:
             try:
@@ -243,6 +251,8 @@ class AgentHook(StepHook):
             results = self.trainer.update()
         if not results:
             return
+        if self.trainer.feature_weights is not None:
+            self._weighting.set_probed_weights(self.trainer.feature_weights)
         for name, value in results.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
         details = ', '.join(f'{name} {value:.4f}' for name, value in results.items())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.rl import StateLayout, TeacherState
@@ -55,6 +56,13 @@ class MTKDRL(Weighting):
             logits). With
             ``learned_projection_size`` instead, the agent learns the
             projection; see :class:`ProjectingAgent`. Defaults to None.
+        feature_weights (str): Where the weights of the features come from: the
+            'agent'; or 'probes', weights that are the same for all images, in the
+            place of the policy pi_f. These are the ones under which linear probes on
+            the teachers' embeddings make the labels of held-out images most likely:
+            they tell what a teacher's features know, where the agent's reward judges
+            its logits. ``AgentHook`` finds them with every update. Defaults to
+            'agent', as published.
 
     Raises:
         InputError: If an argument is unknown, or the arguments exclude each
@@ -62,6 +70,9 @@ class MTKDRL(Weighting):
 
     Attributes:
         agent (Policy): What the RL algorithm trains.
+        probed_weights (Tensor, optional): The feature weights that
+            ``feature_weights='probes'`` has found, shape (M,), 1/M at first; None
+            without it.
         warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
 
     Example:
@@ -93,10 +104,12 @@ class MTKDRL(Weighting):
         mixing: str = 'fixed',
         policy: str = 'agent',
         state: dict[str, Any] | None = None,
+        feature_weights: str = 'agent',
     ) -> None:
         super().__init__(pool)
         _check_choice('mixing', mixing, ('fixed', 'dynamic'))
         _check_choice('policy', policy, ('agent', 'fused'))
+        _check_choice('feature_weights', feature_weights, ('agent', 'probes'))
         for part in parts:
             if part not in PARTS:
                 raise InputError(f'Unknown part "{part}" in `parts`. {near_matches(part, PARTS)}')
@@ -118,13 +131,30 @@ class MTKDRL(Weighting):
         self.agent: Policy = self._build_agent(agent, learned_size)
         if mixing == 'dynamic' or policy == 'fused':
             self._check_fused("`mixing='dynamic'`" if mixing == 'dynamic' else "`policy='fused'`")
+            if feature_weights == 'probes':
+                raise InputError(
+                    "`feature_weights='probes'` takes the place of the agent's feature weights, "
+                    "which `mixing='dynamic'` and `policy='fused'` train: choose one."
+                )
             self.agent = FusedPolicy(
                 self.agent, self.parts, self.state_layout, learned=mixing == 'dynamic'
             )
+        self.probed_weights: Tensor | None
+        equal = torch.full((pool.num_teachers,), 1 / pool.num_teachers)
+        self.register_buffer('probed_weights', equal if feature_weights == 'probes' else None)
         # Outside of the agent's own updates nothing else, DDP's reducer
         # included, is to expect gradients here.
         self.agent.requires_grad_(False)
         self.warming_up = True
+
+    def set_probed_weights(self, weights: Tensor) -> None:
+        """Take over feature weights, with ``feature_weights='probes'``.
+
+        Args:
+            weights (Tensor): One per teacher, shape (M,), summing to 1.
+        """
+        assert self.probed_weights is not None
+        self.probed_weights.copy_(weights)
 
     def _build_agent(self, cfg: dict[str, Any] | str, learned_size: int | None) -> Agent:
         if learned_size is None:
@@ -168,6 +198,10 @@ class MTKDRL(Weighting):
         """The fused action; 1/M while warming up."""
         states = self.state(terms)
         log_probs = self.agent(states)
+        if self.probed_weights is not None:
+            # Teachers whose features are of no use: their logarithm must be a number.
+            probed = self.probed_weights.clamp_min(1e-8).log()
+            log_probs = (log_probs[0], probed.expand_as(log_probs[1]))
         logit, feature = log_probs[0].exp(), log_probs[1].exp()
         if self.warming_up:
             logit = feature = torch.full_like(logit, 1 / terms.num_teachers)
