@@ -3,6 +3,7 @@
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 # Images at a time, so that nothing as large as all their scores in double precision is made.
@@ -26,13 +27,16 @@ def probe_scores(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor
     and Bengio, "Understanding intermediate layers using linear classifier probes",
     arXiv:1610.01644; Cook and Weisberg, "Residuals and Influence in Regression", 1982.
 
+    It is to be called on all processes, each with some of the images, or none.
+
     Args:
-        embeddings (Tensor): Shape (N, d).
+        embeddings (Tensor): Those of this process, shape (N, d).
         labels (Tensor): Shape (N,), int64.
         num_classes (int): C.
 
     Returns:
-        Tensor: Shape (N, C), float32. They are no logits: their scale means nothing.
+        Tensor: Of the images of this process, shape (N, C), float32. They are no
+        logits: their scale means nothing.
 
     Example:
         >>> import torch
@@ -42,29 +46,39 @@ def probe_scores(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor
         tensor([[1., 0., 0.],
                 [0., 1., 0.]])
     """
-    count = len(embeddings)
-    inputs = embeddings.double()
-    inputs = inputs - inputs.mean(dim=0)
-    inputs = inputs / inputs.square().mean(dim=0).sqrt().clamp_min(1e-12)
-    values, vectors = torch.linalg.eigh(inputs.T @ inputs)
+    inputs, targets = embeddings.double(), F.one_hot(labels, num_classes)
+    count = float(_total(torch.tensor(float(len(inputs)))))
+    inputs = inputs - _total(inputs.sum(dim=0)) / count
+    variance = _total(inputs.square().sum(dim=0)).div(count)
+    inputs = inputs / variance.sqrt().clamp_min(1e-12)
+    values, vectors = torch.linalg.eigh(_total(inputs.T @ inputs))
     inputs = inputs @ vectors
     # Inputs have mean 0: labels need not be centred in this product.
     products = torch.zeros(num_classes, len(values), dtype=torch.float64)
-    products = products.index_add_(0, labels, inputs).T
-    shares = torch.bincount(labels, minlength=num_classes).double() / count
+    products = _total(products.index_add_(0, labels, inputs)).T
+    shares = _total(targets.sum(dim=0).double()) / count
 
     def left_out_errors(rows: slice, penalty: float) -> Tensor:
         """y_i minus the scores s_{-i}."""
         scaled = inputs[rows] / (values.clamp_min(0) + penalty * count)
         leverage = (scaled * inputs[rows]).sum(dim=1, keepdim=True) + 1 / count
-        errors = F.one_hot(labels[rows], num_classes) - (shares + scaled @ products)
+        errors = targets[rows] - (shares + scaled @ products)
         return errors / (1 - leverage).clamp_min(1e-6)
 
-    chunks = [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(inputs), _CHUNK)]
 
     def squared_error(penalty: float) -> float:
-        return sum(float(left_out_errors(rows, penalty).square().sum()) for rows in chunks)
+        squares = [left_out_errors(rows, penalty).square().sum() for rows in chunks]
+        return float(_total(sum(squares, torch.zeros((), dtype=torch.float64))))
 
     best = min(_PENALTIES, key=squared_error)
-    errors = torch.cat([left_out_errors(rows, best).float() for rows in chunks])
-    return F.one_hot(labels, num_classes) - errors
+    scores = torch.empty(targets.shape)
+    for rows in chunks:
+        scores[rows] = (targets[rows] - left_out_errors(rows, best)).float()
+    return scores
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    all_reduce(tensor)
+    return tensor

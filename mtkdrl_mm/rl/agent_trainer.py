@@ -40,19 +40,18 @@ class AgentTrainer:
             :class:`MemorisedShare`. For an algorithm that needs probabilities and
             held-out images; :meth:`observe_student` is then called in every step of
             the student. Defaults to False.
-        probe_embeddings (bool): Whether every update finds feature weights, too,
-            from the embeddings of the same images, see :class:`EmbeddingProbes`:
-            the best ones that are the same for all images. For images that are
-            observed just before an update: a checkpoint in between would not have
-            their embeddings. Defaults to False.
+        probes (EmbeddingProbes, optional): If given, every update finds feature
+            weights, too, from the embeddings of the same images: the best ones that
+            are the same for all images. For images that are observed just before an
+            update: a checkpoint in between would not have their embeddings. Defaults
+            to None.
 
     Raises:
         InputError: If the algorithm cannot learn from the reward or its advantage.
 
     Attributes:
         feature_weights (Tensor, optional): What the latest update found, shape
-            (M,), the same on all processes; None before, and without
-            ``probe_embeddings``.
+            (M,), the same on all processes; None before, and without ``probes``.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class AgentTrainer:
         seed: int,
         names: Sequence[str] | None = None,
         discount_memorised: bool = False,
-        probe_embeddings: bool = False,
+        probes: EmbeddingProbes | None = None,
     ) -> None:
         algorithm.check_signal(reward, algorithm.advantage)
         self.algorithm = algorithm
@@ -72,7 +71,7 @@ class AgentTrainer:
         self.seed = seed
         self.names = names or [str(number) for number in range(buffer.num_teachers)]
         self.memorised = MemorisedShare(buffer.num_teachers) if discount_memorised else None
-        self.probes = EmbeddingProbes(buffer.num_teachers) if probe_embeddings else None
+        self.probes = probes
         self.feature_weights: Tensor | None = None
         self._shards = BufferShards(buffer, redistribute)
         self._generator = torch.Generator()

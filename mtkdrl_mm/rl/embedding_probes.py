@@ -1,18 +1,16 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What the teachers' features know of held-out images."""
 
+from collections.abc import Sequence
+
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mtkdrl_mm.evaluation import fitted_temperature, log_likelihood, probe_scores
 from mtkdrl_mm.structures import StepTerms
-from mtkdrl_mm.structures.step_terms import at_least_float32
 from mtkdrl_mm.utils.distributed import gather_interleaved
 
-from .state_projection import RandomProjection
-
-# Images, evenly chosen, that are enough to find the scale of a probe's scores.
+# Images, evenly chosen, that are enough to find a probe's temperature.
 _ENOUGH = 5000
 
 
@@ -31,10 +29,12 @@ class EmbeddingProbes:
     teacher was trained on. A blended label (mixup, cutmix) or a smoothed one stands
     for its largest class.
 
+    Until the probes are fitted, the embeddings of a process's images are kept in host
+    memory: 4 bytes for each of their entries.
+
     Args:
-        num_teachers (int): Number of teachers M.
-        size (int): Length that longer embeddings are brought to, by a random
-            projection. Defaults to 256.
+        embedding_sizes (Sequence[int]): d_m of the M teachers.
+        num_classes (int): C.
 
     Example:
         >>> import torch
@@ -42,24 +42,24 @@ class EmbeddingProbes:
         >>> from mtkdrl_mm.structures import NetworkOutput, StepTerms
         >>> labels = torch.arange(60) % 3
         >>> says_nothing = torch.zeros(60, 3)
-        >>> embeddings = [torch.eye(3)[labels], torch.randn(60, 3)]
+        >>> embeddings = [torch.eye(3)[labels], torch.randn(60, 8)]
         >>> teachers = [NetworkOutput(says_nothing, embedding) for embedding in embeddings]
-        >>> probes = EmbeddingProbes(num_teachers=2)
+        >>> probes = EmbeddingProbes(embedding_sizes=(3, 8), num_classes=3)
         >>> probes.observe(StepTerms(teachers[0], teachers, labels))
         >>> (probes.label_probabilities().mean(dim=0) > 0.5).tolist()
         [True, False]
     """
 
-    def __init__(self, num_teachers: int, size: int = 256) -> None:
-        self.num_teachers = num_teachers
-        self.projection = RandomProjection(size)
+    def __init__(self, embedding_sizes: Sequence[int], num_classes: int) -> None:
+        self.embedding_sizes = tuple(embedding_sizes)
+        self.num_classes = num_classes
         self.clear()
 
     def clear(self) -> None:
         """Forget all images."""
-        self._num_classes = 0
-        self._labels: list[Tensor] = []
-        self._embeddings: list[list[Tensor]] = [[] for _ in range(self.num_teachers)]
+        # Some processes may see no image.
+        self._labels = [torch.zeros(0, dtype=torch.long)]
+        self._embeddings = [[torch.zeros(0, size)] for size in self.embedding_sizes]
 
     @torch.no_grad()
     def observe(self, terms: StepTerms) -> None:
@@ -69,10 +69,9 @@ class EmbeddingProbes:
             terms (StepTerms): The step's terms for B images and M teachers.
         """
         labels = terms.labels
-        self._num_classes = terms.teacher_logits.shape[-1]
         self._labels.append((labels if labels.ndim == 1 else labels.argmax(dim=1)).cpu())
         for kept, teacher in zip(self._embeddings, terms.teachers):
-            kept.append(self.projection(at_least_float32(teacher.embedding)).cpu())
+            kept.append(teacher.embedding.float().cpu())
 
     def count_non_finite(self) -> Tensor:
         """Images of this process with a NaN or infinite embedding.
@@ -80,12 +79,8 @@ class EmbeddingProbes:
         Returns:
             Tensor: Per teacher, int64 of shape (M,).
         """
-        return torch.tensor(
-            [
-                sum(int((~part.isfinite()).any(dim=1).sum()) for part in kept)
-                for kept in self._embeddings
-            ]
-        )
+        bad = [[(~part.isfinite()).any(dim=1).sum() for part in kept] for kept in self._embeddings]
+        return torch.stack([torch.stack(counts).sum() for counts in bad])
 
     def label_probabilities(self) -> Tensor:
         """Fit the probes; to be called on all processes, one of which has images.
@@ -93,18 +88,14 @@ class EmbeddingProbes:
         Returns:
             Tensor: q_i^m of the images of all processes, shape (N, M), float32.
         """
-        labels = _gather(self._labels)
-        num_classes = torch.tensor(self._num_classes)
-        all_reduce(num_classes, op='max')  # a process without images has not seen any
+        labels = torch.cat(self._labels)
+        total = len(gather_interleaved(labels))
+        some = slice(None, None, max(total // _ENOUGH, 1))
         columns = []
         for kept in self._embeddings:
-            scores = probe_scores(_gather(kept), labels, int(num_classes))
-            some = slice(None, None, max(len(labels) // _ENOUGH, 1))
-            temperature = fitted_temperature(scores[some], labels[some])
+            scores = probe_scores(torch.cat(kept), labels, self.num_classes)
+            temperature = fitted_temperature(
+                gather_interleaved(scores[some]), gather_interleaved(labels[some])
+            )
             columns.append(log_likelihood(scores.div(temperature), labels).exp().float())
-        return torch.stack(columns, dim=1)
-
-
-def _gather(parts: list[Tensor]) -> Tensor:
-    """The rows of all processes; some may have none."""
-    return gather_interleaved(torch.cat(parts) if parts else torch.zeros(0))
+        return gather_interleaved(torch.stack(columns, dim=1))

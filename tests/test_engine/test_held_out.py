@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 
 from mtkdrl_mm.engine.held_out import build_held_out
 from mtkdrl_mm.engine.hooks import AgentHook
-from mtkdrl_mm.rl import LabelProbabilityReward
+from mtkdrl_mm.rl import EmbeddingProbes, LabelProbabilityReward, best_static_weights
 from mtkdrl_mm.utils import InputError
 
 from .test_agent_hook import Training, equal
@@ -35,10 +35,10 @@ def config(photos):
 def train(make_runner, make_distiller, make_batch, config):
     """Function that makes a training whose agent learns from held-out images."""
 
-    def make(**kwargs):
+    def make(feature_weights='agent', **kwargs):
         torch.manual_seed(3)
         distiller = make_distiller(
-            weighting='MTKDRL',
+            weighting=dict(type='MTKDRL', feature_weights=feature_weights),
             data_preprocessor=dict(mean=[127.0] * 3, std=[60.0] * 3, num_classes=5),
         )
         training = Training(make_runner, distiller, make_batch(4), **kwargs)
@@ -135,6 +135,7 @@ def test_every_update_sees_another_view(train, monkeypatch):
 
 
 STACKING = dict(algorithm='MixtureLikelihood', discount_memorised=True)
+PROBES = dict(STACKING, feature_weights='probes')
 
 
 def test_what_teachers_repeat_of_the_students_images_is_discounted(train, monkeypatch):
@@ -176,7 +177,35 @@ def test_what_is_memorised_takes_two_kinds_of_images_and_probabilities(kwargs):
         AgentHook(**kwargs)
 
 
-@pytest.mark.parametrize('kwargs', [{}, STACKING])
+def test_feature_weights_are_found_with_every_update(train, monkeypatch):
+    """By probes on the held-out images alone; the student is taught with them."""
+    training = train(**held_out(algorithm='MixtureLikelihood'), feature_weights='probes').start()
+    weighting = training.distiller.weighting
+    weighting.parts = ('agent',)
+    records = seen(training, monkeypatch)
+    training.step(4)
+    pool = weighting.pool
+    probes = EmbeddingProbes(pool.embedding_sizes, pool.num_classes)
+    for terms, _ in records:
+        probes.observe(terms)
+    first = best_static_weights(probes.label_probabilities())
+    assert torch.equal(weighting.probed_weights, first)
+    training.step(4)
+    second = weighting.probed_weights.clone()
+    assert not torch.equal(first, second)  # of another view
+    training.step(1)
+    taught = [weights.feature for _, weights in training.records]
+    half = torch.full((2,), 0.5)
+    for step, expected in ((0, half), (3, half), (4, first), (7, first), (8, second)):
+        torch.testing.assert_close(taught[step], expected.expand(4, 2), atol=1e-6, rtol=0)
+
+
+def test_feature_weights_need_held_out_images(train):
+    with pytest.raises(InputError, match="embeddings on held-out images: set `experience='held_o"):
+        train(feature_weights='probes').start()
+
+
+@pytest.mark.parametrize('kwargs', [{}, STACKING, PROBES])
 def test_a_resumed_training_goes_on_exactly(train, kwargs):
     whole = train(**held_out(**kwargs)).start().step(12)
     first = train(**held_out(**kwargs)).start().step(6)
@@ -185,6 +214,7 @@ def test_a_resumed_training_goes_on_exactly(train, kwargs):
     second.runner.iter, second.runner.epoch = first.runner.iter, first.runner.epoch
     second.start(first.save()).step(6)
     assert equal(whole.agent(), second.agent())
+    assert equal(*(one.distiller.weighting.state_dict() for one in (whole, second)))
 
 
 def test_terms_of_images_that_are_not_trained_on_have_no_gradient(train):

@@ -11,6 +11,7 @@ from mtkdrl_mm.rl import (
     AgentTrainer,
     BatchZScoreAdvantage,
     ClosenessReward,
+    EmbeddingProbes,
     LabelProbabilityReward,
     MixtureLikelihood,
     PolicyGradient,
@@ -18,6 +19,7 @@ from mtkdrl_mm.rl import (
     StandardizedAdvantage,
     StudentLossReward,
     WeightedBCE,
+    best_static_weights,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -139,6 +141,60 @@ def test_rewards_count_as_far_as_teachers_have_not_memorised_the_students_images
     # What was seen counts once.
     trainer.observe(terms, weighting(terms), 1)
     assert trainer.update()['memorised/b'] == 0
+
+
+@pytest.mark.parametrize('discount', [False, True])
+def test_feature_weights_are_the_best_ones_of_the_probes(make_trainer, make_terms, discount):
+    """Of what teachers have not memorised, if that is discounted."""
+    weighting, plain = make_trainer()
+    trainer = AgentTrainer(
+        MixtureLikelihood(weighting.agent),
+        LabelProbabilityReward(),
+        plain.buffer,
+        seed=0,
+        discount_memorised=discount,
+        probes=EmbeddingProbes((3, 4, 5), 5),
+    )
+    assert trainer.feature_weights is None
+    probes = EmbeddingProbes((3, 4, 5), 5)
+    for step in range(6):
+        terms = make_terms(seed=step, dtype=torch.float32)
+        terms.teachers[1].embedding[:, 0] += 2 * terms.labels
+        terms.teachers[2].embedding[:, 0] += 3 * terms.labels
+        trainer.observe(terms, weighting(terms), step)
+        probes.observe(terms)
+    counts = torch.ones(3)
+    if discount:
+        known = make_terms(seed=1, dtype=torch.float32)
+        known.teachers[2].logits[torch.arange(6), known.labels] += 9
+        trainer.observe_student(known)
+        counts = 1 - copy.deepcopy(trainer.memorised).estimate(trainer.buffer.rewards)
+    trainer.update()
+    expected = best_static_weights(counts * probes.label_probabilities())
+    assert torch.equal(trainer.feature_weights, expected)
+    assert int(expected.argmax()) == (1 if discount else 2)
+    # Its images count once.
+    other = make_terms(seed=9, dtype=torch.float32)
+    trainer.observe(other, weighting(other), 6)
+    assert len(trainer.probes.label_probabilities()) == 6
+
+
+@pytest.mark.parametrize('call', ['update', 'gather'])
+def test_teacher_whose_embeddings_are_no_numbers(make_terms, make_spec, call):
+    # Without embeddings in the states, which would be bad first.
+    weighting = MTKDRL(make_spec(make_terms()), agent='JointAgent', state=dict(embedding=False))
+    buffer = RolloutBuffer(weighting.agent.state_sizes, 1.0)
+    algorithm = PolicyGradient(weighting.agent)
+    trainer = AgentTrainer(
+        algorithm, LabelProbabilityReward(), buffer, 0, 'abc', probes=EmbeddingProbes((3, 4, 5), 5)
+    )
+    terms = make_terms(dtype=torch.float32)
+    terms.teachers[1].embedding[2] = float('inf')
+    trainer.observe(terms, weighting(terms), 0)
+    message = r'features are worth cannot be told: .* teacher "b" on 1 of the images\. Check'
+    with pytest.raises(InputError, match=message):
+        getattr(trainer, call)()
+    assert algorithm.updates == 0 and trainer.feature_weights is None
 
 
 @pytest.mark.parametrize('call', ['update', 'gather'])

@@ -5,9 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkdrl_mm.evaluation.mixtures import best_static_weights
 from mtkdrl_mm.models import KLDivergence
-from mtkdrl_mm.rl import ClosenessReward, LabelProbabilityReward, StudentLossReward
+from mtkdrl_mm.rl import (
+    ClosenessReward,
+    LabelProbabilityReward,
+    StudentLossReward,
+    best_static_weights,
+)
 from mtkdrl_mm.structures import NetworkOutput, StepTerms, TeacherWeights
 
 

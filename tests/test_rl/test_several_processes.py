@@ -19,6 +19,7 @@ from mtkdrl_mm.rl import (
     AgentTrainer,
     BatchZScoreAdvantage,
     ClosenessReward,
+    EmbeddingProbes,
     MemorisedShare,
     MixtureLikelihood,
     PolicyGradient,
@@ -136,6 +137,32 @@ def estimate_shares(rank, world_size):
     return memorised.estimate(held_out[rank::world_size])
 
 
+def probe_embeddings(rank, world_size):
+    """Of 13 held-out images in steps of 6; of the last one only process 0 has any."""
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.arange(13) % 3
+    embeddings = [
+        noise * torch.randn(13, 4, generator=generator) + labels[:, None] for noise in (0.3, 0.6)
+    ]
+    probes = EmbeddingProbes((4, 4), 3)
+    for start in range(0, 13, 6):
+        own = torch.arange(start, min(start + 6, 13))[rank::world_size]
+        if len(own) > 0:
+            teachers = [NetworkOutput(torch.zeros(len(own), 3), e[own]) for e in embeddings]
+            probes.observe(StepTerms(teachers[0], teachers, labels[own]))
+    return probes.label_probabilities()
+
+
+def probe_few(rank):
+    """Of 4 held-out images, all of process 0."""
+    probes = EmbeddingProbes((2,), 2)
+    if rank == 0:
+        labels = torch.tensor([0, 1, 0, 1])
+        teacher = NetworkOutput(torch.zeros(4, 2), torch.eye(2)[labels])
+        probes.observe(StepTerms(teacher, [teacher], labels))
+    return probes.label_probabilities()
+
+
 def work(rank, world_size, folder):
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
@@ -152,7 +179,8 @@ def work(rank, world_size, folder):
     bad = learn_from_a_bad_reward(rank)
     uneven = observe_uneven_steps(rank, world_size)
     shares = estimate_shares(rank, world_size)
-    torch.save((rows, results, shares, few, uneven, bad), folder / f'{rank}.pth')
+    probed = probe_embeddings(rank, world_size), probe_few(rank)
+    torch.save((rows, results, probed, shares, few, uneven, bad), folder / f'{rank}.pth')
 
 
 def start(world_size, folder):
@@ -194,8 +222,17 @@ def test_a_bad_reward_of_one_process_is_an_error_on_all(learned):
 def test_several_processes_estimate_what_one_does(learned, learned_by_three):
     one = estimate_shares(0, 1)
     assert float(one.min()) > 0.3
-    for _, _, shares, *_ in learned + learned_by_three:
+    for *_, shares, _, _, _ in learned + learned_by_three:
         assert torch.equal(shares, one)
+
+
+def test_several_processes_probe_the_images_of_all(learned, learned_by_three):
+    """Some of which have no image, as those of the last step."""
+    one = probe_embeddings(0, 1)
+    assert one.shape == (13, 2) and float(one.mean(dim=0).diff()) < -0.05
+    for _, _, (probed, few), *_ in learned + learned_by_three:
+        torch.testing.assert_close(probed, one)
+        assert torch.equal(few, probe_few(0))
 
 
 def tensors_of(state, prefix=''):
@@ -235,7 +272,7 @@ def test_three_processes_some_without_an_image_of_a_step_learn_what_one_does(
 
 
 def test_processes_with_different_numbers_of_steps_update_together(learned):
-    (_, _, _, first, *_), (_, _, _, second, *_) = learned
+    (*_, first, _, _), (*_, second, _, _) = learned
     assert first[0][0] == second[0][0] == {}
     for steps in (1, 3):
         assert first[steps][0] == second[steps][0]

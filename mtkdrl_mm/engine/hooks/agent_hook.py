@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader
 
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
-from mtkdrl_mm.rl import Advantage, AgentTrainer, Algorithm, Reward, RolloutBuffer
+from mtkdrl_mm.rl import (
+    Advantage,
+    AgentTrainer,
+    Algorithm,
+    EmbeddingProbes,
+    Reward,
+    RolloutBuffer,
+)
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
 
@@ -171,14 +178,16 @@ class AgentHook(StepHook):
             seed=runner.seed,
         )
         names = distiller.teachers.names
-        probing = weighting.probed_weights is not None
-        if probing and self.experience != 'held_out':
+        probes = None
+        if weighting.probed_weights is not None:
+            probes = EmbeddingProbes(weighting.pool.embedding_sizes, weighting.pool.num_classes)
+        if probes is not None and self.experience != 'held_out':
             raise InputError(
                 "`feature_weights='probes'` of the weighting compares the teachers' embeddings on "
                 "held-out images: set `experience='held_out'` of AgentHook, or leave it out."
             )
         self.trainer = AgentTrainer(
-            algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised, probing
+            algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised, probes
         )
         if self._saved_state is not None:
             try:

@@ -78,6 +78,36 @@ def test_warm_up_gives_equal_weights_but_shows_the_agents_view(make_terms, make_
     assert not torch.allclose(weighting(terms).logit, expected, atol=1e-3)
 
 
+def test_probed_feature_weights_take_the_place_of_the_policy(make_terms, make_spec):
+    """They are the same for all images, and a teacher may have none."""
+    terms, probed = make_terms(), torch.tensor([0.7, 0.3, 0.0], dtype=torch.float64)
+    weighting = MTKDRL(make_spec(terms), parts=['agent'], feature_weights='probes').double()
+    plain = MTKDRL(make_spec(terms), parts=['agent']).double()
+    plain.agent.load_state_dict(weighting.agent.state_dict())
+    plain.warming_up = weighting.warming_up = False
+    equal = torch.full((6, 3), 1 / 3, dtype=torch.float64)
+    torch.testing.assert_close(weighting(terms).feature, equal)
+    weighting.set_probed_weights(probed)
+    weights = weighting(terms)
+    assert torch.equal(weights.logit, plain(terms).logit)
+    torch.testing.assert_close(weights.feature, probed.expand(6, 3), atol=1e-7, rtol=0)
+    assert weights.policy_entropy.isfinite().all()
+    # They are saved with the model, and are nothing during the warm-up.
+    other = MTKDRL(make_spec(terms), parts=['agent'], feature_weights='probes').double()
+    other.load_state_dict(weighting.state_dict())
+    assert torch.equal(other.probed_weights, probed)
+    assert torch.equal(other(terms).feature, equal)
+
+
+def test_probed_feature_weights_are_fused_like_the_policy(make_terms, make_spec):
+    terms, probed = make_terms(), torch.tensor([0.5, 0.4, 0.1], dtype=torch.float64)
+    weighting = MTKDRL(make_spec(terms), feature_weights='probes').double()
+    weighting.warming_up = False
+    weighting.set_probed_weights(probed)
+    parts = probed + confidence(terms.teacher_ce) + terms.feature_cosine.softmax(dim=1)
+    torch.testing.assert_close(weighting(terms).feature, parts.detach() / 3)
+
+
 def test_policy_entropy_is_the_mean_of_the_heads(make_terms, make_spec):
     terms = make_terms()
     weighting = MTKDRL(make_spec(terms)).double()
@@ -127,6 +157,11 @@ def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
         (dict(agent=dict(type='JointAgent', hiden=3)), 'no argument "hiden".*"hidden"'),
         (dict(policy='whole'), "`policy` must be 'agent' or 'fused', but is 'whole'"),
         (dict(mixing='free'), "`mixing` must be 'fixed' or 'dynamic', but is 'free'"),
+        (dict(feature_weights='probe'), "`feature_weights` must be 'agent' or 'probes', but is"),
+        (
+            dict(feature_weights='probes', policy='fused'),
+            "`feature_weights='probes'` takes the place of .* choose one",
+        ),
         (dict(agent=dict(type='AVER')), 'Unknown agent "AVER".*"JointAgent"'),
     ],
 )
