@@ -101,7 +101,11 @@ def _agent(config: dict[str, Any]) -> list[tuple[str, str]]:
         source = f'held-out images, {_component(dict(type=dataset.get("type", ""), **shown))}'
         if setting('discount_memorised'):
             source += "; what teachers repeat of the student's images by heart is discounted"
-    return [*rows, ('The agent learns from', source)]
+    rows.append(('The agent learns from', source))
+    weighting = config_part(config_part(config, 'model'), 'weighting')
+    if weighting.get('feature_weights') == 'probes':
+        rows.append(('Feature weights', 'the same for all images, by probes on the same images'))
+    return rows
 
 
 def _results(record: RunRecord) -> Table:

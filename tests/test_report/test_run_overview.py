@@ -28,3 +28,7 @@ def test_how_the_agent_learns(tmp_path):
     published.config['default_hooks']['agent']['discount_memorised'] = True
     words = check(render(make_run_page(published))).words
     assert "; what teachers repeat of the student's images by heart is discounted" in words
+    assert 'by probes' not in words
+    published.config['model']['weighting']['feature_weights'] = 'probes'
+    words = check(render(make_run_page(published))).words
+    assert 'Feature weights the same for all images, by probes on the same images' in words
