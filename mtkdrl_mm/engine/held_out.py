@@ -5,6 +5,8 @@ from copy import deepcopy
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmpretrain.datasets.samplers import RepeatAugSampler
 from torch.utils.data import DataLoader
 
 from mtkdrl_mm.utils import InputError
@@ -50,3 +52,24 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
             'class folders or an `ann_file`, and leave out `with_label=False`.'
         )
     return loader
+
+
+def check_each_once(loader: DataLoader) -> None:
+    """Refuse data that show an image several times per pass.
+
+    A probe that is judged on an image must not have been fitted to a copy of it.
+
+    Args:
+        loader (DataLoader): Of :func:`build_held_out`.
+
+    Raises:
+        InputError: If data set or sampler repeat images.
+    """
+    dataset, batch_sampler = seeded_parts(loader)
+    for part in (dataset.dataset, batch_sampler.sampler):
+        if isinstance(part, (RepeatDataset, ClassBalancedDataset, RepeatAugSampler)):
+            raise InputError(
+                f'`held_out_dataloader` has a {type(part).__name__}, which repeats images, but '
+                "`feature_weights='probes'` of the weighting needs each of them once: leave it "
+                "out, or set `feature_weights='agent'`."
+            )

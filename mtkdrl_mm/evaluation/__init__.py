@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Statistics of teachers' outputs: accuracy, calibration, agreement, probes, preprocessing.
+"""Statistics of teachers' predictions: accuracy, calibration, agreement, preprocessing.
 
-The functions take logits or embeddings, and labels; none of them runs a network.
+The functions take logits and labels; none of them runs a network.
 """
 
 from .agreement import Agreement, agreement
@@ -14,7 +14,6 @@ from .calibration import (
     reliability_bins,
 )
 from .class_order import ClassOrder, class_order
-from .linear_probe import probe_scores
 from .paired_tests import mcnemar, paired_gain
 from .preprocessing_check import (
     Alternative,
@@ -39,6 +38,5 @@ __all__ = [
     'log_likelihood',
     'mcnemar',
     'paired_gain',
-    'probe_scores',
     'reliability_bins',
 ]

@@ -4,6 +4,8 @@
 import copy
 import os
 import os.path as osp
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -15,20 +17,37 @@ from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.engine.teacher_outputs import check_stored
 from mtkdrl_mm.teacher_outputs import Manifest, StoreReader, held_out_root, inputs_folder
+from mtkdrl_mm.teacher_outputs.codec import EMBEDDING_KEYS
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.launch import check_data
 
 
-def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
-    """Read logits and labels of the images that no teacher was trained on.
+class HeldOutOutputs(NamedTuple):
+    """Outputs of M teachers on V views of N images that none of them was trained on.
+
+    Attributes:
+        names (list[str]): The teachers' names.
+        logits (Tensor): Shape (V, N, M, C), float32.
+        embeddings (list[Tensor]): M tensors of shape (V, N, d_m), float32; their
+            principal components, where these were stored.
+        labels (Tensor): Shape (N,), int64.
+    """
+
+    names: list[str]
+    logits: Tensor
+    embeddings: list[Tensor]
+    labels: Tensor
+
+
+def read_held_out(cfg: Config, store: str) -> HeldOutOutputs:
+    """Read what teachers say about the images that none of them was trained on.
 
     Args:
         cfg (Config): With ``held_out_dataloader`` and ``model.teachers``.
         store (str): The store of the teachers' outputs.
 
     Returns:
-        tuple[list[str], Tensor, Tensor]: The teachers' names, their logits of V
-        views of N images, of shape (V, N, M, C) in float32, and the labels (N,).
+        HeldOutOutputs: Of all teachers, and the labels.
 
     Raises:
         InputError: If the config has no such images, or the store does not hold
@@ -63,11 +82,18 @@ def read_held_out(cfg: Config, store: str) -> tuple[list[str], Tensor, Tensor]:
     )
     labels = torch.tensor(dataset.get_gt_labels())
     reader.check_complete(range(reader.num_views))
-    views = []
-    for view in range(reader.num_views):
-        rows = reader.read_rows(range(len(labels)), view)
-        views.append(torch.stack([torch.tensor(rows[name]['logits']) for name in names], dim=1))
-    return names, torch.stack(views).float(), labels
+    views = [reader.read_rows(range(len(labels)), view) for view in range(reader.num_views)]
+
+    def stack(name: str, keys: Sequence[str]) -> Tensor:
+        arrays = (next(rows[name][key] for key in keys if key in rows[name]) for rows in views)
+        return torch.stack([torch.tensor(array) for array in arrays]).float()
+
+    return HeldOutOutputs(
+        names,
+        torch.stack([stack(name, ['logits']) for name in names], dim=2),
+        [stack(name, EMBEDDING_KEYS) for name in names],
+        labels,
+    )
 
 
 def _stores_inside(folder: str) -> list[str]:

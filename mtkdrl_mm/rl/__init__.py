@@ -6,6 +6,7 @@ from .agent_trainer import AgentTrainer
 from .algorithms import DDPG, DPG, PPO, Algorithm, MixtureLikelihood, PolicyGradient, WeightedBCE
 from .critic import Critic
 from .embedding_probes import EmbeddingProbes
+from .linear_probe import probe_log_probs, probe_scores
 from .memorised_share import MemorisedShare
 from .reward import ClosenessReward, LabelProbabilityReward, Reward, StudentLossReward
 from .rollout_buffer import RolloutBuffer
@@ -38,4 +39,6 @@ __all__ = [
     'TeacherState',
     'WeightedBCE',
     'best_static_weights',
+    'probe_log_probs',
+    'probe_scores',
 ]

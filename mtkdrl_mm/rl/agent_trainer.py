@@ -51,7 +51,7 @@ class AgentTrainer:
 
     Attributes:
         feature_weights (Tensor, optional): What the latest update found, shape
-            (M,), the same on all processes; None before, and without ``probes``.
+            (M,), the same on all processes; None if it found none.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class AgentTrainer:
             InputError: On all processes, if a state or a reward is not finite, in
                 which case nothing has changed; or if the agent is not afterwards.
         """
+        self.feature_weights = None
         if self._check_finite() == 0:
             return {}
         shares: dict[str, float] = {}
@@ -148,8 +149,8 @@ class AgentTrainer:
         if self.probes is not None:
             probabilities = self.probes.label_probabilities()
             self.probes.clear()
-            weights = best_static_weights(counts * probabilities)
             # Machines may differ in the last digit of what is the same computation.
+            weights = best_static_weights(counts * probabilities) if get_rank() == 0 else None
             self.feature_weights = broadcast_from_main(weights)
         return results | shares
 
@@ -168,16 +169,15 @@ class AgentTrainer:
     def _check_finite(self) -> int:
         """Images in the buffers of all processes, after a look at every number."""
         none = torch.zeros(len(self.names), dtype=torch.long)
-        counts = torch.stack(
-            [
-                torch.full_like(none, len(self.buffer)),
-                *self.buffer.count_non_finite(),
-                none if self.memorised is None else self.memorised.count_non_finite(),
-                none if self.probes is None else self.probes.count_non_finite(),
-            ]
-        )
-        all_reduce(counts)
-        (images, *_), states, rewards, answers, embeddings = counts.tolist()
+        counts = [
+            *self.buffer.count_non_finite(),
+            none if self.memorised is None else self.memorised.count_non_finite(),
+            none if self.probes is None else self.probes.count_non_finite(),
+        ]
+        total = torch.cat([torch.tensor([len(self.buffer)]), *counts])
+        all_reduce(total)
+        images = int(total[0])
+        states, rewards, answers, embeddings = total[1:].view(4, -1).tolist()
         if any(states) or any(rewards):
             raise InputError(self._describe(images, states, rewards))
         if any(answers):
@@ -189,8 +189,8 @@ class AgentTrainer:
         if any(embeddings):
             raise InputError(
                 "What the teachers' features are worth cannot be told: not finite are the "
-                f'embeddings of {self._bad_teachers(embeddings)}. Check these teachers, or leave '
-                "`feature_weights='probes'` of the weighting out."
+                f'embeddings of {self._bad_teachers(embeddings)}. Check these teachers, or set '
+                "`feature_weights='agent'` of the weighting."
             )
         return images
 

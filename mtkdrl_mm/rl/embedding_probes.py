@@ -6,12 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtkdrl_mm.evaluation import fitted_temperature, log_likelihood, probe_scores
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.utils.distributed import gather_interleaved
 
-# Images, evenly chosen, that are enough to find a probe's temperature.
-_ENOUGH = 5000
+from .linear_probe import probe_log_probs
 
 
 class EmbeddingProbes:
@@ -19,15 +17,10 @@ class EmbeddingProbes:
 
     Tells what a teacher's features know, whatever its own classifier makes of them:
     one that mixes up some classes, or has learned other ones, may have features as
-    good as any. With the scores s of :func:`mtkdrl_mm.evaluation.probe_scores`, by
-    probes that were fitted to the other images,
-
-    .. math::
-        q_i^m = \mathrm{softmax}(s_{-i}^m / \tau^m)^{y_i}
-
-    with the temperature of the highest likelihood. The images should be ones that no
-    teacher was trained on. A blended label (mixup, cutmix) or a smoothed one stands
-    for its largest class.
+    good as any. Every image is judged by probes that were fitted to the others, see
+    :func:`probe_log_probs`. The images should be ones that no teacher was trained on,
+    each of them once. A blended label (mixup, cutmix) or a smoothed one stands for its
+    largest class.
 
     Until the probes are fitted, the embeddings of a process's images are kept in host
     memory: 4 bytes for each of their entries.
@@ -57,6 +50,7 @@ class EmbeddingProbes:
 
     def clear(self) -> None:
         """Forget all images."""
+        self._device = torch.device('cpu')
         # Some processes may see no image.
         self._labels = [torch.zeros(0, dtype=torch.long)]
         self._embeddings = [[torch.zeros(0, size)] for size in self.embedding_sizes]
@@ -69,6 +63,7 @@ class EmbeddingProbes:
             terms (StepTerms): The step's terms for B images and M teachers.
         """
         labels = terms.labels
+        self._device = labels.device
         self._labels.append((labels if labels.ndim == 1 else labels.argmax(dim=1)).cpu())
         for kept, teacher in zip(self._embeddings, terms.teachers):
             kept.append(teacher.embedding.float().cpu())
@@ -88,14 +83,10 @@ class EmbeddingProbes:
         Returns:
             Tensor: q_i^m of the images of all processes, shape (N, M), float32.
         """
-        labels = torch.cat(self._labels)
-        total = len(gather_interleaved(labels))
-        some = slice(None, None, max(total // _ENOUGH, 1))
+        labels = torch.cat(self._labels).to(self._device)
         columns = []
         for kept in self._embeddings:
-            scores = probe_scores(torch.cat(kept), labels, self.num_classes)
-            temperature = fitted_temperature(
-                gather_interleaved(scores[some]), gather_interleaved(labels[some])
-            )
-            columns.append(log_likelihood(scores.div(temperature), labels).exp().float())
+            embeddings = torch.cat(kept).to(self._device)
+            log_probs = probe_log_probs(embeddings, labels, self.num_classes)
+            columns.append(log_probs.gather(1, labels[:, None])[:, 0].exp().cpu())
         return gather_interleaved(torch.stack(columns, dim=1))

@@ -17,7 +17,7 @@ from .manifest import TensorSpec
 from .packed_layout import PackedLayout
 from .settings import TeacherOutputsSettings
 
-_EMBEDDINGS = ('embedding', 'embedding_components')
+EMBEDDING_KEYS = ('embedding', 'embedding_components')
 # Names of a stored map, and whether its entries are negative as often as positive.
 _MAPS = {
     'feature_map': False,
@@ -129,7 +129,7 @@ class OutputCodec:
         }
         for name, specs in self._specs.items():
             for spec in specs:
-                if spec.name not in ('logits', *_EMBEDDINGS, *_MAPS):
+                if spec.name not in ('logits', *EMBEDDING_KEYS, *_MAPS):
                     raise InputError(
                         f'The stored outputs of teacher "{name}" hold "{spec.name}", which this '
                         'version of mtkdrl_mm does not know. Use the version that wrote them.'
@@ -178,7 +178,7 @@ class OutputCodec:
         return float((spec.shape[0] / len(self._bases[teacher, _basis_key(spec.name)][1])) ** 0.5)
 
     def _embedding_spec(self, teacher: str) -> TensorSpec:
-        return next(spec for spec in self._specs[teacher] if spec.name in _EMBEDDINGS)
+        return next(spec for spec in self._specs[teacher] if spec.name in EMBEDDING_KEYS)
 
     def to_tensors(self, teacher: str, output: NetworkOutput) -> dict[str, Tensor]:
         """Convert the outputs of one teacher to the tensors that are stored.
@@ -303,7 +303,7 @@ class OutputCodec:
             outputs.append(
                 NetworkOutput(
                     logits=whole['logits'],
-                    embedding=next(whole[name] for name in _EMBEDDINGS if name in whole),
+                    embedding=next(whole[name] for name in EMBEDDING_KEYS if name in whole),
                     feature_map=maps[0] if maps else None,
                 )
             )
@@ -312,7 +312,7 @@ class OutputCodec:
 
 def _basis_key(name: str) -> str:
     """The key of the basis on which a stored tensor depends."""
-    return basis_key('embeddings' if name in _EMBEDDINGS else 'maps')
+    return basis_key('embeddings' if name in EMBEDDING_KEYS else 'maps')
 
 
 def _is_projected(name: str) -> bool:

@@ -84,7 +84,7 @@ def test_mixup_leaves_held_out_images_alone(distillery, monkeypatch):
     config = d.config('blended', extra=HELD_OUT + BLENDED)
     roots = [d.fill(c, f'store_{i}', *LOSSLESS_FLAGS) for i, c in enumerate((plain, config))]
     expected, logits = (
-        read_held_out(Config.fromfile(c), root)[1] for c, root in zip((plain, config), roots)
+        read_held_out(Config.fromfile(c), root).logits for c, root in zip((plain, config), roots)
     )
     np.testing.assert_array_equal(logits, expected)
     seen = []
@@ -107,18 +107,19 @@ def test_what_weighing_could_gain(distillery):
     d = distillery
     path = d.config('ceilings', extra=HELD_OUT)
     root = d.fill(path, 'ceilings', '--maps', 'none')
-    names, logits, labels = read_held_out(Config.fromfile(path), root)
+    names, logits, embeddings, labels = read_held_out(Config.fromfile(path), root)
     reader = StoreReader(held_out_root(root), names)
     assert logits.shape == (2, 16, len(names), 4) and labels.shape == (16,)
     for view in range(2):
         for m, name in enumerate(names):
-            rows = reader.read_rows(range(16), view)[name]['logits'].astype(np.float32)
-            assert np.array_equal(logits[view, :, m].numpy(), rows)
+            rows = reader.read_rows(range(16), view)[name]
+            assert np.array_equal(logits[view, :, m], rows['logits'].astype(np.float32))
+            assert np.array_equal(embeddings[m][view], rows['embedding'].astype(np.float32))
     done = d.tool('tools/analysis_tools/weighing_ceilings.py', path, root, '--passes', '2')
     assert done.returncode == 0, done.stderr[-3000:]
     assert '16 held-out images in 2 views, 5 folds.' in done.stdout
     for name in (*names, 'equal weights', 'static weights', 'weights per image'):
-        assert f'| {name} ' in done.stdout
+        assert done.stdout.count(f'| {name} ') == 2  # of logits, and of features
     with pytest.raises(InputError, match='The config has no `held_out_dataloader`: give labelled'):
         read_held_out(Config.fromfile(d.config('plain')), root)
     with pytest.raises(InputError, match=r'nowhere" holds no outputs of the held-out images\. Run'):

@@ -205,6 +205,36 @@ def test_feature_weights_need_held_out_images(train):
         train(feature_weights='probes').start()
 
 
+def test_probes_are_not_fitted_to_a_copy_of_an_image(train, config):
+    loader = config.held_out_dataloader
+    loader.sampler = dict(type='RepeatAugSampler', num_repeats=3)
+    with pytest.raises(InputError, match='`held_out_dataloader` has a RepeatAugSampler, which rep'):
+        train(**held_out(**PROBES)).start()
+    del loader.sampler
+    loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
+    with pytest.raises(
+        InputError, match=r'has a RepeatDataset, .* each of them once: leave it out'
+    ):
+        train(**held_out(**PROBES)).start()
+    train(**held_out(**STACKING)).start()
+
+
+def test_few_images_per_class_are_warned_of(train, monkeypatch):
+    """22 of 5 classes are fewer than 5 of each."""
+    seen = []
+    training = train(**held_out(**PROBES))
+    monkeypatch.setattr(training.runner.logger, 'warning', seen.append)
+    training.start()
+    assert len(seen) == 1 and 'have 22 held-out images of 5 classes. With fewer than 5' in seen[0]
+
+
+def test_without_a_feature_loss_nothing_is_probed(train):
+    training = train(**held_out(**PROBES))
+    training.distiller.feature_loss_weight = 0
+    training.start()
+    assert training.hook.trainer.probes is None
+
+
 @pytest.mark.parametrize('kwargs', [{}, STACKING, PROBES])
 def test_a_resumed_training_goes_on_exactly(train, kwargs):
     whole = train(**held_out(**kwargs)).start().step(12)

@@ -20,6 +20,7 @@ from mtkdrl_mm.rl import (
     BatchZScoreAdvantage,
     ClosenessReward,
     EmbeddingProbes,
+    LabelProbabilityReward,
     MemorisedShare,
     MixtureLikelihood,
     PolicyGradient,
@@ -153,6 +154,30 @@ def probe_embeddings(rank, world_size):
     return probes.label_probabilities()
 
 
+def find_feature_weights(rank, world_size):
+    """Of 12 held-out images, of which the first teacher's embeddings know more."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(12) % 3
+    embeddings = [noise * torch.randn(12, 4, generator=generator) for noise in (0.3, 0.9)]
+    own = torch.arange(12)[rank::world_size]
+    teachers = [
+        NetworkOutput(torch.zeros(len(own), 3), (e + labels[:, None])[own]) for e in embeddings
+    ]
+    torch.manual_seed(0)
+    agent = AttentionAgent(StateLayout((3, 5), 0), hidden=16, heads=2)
+    trainer = AgentTrainer(
+        MixtureLikelihood(agent),
+        LabelProbabilityReward(),
+        RolloutBuffer(SIZES, 1.0),
+        seed=0,
+        probes=EmbeddingProbes((4, 4), 3),
+    )
+    action = SimpleNamespace(states=[torch.zeros(len(own), size) for size in SIZES])
+    trainer.observe(StepTerms(teachers[0], teachers, labels[own]), action, 0)
+    trainer.update()
+    return trainer.feature_weights
+
+
 def probe_few(rank):
     """Of 4 held-out images, all of process 0."""
     probes = EmbeddingProbes((2,), 2)
@@ -180,7 +205,8 @@ def work(rank, world_size, folder):
     uneven = observe_uneven_steps(rank, world_size)
     shares = estimate_shares(rank, world_size)
     probed = probe_embeddings(rank, world_size), probe_few(rank)
-    torch.save((rows, results, probed, shares, few, uneven, bad), folder / f'{rank}.pth')
+    found = find_feature_weights(rank, world_size)
+    torch.save((rows, results, probed, found, shares, few, uneven, bad), folder / f'{rank}.pth')
 
 
 def start(world_size, folder):
@@ -233,6 +259,15 @@ def test_several_processes_probe_the_images_of_all(learned, learned_by_three):
     for _, _, (probed, few), *_ in learned + learned_by_three:
         torch.testing.assert_close(probed, one)
         assert torch.equal(few, probe_few(0))
+
+
+def test_several_processes_find_the_same_feature_weights(learned, learned_by_three):
+    one = find_feature_weights(0, 1)
+    assert one[0] > 0.8
+    for processes in (learned, learned_by_three):
+        for _, _, _, found, *_ in processes:
+            torch.testing.assert_close(found, one)
+            assert torch.equal(found, processes[0][3])
 
 
 def tensors_of(state, prefix=''):

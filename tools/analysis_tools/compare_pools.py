@@ -156,7 +156,7 @@ def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     with WorkDirLock(settings.work_dir, 'comparison'):  # which compare_methods.py takes later
         fill_stores(stores, settings)
     cfg = read_config(row, 0, args.cfg_options)
-    names, logits, labels = read_held_out(cfg, stores[0].path)
+    names, logits, _, labels = read_held_out(cfg, stores[0].path)
     logits, labels = logits.flatten(0, 1), labels.repeat(len(logits))  # views are samples
     rows = {}
     for title, sizes in zip(SUBSETS, ([2], range(1, len(names) + 1))):

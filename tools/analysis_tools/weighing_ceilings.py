@@ -5,7 +5,8 @@ From the stored outputs of the config's held-out images (see tools/store_teacher
 fits weights of the teachers that are the same for all images, and weights per image by an agent
 that sees the teachers' logits, and compares by cross-validation how likely the labels are under the
 weighted teachers. Where weights per image gain nothing over the same weights for all images, no
-agent can choose better targets for the student.
+agent can choose better targets for the student. A second table is about their features: the same,
+with what a linear probe on each teacher's embedding makes of an image in place of its logits.
 
     python tools/analysis_tools/weighing_ceilings.py configs/cifar10/student_aver.py STORE
 """
@@ -16,6 +17,7 @@ import torch
 
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
 from mtkdrl_mm.evaluation.mixtures import Mixture, compare_mixtures
+from mtkdrl_mm.rl import probe_log_probs
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.launch import add_common_arguments, load_config, run_tool
 from mtkdrl_mm.utils.markdown import markdown_table
@@ -66,24 +68,33 @@ def main() -> None:
     args = parse_args()
     for name in ('folds', 'passes'):
         check_number(f'--{name}', getattr(args, name), minimum=2 if name == 'folds' else 1)
-    names, logits, labels = read_held_out(load_config(args), args.store)
+    names, logits, embeddings, labels = read_held_out(load_config(args), args.store)
     if args.folds > len(labels):
         raise InputError(f'--folds is {args.folds}, but there are {len(labels)} images.')
+    # Of every view by itself: a probe must not have seen another view of the image.
+    probes = [
+        torch.stack([probe_log_probs(view, labels, logits.shape[-1]) for view in views])
+        for views in embeddings
+    ]
     images = torch.arange(len(labels)).repeat(len(logits))
-    mixtures = compare_mixtures(
-        names,
-        logits.flatten(0, 1),
-        labels.repeat(len(logits)),
-        images,
-        folds=args.folds,
-        passes=args.passes,
-        seed=args.seed,
-    )
     print(
         f'{len(labels):,} held-out images in {len(logits)} views, {args.folds} folds. Cross '
-        'entropy in nats and accuracy in percent, of the weighted teachers:\n'
+        'entropy in nats and accuracy in percent.'
     )
-    print(describe(mixtures, names, images))
+    for title, outputs in (
+        ('The weighted teachers, by their logits', logits),
+        ('The weighted teachers, by linear probes on their embeddings', torch.stack(probes, 2)),
+    ):
+        mixtures = compare_mixtures(
+            names,
+            outputs.flatten(0, 1),
+            labels.repeat(len(logits)),
+            images,
+            folds=args.folds,
+            passes=args.passes,
+            seed=args.seed,
+        )
+        print(f'\n{title}:\n\n{describe(mixtures, names, images)}')
 
 
 if __name__ == '__main__':

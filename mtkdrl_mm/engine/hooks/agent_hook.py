@@ -25,7 +25,7 @@ from mtkdrl_mm.rl import (
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
 
-from ..held_out import build_held_out
+from ..held_out import build_held_out, check_each_once
 from ..loops import schedule_steps
 from ..seeded_views import seeded_parts
 from ..teacher_outputs import connect_held_out
@@ -180,12 +180,15 @@ class AgentHook(StepHook):
         names = distiller.teachers.names
         probes = None
         if weighting.probed_weights is not None:
-            probes = EmbeddingProbes(weighting.pool.embedding_sizes, weighting.pool.num_classes)
-        if probes is not None and self.experience != 'held_out':
-            raise InputError(
-                "`feature_weights='probes'` of the weighting compares the teachers' embeddings on "
-                "held-out images: set `experience='held_out'` of AgentHook, or leave it out."
-            )
+            if self.experience != 'held_out':
+                raise InputError(
+                    "`feature_weights='probes'` of the weighting compares the teachers' embeddings "
+                    "on held-out images: set `experience='held_out'` of AgentHook, or "
+                    "`feature_weights='agent'`."
+                )
+            if distiller.feature_loss_weight > 0:  # without, feature weights have no effect
+                spec = distiller.teachers.spec
+                probes = EmbeddingProbes(spec.embedding_sizes, spec.num_classes)
         self.trainer = AgentTrainer(
             algorithm, self.reward, buffer, runner.seed, names, self.discount_memorised, probes
         )
@@ -200,6 +203,9 @@ class AgentHook(StepHook):
             connect_held_out(distiller, self.held_out)
             count = len(self.held_out.dataset)  # type: ignore[arg-type]
             runner.logger.info(f'The agent learns from {count} held-out images.')
+            if probes is not None:
+                check_each_once(self.held_out)
+                self._warn_of_few_images(runner, count, probes.num_classes)
         elif runner.cfg.get('held_out_dataloader') is not None:
             runner.logger.info(
                 'The agent learns from the training images, and not from those of '
@@ -210,6 +216,17 @@ class AgentHook(StepHook):
         self._runner = runner
         self._reward_names = ['reward', *(f'reward/{name}' for name in names)]
         super().before_train(runner)
+
+    @staticmethod
+    def _warn_of_few_images(runner: Runner, count: int, num_classes: int) -> None:
+        if count < _IMAGES_PER_CLASS * num_classes:
+            runner.logger.warning(
+                f'The linear probes on the embeddings have {count} held-out images of '
+                f'{num_classes} classes. With fewer than {_IMAGES_PER_CLASS} per class they can '
+                'hardly tell whose '
+                "features are better: add held-out images, or set `feature_weights='agent'` of the "
+                'weighting.'
+            )
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
@@ -339,3 +356,5 @@ def _of_all_processes(loader: DataLoader) -> Iterator[Any]:
 
 
 _SUPPLIED = ('agent', 'advantage', 'seed')
+# Fewer leave linear probes without anything to learn.
+_IMAGES_PER_CLASS = 5

@@ -61,8 +61,8 @@ class MTKDRL(Weighting):
             place of the policy pi_f. These are the ones under which linear probes on
             the teachers' embeddings make the labels of held-out images most likely:
             they tell what a teacher's features know, where the agent's reward judges
-            its logits. ``AgentHook`` finds them with every update. Defaults to
-            'agent', as published.
+            its logits. ``AgentHook`` finds them with every update; the agent still has
+            its pi_f, without effect. Defaults to 'agent', as published.
 
     Raises:
         InputError: If an argument is unknown, or the arguments exclude each
@@ -116,6 +116,11 @@ class MTKDRL(Weighting):
         if len(parts) == 0 or len(set(parts)) < len(parts):
             raise InputError(f'`parts` must list at least one of {PARTS}, each once: {parts!r}.')
         self.parts = tuple(parts)
+        if feature_weights == 'probes' and 'agent' not in parts:
+            raise InputError(
+                "`feature_weights='probes'` takes the agent's place, which is not among the "
+                f"`parts` {self.parts}: add 'agent', or set `feature_weights='agent'`."
+            )
         state = dict(state or {})
         learned_size = state.pop('learned_projection_size', None)
         if learned_size is not None and state.get('projection_size') is not None:
@@ -134,7 +139,7 @@ class MTKDRL(Weighting):
             if feature_weights == 'probes':
                 raise InputError(
                     "`feature_weights='probes'` takes the place of the agent's feature weights, "
-                    "which `mixing='dynamic'` and `policy='fused'` train: choose one."
+                    "which `mixing='dynamic'` and `policy='fused'` train: set it to 'agent'."
                 )
             self.agent = FusedPolicy(
                 self.agent, self.parts, self.state_layout, learned=mixing == 'dynamic'
@@ -198,11 +203,9 @@ class MTKDRL(Weighting):
         """The fused action; 1/M while warming up."""
         states = self.state(terms)
         log_probs = self.agent(states)
-        if self.probed_weights is not None:
-            # Teachers whose features are of no use: their logarithm must be a number.
-            probed = self.probed_weights.clamp_min(1e-8).log()
-            log_probs = (log_probs[0], probed.expand_as(log_probs[1]))
         logit, feature = log_probs[0].exp(), log_probs[1].exp()
+        if self.probed_weights is not None:
+            feature = self.probed_weights.expand_as(feature)
         if self.warming_up:
             logit = feature = torch.full_like(logit, 1 / terms.num_teachers)
         elif not isinstance(self.agent, FusedPolicy):

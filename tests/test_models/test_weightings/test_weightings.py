@@ -90,8 +90,8 @@ def test_probed_feature_weights_take_the_place_of_the_policy(make_terms, make_sp
     weighting.set_probed_weights(probed)
     weights = weighting(terms)
     assert torch.equal(weights.logit, plain(terms).logit)
-    torch.testing.assert_close(weights.feature, probed.expand(6, 3), atol=1e-7, rtol=0)
-    assert weights.policy_entropy.isfinite().all()
+    assert torch.equal(weights.feature, probed.expand(6, 3))
+    assert torch.equal(weights.policy_entropy, plain(terms).policy_entropy)  # the agent's own
     # They are saved with the model, and are nothing during the warm-up.
     other = MTKDRL(make_spec(terms), parts=['agent'], feature_weights='probes').double()
     other.load_state_dict(weighting.state_dict())
@@ -160,7 +160,11 @@ def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
         (dict(feature_weights='probe'), "`feature_weights` must be 'agent' or 'probes', but is"),
         (
             dict(feature_weights='probes', policy='fused'),
-            "`feature_weights='probes'` takes the place of .* choose one",
+            "`feature_weights='probes'` takes the place of .* set it to 'agent'",
+        ),
+        (
+            dict(feature_weights='probes', parts=['confidence']),
+            "the agent's place, which is not among the `parts`",
         ),
         (dict(agent=dict(type='AVER')), 'Unknown agent "AVER".*"JointAgent"'),
     ],

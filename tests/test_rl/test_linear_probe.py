@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkdrl_mm.evaluation import linear_probe, log_likelihood, probe_scores
+from mtkdrl_mm.evaluation import fitted_temperature, log_likelihood
+from mtkdrl_mm.rl import linear_probe, probe_log_probs, probe_scores
 
 
 def embeddings_of(labels, size, noise, seed=0):
@@ -44,6 +45,46 @@ def test_embeddings_that_know_nothing_are_no_better_than_chance():
     assert float(log_likelihood(scores, labels).mean()) < -np.log(4) + 0.02
     knows = probe_scores(embeddings_of(labels, 60, noise=1.0), labels, num_classes=4)
     assert (knows.argmax(dim=1) == labels).all()
+
+
+def test_log_probs_have_the_temperature_that_fits_best(monkeypatch):
+    labels = torch.arange(120) % 3
+    embeddings = embeddings_of(labels, 6, noise=3.0)
+    scores = probe_scores(embeddings, labels, 3)
+    temperature = fitted_temperature(scores, labels)
+    assert temperature < 0.7  # scores are from 0 to 1, and these probes know something
+    log_probs = probe_log_probs(embeddings, labels, 3)
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(120))
+    expected = (scores / temperature).log_softmax(dim=1)
+    torch.testing.assert_close(log_probs, expected, atol=2e-3, rtol=0)
+    monkeypatch.setattr(linear_probe, '_CHUNK', 50)
+    torch.testing.assert_close(probe_log_probs(embeddings, labels, 3), log_probs)
+
+
+@pytest.mark.parametrize(
+    ('images', 'size', 'classes'),
+    [(1, 3, 2), (2, 3, 2), (20, 60, 4), (3, 2, 7), (12, 0, 3)],
+)
+def test_few_images_and_many_entries(images, size, classes):
+    labels = torch.arange(images) % classes
+    embeddings = torch.randn(images, size, generator=torch.Generator().manual_seed(1))
+    log_probs = probe_log_probs(embeddings, labels, classes)
+    assert log_probs.shape == (images, classes) and log_probs.isfinite().all()
+
+
+def test_equal_eigenvalues_may_have_any_vectors(monkeypatch):
+    """Machines may disagree about them."""
+    labels = torch.arange(90) % 3
+    embeddings = torch.eye(3)[labels] + 1e-9 * embeddings_of(labels, 3, noise=1.0)
+    scores = probe_scores(embeddings, labels, 3)
+    eigh = torch.linalg.eigh
+
+    def other_vectors(matrix):
+        values, vectors = eigh(matrix)
+        return values, vectors * torch.tensor([1.0, -1.0, -1.0], dtype=vectors.dtype)
+
+    monkeypatch.setattr(torch.linalg, 'eigh', other_vectors)
+    torch.testing.assert_close(probe_scores(embeddings, labels, 3), scores)
 
 
 def test_the_penalty_of_the_least_error_is_taken(monkeypatch):
