@@ -52,9 +52,11 @@ class StaticWeights(Weighting):
     ) -> None:
         super().__init__(pool)
         # From the config, and not from a checkpoint.
-        self.register_buffer('logit', _normalised(pool, 'logit', logit), persistent=False)
+        self.register_buffer('logit', normalised_weights(pool, 'logit', logit), persistent=False)
         feature = logit if feature is None else feature
-        self.register_buffer('feature', _normalised(pool, 'feature', feature), persistent=False)
+        self.register_buffer(
+            'feature', normalised_weights(pool, 'feature', feature), persistent=False
+        )
 
     def forward(self, terms: StepTerms) -> TeacherWeights:
         """The weights, for every image."""
@@ -64,7 +66,20 @@ class StaticWeights(Weighting):
         )
 
 
-def _normalised(pool: PoolSpec, part: str, weights: Mapping[str, float]) -> Tensor:
+def normalised_weights(pool: PoolSpec, part: str, weights: Mapping[str, float]) -> Tensor:
+    """Weights by name, in the order of the pool, divided by their sum.
+
+    Args:
+        pool (PoolSpec): The pool of M teachers.
+        part (str): The argument that gives them, for messages.
+        weights (Mapping[str, float]): By the teachers' names.
+
+    Returns:
+        Tensor: Shape (M,).
+
+    Raises:
+        InputError: See :class:`StaticWeights`.
+    """
     values = numbers_by_teacher(f'weighting.{part}', weights, pool.names, default=0)
     total = sum(values)
     if total <= 0:

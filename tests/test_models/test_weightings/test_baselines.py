@@ -103,3 +103,29 @@ def test_mixed_labels_count_by_their_parts():
     weights = weighting(terms_of(logits, labels))
     torch.testing.assert_close(weights.logit, torch.tensor([[0.75, 0.25, 0]]))
     torch.testing.assert_close(weights.feature, torch.full((1, 3), 1 / 3))
+
+
+def test_the_oracle_may_have_feature_weights_of_its_own():
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [2, 2, 2]]), 4).float()
+    weights = CorrectTeachers(POOL, features=dict(a=3, b=1))(terms_of(logits, torch.tensor([0, 2])))
+    assert torch.equal(weights.logit[0], torch.tensor([1.0, 0, 0]))
+    assert torch.equal(weights.feature, torch.tensor([[0.75, 0.25, 0]]).expand(2, 3))
+    with pytest.raises(InputError, match=r'`weighting\.features` names the teacher "aa", which is'):
+        CorrectTeachers(POOL, features=dict(aa=1))
+
+
+def test_the_oracle_may_know_the_right_labels(tmp_path):
+    """Where those that the student is trained with are wrong."""
+    file = tmp_path / 'right.txt'
+    file.write_text('cats/a 1.png 1\nb.png 2\nc.png 3\n')
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [0, 1, 2]]), 4).float()
+    terms = terms_of(logits, torch.tensor([0, 0]))
+    terms.data_samples = [dict(img_path='data/cats/a 1.png'), dict(img_path='data/b.png')]
+    weighting = CorrectTeachers(POOL, ann_file=str(file), data_prefix='data')
+    assert torch.equal(weighting(terms).logit, torch.tensor([[0.0, 1, 0], [0, 0, 1]]))
+    terms.data_samples[1]['img_path'] = 'data/d.png'
+    with pytest.raises(InputError, match=r'right\.txt" has no label of "data/d\.png": check it'):
+        weighting(terms)
+    file.write_text('b.png 2\nc.png 4\n')
+    with pytest.raises(InputError, match=r'Line 2 of .*right\.txt" must be .* below 4, but is "c'):
+        CorrectTeachers(POOL, ann_file=str(file))
