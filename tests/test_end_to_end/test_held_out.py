@@ -20,6 +20,7 @@ held_out_dataloader = dict(
     batch_size=5, num_workers=0, collate_fn=dict(type='default_collate'),
     dataset=dict(train_dataloader['dataset'], data_prefix='val'))
 default_hooks['agent'].update(experience='held_out', update_interval=3)
+model['weighting'].update(feature_weights='probes')
 """
 EXTRA_LOSS = "model['extra_losses'] = [dict(type='DIST', loss_weight=5.0)]"
 LIVE = dict(views=2)
@@ -36,6 +37,8 @@ def assert_same(first, second):
     """Student, connectors, agent and optimisers, bit by bit; no buffer is left over."""
     assert first['agent_hook']['algorithm']['updates'] == 7
     assert all(buffer['seen'] == 0 for buffer in first['agent_hook']['buffers'])
+    probed = first['state_dict']['weighting.probed_weights']
+    assert probed.sum() == pytest.approx(1) and probed.std() > 0.01
     for key in ('state_dict', 'agent_hook', 'optimizer'):
         assert difference(first[key], second[key], key) is None
 
@@ -119,7 +122,8 @@ def test_what_weighing_could_gain(distillery):
     assert done.returncode == 0, done.stderr[-3000:]
     assert '16 held-out images in 2 views, 5 folds.' in done.stdout
     for name in (*names, 'equal weights', 'static weights', 'weights per image'):
-        assert done.stdout.count(f'| {name} ') == 2  # of logits, and of features
+        rows = [line for line in done.stdout.splitlines() if line.startswith(f'| {name} ')]
+        assert len(rows) == 2 and rows[0] != rows[1]  # of logits, and of features
     with pytest.raises(InputError, match='The config has no `held_out_dataloader`: give labelled'):
         read_held_out(Config.fromfile(d.config('plain')), root)
     with pytest.raises(InputError, match=r'nowhere" holds no outputs of the held-out images\. Run'):
