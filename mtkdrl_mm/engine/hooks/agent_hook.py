@@ -222,10 +222,9 @@ class AgentHook(StepHook):
         if count < _IMAGES_PER_CLASS * num_classes:
             runner.logger.warning(
                 f'The linear probes on the embeddings have {count} held-out images of '
-                f'{num_classes} classes. With fewer than {_IMAGES_PER_CLASS} per class they can '
-                'hardly tell whose '
-                "features are better: add held-out images, or set `feature_weights='agent'` of the "
-                'weighting.'
+                f'{num_classes} classes. With fewer than {_IMAGES_PER_CLASS} per class, feature '
+                'weights rest on few images, and with one on nothing: add held-out images, or set '
+                "`feature_weights='agent'` of the weighting."
             )
 
     def before_train_iter(
@@ -356,5 +355,5 @@ def _of_all_processes(loader: DataLoader) -> Iterator[Any]:
 
 
 _SUPPLIED = ('agent', 'advantage', 'seed')
-# Fewer leave linear probes without anything to learn.
+# A probe of one image per class has learned nothing of the class that it is judged on.
 _IMAGES_PER_CLASS = 5
