@@ -2,7 +2,7 @@
 """Training of the agent, apart from any schedule."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import all_reduce, get_rank
@@ -19,6 +19,20 @@ from .memorised_share import MEMORISED_KEY, MemorisedShare
 from .reward import Reward
 from .rollout_buffer import RolloutBuffer, redistribute
 from .static_weights import best_static_weights
+
+
+class AgentUpdate(NamedTuple):
+    """What an update of the agent has found, the same on all processes.
+
+    Attributes:
+        log (dict[str, float]): What the algorithm reports, and the shares that were
+            discounted.
+        feature_weights (Tensor, optional): The feature weights by probes, shape (M,);
+            None without probes.
+    """
+
+    log: dict[str, float]
+    feature_weights: Tensor | None
 
 
 class AgentTrainer:
@@ -48,10 +62,6 @@ class AgentTrainer:
 
     Raises:
         InputError: If the algorithm cannot learn from the reward or its advantage.
-
-    Attributes:
-        feature_weights (Tensor, optional): What the latest update found, shape
-            (M,), the same on all processes; None if it found none.
     """
 
     def __init__(
@@ -72,7 +82,6 @@ class AgentTrainer:
         self.names = names or [str(number) for number in range(buffer.num_teachers)]
         self.memorised = MemorisedShare(buffer.num_teachers) if discount_memorised else None
         self.probes = probes
-        self.feature_weights: Tensor | None = None
         self._shards = BufferShards(buffer, redistribute)
         self._generator = torch.Generator()
 
@@ -120,22 +129,20 @@ class AgentTrainer:
         self._generator.manual_seed(derive_seed(self.seed, 'rollout', iteration, get_rank()))
         self.buffer.add(states, kept, self._generator)
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> AgentUpdate | None:
         """Update the agent from the buffers of all processes, and clear them.
 
         It is called on all processes.
 
         Returns:
-            dict[str, float]: What the algorithm returns for the log, and the shares
-            that were discounted; empty if all buffers were empty.
+            AgentUpdate, optional: What was found; None if all buffers were empty.
 
         Raises:
             InputError: On all processes, if a state or a reward is not finite, in
                 which case nothing has changed; or if the agent is not afterwards.
         """
-        self.feature_weights = None
         if self._check_finite() == 0:
-            return {}
+            return None
         shares: dict[str, float] = {}
         counts = torch.ones(self.buffer.num_teachers)  # what a teacher's answers count
         if self.memorised is not None:
@@ -146,13 +153,14 @@ class AgentTrainer:
             shares = {MEMORISED_KEY + name: lam for name, lam in zip(self.names, share.tolist())}
         results = self.algorithm.update(self.buffer)
         self.buffer.clear()
+        feature_weights = None
         if self.probes is not None:
             probabilities = self.probes.label_probabilities()
             self.probes.clear()
             # Machines may differ in the last digit of what is the same computation.
             weights = best_static_weights(counts * probabilities) if get_rank() == 0 else None
-            self.feature_weights = broadcast_from_main(weights)
-        return results | shares
+            feature_weights = broadcast_from_main(weights)
+        return AgentUpdate(results | shares, feature_weights)
 
     def gather(self) -> None:
         """Collect the buffers of all processes for the next :meth:`state_dict`.

@@ -76,9 +76,10 @@ def test_an_algorithm_may_refuse_reward_and_advantage(make_trainer):
 def test_update_learns_and_clears(make_trainer, make_terms):
     weighting, trainer = make_trainer()
     before = weighting.agent.stem[0].weight.clone()
-    assert trainer.update() == {}
+    assert trainer.update() is None
     observe(make_terms, weighting, trainer, range(3))
-    assert set(trainer.update()) == {'agent_loss'}
+    log, feature_weights = trainer.update()
+    assert set(log) == {'agent_loss'} and feature_weights is None
     assert len(trainer.buffer) == 0 and trainer.algorithm.updates == 1
     assert not torch.equal(weighting.agent.stem[0].weight, before)
 
@@ -135,12 +136,12 @@ def test_rewards_count_as_far_as_teachers_have_not_memorised_the_students_images
     algorithm.loss = lambda states, values: (
         learned.append(values) or MixtureLikelihood.loss(algorithm, states, values)
     )
-    results = trainer.update()
+    results = trainer.update().log
     torch.testing.assert_close(learned[0], rewards * (1 - share))
     assert {key: results[f'memorised/{key}'] for key in 'abc'} == dict(zip('abc', share.tolist()))
     # What was seen counts once.
     trainer.observe(terms, weighting(terms), 1)
-    assert trainer.update()['memorised/b'] == 0
+    assert trainer.update().log['memorised/b'] == 0
 
 
 @pytest.mark.parametrize('discount', [False, True])
@@ -155,7 +156,6 @@ def test_feature_weights_are_the_best_ones_of_the_probes(make_trainer, make_term
         discount_memorised=discount,
         probes=EmbeddingProbes((3, 4, 5), 5),
     )
-    assert trainer.feature_weights is None
     probes = EmbeddingProbes((3, 4, 5), 5)
     for step in range(6):
         terms = make_terms(seed=step, dtype=torch.float32)
@@ -169,9 +169,9 @@ def test_feature_weights_are_the_best_ones_of_the_probes(make_trainer, make_term
         known.teachers[2].logits[torch.arange(6), known.labels] += 9
         trainer.observe_student(known)
         counts = 1 - copy.deepcopy(trainer.memorised).estimate(trainer.buffer.rewards)
-    trainer.update()
+    found = trainer.update().feature_weights
     expected = best_static_weights(counts * probes.label_probabilities())
-    assert torch.equal(trainer.feature_weights, expected)
+    assert torch.equal(found, expected)
     assert int(expected.argmax()) == (1 if discount else 2)
     # Its images count once.
     other = make_terms(seed=9, dtype=torch.float32)
@@ -194,7 +194,7 @@ def test_teacher_whose_embeddings_are_no_numbers(make_terms, make_spec, call):
     message = r'features are worth cannot be told: .* teacher "b" on 1 of the images\. Check'
     with pytest.raises(InputError, match=message):
         getattr(trainer, call)()
-    assert algorithm.updates == 0 and trainer.feature_weights is None
+    assert algorithm.updates == 0
 
 
 @pytest.mark.parametrize('call', ['update', 'gather'])
@@ -257,7 +257,7 @@ def test_non_finite_numbers_move_nothing(make_trainer, make_terms, value, call):
         assert torch.equal(tensor, before[0][key]), key
     assert trainer.algorithm.advantage.state_dict() == before[1]['algorithm']['advantage']
     assert trainer.algorithm.updates == 1 and len(trainer.buffer) == 18
-    assert trainer.update() != {}
+    assert trainer.update() is not None
 
 
 @pytest.mark.parametrize('stop', [1, 3])

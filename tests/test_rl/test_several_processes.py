@@ -83,7 +83,8 @@ def learn_from_few(rank, world_size, steps):
         if rank == 0 or step == 0:
             states = [torch.randn(10, size, generator=generator) for size in SIZES]
             buffer.add(states, torch.randn(10, 2, generator=generator), generator)
-    return trainer.update(), copy.deepcopy(algorithm.agent.state_dict())
+    update = trainer.update()
+    return update and update.log, copy.deepcopy(algorithm.agent.state_dict())
 
 
 def learn_from_a_bad_reward(rank):
@@ -174,8 +175,7 @@ def find_feature_weights(rank, world_size):
     )
     action = SimpleNamespace(states=[torch.zeros(len(own), size) for size in SIZES])
     trainer.observe(StepTerms(teachers[0], teachers, labels[own]), action, 0)
-    trainer.update()
-    return trainer.feature_weights
+    return trainer.update().feature_weights
 
 
 def probe_few(rank):
@@ -308,7 +308,7 @@ def test_three_processes_some_without_an_image_of_a_step_learn_what_one_does(
 
 def test_processes_with_different_numbers_of_steps_update_together(learned):
     (*_, first, _, _), (*_, second, _, _) = learned
-    assert first[0][0] == second[0][0] == {}
+    assert first[0][0] is second[0][0] is None
     for steps in (1, 3):
         assert first[steps][0] == second[steps][0]
         assert first[steps][0]['agent_loss'] == first[steps][0]['agent_loss']

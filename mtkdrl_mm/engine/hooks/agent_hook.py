@@ -273,14 +273,14 @@ class AgentHook(StepHook):
             self._observe_held_out(runner)
         held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
         with self._keeping_checkpoints(runner):
-            results = self.trainer.update()
-        if not results:
+            update = self.trainer.update()
+        if update is None:
             return
-        if self.trainer.feature_weights is not None:
-            self._weighting.set_probed_weights(self.trainer.feature_weights)
-        for name, value in results.items():
+        if update.feature_weights is not None:
+            self._weighting.set_probed_weights(update.feature_weights)
+        for name, value in update.log.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
-        details = ', '.join(f'{name} {value:.4f}' for name, value in results.items())
+        details = ', '.join(f'{name} {value:.4f}' for name, value in update.log.items())
         runner.logger.info(
             f'Agent update {self.trainer.algorithm.updates} from {held} of {seen} images: {details}'
         )
