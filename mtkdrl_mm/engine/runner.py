@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """mmengine's runner with exact resuming and durable checkpoints."""
 
+import itertools
 import logging
 import os
 import os.path as osp
@@ -32,6 +33,7 @@ from .checkpoint_files import (
     last_checkpoint_named,
 )
 from .full_disk import WriteErrorGuard, report_write_error_once
+from .hooks.step_hook import last_good_state
 from .log_history import bound_log_history
 from .resume_checks import (
     check_same_classes,
@@ -93,6 +95,10 @@ class ResumableRunner(Runner):
     processes before the main process saves a checkpoint, and ``release()`` is
     called when training has ended, also by an error.
 
+    Attributes:
+        last_saved (str, optional): The newest checkpoint that has been written
+            completely, or the one that was resumed; None if there is none.
+
     Example:
         >>> import torch
         >>> from mmengine.model import BaseModel
@@ -124,6 +130,7 @@ class ResumableRunner(Runner):
         8
     """
 
+    last_saved: str | None = None
     #: The lock of the work dir; set and released in `train`, on the main process only.
     _lock: WorkDirLock | None = None
     #: The checkpoint to resume; set before it is loaded by `from_cfg` (so that it is compared
@@ -145,6 +152,21 @@ class ResumableRunner(Runner):
         assert isinstance(runner, cls)
         runner._found = found
         return runner
+
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        """Seed the random generators.
+
+        Args:
+            seed (int, optional): The seed; None draws one.
+            diff_rank_seed (bool): Whether every process adds its rank, for what is drawn
+                from the global generators. Order and views of the images come from the
+                run's seed, which is the main process's on all of them. Defaults to False.
+            deterministic (bool): Whether CUDA is to be deterministic. Defaults to False.
+        """
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        self._seed = broadcast_from_main(self._seed)
 
     # -- Components -------------------------------------------------------------------------
 
@@ -334,6 +356,7 @@ class ResumableRunner(Runner):
         super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
         saved_schedules = self._found.contents.get('param_schedulers')
         self._found = None
+        self.last_saved = filename
         resume_loop = getattr(self.train_loop, 'resume', None)
         changes = ''
         if resume_loop is not None:
@@ -436,9 +459,11 @@ class ResumableRunner(Runner):
             backend_args (dict, optional): See mmengine.
 
         Raises:
+            InputError: On all processes, if the weights are not finite. They are not saved.
             OSError: On all processes, if the file cannot be written. An older file of that
                 name is then unchanged.
         """
+        self._check_finite_weights(osp.join(out_dir, filename))
         for hook in self._hooks:
             if hasattr(hook, 'gather_state'):
                 hook.gather_state()
@@ -485,3 +510,27 @@ class ResumableRunner(Runner):
         )
         if number or text:
             raise OSError(number, text, osp.join(out_dir, filename)) from problem
+        self.last_saved = osp.join(out_dir, filename)
+
+    def _check_finite_weights(self, path: str) -> None:
+        """Refuse weights that are lost before they are saved, and an older file is removed.
+
+        A step with a finite loss may have made them NaN, if its gradients were.
+        """
+        bad = None
+        if is_main_process():
+            model = unwrap_model(self.model)
+            tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+            # Infinite buffers may be masks.
+            finite = (
+                (name, tensor.isfinite() if isinstance(tensor, nn.Parameter) else ~tensor.isnan())
+                for name, tensor in tensors
+            )
+            bad = next((name for name, values in finite if not values.all()), None)
+        bad = broadcast_from_main(bad)
+        if bad is not None:
+            raise InputError(
+                f'"{path}" is not saved, because "{bad}" in it would not be finite. '
+                f'{last_good_state(self)} Lower the learning rate, or clip gradients '
+                '(optim_wrapper.clip_grad).'
+            )

@@ -18,7 +18,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop
+from torch import distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.datasets import sample_digest
 from mtkdrl_mm.engine import runner as runner_module
@@ -547,3 +549,54 @@ def test_overwriting_an_earlier_training_is_announced(build):
         assert [text for text in logged if 'which this one will overwrite' in text] == (
             [] if resume else logged[:1]
         )
+
+
+# -- Weights that are lost ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('spoilt', ['parameter', 'buffer'])
+def test_weights_that_are_not_finite_are_not_saved(build, tmp_path, spoilt):
+    """Those of a step with a finite loss and gradients that are not; an older file stays."""
+    runner = build(default_hooks=dict(checkpoint=dict(max_keep_ckpts=1)))
+    runner.model.register_buffer('mask', torch.tensor([0.0, float('-inf')]))
+
+    class Spoil(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 5:  # the last step of the second epoch
+                tensor = runner.model.mask if spoilt == 'buffer' else runner.model.layer.weight
+                tensor.data.fill_(float('nan'))
+
+    runner.register_hook(Spoil())
+    name = 'mask' if spoilt == 'buffer' else 'layer.weight'
+    last = tmp_path / 'run' / 'epoch_1.pth'
+    message = rf'epoch_2\.pth" is not saved, because "{name}" .* last good state is in {last}\. '
+    with pytest.raises(InputError, match=message):
+        runner.train()
+    assert runner.last_saved == str(last)
+    assert sorted(path.name for path in last.parent.glob('*.pth*')) == ['epoch_1.pth']
+    assert read_checkpoint(str(last), 'checkpoint')['state_dict']['layer.weight'].isfinite().all()
+
+
+# -- Several processes --------------------------------------------------------------------------
+
+
+def train_in_a_group(rank, folder, build):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
+    randomness = dict(seed=1, diff_rank_seed=True)
+    runner = build(randomness=randomness, train_cfg=dict(max_epochs=2), work_dir=f'{folder}/run')
+    drawn = torch.rand(1)
+    runner.train()
+    torch.save((runner.seed, drawn, runner.model.seen), f'{folder}/{rank}.pth')
+
+
+def test_processes_with_seeds_of_their_own_share_the_images(build, tmp_path):
+    """Of which each has another half, with `diff_rank_seed` too."""
+    start_processes(train_in_a_group, (str(tmp_path), build), nprocs=2, start_method='fork')
+    (seed, drawn, seen), (other_seed, other_drawn, other_seen) = (
+        torch.load(tmp_path / f'{rank}.pth') for rank in range(2)
+    )
+    assert seed == other_seed == 1 and drawn != other_drawn
+    for epoch in range(2):
+        steps = slice(2 * epoch, 2 * epoch + 2)
+        images = [int(value) for batch in seen[steps] + other_seen[steps] for value in batch]
+        assert sorted(images) == list(range(10))

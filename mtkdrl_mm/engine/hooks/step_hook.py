@@ -66,7 +66,8 @@ class StepHook(Hook, metaclass=ABCMeta):
 
 def last_good_state(runner: Runner) -> str:
     """Sentence that says where a training that ends here can go on from."""
-    last = runner.message_hub.runtime_info.get('last_ckpt')
+    # mmengine's runner knows only the path that is about to be written.
+    last = getattr(runner, 'last_saved', runner.message_hub.runtime_info.get('last_ckpt'))
     return f'The last good state is in {last}.' if last else 'No checkpoint had been saved yet.'
 
 
