@@ -35,6 +35,7 @@ from mtkdrl_mm.teacher_outputs import (
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.class_names import dataset_classes
 from mtkdrl_mm.utils.distributed import broadcast_from_main, check_shared_folder
 
 from .output_bases import fit_bases
@@ -77,7 +78,8 @@ class OutputWriter:
         runner (TeacherRunner): Runs the teachers.
 
     Raises:
-        InputError: If the store holds other outputs, or cannot be written.
+        InputError: If the store holds other outputs, or cannot be written, or a
+            teacher has the classes of the data in another order.
     """
 
     def __init__(
@@ -93,6 +95,9 @@ class OutputWriter:
     ) -> None:
         assert settings.root is not None
         check_shared_folder(settings.root, 'The store that is written')
+        classes = dataset_classes(dataset)
+        if classes is not None:
+            pool.check_classes(classes)
         self.runner = TeacherRunner(model, pool, dataset, loader, views.seed, names)
         self.root = settings.root
         self.names = self.runner.names

@@ -293,6 +293,20 @@ def test_all_jobs_run_a_teacher_in_the_same_mode(session, store, monkeypatch):
         session(inference='eager')
 
 
+def test_a_teacher_of_classes_in_another_order(session, make_teachers, store):
+    (teacher,) = make_teachers('a')
+    classes = session().runner.dataset.metainfo['classes']
+    shutil.rmtree(store)
+    contents = dict(
+        state_dict=torch.load(teacher['checkpoint']),
+        meta=dict(dataset_meta=dict(classes=classes[::-1])),
+    )
+    torch.save(contents, teacher['checkpoint'])
+    with pytest.raises(InputError, match='The classes of teacher "a" are not those of the data'):
+        session()
+    assert not os.path.exists(os.path.join(store, 'a'))
+
+
 def test_jobs_that_start_together_agree_on_the_parts(session, monkeypatch):
     """They would cut them by the size of their own teachers' outputs."""
     session(teachers=['a'])

@@ -64,6 +64,15 @@ def test_data_that_does_not_tell_its_classes(check):
     check(None, None, num_batches=0)
 
 
+def test_a_teacher_whose_file_has_the_classes_in_another_order(check, make_distiller):
+    distiller = make_distiller()
+    distiller.teachers[0].classes = list('01234')
+    check(distiller=distiller, num_batches=0)
+    distiller.teachers[1].classes = list('02134')
+    with pytest.raises(InputError, match=r'of teacher "b" .* class 1 of the data is "1", which is'):
+        check(distiller=distiller, num_batches=0)
+
+
 def test_weighting_without_its_hook(check, make_distiller):
     distiller = make_distiller(weighting='MTKDRL')
     distiller.weighting.has_trainer = False

@@ -60,12 +60,17 @@ class TeacherCheckHook(Hook):
 
         Raises:
             InputError: If the data has other classes than the student, a class
-                map names them in another order, or the weighting lacks its hook.
+                map or a teacher's checkpoint names them in another order, or the
+                weighting lacks its hook.
         """
         distiller = unwrap_distiller(runner, 'TeacherCheckHook')
         distiller.weighting.check_trainer()
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         classes = dataset_classes(runner.train_dataloader.dataset)
+        pool = distiller.teachers
+        live = pool.live if isinstance(pool, StoredTeacherPool) else pool
+        if classes is not None and live is not None:
+            live.check_classes(classes)
         for config in distiller.teacher_configs:
             if classes is not None and isinstance(config.class_map, str):
                 check_class_names(config.class_map, config.role, classes)
@@ -75,8 +80,7 @@ class TeacherCheckHook(Hook):
             )
             return
         check_data_classes(runner.val_dataloader.dataset, distiller, 'validation')
-        pool = distiller.teachers
-        if isinstance(pool, StoredTeacherPool) and pool.live is None:
+        if live is None:
             return  # no networks, and their accuracy was measured when they were stored
         if self.num_batches > 0:
             self._measure(runner, distiller)

@@ -1,18 +1,34 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Loading of a teacher's weights into its network."""
 
+from typing import NamedTuple
+
 from mmengine.logging import print_log
 from torch import nn
 
+from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.state_dict import find_weights
 
 from ..load_weights import load_found_weights
 
 
+class LoadedTeacher(NamedTuple):
+    """What :func:`load_teacher` has loaded.
+
+    Attributes:
+        count (int): Number of loaded tensors.
+        classes (list[str], optional): The classes that the file names, in the order of
+            the logits; None if it names none.
+    """
+
+    count: int
+    classes: list[str] | None
+
+
 def load_teacher(
     network: nn.Module, checkpoint: str, name: str, weights: 'str | None' = None
-) -> int:
+) -> LoadedTeacher:
     """Load a teacher's weights from a file, all of them or none.
 
     Args:
@@ -23,7 +39,7 @@ def load_teacher(
             Defaults to None: the averaged ones.
 
     Returns:
-        int: Number of loaded tensors.
+        LoadedTeacher: Number of loaded tensors, and the file's classes.
 
     Raises:
         InputError: If the file is missing, damaged, unsafe, or of another
@@ -34,4 +50,6 @@ def load_teacher(
     found = find_weights(contents, checkpoint, role, weights)
     loaded = load_found_weights(network, found, checkpoint, role, which=weights)
     print_log(str(loaded), 'current')
-    return loaded.count
+    meta = contents.get('meta') if isinstance(contents, dict) else None
+    saved = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    return LoadedTeacher(loaded.count, class_names(saved))

@@ -2,7 +2,7 @@
 """One frozen teacher."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.class_names import shorten
 
 from ..classifier_output import run_classifier
 from ..infer_output import infer_output
@@ -51,6 +52,8 @@ class Teacher(nn.Module):
     Attributes:
         mode (InferenceMode): How the network is run; eager unless
             :meth:`adopt` has changed it.
+        classes (list[str], optional): The network's classes, if the file of its
+            weights names them; None before it is loaded.
         offload (bool): Whether the network is kept in host memory, and on the
             device only while it runs.
     """
@@ -75,6 +78,7 @@ class Teacher(nn.Module):
         self.class_map = class_map
         self.zero_shot = zero_shot
         self.token_maps = token_maps
+        self.classes: list[str] | None = None
         self.mode = EAGER
         self.offload = False
         self._host_copy: HostCopy | None = None
@@ -113,11 +117,46 @@ class Teacher(nn.Module):
                 f'Teacher "{self.name}" has no `checkpoint`, and random weights are of no use: '
                 'set it to the path or URL of its trained weights.'
             )
-        count = load_teacher(self.network, self.checkpoint, self.name, self.weights)
+        count, self.classes = load_teacher(
+            self.network, self.checkpoint, self.name, self.weights
+        )
         if self.zero_shot is not None:
             self.zero_shot.load(None if self.class_map is None else self.class_map.indices)
         self._num_loaded = count
         return count
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Make sure that the logits are those of the data's classes, by their names.
+
+        What the file of the weights calls otherwise is not compared: "tabby" may be
+        ``n02123045``.
+
+        Args:
+            classes (Sequence[str]): The classes of the data, in their order.
+
+        Raises:
+            InputError: If the file has a class of the data at another place.
+        """
+        if self.classes is None or self.zero_shot is not None:
+            return
+        mapped = range(len(classes)) if self.class_map is None else self.class_map.indices.tolist()
+        for number, (name, index) in enumerate(zip(classes, mapped)):
+            places = [i for i, other in enumerate(self.classes) if other == name]
+            if not places or index in places:
+                continue
+            if self.class_map is not None:
+                remedy = 'Correct the `class_map` of this teacher'
+            elif all(self.classes.count(other) == 1 for other in classes):
+                order = shorten(map(self.classes.index, classes), 20)
+                remedy = f'Give the teacher `class_map=[{order}]`'
+            else:
+                remedy = 'Give the teacher a `class_map`'
+            raise InputError(
+                f'The classes of {self.role} are not those of the data: class {number} of the data '
+                f'is "{name}", which is class {places[0]} in "{self.checkpoint}", but class '
+                f"{index} of the teacher would be taken for it. {remedy}, or if the file's "
+                '`meta.dataset_meta.classes` is wrong, correct it there.'
+            )
 
     def candidate(self, mode: InferenceMode, inputs: Tensor) -> 'Teacher | None':
         """Copy the teacher, with its network prepared for another mode.

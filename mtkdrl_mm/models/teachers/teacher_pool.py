@@ -157,6 +157,11 @@ class TeacherPool(nn.ModuleList):
         for teacher in self:
             teacher.load_weights()
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Compare the teachers' classes with the data's; see :meth:`Teacher.check_classes`."""
+        for teacher in self:
+            teacher.check_classes(classes)
+
     @torch.no_grad()
     def prepare(self, inputs: Tensor) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.

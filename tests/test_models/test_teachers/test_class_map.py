@@ -140,3 +140,58 @@ def test_distiller_knows_the_students_classes(make_distiller, make_resnet):
         make_distiller([dict(larger, name='t')])
     distiller = make_distiller([dict(larger, name='t', class_map=[6, 5, 4, 3, 2])])
     assert distiller.teachers.spec.num_classes == 5
+
+
+@pytest.fixture
+def named(make_resnet, make_classifier, tmp_path):
+    """Function that loads a teacher "b" whose file names its classes."""
+
+    def load(classes, class_map=None):
+        network = make_resnet(4, num_classes=len(classes) if classes else 3)
+        contents = dict(state_dict=make_classifier(network).state_dict())
+        if classes is not None:
+            contents['meta'] = dict(dataset_meta=dict(classes=classes))
+        torch.save(contents, tmp_path / 'b.pth')
+        teacher = dict(network, name='b', checkpoint=str(tmp_path / 'b.pth'))
+        pool = build_pool(
+            [teacher if class_map is None else dict(teacher, class_map=class_map)],
+            student_preprocessing=Preprocessing(),
+        )
+        pool.load_weights()
+        return pool
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ('classes', 'class_map'),
+    [
+        (None, None),
+        (('cat', 'dog', 'fox'), None),
+        (('tabby', 'poodle', 'fox'), None),  # other names
+        (('fox', 'elk', 'cat', 'dog'), [2, 3, 0]),
+        (('dog', 'cat', 'fox', 'cat'), [3, 0, 2]),  # two classes of one name
+    ],
+)
+def test_classes_that_are_those_of_the_data(named, classes, class_map):
+    named(classes, class_map).check_classes(['cat', 'dog', 'fox'])
+
+
+@pytest.mark.parametrize(
+    ('classes', 'class_map', 'message'),
+    [
+        (
+            ('cat', 'fox', 'dog'),
+            None,
+            'class 1 of the data is "dog", which is class 2 in "{}", but class 1 of the teacher '
+            'would be taken for it. Give the teacher `class_map=[0, 2, 1]`, or if',
+        ),
+        (('dog', 'wolf', 'fox'), None, 'is class 0 in .* taken for it. Give the teacher a `cl'),
+        (('fox', 'elk', 'cat', 'dog'), [3, 2, 0], 'class 0 .* is class 2 .* Correct the `class_m'),
+    ],
+)
+def test_classes_in_another_order_than_the_datas(named, tmp_path, classes, class_map, message):
+    """The accuracy would not tell, if only some of many are exchanged."""
+    message = message.replace('[0, 2, 1]', r'\[0, 2, 1\]').format(tmp_path / 'b.pth')
+    with pytest.raises(InputError, match=message):
+        named(classes, class_map).check_classes(['cat', 'dog', 'fox'])
