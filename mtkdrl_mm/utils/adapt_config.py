@@ -130,7 +130,7 @@ def adapt_classes(
         if by_list:
             _adapt_list(key, dataset, cls)
         elif by_folder:
-            _adapt_folders(key, dataset, cls, order)
+            _adapt_folders(key, dataset, cls, order, trained_by_folders=bool(folders))
         if str(dataset.get('type')).endswith('CocoDataset'):
             _adapt_coco(key, dataset, training)
 
@@ -240,7 +240,11 @@ def _adapt_list(key: str, dataset: dict[str, Any], cls: type) -> None:
 
 
 def _adapt_folders(
-    key: str, dataset: dict[str, Any], cls: type, order: Sequence[str] | None
+    key: str,
+    dataset: dict[str, Any],
+    cls: type,
+    order: Sequence[str] | None,
+    trained_by_folders: bool,
 ) -> None:
     from mtkdrl_mm.datasets.labelled_images import unknown_folders
 
@@ -248,8 +252,10 @@ def _adapt_folders(
     if not osp.isdir(path):
         return
     folders = find_class_folders(path, order or ())
-    if order is None or (not set(folders) & set(order) and len(folders) == len(order)):
-        # The folders have other names than the classes, and there is no training data.
+    other_names = not set(folders) & set(order or ()) and len(folders) == len(order or ())
+    if order is None or (other_names and not trained_by_folders):
+        # Names of classes, such as "tench", whose folders are called n01440764. Nothing but
+        # folders of the training data could tell which folder is which class.
         order = folders
     unknown = [name for name in folders if name not in order]
     if unknown:

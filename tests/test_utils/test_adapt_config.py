@@ -225,6 +225,23 @@ def test_other_names_than_the_folders(tmp_path):
     assert dataset.metainfo['classes'] == ('tench', 'goldfish', 'shark')
 
 
+@pytest.mark.parametrize('classes', [None, ['tench', 'goldfish', 'shark']])
+def test_folders_of_other_names_than_those_of_training(tmp_path, classes):
+    """Nothing tells which of them is which class; their order does not."""
+    make_split(tmp_path, 'train', ['0', '1', '2'])
+    make_split(tmp_path, 'val', ['one', 'two', 'zero'])
+    for loaders in (LOADERS, LOADERS[2:]):
+        with pytest.raises(InputError, match='holds the folders one, two, zero, which are none'):
+            check_data(splits(tmp_path, classes=classes), loaders)
+
+
+def test_folders_are_in_the_order_of_other_names_where_no_others_are_known(tmp_path):
+    make_split(tmp_path, 'val', ['n01', 'n02', 'n03'])
+    cfg = splits(tmp_path)
+    check_data(cfg, LOADERS[2:], trained_classes=['tench', 'goldfish', 'shark'])
+    assert labels(cfg, 'test_dataloader')[0] == {'n01': 0, 'n02': 1, 'n03': 2}
+
+
 def test_hidden_folders_are_not_read(tmp_path):
     make_split(tmp_path, 'train', ['cat', 'dog', '.ipynb_checkpoints', '__MACOSX'])
     make_split(tmp_path, 'val', ['cat', 'dog', 'dog/.ipynb_checkpoints'])
