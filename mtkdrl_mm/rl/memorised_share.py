@@ -32,9 +32,9 @@ class MemorisedShare:
 
     and 0 where P is the smaller one. The two kinds of images should be several hundred
     each, of one distribution and augmented alike: other differences between P and Q are
-    taken for memory, the more so the nearer Q is to 1. A blended label (mixup, cutmix) or a
-    smoothed one stands for its largest class. Where the student's labels are wrong or
-    blended, P is low and the share is underestimated.
+    taken for memory, the more so the nearer Q is to 1. A blended label (mixup, cutmix)
+    stands for its largest class. Where the student's labels are wrong or blended, P is low
+    and the share is underestimated.
 
     Args:
         num_teachers (int): Number of teachers M.
@@ -55,10 +55,13 @@ class MemorisedShare:
         Args:
             terms (StepTerms): The step's terms for B images and M teachers.
         """
-        if terms.labels.ndim == 1:
+        labels = terms.data_labels
+        if labels.ndim == 2:
+            labels = labels.argmax(dim=1)
+        if labels is terms.labels:
             losses = terms.teacher_ce
         else:
-            losses = cross_entropy(terms.teacher_log_probs(), terms.labels.argmax(dim=1))
+            losses = cross_entropy(terms.teacher_log_probs(), labels)
         finite = losses.isfinite()
         probabilities = losses.neg().exp().where(finite, torch.zeros_like(losses))
         sums = probabilities.div(_UNIT).round().long().sum(dim=0)

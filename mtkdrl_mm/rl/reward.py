@@ -84,12 +84,11 @@ class LabelProbabilityReward(Reward):
         R_i^m = \mathrm{softmax}(z_i^m)^{c_i}, \quad c_i \sim y_i
 
     The reward of :class:`MixtureLikelihood`. It does not depend on the student.
-    Of a soft label (mixup, cutmix, label smoothing) one class is drawn, the same
-    for all teachers: the objective is then
-    :math:`\sum_c y_i^c \log \sum_m w_i^m p_i^m[c]` on average, the likelihood of
-    the soft label. The mean probability
-    :math:`\sum_c y_i^c \, p_i^m[c]` is none: it is highest for a teacher
-    that is sure of the larger class.
+    The label is the data's, without the label smoothing of the student's loss. Of a
+    soft one (mixup, cutmix) one class is drawn, the same for all teachers: the
+    objective is then :math:`\sum_c y_i^c \log \sum_m w_i^m p_i^m[c]` on average, the
+    likelihood of the soft label. The mean probability :math:`\sum_c y_i^c \, p_i^m[c]`
+    is none: it is highest for a teacher that is sure of the larger class.
     """
 
     is_probability = True
@@ -97,7 +96,7 @@ class LabelProbabilityReward(Reward):
     @torch.no_grad()
     def __call__(self, terms: StepTerms, weights: TeacherWeights) -> Tensor:
         """The probabilities, shape (B, M)."""
-        labels = terms.labels
+        labels = terms.data_labels
         if labels.ndim == 2:
-            labels = terms.soft_labels.multinomial(1)[:, 0]
+            labels = labels.float().multinomial(1)[:, 0]
         return cross_entropy(terms.teacher_log_probs(), labels).neg().exp()

@@ -54,6 +54,9 @@ class StepTerms:
             shape (B, 3, H, W); for methods that run the student once more.
         data_samples (Sequence, optional): The images' labels as the data gives
             them, which the student's own head reads; for the same methods.
+        data_labels (Tensor, optional): The labels without the smoothing of the
+            student's head, for what asks whether a teacher is right: shape (B,),
+            or (B, C) after mixup or cutmix. Defaults to None: ``labels``.
     """
 
     student: NetworkOutput
@@ -67,8 +70,11 @@ class StepTerms:
     temperature: float = 4.0
     inputs: Tensor | None = field(default=None, repr=False)
     data_samples: Sequence[Any] | None = field(default=None, repr=False)
+    data_labels: Tensor = field(default=None, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.data_labels is None:
+            self.data_labels = self.labels
         self._student_log_probs: dict[float, Tensor] = {}
         self._teacher_log_probs: dict[tuple[float, Tensor | None], Tensor] = {}
 

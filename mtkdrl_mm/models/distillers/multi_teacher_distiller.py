@@ -425,12 +425,14 @@ class MultiTeacherDistiller(BaseModel):
                 f'The `input_size` of the student is {self.input_size}, but the data pipeline '
                 f'yields images of {tuple(inputs.shape[-2:])}: change one of them.'
             )
-        labels = self._labels(data_samples, inputs.device)
+        labels = target_labels(data_samples).to(inputs.device)
         if self.training:
             self.teachers.prepare(inputs)
         teachers = self.teachers(inputs, data_samples)
         student = run_classifier(self.student, inputs, self.token_maps, data_samples, 'student')
-        return self.make_terms(inputs, student, teachers, labels, data_samples)
+        return self.make_terms(
+            inputs, student, teachers, self._smoothed(labels), data_samples, labels
+        )
 
     def format_inputs(self, inputs: Tensor) -> Tensor:
         """Bring preprocessed images to the memory format in which networks run.
@@ -449,6 +451,7 @@ class MultiTeacherDistiller(BaseModel):
         teachers: Sequence[NetworkOutput],
         labels: Tensor,
         data_samples: Sequence[Any] | None = None,
+        data_labels: Tensor | None = None,
     ) -> StepTerms:
         """Make the terms of a step.
 
@@ -459,6 +462,8 @@ class MultiTeacherDistiller(BaseModel):
             labels (Tensor): Hard (B,) or soft (B, C) labels.
             data_samples (Sequence[DataSample], optional): The labels as the
                 data gives them. Defaults to None.
+            data_labels (Tensor, optional): The labels without smoothing. Defaults to
+                None: ``labels``.
 
         Returns:
             StepTerms: The terms.
@@ -481,6 +486,7 @@ class MultiTeacherDistiller(BaseModel):
             self.logit_loss.temperature,
             inputs,
             data_samples,
+            data_labels,  # type: ignore[arg-type]
         )
 
     def init_weights(self) -> None:
@@ -570,9 +576,8 @@ class MultiTeacherDistiller(BaseModel):
         self.extra_losses[name] = loss
         self.extra_weights[name] = weight
 
-    def _labels(self, data_samples: list, device: torch.device) -> Tensor:
-        """Hard labels (B,), or soft ones (B, C) after mixup, cutmix or smoothing."""
-        labels = target_labels(data_samples).to(device)
+    def _smoothed(self, labels: Tensor) -> Tensor:
+        """The labels that the student's head compares with: (B, C) where it smooths them."""
         smoothing = self.label_smoothing
         # Smoothed labels of several classes at once are no distribution.
         if smoothing is not None and smoothing.mode != 'multi_label':

@@ -117,9 +117,7 @@ class Teacher(nn.Module):
                 f'Teacher "{self.name}" has no `checkpoint`, and random weights are of no use: '
                 'set it to the path or URL of its trained weights.'
             )
-        count, self.classes = load_teacher(
-            self.network, self.checkpoint, self.name, self.weights
-        )
+        count, self.classes = load_teacher(self.network, self.checkpoint, self.name, self.weights)
         if self.zero_shot is not None:
             self.zero_shot.load(None if self.class_map is None else self.class_map.indices)
         self._num_loaded = count

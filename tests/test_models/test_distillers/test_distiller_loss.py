@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.models import AVER, Weighting
+from mtkdrl_mm.rl import LabelProbabilityReward
+from mtkdrl_mm.rl.memorised_share import MemorisedShare
 from mtkdrl_mm.structures import TeacherWeights
 from mtkdrl_mm.utils import InputError
 
@@ -227,7 +229,22 @@ def test_label_smoothing_of_the_students_head(
         expected = F.cross_entropy(logits, labels_of(samples), label_smoothing=0.2)
         torch.testing.assert_close(loss, expected)
     assert not torch.allclose(loss, F.cross_entropy(logits, labels_of(samples)), rtol=1e-3)
-    assert steps[0][0].labels.shape == (6, 5)
+    terms, weights = steps[0]
+    assert terms.labels.shape == (6, 5)
+    # Smoothing is for the student's loss. Whether a teacher is right is a question of the data.
+    assert torch.equal(terms.data_labels, labels_of(samples))
+    rewards = LabelProbabilityReward()(terms, weights)
+    torch.testing.assert_close(rewards, torch.exp(-cross_entropy_of(terms, labels_of(samples))))
+    memorised = MemorisedShare(2)
+    memorised.observe(terms)
+    assert memorised.estimate(rewards).tolist() == [0, 0]  # the same images in both roles
+
+
+def cross_entropy_of(terms, labels):
+    """That of every teacher, shape (B, M)."""
+    logits = terms.teacher_logits
+    losses = [F.cross_entropy(logits[:, m], labels, reduction='none') for m in (0, 1)]
+    return torch.stack(losses, dim=1)
 
 
 def test_label_smoothing_of_mixed_labels(make_distiller, make_resnet, make_batch):
