@@ -5,10 +5,11 @@ from copy import deepcopy
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmengine.dataset import ClassBalancedDataset, DefaultSampler, RepeatDataset
 from mmpretrain.datasets.samplers import RepeatAugSampler
 from torch.utils.data import DataLoader
 
+from mtkdrl_mm.datasets import SeededBatchSampler
 from mtkdrl_mm.utils import InputError
 
 from .build_dataloader import build_dataloader, check_passes_end, seeded_dataloader
@@ -42,7 +43,9 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
     dataloader.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
     loader = build_dataloader(seeded_dataloader(dataloader), seed)
     check_passes_end(loader, 'held_out_dataloader')
-    dataset: Any = seeded_parts(loader)[0]
+    parts = seeded_parts(loader)
+    _leave_out_copies(parts[1])
+    dataset: Any = parts[0]
     # Their labels are right, one each; without a store, nothing blends them either.
     dataset.never_blended = True
     first = dataset.get_data_info(0) if hasattr(dataset.dataset, 'get_data_info') else None
@@ -52,6 +55,15 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
             'class folders or an `ann_file`, and leave out `with_label=False`.'
         )
     return loader
+
+
+def _leave_out_copies(batch_sampler: SeededBatchSampler) -> None:
+    """Let processes have different numbers of images, rather than some images twice."""
+    sampler = batch_sampler.sampler
+    if isinstance(sampler, DefaultSampler) and len(sampler.dataset) >= sampler.world_size:
+        batch_sampler.sampler = DefaultSampler(
+            sampler.dataset, sampler.shuffle, sampler.seed, round_up=False
+        )
 
 
 def check_each_once(loader: DataLoader) -> None:

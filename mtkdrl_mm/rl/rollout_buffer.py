@@ -120,7 +120,7 @@ class RolloutBuffer:
         if len(sources) < batch:
             index = sources.to(flat.device, non_blocking=True)
             flat, rewards = flat[index], rewards[index]
-        flat = flat.clamp(-_HALF_LIMIT, _HALF_LIMIT).half()
+        flat = _within_half(flat).half()
         self._store(rows, flat, rewards.float())
 
     def _append(self, states: Sequence[Tensor], rewards: Tensor) -> None:
@@ -128,7 +128,7 @@ class RolloutBuffer:
         rows = slice(self._offsets[-2], self._offsets[-1])
         self._rewards[rows] = rewards
         for target, state in zip(self._states[rows].split(self.state_sizes, dim=1), states):
-            target.copy_(state.clamp(-_HALF_LIMIT, _HALF_LIMIT))
+            target.copy_(_within_half(state))
 
     def _store(self, rows: Tensor, states: Tensor, rewards: Tensor) -> None:
         if not states.is_cuda:
@@ -270,6 +270,11 @@ def _thin_out(state: dict[str, Any], capacity: int) -> dict[str, Any]:
         states=state['states'][kept],
         rewards=state['rewards'][kept],
     )
+
+
+def _within_half(states: Tensor) -> Tensor:
+    """Bring large numbers to the range of half precision; infinite ones stay, to be found."""
+    return torch.where(states.isinf(), states, states.clamp(-_HALF_LIMIT, _HALF_LIMIT))
 
 
 def redistribute(states: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 
 from mtkdrl_mm.engine.held_out import build_held_out
 from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.models.teachers.inference_mode import InferenceMode, InferenceSettings
 from mtkdrl_mm.rl import EmbeddingProbes, LabelProbabilityReward, best_static_weights
 from mtkdrl_mm.utils import InputError
 
@@ -52,6 +53,24 @@ def train(make_runner, make_distiller, make_batch, config):
 
 def held_out(**kwargs):
     return dict(experience='held_out', reward='LabelProbabilityReward', **kwargs)
+
+
+@pytest.mark.parametrize('sampler', [None, dict(type='DefaultSampler', shuffle=True)])
+@pytest.mark.parametrize(('processes', 'sizes'), [(4, [6, 6, 5, 5]), (3, [8, 7, 7])])
+def test_processes_share_the_images_without_copies(config, monkeypatch, sampler, processes, sizes):
+    """A probe must not be judged on an image that it was fitted to."""
+    if sampler is not None:
+        config.held_out_dataloader.sampler = sampler
+    seen = []
+    for rank in range(processes):
+        monkeypatch.setattr(
+            'mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, processes)
+        )
+        batch_sampler = build_held_out(config, seed=0).batch_sampler
+        seen.append([int(index) for batch in batch_sampler for index in batch])
+        assert len(batch_sampler) == 1
+    assert [len(images) for images in seen] == sizes
+    assert sorted(image for images in seen for image in images) == list(range(22))
 
 
 def test_a_sampler_without_an_end_is_refused(config):
@@ -245,6 +264,18 @@ def test_a_resumed_training_goes_on_exactly(train, kwargs):
     second.start(first.save()).step(6)
     assert equal(whole.agent(), second.agent())
     assert equal(*(one.distiller.weighting.state_dict() for one in (whole, second)))
+
+
+def test_an_update_before_the_first_step_runs_the_teachers_as_all_others_do(train):
+    """A training that was interrupted at the end of an epoch is resumed by an update."""
+    training = train(**held_out()).start()
+    teachers = training.distiller.teachers
+    teachers.inference = InferenceSettings()
+    folded = InferenceMode(folded=True)
+    teachers.restore_inference(dict(a=folded.to_dict(), b=folded.to_dict()))
+    training.hook.after_train_epoch(training.runner)
+    assert training.hook.trainer.algorithm.updates == 1
+    assert [teacher.mode for teacher in teachers] == [folded, folded]
 
 
 def test_terms_of_images_that_are_not_trained_on_have_no_gradient(train):

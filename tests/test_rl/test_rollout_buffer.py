@@ -141,10 +141,11 @@ def test_non_finite_images_are_counted_by_teacher():
         rewards = torch.full((4, 2), -3e38)
         if start:
             states[0][1:3, 2] = states[1][2, 0] = float('nan')
+            states[1][0, 1], states[1][3, 0] = float('inf'), float('-inf')
             rewards[3, 1] = float('-inf')
         buffer.add(states, rewards, torch.Generator())
     states, rewards = buffer.count_non_finite()
-    assert states.tolist() == [2, 1] and rewards.tolist() == [0, 1]
+    assert states.tolist() == [2, 3] and rewards.tolist() == [0, 1]
     buffer.clear()
     assert [counts.tolist() for counts in buffer.count_non_finite()] == [[0, 0], [0, 0]]
 

@@ -114,7 +114,8 @@ def observe_uneven_steps(rank, world_size):
     trainer = AgentTrainer(algorithm, Given(), RolloutBuffer(SIZES, 1.0), 0)
     rewards = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(rank))
     action = SimpleNamespace(states=[torch.zeros(3, size) for size in SIZES])
-    for step, own in enumerate(_of_all_processes(rewards[: 3 if rank == 0 else 1])):
+    for step, (own, everyone) in enumerate(_of_all_processes(rewards[: 3 if rank == 0 else 1])):
+        assert everyone == (step == 0)
         if own is None:
             trainer.observe_none(step)
         else:

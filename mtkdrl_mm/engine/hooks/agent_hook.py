@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
@@ -294,12 +294,15 @@ class AgentHook(StepHook):
         means, counts = [], []
         distiller.eval()
         try:
-            for number, batch in enumerate(_of_all_processes(self.held_out)):
+            for number, (batch, everyone) in enumerate(_of_all_processes(self.held_out)):
                 if batch is None:
                     self.trainer.observe_none(runner.iter + number)
                     continue
                 with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
                     data = distiller.data_preprocessor(batch, False)
+                    if everyone:
+                        # A training that is resumed just before an update has made no step yet.
+                        distiller.teachers.prepare(distiller.format_inputs(data['inputs']))
                     terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
                     assert isinstance(weights, AgentAction)
                     rewards = self.trainer.observe(terms, weights, runner.iter + number)
@@ -342,16 +345,19 @@ class AgentHook(StepHook):
             self._saved_state = checkpoint['agent_hook']
 
 
-def _of_all_processes(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader, then None for as long as other processes have one."""
+def _of_all_processes(loader: DataLoader) -> Iterator[tuple[Any, bool]]:
+    """The batches of a loader, and whether all processes have one.
+
+    A batch is None for as long as only other processes have one.
+    """
     batches = iter(loader)
     while True:
         batch = next(batches, None)
-        left = torch.tensor(int(batch is not None))
-        all_reduce(left, op='max')
-        if not left:
+        count = torch.tensor(int(batch is not None))
+        all_reduce(count)
+        if not count:
             return
-        yield batch
+        yield batch, int(count) == get_world_size()
 
 
 _SUPPLIED = ('agent', 'advantage', 'seed')

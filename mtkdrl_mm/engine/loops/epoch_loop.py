@@ -174,7 +174,9 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
             images = self.start.images_done if self._epoch == self.start.epoch else 0
             self.batch_sampler.set_position(self.runner.seed, self._epoch, images)
         done = self._iter - self._epoch * self._steps
-        if done > 0:
+        if done >= self._steps:
+            self.runner.logger.info(f'Continuing at the end of epoch {self._epoch + 1}.')
+        elif done > 0:
             self.runner.logger.info(
                 f'Continuing with batch {done + 1} of {self._steps} in epoch {self._epoch + 1}.'
             )
