@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmpretrain.engine import SwitchRecipeHook
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.engine.hooks import (
@@ -71,6 +72,13 @@ def test_a_teacher_whose_file_has_the_classes_in_another_order(check, make_disti
     distiller.teachers[1].classes = list('02134')
     with pytest.raises(InputError, match=r'of teacher "b" .* class 1 of the data is "1", which is'):
         check(distiller=distiller, num_batches=0)
+
+
+def test_a_loss_that_is_to_be_switched(check):
+    """mmpretrain's hook would find none, in the middle of the training."""
+    switch = SwitchRecipeHook([dict(action_epoch=2, loss=torch.nn.Identity())])
+    with pytest.raises(InputError, match=r'^SwitchRecipeHook switches the loss in epoch 2, '):
+        check(hooks=[switch], num_batches=0)
 
 
 def test_weighting_without_its_hook(check, make_distiller):

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmpretrain.engine import SwitchRecipeHook
+from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
 from mtkdrl_mm.engine.hooks import TeacherOutputsHook
 from mtkdrl_mm.engine.hooks import teacher_outputs_hook as module
@@ -98,3 +100,29 @@ def test_a_training_is_connected_before_it_starts(make_training, make_runner, tm
 def test_it_needs_a_distiller(make_runner):
     with pytest.raises(InputError, match='TeacherOutputsHook'):
         TeacherOutputsHook().before_train(make_runner(torch.nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize(
+    'recipe', [dict(batch_augments=None), dict(train_pipeline=[dict(type='PackInputs')])]
+)
+def test_images_that_are_to_change_have_no_stored_outputs(
+    make_training, fill, store, make_runner, recipe
+):
+    fill()
+    model, loader = make_training(store)
+    switch = SwitchRecipeHook([dict(action_epoch=3, **recipe)])
+    runner = make_runner(model, train_loop=EpochLoop(loader), hooks=[switch])
+    with pytest.raises(InputError, match=rf'switches `{next(iter(recipe))}` in epoch 3, but'):
+        TeacherOutputsHook().before_train(runner)
+
+
+def test_images_are_not_blended_twice(make_training, fill, store, make_runner):
+    """By a hook that sets mixup in the course of the training."""
+    fill(mixup=True)
+    model, loader = make_training(store, mixup=True)
+    TeacherOutputsHook().before_train(make_runner(model, train_loop=EpochLoop(loader)))
+    data = model.data_preprocessor(next(iter(loader)), True)
+    model.train()(**data, mode='loss')
+    model.data_preprocessor.batch_augments = RandomBatchAugment(dict(type='Mixup', alpha=1.0))
+    with pytest.raises(InputError, match='which would blend them twice'):
+        model(**data, mode='loss')

@@ -2,10 +2,11 @@
 """Base class of hooks that observe the distiller's training steps."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.engine import SwitchRecipeHook
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -91,3 +92,18 @@ def unwrap_distiller(runner: Runner, hook: str) -> MultiTeacherDistiller:
             f'{type(model).__name__}. Remove the hook from `default_hooks`.'
         )
     return model
+
+
+def planned_switches(runner: Runner) -> Iterator[tuple[int, str]]:
+    """What mmpretrain's ``SwitchRecipeHook`` is going to change in the course of a training.
+
+    Args:
+        runner (Runner): The runner.
+
+    Yields:
+        tuple[int, str]: An epoch, and 'batch_augments', 'train_pipeline' or 'loss'.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, SwitchRecipeHook):
+            for epoch, recipe in hook.schedule.items():
+                yield from ((epoch, key) for key in recipe)

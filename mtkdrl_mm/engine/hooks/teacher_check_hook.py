@@ -16,7 +16,7 @@ from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes, shorten
 
-from .step_hook import unwrap_distiller
+from .step_hook import planned_switches, unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -60,11 +60,17 @@ class TeacherCheckHook(Hook):
 
         Raises:
             InputError: If the data has other classes than the student, a class
-                map or a teacher's checkpoint names them in another order, or the
-                weighting lacks its hook.
+                map or a teacher's checkpoint names them in another order, the
+                weighting lacks its hook, or the loss is to be switched.
         """
         distiller = unwrap_distiller(runner, 'TeacherCheckHook')
         distiller.weighting.check_trainer()
+        for epoch, key in planned_switches(runner):
+            if key == 'loss':
+                raise InputError(
+                    f'SwitchRecipeHook switches the loss in epoch {epoch}, which a distillation '
+                    "cannot do: the student's is that of its head. Take it out of the `schedule`."
+                )
         check_data_classes(runner.train_dataloader.dataset, distiller, 'training')
         classes = dataset_classes(runner.train_dataloader.dataset)
         pool = distiller.teachers

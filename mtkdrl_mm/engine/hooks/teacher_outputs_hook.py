@@ -8,11 +8,12 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from mtkdrl_mm.registry import HOOKS
+from mtkdrl_mm.utils import InputError
 
 from ..loops import ResumableEpochLoop, ResumableIterLoop
 from ..teacher_outputs import connect_teacher_outputs
 from ..write_through import WriteThrough
-from .step_hook import unwrap_distiller
+from .step_hook import planned_switches, unwrap_distiller
 
 
 @HOOKS.register_module()
@@ -36,9 +37,17 @@ class TeacherOutputsHook(Hook):
         """Connect model and training data.
 
         Raises:
-            InputError: If the store does not belong to this training.
+            InputError: If the store does not belong to this training, or the images are
+                to change in the course of it.
         """
         distiller = unwrap_distiller(runner, 'TeacherOutputsHook')
+        for epoch, key in planned_switches(runner):
+            if key in ('batch_augments', 'train_pipeline'):
+                raise InputError(
+                    f"SwitchRecipeHook switches `{key}` in epoch {epoch}, but the teachers' "
+                    'outputs are stored for the images of the config. Take it out of the '
+                    '`schedule`, or leave out `model.teacher_outputs`.'
+                )
         self._write_through = connect_teacher_outputs(distiller, runner.train_dataloader)
 
     def after_train_iter(

@@ -359,6 +359,7 @@ class MultiTeacherDistiller(BaseModel):
         """
         if self.training:
             self.weighting.check_trainer()
+            self._check_blended_once()
         terms = self._run_networks(inputs, data_samples)
         with autocast(inputs.device.type, enabled=False):
             if self.training:
@@ -379,6 +380,16 @@ class MultiTeacherDistiller(BaseModel):
                 weighed = (level * terms.compute_loss(extra)).sum(dim=1).mean()
                 losses[f'loss_{name}'] = self.extra_weights[name] * weighed
         return {**losses, **terms.student.logs}
+
+    def _check_blended_once(self) -> None:
+        """Refuse mixup and cutmix of the data preprocessor on top of the data set's."""
+        augments = getattr(self.data_preprocessor, 'batch_augments', None)
+        if self._taken_augments is not None and augments is not None:
+            raise InputError(
+                "The data set blends the images, for which the teachers' outputs are stored, and "
+                'something has set `batch_augments` of the data preprocessor again, which would '
+                'blend them twice. Leave that out, or `model.teacher_outputs`.'
+            )
 
     @torch.no_grad()
     def weigh(self, inputs: Tensor, data_samples: list) -> tuple[StepTerms, TeacherWeights]:
