@@ -40,3 +40,13 @@ def test_centers_are_the_mean_features_and_train_nd(workshop: Workshop):
     )
     assert trained.returncode == 0, trained.stderr[-2000:]
     assert 'loss_normdirection: ' in trained.stdout
+
+    path = workshop.teachers[1]['checkpoint']
+    weights = torch.load(path)
+    first = next(iter(weights.get('state_dict', weights).values()))
+    first.add_(0.01)
+    torch.save(weights, path)
+    refused = workshop.train(config, '--work-dir', work_dir + '_other')
+    assert refused.returncode != 0
+    name = workshop.teachers[1]['name']
+    assert f'computed with other weights of teacher "{name}"' in refused.stderr

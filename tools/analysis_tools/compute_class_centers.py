@@ -18,6 +18,7 @@ from mmengine.utils import track_iter_progress
 from mtkdrl_mm.engine.build_dataloader import build_dataloader
 from mtkdrl_mm.engine.build_distiller import build_distiller
 from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
+from mtkdrl_mm.models.losses.norm_direction import DIGESTS_KEY
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import atomic_write, check_output_file
@@ -92,8 +93,9 @@ def main() -> None:
     loader.pop('drop_last', None)
     loader.pop('batch_sampler', None)
     centers = compute_centers(model, build_dataloader(loader))
+    digests = {record.name: record.weights_sha256 for record in model.teacher_records}
     with atomic_write(args.out, 'wb') as file:
-        torch.save(centers, file)
+        torch.save({**centers, DIGESTS_KEY: digests}, file)
     print(f'\nClass centres of {", ".join(centers)} are in {args.out}.')
 
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
 from mtkdrl_mm.models.labels import hard_labels
+from mtkdrl_mm.models.losses.norm_direction import NormDirection
 from mtkdrl_mm.models.teachers.class_map import check_class_names
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
@@ -61,7 +62,8 @@ class TeacherCheckHook(Hook):
         Raises:
             InputError: If the data has other classes than the student, a class
                 map or a teacher's checkpoint names them in another order, the
-                weighting lacks its hook, or the loss is to be switched.
+                weighting lacks its hook, the loss is to be switched, or class
+                centres are those of other teachers.
         """
         distiller = unwrap_distiller(runner, 'TeacherCheckHook')
         distiller.weighting.check_trainer()
@@ -80,6 +82,10 @@ class TeacherCheckHook(Hook):
         for config in distiller.teacher_configs:
             if classes is not None and isinstance(config.class_map, str):
                 check_class_names(config.class_map, config.role, classes)
+        for loss in distiller.modules():
+            if isinstance(loss, NormDirection):
+                records = distiller.teacher_records
+                loss.check_teachers({record.name: record.weights_sha256 for record in records})
         if runner.val_loop is None:
             runner.logger.info(
                 "There is no validation data, so the teachers' accuracy is not measured."

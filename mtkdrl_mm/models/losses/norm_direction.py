@@ -1,7 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Norm and direction of the embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 from .base import FeatureLoss
+
+#: Key of the teachers' digests in the file of their centres.
+DIGESTS_KEY = 'weights_sha256'
 
 
 @MODELS.register_module()
@@ -31,7 +34,9 @@ class NormDirection(FeatureLoss):
 
     Args:
         centers (str): File that
-            ``tools/analysis_tools/compute_class_centers.py`` wrote.
+            ``tools/analysis_tools/compute_class_centers.py`` wrote: by the
+            teacher's name its centres, of shape (C, d_m), and under
+            'weights_sha256' the digests of the teachers' weights.
         names (Sequence[str]): The teachers' names; supplied by the distiller.
 
     Raises:
@@ -40,7 +45,10 @@ class NormDirection(FeatureLoss):
 
     def __init__(self, centers: str, names: Sequence[str]) -> None:
         super().__init__()
-        contents = read_checkpoint(centers, 'the class centres')
+        self.path = centers
+        contents = dict(read_checkpoint(centers, 'the class centres'))
+        #: Digest of every teacher's weights that the centres were computed with.
+        self.weights_sha256: dict[str, str] = contents.pop(DIGESTS_KEY, {})
         missing = [name for name in names if name not in contents]
         if missing:
             raise InputError(
@@ -55,6 +63,25 @@ class NormDirection(FeatureLoss):
                     'Write them anew with tools/analysis_tools/compute_class_centers.py.'
                 )
             self.register_buffer(f'centers_{index}', rows.float(), persistent=False)
+
+    def check_teachers(self, digests: Mapping[str, str]) -> None:
+        """Make sure that the centres are those of the teachers' feature spaces.
+
+        Args:
+            digests (Mapping[str, str]): Digest of every teacher's weights; '' where
+                it is not known.
+
+        Raises:
+            InputError: If a teacher has other weights.
+        """
+        for name, digest in digests.items():
+            then = self.weights_sha256.get(name)
+            if then and digest and then != digest:
+                raise InputError(
+                    f'The class centres in "{self.path}" were computed with other weights of '
+                    f'teacher "{name}". Write them anew with '
+                    'tools/analysis_tools/compute_class_centers.py.'
+                )
 
     def compare(self, index: int, terms: StepTerms, projection: Tensor, target: Tensor) -> Tensor:
         """Distance from one teacher's direction and norm, shape (B,)."""

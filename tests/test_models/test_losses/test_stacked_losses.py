@@ -63,6 +63,19 @@ def test_norm_direction_is_the_authors(peers, tmp_path):
     assert not loss.state_dict(), 'checkpoints need no centres'
 
 
+def test_norm_direction_knows_whose_centres_it_has(peers, tmp_path):
+    path = str(tmp_path / 'centers.pth')
+    centers = dict(a=peers['nd_class_centres'], b=peers['nd_class_centres'])
+    torch.save(dict(centers, weights_sha256=dict(a='12', b='')), path)
+    loss = NormDirection(path, ['a', 'b'])
+    loss.check_teachers(dict(a='12', b='34'))  # that of "b" was not known
+    loss.check_teachers(dict(a='', b='34'))
+    with pytest.raises(InputError, match=r'with other weights of teacher "a"\. Write them anew'):
+        loss.check_teachers(dict(a='13', b='34'))
+    torch.save(centers, path)
+    NormDirection(path, ['a']).check_teachers(dict(a='13'))  # of an earlier version
+
+
 def test_norm_direction_says_what_it_lacks(peers, tmp_path):
     path = str(tmp_path / 'centers.pth')
     torch.save(dict(other=peers['nd_class_centres']), path)
