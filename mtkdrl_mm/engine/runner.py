@@ -166,7 +166,7 @@ class ResumableRunner(Runner):
             deterministic (bool): Whether CUDA is to be deterministic. Defaults to False.
         """
         super().set_randomness(seed, diff_rank_seed, deterministic)
-        self._seed = broadcast_from_main(self._seed)
+        self._seed: int = broadcast_from_main(self._seed)  # type: ignore[has-type]
 
     # -- Components -------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Initialisation of a backbone from a distilled student."""
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
@@ -73,6 +75,7 @@ class DistilledBackbone:
         fit = fit_network(module, found.weights, self.checkpoint, ROLE, self.weights)
         expected = module.state_dict()
         self._check(module, expected, fit)
+        self._check_style(module, expected, contents)
         module.load_state_dict(fit.weights, strict=False)
         name = type(module).__name__
         loaded = Loaded(
@@ -87,6 +90,29 @@ class DistilledBackbone:
                 child.is_init = True
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
+
+    def _check_style(
+        self, module: nn.Module, expected: dict[str, Tensor], contents: dict[str, Any]
+    ) -> None:
+        """Raise an error if the strides of bottlenecks are elsewhere, which no shape tells."""
+        if not any(key.endswith('.conv3.weight') for key in expected):
+            return
+        meta = contents.get('meta')
+        saved = meta.get('student_cfg') if isinstance(meta, dict) else None
+        style = 'pytorch'  # that of mmpretrain's and torchvision's networks
+        if isinstance(saved, dict):
+            style = saved['model'].get('backbone', {}).get('style', style)
+        wanted = getattr(module, 'style', style)
+        if wanted == style:
+            return
+        remedy = f"Set style='{style}'"
+        if saved is None:
+            remedy += ", or if the student has this style too, load its training's checkpoint"
+        raise InputError(
+            f'"{self.checkpoint}" does not fit the backbone {type(module).__name__} with '
+            f"style='{wanted}', whose bottlenecks have their strides in another layer than those "
+            f'of the file. {remedy}.'
+        )
 
     def _check(self, module: nn.Module, expected: dict[str, Tensor], fit: Fit) -> None:
         """Raise an error unless the file holds exactly this backbone."""

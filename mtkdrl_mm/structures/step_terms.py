@@ -74,7 +74,7 @@ class StepTerms:
 
     def __post_init__(self) -> None:
         if self.data_labels is None:
-            self.data_labels = self.labels
+            self.data_labels = self.labels  # type: ignore[unreachable]
         self._student_log_probs: dict[float, Tensor] = {}
         self._teacher_log_probs: dict[tuple[float, Tensor | None], Tensor] = {}
 

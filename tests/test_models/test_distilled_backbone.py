@@ -129,6 +129,34 @@ def test_another_backbone(reference, tmp_path, kwargs, message):
     assert str(path) in str(info.value)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('saved', ['pytorch', 'caffe', None])
+@pytest.mark.parametrize('style', ['pytorch', 'caffe'])
+def test_strides_of_bottlenecks(tmp_path, kind, saved, style):
+    """The same shapes, and other outputs."""
+    own = build('mmpretrain.ResNet', depth=50)
+    contents = dict(state_dict=own.state_dict())
+    if saved is not None:
+        backbone = dict(
+            type='ResNet', depth=50, **({} if saved == 'pytorch' else dict(style=saved))
+        )
+        contents['meta'] = dict(student_cfg=dict(model=dict(backbone=backbone)))
+    torch.save(contents, tmp_path / 'r50.pth')
+    network = build(kind, tmp_path / 'r50.pth', depth=50, style=style)
+    if style == (saved or 'pytorch'):
+        network.init_weights()
+        return
+    with pytest.raises(InputError, match=rf"style='{style}', .* Set style='{saved or 'pytorch'}'"):
+        network.init_weights()
+
+
+def test_the_style_of_basic_blocks_changes_nothing(reference, tmp_path):
+    torch.save(dict(state_dict=reference.state_dict()), tmp_path / 'r18.pth')
+    network = build('mmdet.ResNet', tmp_path / 'r18.pth', style='caffe')
+    network.init_weights()
+    assert torch.equal(network.conv1.weight, reference.conv1.weight)
+
+
 def test_deep_stem_in_the_file(tmp_path):
     network = build('mmseg.ResNetV1c', norm_cfg=dict(type='BN'))
     torch.save(network.state_dict(), tmp_path / 'v1c.pth')

@@ -17,12 +17,12 @@ class LoadedTeacher(NamedTuple):
     """What :func:`load_teacher` has loaded.
 
     Attributes:
-        count (int): Number of loaded tensors.
+        num_tensors (int): Number of loaded tensors.
         classes (list[str], optional): The classes that the file names, in the order of
             the logits; None if it names none.
     """
 
-    count: int
+    num_tensors: int
     classes: list[str] | None
 
 
