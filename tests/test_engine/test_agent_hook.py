@@ -79,6 +79,18 @@ def equal(first, second):
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize(
+    ('reward', 'count'), [('ClosenessReward', 0), ('LabelProbabilityReward', 1)]
+)
+def test_labels_that_teachers_may_know_are_warned_of(train, monkeypatch, reward, count):
+    seen = []
+    training = train(reward=reward)
+    monkeypatch.setattr(training.runner.logger, 'warning', seen.append)
+    training.start()
+    assert len(seen) == count
+    assert all('a teacher that knows their labels by heart looks best' in line for line in seen)
+
+
 def test_warm_up_by_epochs(train):
     training = train(warmup_epochs=2).start().step(12)
     for index, (_, weights) in enumerate(training.records):

@@ -95,6 +95,11 @@ def main() -> None:
             seed=args.seed,
         )
         print(f'\n{title}:\n\n{describe(mixtures, names, images)}')
+    print(
+        '\nThis is a limit for the targets: better ones need not make a better student. '
+        'tools/analysis_tools/compare_methods.py compares students; check_teachers.py finds '
+        'classes in another order, which look as if teachers had to be weighed image by image.'
+    )
 
 
 if __name__ == '__main__':

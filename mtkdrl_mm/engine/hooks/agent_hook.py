@@ -211,6 +211,13 @@ class AgentHook(StepHook):
                 'The agent learns from the training images, and not from those of '
                 "`held_out_dataloader`, for which AgentHook needs `experience='held_out'`."
             )
+        elif self.reward.is_probability:
+            runner.logger.warning(
+                'The agent learns from the training images which teachers to believe, and a '
+                'teacher that knows their labels by heart looks best. With images that no teacher '
+                "has learned from, set `held_out_dataloader` and AgentHook's "
+                "`experience='held_out'`."
+            )
         weighting.attach_trainer()
         self._weighting = weighting
         self._runner = runner
