@@ -12,7 +12,10 @@ from .base import Weighting
 class CAMKD(Weighting):
     """Teachers that are right count more, image by image.
 
-    The weights of logits and features are the :func:`confidence`. Source: Zhang
+    The weights of logits and features are the :func:`confidence`, as MTKD-RL uses
+    it in its action. In the paper this holds for the logits; a teacher's feature weight
+    is computed by the same formula from the cross entropy of what its own classifier says
+    of the student's projected features, which takes the teachers' networks. Source: Zhang
     et al., "Confidence-Aware Multi-Teacher Knowledge Distillation",
     arXiv:2201.00007.
     """
