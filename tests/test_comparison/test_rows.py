@@ -112,8 +112,8 @@ def test_the_description_knows_variables_but_no_seed(settings, tmp_path, monkeyp
     assert describe(chosen, settings()) == other
     # The environment is as before.
     assert 'STUDENT' not in os.environ and os.environ['RUN_SEED'] == '7'
-    with_option = Row('a', str(config), ('b=1',))
-    for_all = settings(cfg_options=('b=1',))
+    with_option = Row('a', str(config), ('resume=1',))
+    for_all = settings(cfg_options=('resume=1',))
     assert describe(with_option, settings()) == describe(row, for_all) != default
 
 
@@ -141,12 +141,12 @@ def test_the_description_knows_which_of_two_options_counts(settings, tmp_path):
 
     # A row's options come after those of all rows.
     assert of(['lr=2'], 'lr=3') == of([], 'lr=3') != of(['lr=3'], 'lr=2')
-    assert of(['x.y=1', 'lr=2']) == of(['lr=2', 'x.y=1'])
-    assert of(['x.y=1'], 'x=None') == of([], 'x=None')
-    assert of(['x.y=1'], 'x.yz=None') != of([], 'x.yz=None')
-    # Known from earlier versions, whose results go on to be valid: b=1 and a=2 in one hash.
-    words = "{'lr': 1}\na=2\nb=1"
-    assert of(['b=1'], 'a=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
+    assert of(['model.y=1', 'lr=2']) == of(['lr=2', 'model.y=1'])
+    assert of(['model.y=1'], 'model=None') == of([], 'model=None')
+    assert of(['model.y=1'], 'model.yz=None') != of([], 'model.yz=None')
+    # Known from earlier versions, whose results go on to be valid: both options in one hash.
+    words = "{'lr': 1}\ncompile=2\nresume=1"
+    assert of(['resume=1'], 'compile=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize('key', ['randomness.seed', 'randomness', 'RUN_SEED'])
