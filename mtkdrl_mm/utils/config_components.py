@@ -1,10 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""This package's components in a config, those of default types included."""
+"""This package's components in a config, and the types that they have by default."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 
 from mtkdrl_mm import registry as registries
@@ -59,6 +60,35 @@ def components(node: Any, path: str = '') -> Iterator[tuple[str, type]]:
         inner = {str(index): value for index, value in enumerate(node)}
     for key, value in inner.items():
         yield from components(value, f'{path}.{key}'.lstrip('.'))
+
+
+def fill_default_types(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Write out the types of components for which a config relies on the default.
+
+    An option below such a component would else make it a dict without a type:
+    ``model.logit_loss.temperature=1`` where the config has no ``logit_loss``, or only the name
+    of one.
+
+    Args:
+        cfg (Config): The config without the options; changed in place.
+        options (Mapping[str, Any]): The options, with dotted keys.
+    """
+    for option in options:
+        node: Any = cfg
+        *outer, _ = option.split('.')
+        for depth, key in enumerate(outer):
+            if isinstance(node, (Config, dict)):
+                path = '.'.join(outer[:depth])
+                cls = component_class(options.get(f'{path}.type', node.get('type')))
+                value = node.get(key, _default_type(cls, key) if cls else None)
+                if isinstance(value, str) and cls and _default_type(cls, key):
+                    given = f'{path}.{key}.type' in options
+                    node[key] = ConfigDict() if given else ConfigDict(type=value)
+                node = node.get(key)
+            elif isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
+                node = node[int(key)]
+            else:
+                break
 
 
 def _default_type(cls: type, argument: str) -> str | None:

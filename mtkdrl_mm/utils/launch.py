@@ -26,6 +26,7 @@ from .adapt_config import (
     set_dataloader_defaults,
 )
 from .cli import add_common_arguments
+from .config_components import fill_default_types
 from .config_errors import (
     check_checkpoint_hooks,
     check_settings,
@@ -115,6 +116,7 @@ def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
     if not options:
         return
     check_option_keys(cfg, options)
+    fill_default_types(cfg, options)
     before = deepcopy(cfg)
     try:
         cfg.merge_from_dict(options)
