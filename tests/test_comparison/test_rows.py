@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -201,14 +202,49 @@ def test_two_rows_that_are_the_same_training_are_refused(settings, tmp_path):
         rows = [Row('plain', str(config)), Row.parse(['other', str(config), *words])]
         return len(list_combinations(rows, [0, 1], settings()))
 
-    for same in ('OUTER=4', 'INNER=4'):
+    for same in ('OUTER=4', 'INNER=4', f'cfg_path={tmp_path}/inner.py'):
         with pytest.raises(InputError) as error:
             count(same)
         assert str(error.value) == (
-            'The rows "plain" and "other" are the same training: their configs, options and '
-            'variables do not differ. Leave one out.'
+            'The rows "plain" and "other" are the same training: with their options and variables, '
+            'their configs do not differ. Leave one out.'
         )
     assert count('OUTER=5') == count('INNER=5') == count('n=5') == 4
+
+
+def test_rows_that_differ_in_variables_of_their_files_only_are_refused(settings, tmp_path):
+    """The variable of the method is another one, but the model has the same weighting."""
+    rows = []
+    for name in ('AVER', 'CAMKD'):
+        (tmp_path / f'method_{name}.py').write_text(f"weighting = dict(type='{name}')")
+        config = tmp_path / f'{name}.py'
+        config.write_text(
+            f"_base_ = './method_{name}.py'\nmodel = dict(weighting=_base_.weighting)\nown = 1"
+        )
+        rows.append(Row(name, str(config)))
+    assert len(list_combinations(rows, [0], settings())) == 2
+
+    def refused(*options):
+        with pytest.raises(InputError) as error:
+            list_combinations([rows[0], replace(rows[1], options=options)], [0], settings())
+        return str(error.value)
+
+    assert refused('model.weighting.type=AVER').startswith(
+        'The rows "AVER" and "CAMKD" are the same training: '
+    )
+    # An option for the variable would have trained CAMKD.
+    assert refused('weighting.type=AVER') == (
+        'The row "CAMKD" cannot be trained. "weighting" is a variable that the config file has '
+        'already used, so that --cfg-options weighting.type=... would change nothing: set '
+        'model.weighting.type.'
+    )
+    options = ('model.weighting.b=1', 'model.weighting.a=1')
+    rows[0] = replace(rows[0], options=options)
+    assert 'are the same training' in refused('model.weighting.type=AVER', *options[::-1])
+    # What no file uses may be read by a user's own code.
+    rows[0] = replace(rows[0], options=())
+    rows[1] = replace(rows[1], options=('model.weighting.type=AVER', 'own=2'))
+    assert len(list_combinations(rows, [0], settings())) == 2
 
 
 def test_an_option_that_does_not_fit_a_config_is_refused(settings, tmp_path):
