@@ -23,6 +23,9 @@ from mmengine.visualization import Visualizer
 import mtkdrl_mm
 from mtkdrl_mm.models import AVER, MTKDRL, build_pool
 from mtkdrl_mm.models.distillers import MultiTeacherDistiller, multi_teacher_distiller
+from mtkdrl_mm.utils import config_keys
+from mtkdrl_mm.utils.config_keys import warn_of_unread_keys
+from mtkdrl_mm.utils.launch import merge_options
 
 PROJECT = Path(mtkdrl_mm.__file__).parent.parent
 ROOT = PROJECT / 'configs'
@@ -73,6 +76,14 @@ def test_every_config_can_be_read_and_printed(name):
     cfg = read(name)
     assert cfg.model.type and cfg.train_cfg and cfg.train_dataloader
     assert Config.fromstring(cfg.pretty_text, '.py').model.to_dict() == cfg.model.to_dict()
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_no_key_looks_misspelt(name, monkeypatch):
+    found = []
+    monkeypatch.setattr(config_keys, '_warn_once', found.append)
+    warn_of_unread_keys(read(name))
+    assert found == []
 
 
 @pytest.fixture(scope='module')
@@ -249,7 +260,7 @@ def test_rows_in_readmes_can_be_built(config, options, build, monkeypatch):
             monkeypatch.setenv(*option.split('='))
     options = [option for option in options if not option.split('=')[0].isupper()]
     cfg = Config.fromfile(ROOT / config)
-    cfg.merge_from_dict(parser.parse_args(['--cfg-options', *options]).cfg_options)
+    merge_options(cfg, parser.parse_args(['--cfg-options', *options]).cfg_options)
     # Every row differs from the config, but for the one that names the default.
     changed = cfg.to_dict() != default.to_dict()
     assert changed == (os.environ.get('BACKBONE') != default.get('variant', ''))

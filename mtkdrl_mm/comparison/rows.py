@@ -5,15 +5,17 @@ import argparse
 import hashlib
 import os
 import os.path as osp
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pprint import pformat
 from typing import Any, NoReturn
 
 from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.cli import add_common_arguments
+from mtkdrl_mm.utils.config_keys import without_variables
 from mtkdrl_mm.utils.errors import check_config_file, near_matches
 from mtkdrl_mm.utils.launch import merge_options, read_config_file
 
@@ -88,6 +90,8 @@ class Combination:
             Defaults to None: they run.
         reads (frozenset[str]): The environment variables that the config reads, see
             :func:`read_variables`. Defaults to none.
+        settings (str): Digest of what is trained: the settings of the config with the options,
+            and the files that they name. Defaults to '', which is not known.
     """
 
     row: Row
@@ -96,6 +100,7 @@ class Combination:
     files: tuple[tuple[str, str], ...] = ()
     store: str | None = None
     reads: frozenset[str] = frozenset()
+    settings: str = ''
 
     @property
     def label(self) -> str:
@@ -350,14 +355,13 @@ def _check_variables(combinations: Sequence[Combination]) -> None:
 
 def _check_different(combinations: Sequence[Combination]) -> None:
     """Refuse rows that are the same training."""
-    names: dict[Hashable, str] = {}
+    names: dict[tuple[int, str], str] = {}
     for one in combinations:
-        # A variable may be read in a config behind `cfg_path` only, which is among the files.
-        other = names.setdefault((one.seed, one.description, one.files), one.row.name)
+        other = names.setdefault((one.seed, one.settings), one.row.name)
         if other != one.row.name:
             raise InputError(
-                f'The rows "{other}" and "{one.row.name}" are the same training: their configs, '
-                'options and variables do not differ. Leave one out.'
+                f'The rows "{other}" and "{one.row.name}" are the same training: with their '
+                'options and variables, their configs do not differ. Leave one out.'
             )
 
 
@@ -390,11 +394,25 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combin
         _merge(config, row, settings.cfg_options)
         files = named_files(config)
         reads = read_variables(config, [name for name, _ in row.variables])
+        # Without variables of the files, which change nothing where the settings are the same.
+        settled = Config(without_variables(config))
+        # An environment variable may be read behind `cfg_path` only, which is among the files.
+        contents = [pformat(settled.to_dict()), repr(named_files(settled))]
     words = [content, *sorted(options)]
     if settings.store and teachers_of(config):
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)
-    description = hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]
-    combination = Combination(row, seed, description, tuple(files.items()), reads=frozenset(reads))
+    combination = Combination(
+        row,
+        seed,
+        _digest(words),
+        tuple(files.items()),
+        reads=frozenset(reads),
+        settings=_digest(contents),
+    )
     return combination, 'RUN_SEED' in config.env_variables
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256('\n'.join(words).encode()).hexdigest()[:12]

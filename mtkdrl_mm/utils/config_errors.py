@@ -5,9 +5,8 @@ import inspect
 import logging
 import multiprocessing
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache
 from itertools import islice
 from traceback import walk_tb
 from types import FrameType
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -26,26 +24,6 @@ from .errors import InputError, check_number, near_matches
 
 # Packages whose classes say what is wrong about a setting by an error of any type.
 _LIBRARIES = {'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'torch', 'torchvision', 'timm'}
-# Top-level keys that mmengine and this package read from a config, beside the runner's arguments.
-_READ_KEYS = {
-    'activation_checkpointing',
-    'compile',
-    'custom_imports',
-    'data_root',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'held_out_dataloader',
-    'metainfo',
-    'model_wrapper_cfg',
-    'runner_type',
-    'skip_damaged_images',
-    'strategy',
-    'sync_bn',
-    'tta_cfg',
-    'tta_model',
-    'tta_pipeline',
-    'variant',
-}
 
 
 def config_error(error: Exception) -> str | None:
@@ -79,7 +57,7 @@ def config_error(error: Exception) -> str | None:
         cls, arguments = frame.f_locals['obj_cls'], frame.f_locals['args']
         name = getattr(cls, '__name__', str(cls))
         if unknown and unknown[2] in arguments:
-            return _unknown_argument(name, unknown[2], _parameters(cls))
+            return _unknown_argument(name, unknown[2], parameters(cls))
         if missing and missing[1] == f'{name}.__init__':
             return f'{name} needs the argument {missing[2]}, which the config does not contain.'
     last = next((frame for frame, _ in reversed([*walk_tb(error.__traceback__)])), None)
@@ -95,7 +73,7 @@ def config_error(error: Exception) -> str | None:
             target = getattr(target, method, None)
         if target is not None:
             label = owner if method == '__init__' else method
-            return _unknown_argument(label, unknown[2], _parameters(target))
+            return _unknown_argument(label, unknown[2], parameters(target))
     return None
 
 
@@ -181,54 +159,6 @@ def check_settings(cfg: Config) -> None:
             check_number(f'optim_wrapper.clip_grad.{key}', clip_grad[key])
 
 
-def check_new_keys(cfg: Config, options: Iterable[str]) -> None:
-    """Check the top-level keys that options would add to a config.
-
-    One that nothing reads has no effect, and mmengine says nothing about it.
-
-    Args:
-        cfg (Config): The config without the options. Its own keys are not checked: files may
-            define variables.
-        options (Iterable[str]): The dotted keys of the options.
-
-    Raises:
-        InputError: If a key is neither the config's nor mmengine's, and has nearly the name of
-            one of those, or the name of a key deeper in the config. Of others there is a
-            warning: a user's own code may read them.
-    """
-    known = {*cfg.keys(), *_READ_KEYS, *_parameters(Runner)} - {'cfg', 'self'}
-    for option in options:
-        key, dot, rest = option.partition('.')
-        if key in known:
-            continue
-        close = [path + dot + rest for path in islice(_paths_to(cfg.to_dict(), key), 3)]
-        close = close or [name + dot + rest for name in get_close_matches(key, known, n=3)]
-        sentence = f'--cfg-options: nothing reads a top-level key "{key}" of "{option}".'
-        advice = 'If it is of your own code, define it in the config file.'
-        if close:
-            hint = ' or '.join(f'"{name}"' for name in close)
-            raise InputError(f'{sentence} Did you mean {hint}? {advice}')
-        _warn_once(f'{sentence} It changes nothing. {advice}')
-
-
-@cache
-def _warn_once(message: str) -> None:
-    print_log(message, 'current', logging.WARNING)
-
-
-def _paths_to(node: Any, key: str, path: str = '') -> Iterator[str]:
-    """The dotted keys below a part of a config whose last one is given."""
-    inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(node, dict):
-        if path and key in node:
-            yield f'{path}.{key}'
-        inner = node.items()
-    elif isinstance(node, (list, tuple)):
-        inner = enumerate(node)
-    for name, value in inner:
-        yield from _paths_to(value, key, f'{path}.{name}'.lstrip('.'))
-
-
 def check_checkpoint_hooks(runner: Runner) -> None:
     """Check the arguments of checkpoint hooks, which mmengine uses only when it saves.
 
@@ -239,18 +169,18 @@ def check_checkpoint_hooks(runner: Runner) -> None:
         InputError: If a checkpoint hook has an unknown argument, or a number
             is none.
     """
-    saving = _parameters(type(runner).save_checkpoint)
+    saving = parameters(type(runner).save_checkpoint).keys()
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
             for name in ('interval', 'max_keep_ckpts'):
                 check_number(f'{name} of {type(hook).__name__}', getattr(hook, name), minimum=-1)
             for name in set(hook.args or ()) - saving:
-                known = _parameters(type(hook)) | saving
+                known = parameters(type(hook)).keys() | saving
                 raise InputError(_unknown_argument(type(hook).__name__, name, known))
 
 
-def _unknown_argument(owner: str, name: str, known: set[str]) -> str:
-    hint = near_matches(name, known - {name, 'self', 'runner'})
+def _unknown_argument(owner: str, name: str, known: Iterable[str]) -> str:
+    hint = near_matches(name, set(known) - {name, 'self', 'runner'})
     return f'{owner} takes no argument "{name}". {hint}'
 
 
@@ -313,16 +243,23 @@ def _registered(registry: Any) -> list[str]:
     return names
 
 
-def _parameters(cls: Any) -> set[str]:
-    """Names of a constructor's arguments, with those that it passes on to its base class."""
-    found: set[str] = set()
+def parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor, with those that it passes on to its base class.
+
+    Args:
+        cls (type | Callable): A class, or a function.
+
+    Returns:
+        dict[str, inspect.Parameter]: The arguments by name.
+    """
+    found: dict[str, inspect.Parameter] = {}
     for base in inspect.getmro(cls)[:-1] if inspect.isclass(cls) else [cls]:
         function = vars(base).get('__init__') if inspect.isclass(base) else base
         if function is None:
             continue
-        parameters = inspect.signature(function).parameters.values()
+        taken = inspect.signature(function).parameters
         variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        found.update(p.name for p in parameters if p.kind not in variable)
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        found = {**{name: p for name, p in taken.items() if p.kind not in variable}, **found}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
             break
     return found

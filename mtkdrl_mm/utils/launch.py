@@ -26,13 +26,14 @@ from .adapt_config import (
     set_dataloader_defaults,
 )
 from .cli import add_common_arguments
+from .config_components import fill_default_types
 from .config_errors import (
     check_checkpoint_hooks,
-    check_new_keys,
     check_settings,
     config_error,
     refused_settings,
 )
+from .config_keys import check_option_keys, warn_of_unread_keys
 from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError, check_config_file, config_failure, similar_files
@@ -62,7 +63,7 @@ warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformable
 
 
 def read_config_file(path: str) -> Config:
-    """Read a config file.
+    """Read a config file, and warn of keys in it that look misspelt.
 
     Args:
         path (str): Path of the file.
@@ -72,7 +73,7 @@ def read_config_file(path: str) -> Config:
     """
     check_config_file(path)
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         if error.filename is None:
             raise InputError(f'The config file "{path}" cannot be read: {error}') from error
@@ -96,6 +97,8 @@ def read_config_file(path: str) -> Config:
         raise InputError(
             f'The config file "{path}" cannot be read: {config_failure(error)}.'
         ) from error
+    warn_of_unread_keys(cfg)
+    return cfg
 
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
@@ -107,12 +110,13 @@ def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
 
     Raises:
         InputError: If one does not fit the config, see also
-            :func:`~mtkdrl_mm.utils.config_errors.check_new_keys` and
+            :func:`~mtkdrl_mm.utils.config_keys.check_option_keys` and
             :func:`~mtkdrl_mm.utils.data_settings.follow_data`.
     """
     if not options:
         return
-    check_new_keys(cfg, options)
+    check_option_keys(cfg, options)
+    fill_default_types(cfg, options)
     before = deepcopy(cfg)
     try:
         cfg.merge_from_dict(options)

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -112,8 +113,8 @@ def test_the_description_knows_variables_but_no_seed(settings, tmp_path, monkeyp
     assert describe(chosen, settings()) == other
     # The environment is as before.
     assert 'STUDENT' not in os.environ and os.environ['RUN_SEED'] == '7'
-    with_option = Row('a', str(config), ('b=1',))
-    for_all = settings(cfg_options=('b=1',))
+    with_option = Row('a', str(config), ('resume=1',))
+    for_all = settings(cfg_options=('resume=1',))
     assert describe(with_option, settings()) == describe(row, for_all) != default
 
 
@@ -141,12 +142,12 @@ def test_the_description_knows_which_of_two_options_counts(settings, tmp_path):
 
     # A row's options come after those of all rows.
     assert of(['lr=2'], 'lr=3') == of([], 'lr=3') != of(['lr=3'], 'lr=2')
-    assert of(['x.y=1', 'lr=2']) == of(['lr=2', 'x.y=1'])
-    assert of(['x.y=1'], 'x=None') == of([], 'x=None')
-    assert of(['x.y=1'], 'x.yz=None') != of([], 'x.yz=None')
-    # Known from earlier versions, whose results go on to be valid: b=1 and a=2 in one hash.
-    words = "{'lr': 1}\na=2\nb=1"
-    assert of(['b=1'], 'a=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
+    assert of(['model.y=1', 'lr=2']) == of(['lr=2', 'model.y=1'])
+    assert of(['model.y=1'], 'model=None') == of([], 'model=None')
+    assert of(['model.y=1'], 'model.yz=None') != of([], 'model.yz=None')
+    # Known from earlier versions, whose results go on to be valid: both options in one hash.
+    words = "{'lr': 1}\ncompile=2\nresume=1"
+    assert of(['resume=1'], 'compile=2') == hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize('key', ['randomness.seed', 'randomness', 'RUN_SEED'])
@@ -201,14 +202,49 @@ def test_two_rows_that_are_the_same_training_are_refused(settings, tmp_path):
         rows = [Row('plain', str(config)), Row.parse(['other', str(config), *words])]
         return len(list_combinations(rows, [0, 1], settings()))
 
-    for same in ('OUTER=4', 'INNER=4'):
+    for same in ('OUTER=4', 'INNER=4', f'cfg_path={tmp_path}/inner.py'):
         with pytest.raises(InputError) as error:
             count(same)
         assert str(error.value) == (
-            'The rows "plain" and "other" are the same training: their configs, options and '
-            'variables do not differ. Leave one out.'
+            'The rows "plain" and "other" are the same training: with their options and variables, '
+            'their configs do not differ. Leave one out.'
         )
     assert count('OUTER=5') == count('INNER=5') == count('n=5') == 4
+
+
+def test_rows_that_differ_in_variables_of_their_files_only_are_refused(settings, tmp_path):
+    """The variable of the method is another one, but the model has the same weighting."""
+    rows = []
+    for name in ('AVER', 'CAMKD'):
+        (tmp_path / f'method_{name}.py').write_text(f"weighting = dict(type='{name}')")
+        config = tmp_path / f'{name}.py'
+        config.write_text(
+            f"_base_ = './method_{name}.py'\nmodel = dict(weighting=_base_.weighting)\nown = 1"
+        )
+        rows.append(Row(name, str(config)))
+    assert len(list_combinations(rows, [0], settings())) == 2
+
+    def refused(*options):
+        with pytest.raises(InputError) as error:
+            list_combinations([rows[0], replace(rows[1], options=options)], [0], settings())
+        return str(error.value)
+
+    assert refused('model.weighting.type=AVER').startswith(
+        'The rows "AVER" and "CAMKD" are the same training: '
+    )
+    # An option for the variable would have trained CAMKD.
+    assert refused('weighting.type=AVER') == (
+        'The row "CAMKD" cannot be trained. "weighting" is a variable that the config file has '
+        'already used, so that --cfg-options weighting.type=... would change nothing: set '
+        'model.weighting.type.'
+    )
+    options = ('model.weighting.b=1', 'model.weighting.a=1')
+    rows[0] = replace(rows[0], options=options)
+    assert 'are the same training' in refused('model.weighting.type=AVER', *options[::-1])
+    # What no file uses may be read by a user's own code.
+    rows[0] = replace(rows[0], options=())
+    rows[1] = replace(rows[1], options=('model.weighting.type=AVER', 'own=2'))
+    assert len(list_combinations(rows, [0], settings())) == 2
 
 
 def test_an_option_that_does_not_fit_a_config_is_refused(settings, tmp_path):
