@@ -77,7 +77,12 @@ def test_missing_data(folders):
         check_data(data_config(folders / 'nowhere'), ('train_dataloader',))
     message = str(error.value)
     assert f'The data folder "{folders}/nowhere" (train_dataloader.dataset.data_root)' in message
-    assert '--cfg-options train_dataloader.dataset.data_root=FOLDER' in message
+    assert message.endswith('Put the data there, or set its folder: --cfg-options data_root=FOLDER')
+    # Which would also be the folder of loaders that have another one.
+    cfg = data_config(folders / 'nowhere')
+    cfg.val_dataloader = dict(dataset=dict(type='ImageNet', data_root=str(folders)))
+    with pytest.raises(InputError, match=r'--cfg-options train_dataloader\.dataset\.data_root='):
+        check_data(cfg, ('train_dataloader',))
     with pytest.raises(InputError) as error:
         check_data(data_config(folders, split='val'), ('train_dataloader',))
     assert f'"{folders}/val" (train_dataloader.dataset) does not exist' in str(error.value)
