@@ -461,10 +461,12 @@ def main() -> None:
         # Two after each other would leave one of two cores idle at the end.
         settings = replace(settings, jobs=max(settings.jobs, len(BACKBONES)))
         print_detectors(train_rows(detector_rows(args), args.task_seeds, settings), args)
+    in_environment = sys.prefix != sys.base_prefix  # `make demo` does not activate its own
+    activate = f'  source {osp.relpath(sys.prefix)}/bin/activate\n' if in_environment else ''
     print(
         f'\nDone in {time.time() - start:.0f} s. Under {args.work_dir}: checkpoints (epoch_*.pth), '
         'logs (output.txt), curves\n(*/vis_data/scalars.json). The same for ImageNet and COCO:\n'
-        '  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
+        f'{activate}  python tools/train.py configs/mtkdrl/r18_imagenet.py\n'
         '  python tools/train.py configs/detection/retinanet_r18_fpn_1x_coco.py\n'
         f'The picture of it all: {osp.abspath(draw(students, args))}'
     )

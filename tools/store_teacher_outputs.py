@@ -331,15 +331,16 @@ def run() -> None:
     model.teachers.load_weights()
     model.to(get_device()).eval()
     loader = build_dataloader(seeded_dataloader(cfg.train_dataloader), seed=0)
+    # Before the training images, which may take hours: what is wrong with the others is said now.
+    held_out_loader = build_held_out(cfg, seed=0) if held_out else None
     run_session(model, loader, settings, names, args, logger)
-    if held_out:
+    if held_out_loader is not None:
         root = held_out_root(args.store)
         logger.info('The held-out images of the agent:')
         if is_main_process() and not args.dry_run:
             copy_bases(args.store, root, names)
         barrier()
-        loader = build_held_out(cfg, seed=0)
-        run_session(model, loader, replace(settings, root=root), names, args, logger)
+        run_session(model, held_out_loader, replace(settings, root=root), names, args, logger)
     if args.check is None and not args.dry_run:
         logger.info(f'Train from it with --cfg-options model.teacher_outputs={args.store}')
 

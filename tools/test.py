@@ -26,6 +26,7 @@ from mtkdrl_mm.utils.launch import (
     run_tool,
 )
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.local_files import missing_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,8 +61,8 @@ def parse_args() -> argparse.Namespace:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Merge the flags of testing into the config, in place."""
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise InputError(f'The checkpoint "{args.checkpoint}" does not exist.')
+    if missing := missing_file(args.checkpoint, 'checkpoint'):
+        raise InputError(missing)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.amp:

@@ -1,7 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Data sets, loaders and samplers."""
 
-from .damaged_images import built_datasets, image_fault, intact_images, name_damaged_images
+from .damaged_images import (
+    built_datasets,
+    image_fault,
+    intact_images,
+    missing_files,
+    name_damaged_images,
+)
 from .dataloader import check_dataloader
 from .fingerprint import dataset_record, pipeline_digest, sample_digest
 from .keyed_blend import KeyedBlend
@@ -23,6 +29,7 @@ __all__ = [
     'dataset_record',
     'image_fault',
     'intact_images',
+    'missing_files',
     'name_damaged_images',
     'pipeline_digest',
     'sample_digest',

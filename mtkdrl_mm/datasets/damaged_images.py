@@ -2,6 +2,7 @@
 """Damaged images: errors that name them, and data sets without them."""
 
 import os
+import os.path as osp
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -105,6 +106,38 @@ def built_datasets(dataset: Any) -> Iterator[Any]:
         yield from built_datasets(part)
     if not inner:
         yield dataset
+
+
+def missing_files(dataset: Any) -> list[str]:
+    """List the images and label maps that a data set names and that do not exist.
+
+    Nothing is decoded. Data that is read from elsewhere than a file system is not
+    looked for.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+
+    Returns:
+        list[str]: Their paths, in the order of the samples.
+    """
+    paths = []
+    for part in built_datasets(dataset):
+        if hasattr(part, 'get_data_info') and _reads_local_files(part):
+            infos = map(part.get_data_info, range(len(part)))
+            named = (info.get(key) for info in infos for key in FILE_KEYS)
+            paths += [path for path in named if isinstance(path, str) and '://' not in path]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # file systems in networks answer slowly
+        return [path for path, found in zip(paths, pool.map(osp.isfile, paths)) if not found]
+
+
+def _reads_local_files(part: Any) -> bool:
+    for transform in getattr(getattr(part, 'pipeline', None), 'transforms', []):
+        transform = getattr(transform, 'inner', transform)
+        for name in ('backend_args', 'file_client_args'):
+            backend = (getattr(transform, name, None) or {}).get('backend', 'local')
+            if backend not in ('local', 'disk'):
+                return False
+    return True
 
 
 def name_damaged_images(dataset: Any) -> None:

@@ -45,7 +45,11 @@ class LabelledImageDataset(CustomDataset):
         """Paths and labels of all images."""
         if not self.with_label:
             return super().load_data_list()
-        samples = list(self._listed_samples() if self.ann_file else self._samples_in_folders())
+        samples = list(
+            read_list(self.ann_file, self.extensions, list(self.CLASSES or ()))
+            if self.ann_file
+            else self._samples_in_folders()
+        )
         if not samples:
             where = self.ann_file or self.img_prefix
             raise InputError(
@@ -85,29 +89,42 @@ class LabelledImageDataset(CustomDataset):
                 if self.is_valid_file(file) and not any(is_hidden(part) for part in parts):
                     yield backend.join_path(folder, file), label
 
-    def _listed_samples(self) -> Iterator[tuple[str, int]]:
-        classes = list(self.CLASSES or ())
-        for number, line in enumerate(read_lines(self.ann_file), start=1):
-            if line:
-                yield self._parse(line, number, classes)
 
-    def _parse(self, line: str, number: int, classes: list[str]) -> tuple[str, int]:
-        endings = '|'.join(re.escape(ending) for ending in self.extensions)
+def read_list(
+    path: str, extensions: Sequence[str], classes: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
+    """Read a list of images and labels.
+
+    Args:
+        path (str): Its path, or URL of one of mmengine's file backends.
+        extensions (Sequence[str]): Endings of the images' names.
+        classes (Sequence[str]): Names that labels may have. Defaults to ().
+
+    Yields:
+        tuple[str, int]: Name and label of an image.
+
+    Raises:
+        InputError: If it is no text in UTF-8, or a line cannot be read.
+    """
+    endings = '|'.join(re.escape(ending) for ending in extensions)
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
         match = re.fullmatch(rf'(.+(?:{endings}))["\']?[\s,;]+(.+)', line, re.IGNORECASE)
         # Names without an extension are read as by mmpretrain.
         match = match or re.fullmatch(r'(.*\S)\s+(-?\d+)', line)
-        if match:
-            name, label = match[1].strip('"\''), match[2].strip(' "\'')
-            if re.fullmatch(r'-?\d+', label):
-                return name, int(label)
-            if label in classes:
-                return name, classes.index(label)
-        names = f' or one of {shorten(classes)}' if classes else ''
-        raise InputError(
-            f'Line {number} of the list "{self.ann_file}" cannot be read: {line[:80]!r}. Every '
-            'line must be the name of an image, a blank, tab or comma, and its label, a number '
-            f'from 0{names}.'
-        )
+        name, label = (match[1].strip('"\''), match[2].strip(' "\'')) if match else ('', '')
+        if re.fullmatch(r'-?\d+', label):
+            yield name, int(label)
+        elif label in classes:
+            yield name, list(classes).index(label)
+        else:
+            names = f' or one of {shorten(classes)}' if classes else ''
+            raise InputError(
+                f'Line {number} of the list "{path}" cannot be read: {line[:80]!r}. Every line '
+                'must be the name of an image, a blank, tab or comma, and its label, a number '
+                f'from 0{names}.'
+            )
 
 
 def unknown_folders(path: str, unknown: Sequence[str], classes: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
 _PATTERNS = ('epoch_*.pth', 'iter_*.pth', 'interrupted_iter_*.pth')
 
@@ -43,29 +44,6 @@ def name_last_checkpoint(work_dir: str, path: str) -> None:
     """
     with atomic_write(osp.join(work_dir, 'last_checkpoint')) as file:
         file.write(path)
-
-
-def last_checkpoint_named(work_dir: str) -> str | None:
-    """Read the path of the last checkpoint from the file ``last_checkpoint``.
-
-    After a work dir was moved or copied, the file still holds the old path.
-    The checkpoint is therefore looked up in the work dir first.
-
-    Args:
-        work_dir (str): The work dir.
-
-    Returns:
-        str | None: The path, which need not exist; None without that file.
-    """
-    try:
-        with open(osp.join(work_dir, 'last_checkpoint'), encoding='utf-8') as file:
-            named = file.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    if not named:
-        return None
-    local = osp.join(work_dir, osp.basename(named.rstrip('/')))
-    return local if osp.isfile(local) or not osp.isfile(named) else named
 
 
 def find_resumable(work_dir: str) -> SavedCheckpoint | None:

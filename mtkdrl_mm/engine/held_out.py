@@ -9,7 +9,7 @@ from mmengine.dataset import ClassBalancedDataset, DefaultSampler, RepeatDataset
 from mmpretrain.datasets.samplers import RepeatAugSampler
 from torch.utils.data import DataLoader
 
-from mtkdrl_mm.datasets import SeededBatchSampler
+from mtkdrl_mm.datasets import SeededBatchSampler, missing_files
 from mtkdrl_mm.utils import InputError
 
 from .build_dataloader import build_dataloader, check_passes_end, seeded_dataloader
@@ -29,8 +29,8 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
         DataLoader: With seeded parts, see :func:`seeded_parts`.
 
     Raises:
-        InputError: If the config has none, its images have no labels, or its
-            sampler never ends.
+        InputError: If the config has none, an image does not exist, images have
+            no labels, or the sampler never ends.
     """
     dataloader = cfg.get('held_out_dataloader')
     if dataloader is None:
@@ -53,6 +53,14 @@ def build_held_out(cfg: Config, seed: int | None) -> DataLoader:
         raise InputError(
             'The images of `held_out_dataloader` have no labels, which the agent learns from: give '
             'class folders or an `ann_file`, and leave out `with_label=False`.'
+        )
+    # The first of them is loaded when the student's first epoch is over.
+    if missing := missing_files(dataset):
+        raise InputError(
+            f'Of the {len(dataset)} images of `held_out_dataloader`, {len(missing)} do not exist: '
+            f'"{missing[0]}"{", ..." if missing[1:] else ""}. Check `data_root`, `data_prefix` '
+            'and `ann_file` of its data set, or leave them out: --cfg-options '
+            'skip_damaged_images=True'
         )
     return loader
 

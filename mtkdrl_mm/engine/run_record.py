@@ -2,7 +2,6 @@
 """Reads what a training has left in its work dir, as plain data."""
 
 import glob
-import os
 import os.path as osp
 import re
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mtkdrl_mm.engine.checkpoint_files import last_checkpoint_named
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_settings import innermost_datasets
 from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.literal_config import parse_literal_config
+from mtkdrl_mm.weights.local_files import last_checkpoint
 
 Record = dict[str, Any]
 #: Prefixes of the logged weights of the teachers, see ``TeacherWeightHook``.
@@ -286,7 +285,7 @@ def read_run(work_dir: str) -> RunRecord:
     for lines in logs:
         _add_session(record, lines, by_epoch)
     record.environment = _read_environment(latest)
-    record.checkpoint = _find_checkpoint(work_dir)
+    record.checkpoint = last_checkpoint(work_dir)
     return record
 
 
@@ -335,15 +334,6 @@ def _add_session(record: RunRecord, lines: list[Record], by_epoch: bool) -> None
 def _without_repeated(records: list[Record], first: float) -> list[Record]:
     """The records of the steps before ``first``."""
     return [record for record in records if record['step'] < first]
-
-
-def _find_checkpoint(work_dir: str) -> str | None:
-    """The last checkpoint, or the newest of the others (such as the best one)."""
-    named = last_checkpoint_named(work_dir)
-    if named is not None and osp.isfile(named):
-        return named
-    found = glob.glob(osp.join(glob.escape(work_dir), '*.pth'))
-    return max(found, key=os.path.getmtime, default=None)
 
 
 def _lines_of_log(session: str) -> Iterator[str]:

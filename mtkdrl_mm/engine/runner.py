@@ -24,13 +24,13 @@ from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
+from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
 from .build_dataloader import build_dataloader, check_passes_end
 from .checkpoint_files import (
     SavedCheckpoint,
     check_same_checkpoint,
     find_checkpoint,
-    last_checkpoint_named,
 )
 from .full_disk import WriteErrorGuard, report_write_error_once
 from .hooks.step_hook import last_good_state

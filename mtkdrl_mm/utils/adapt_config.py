@@ -1,9 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Changes to a config before anything is built from it, with a log line each."""
 
+import inspect
 import os
 import os.path as osp
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -91,7 +93,8 @@ def adapt_classes(
     """Let every split use the class names of the training data.
 
     The classes are ``metainfo.classes`` of the training set, or else the names
-    of its class folders. In every split, the label of a folder is the index of
+    of its class folders; or, if it is a list and another split has class folders,
+    of the folders in the list. In every split, the label of a folder is the index of
     its name in this list. A split may lack a class, but must not have others.
 
     Args:
@@ -101,13 +104,24 @@ def adapt_classes(
             which take precedence over those of the config. Defaults to None.
 
     Raises:
-        InputError: If a split has a class that the training data does not have.
+        InputError: If a split has a class that the training data does not have, or
+            nothing says which label its folders are.
     """
     scope = cfg.get('default_scope')
     training = list(loader_datasets(cfg, ('train_dataloader',)))
     declared, source = _declared_classes(training)
     named: list[str] | None = list(trained_classes) if trained_classes else declared
     folders, location = _training_folders(training, scope, named or [])
+    lists = ''
+    if named is None and not folders:
+        by_folders = [
+            key
+            for key, dataset in loader_datasets(cfg, loaders)
+            if _reads_folders(dataset_class(dataset, scope), dataset)
+        ]
+        if by_folders:
+            folders, lists = _listed_folders(training, scope)
+            location = f'{lists}, the paths of the images'
     try:
         order = order_class_folders(folders, named, location) if folders else named
     except InputError:
@@ -130,6 +144,8 @@ def adapt_classes(
         if by_list:
             _adapt_list(key, dataset, cls)
         elif by_folder:
+            if order is None and lists:
+                _refuse_unnamed(key, dataset, scope, lists)
             _adapt_folders(key, dataset, cls, order, trained_by_folders=bool(folders))
         if str(dataset.get('type')).endswith('CocoDataset'):
             _adapt_coco(key, dataset, training)
@@ -166,6 +182,53 @@ def _training_folders(
                 found.update(find_class_folders(path, keep))
                 paths.append(f'"{path}"')
     return sorted(found), ' and '.join(paths)
+
+
+def _listed_folders(
+    datasets: list[tuple[str, dict[str, Any]]], scope: str | None
+) -> tuple[list[str], str]:
+    """The folders with the images of every label, by the training lists, and the lists' paths.
+
+    No folders if the images of a label are in several, or those of several labels in one.
+    """
+    from mmpretrain.datasets import CustomDataset
+
+    from mtkdrl_mm.datasets.labelled_images import read_list
+
+    labels: dict[str, set[int]] = {}
+    paths = []
+    for _, dataset in datasets:
+        path = list_file(dataset)
+        cls = dataset_class(dataset, scope)
+        if not _reads_lists(cls, dataset) or path is None or not osp.isfile(path):
+            continue
+        default = inspect.signature(CustomDataset).parameters['extensions'].default
+        samples = list(read_list(path, dataset.get('extensions', default)))
+        parents = [osp.normpath(name).split('/')[:-1] for name, _ in samples]
+        # All are in one folder of this depth.
+        pairs = zip(min(parents, default=[]), max(parents, default=[]))
+        depth = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        for parts, (_, label) in zip(parents, samples):
+            labels.setdefault('/'.join(parts[depth : depth + 1]), set()).add(label)
+        paths.append(f'"{path}"')
+    folder_of = {min(found): folder for folder, found in labels.items()}
+    clear = '' not in labels and all(len(found) == 1 for found in labels.values())
+    clear = clear and sorted(folder_of) == list(range(len(labels)))
+    folders = [folder_of[label] for label in range(len(labels))] if clear else []
+    return folders, ' and '.join(paths)
+
+
+def _refuse_unnamed(key: str, dataset: dict[str, Any], scope: str | None, lists: str) -> None:
+    """Refuse class folders where the training data has numbers and no names."""
+    path = split_folder(dataset)
+    if 'class_folders' in dataset or not osp.isdir(path):
+        return
+    if not _is_imagenet([(key, dataset)], scope, find_class_folders(path)):
+        raise InputError(
+            f'{key} takes labels from the folders in "{path}", and the training data from {lists}, '
+            'which does not tell what its numbers are called. Set the names of the folders in the '
+            'order of these numbers: --cfg-options metainfo.classes=NAME,NAME'
+        )
 
 
 def _is_imagenet(datasets: Any, scope: str | None, folders: list[str]) -> bool:

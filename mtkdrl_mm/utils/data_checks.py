@@ -26,8 +26,11 @@ def check_files(cfg: Config, loaders: tuple[str, ...]) -> None:
         InputError: If a data folder or annotation file does not exist, or has
             another format.
     """
+    roots = {dataset.get('data_root') for _, dataset in loader_datasets(cfg)} - {None, ''}
     for key, dataset in loader_datasets(cfg, loaders):
-        _check_dataset(key, dataset, cfg.get('default_scope'))
+        # `data_root` sets the folder of all loaders, also of those that have another one.
+        root_key = 'data_root' if len(roots) == 1 else f'{key}.data_root'
+        _check_dataset(key, dataset, cfg.get('default_scope'), root_key)
     for name in loaders:
         for key, evaluator in evaluators(cfg, name.removesuffix('_dataloader')):
             path = evaluator.get('ann_file')
@@ -63,7 +66,7 @@ def list_file(dataset: dict[str, Any]) -> str | None:
     return osp.join(root, path) if path else None
 
 
-def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None:
+def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None, root_key: str) -> None:
     root = dataset.get('data_root')
     if not root or '://' in root:
         return
@@ -72,7 +75,7 @@ def _check_dataset(key: str, dataset: dict[str, Any], scope: str | None) -> None
             return
         raise InputError(
             f'The data folder "{root}" ({key}.data_root) does not exist. Put the data there, or '
-            f'set its folder: --cfg-options {key}.data_root=FOLDER'
+            f'set its folder: --cfg-options {root_key}=FOLDER'
         )
     prefix = dataset.get('data_prefix')
     by_folder = str(dataset.get('type')).endswith(('ImageNet', 'CustomDataset'))

@@ -22,6 +22,7 @@ from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, create_file
 from .download import download_file, download_once
 from .hub import SCHEME as HUB
 from .hub import HubAddress, fetch_hub_file, find_hub_file
+from .local_files import missing_file
 from .shards import find_shards
 from .timm_networks import resolve_timm_weights
 
@@ -58,8 +59,8 @@ def fetch(location: str, role: str) -> str:
     if osp.isfile(path):
         return path
     if urlparse(url).scheme not in ('http', 'https'):
-        what = 'is a folder' if osp.isdir(path) else 'does not exist'
-        raise InputError(f'{capitalized(role)}: the file "{location}" {what}.')
+        # A name of mmengine's zoo may stand for a path.
+        raise InputError(missing_file(location, role) or missing_file(url, role))
     return download_once(
         url,
         osp.dirname(path),

@@ -18,12 +18,20 @@ from mtkdrl_mm.rl import (
 from mtkdrl_mm.utils import InputError
 
 
+class Loader(list):
+    """A loader whose data set says nothing of classes."""
+
+    def __init__(self, batches):
+        super().__init__(batches)
+        self.dataset = SimpleNamespace()
+
+
 class Training:
     """Runs the hooks as the runner does; one batch a step, `length` steps an epoch."""
 
     def __init__(self, make_runner, distiller, batch, length=4, by_epoch=True, **kwargs):
         loop = object.__new__(EpochBasedTrainLoop) if by_epoch else SimpleNamespace()
-        loop.dataloader = range(length)
+        loop.dataloader = Loader(range(length))
         self.hook = AgentHook(**kwargs)
         self.runner = make_runner(distiller, train_loop=loop, hooks=[self.hook])
         self.distiller, self.batch, self.length = distiller, batch, length

@@ -8,12 +8,9 @@ import pytest
 import torch
 
 from mtkdrl_mm.engine import checkpoint_files
-from mtkdrl_mm.engine.checkpoint_files import (
-    find_resumable,
-    last_checkpoint_named,
-    name_last_checkpoint,
-)
+from mtkdrl_mm.engine.checkpoint_files import find_resumable, name_last_checkpoint
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
 
 def save(folder, name, epoch=1, age=0):

@@ -108,6 +108,60 @@ def test_images_without_labels(config):
         build_held_out(config, seed=0)
 
 
+def test_missing_images(config, photos):
+    """They were noticed after the whole first epoch."""
+    pipeline = config.held_out_dataloader.dataset.pipeline
+    (photos / 'list.txt').write_text('class_0/00.png 0\nclass_0/x.png 0\nclass_1/y.png 1\n')
+    config.held_out_dataloader.dataset.ann_file = 'list.txt'
+    message = (
+        f'Of the 3 images of `held_out_dataloader`, 2 do not exist: "{photos}/class_0/x.png", .... '
+        'Check `data_root`, `data_prefix` and `ann_file` of its data set, or leave them out: '
+        '--cfg-options skip_damaged_images=True'
+    )
+    with pytest.raises(InputError) as error:
+        build_held_out(config, seed=0)
+    assert str(error.value) == message
+    # What is read from elsewhere than a file system is not looked for.
+    pipeline[0].backend_args = dict(backend='petrel')
+    assert len(build_held_out(config, seed=0).dataset) == 3
+
+
+@pytest.mark.parametrize(
+    ('label', 'message'),
+    [
+        (
+            5,
+            r'labels in ".*/list\.txt" are 0 to 5, but with 5 classes .* is ".*s_1/01\.png"\. Corr',
+        ),
+        (
+            -1,
+            r'labels in ".*/list\.txt" are -1 to 0, but with 5 classes .* is ".*/class_1/01\.png"',
+        ),
+    ],
+)
+def test_labels_without_a_class(train, config, photos, label, message):
+    """The loss of the first update refused them, without the name of the list."""
+    (photos / 'list.txt').write_text(f'class_0/00.png 0\nclass_1/01.png {label}\n')
+    config.held_out_dataloader.dataset.ann_file = 'list.txt'
+    with pytest.raises(InputError, match=message):
+        train(**held_out()).start()
+
+
+def test_classes_that_are_not_those_of_the_student(train, config, photos):
+    (photos / 'class_5').mkdir()
+    (photos / 'class_5' / '00.png').write_bytes((photos / 'class_0' / '00.png').read_bytes())
+    with pytest.raises(InputError, match='The held-out data has 6 classes, but student and teach'):
+        train(**held_out()).start()
+
+
+def test_classes_in_another_order_than_in_training(train):
+    training = train(**held_out())
+    names = tuple(f'class_{number}' for number in (0, 1, 2, 4, 3))
+    training.runner.train_dataloader.dataset.metainfo = dict(classes=names)
+    with pytest.raises(InputError, match='class_4, class_3, the held-out set class_0, class_1,'):
+        training.start()
+
+
 def test_a_config_without_held_out_images():
     with pytest.raises(InputError, match=re.escape("AgentHook has `experience='held_out'`, but")):
         build_held_out(Config(dict(train_dataloader=dict())), seed=0)

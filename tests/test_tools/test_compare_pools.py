@@ -57,7 +57,47 @@ def test_only_the_asked_for_rows(tool):
     )
 
 
-def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
+@pytest.fixture
+def folder(tool, tmp_path, monkeypatch):
+    """A current folder with the configs of the repository, and no teachers."""
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_teachers(folder, *names):
+    for name in names:
+        path = folder / 'work_dirs' / 'cifar10' / f'teacher_{name}' / 'epoch_12.pth'
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+
+def test_missing_teachers_of_all_pools_are_named_at_once(tool, folder, monkeypatch):
+    """Once each, before anything is trained; what is finished needs none."""
+    make_teachers(folder, 'resnet', 'regnet')
+    started = []
+    monkeypatch.setattr(tool, 'run_child', lambda command: (started.append(command) or 0, None))
+    arguments = ['--methods', 'aver', 'alone', '--seeds', '7', '--pools', 'clean', 'weak']
+    monkeypatch.setattr(sys, 'argv', ['compare_pools.py', *arguments, 'duplicates'])
+    with pytest.raises(InputError) as error:
+        tool.main()
+    assert str(error.value).splitlines() == [
+        f'Teacher "{name}": the file "work_dirs/cifar10/teacher_{name}/epoch_12.pth" does not '
+        f'exist. Train it: python tools/train.py configs/cifar10/teacher_{name}.py'
+        for name in ('densenet', 'repvgg', 'weak')
+    ]
+    assert not started
+    costs = dict(seconds=3.0, seconds_per_epoch=1.5, peak_mib=100.0, curves={})
+    for pool in ('clean', 'weak', 'duplicates'):
+        done = Path(training_folder(f'work_dirs/pools/{pool}', 'aver', 7))
+        done.mkdir(parents=True)
+        Run(method='aver', seed=7, metric=60.0, **costs).write(result_path(str(done)))
+    tool.main()
+    assert len(started) == 3
+
+
+def test_what_one_pool_is_compared_with(tool, folder, monkeypatch, tmp_path):
+    make_teachers(folder, 'resnet', 'densenet', 'repvgg', 'regnet', 'weak')
     commands = []
 
     def run(command):
@@ -79,8 +119,9 @@ def test_what_one_pool_is_compared_with(tool, monkeypatch, tmp_path):
     ]
 
 
-def test_tables_are_written_from_all_results(tool, monkeypatch, tmp_path, capsys):
+def test_tables_are_written_from_all_results(tool, folder, monkeypatch, tmp_path, capsys):
     """Also from those of earlier commands, and after a command that trained something else."""
+    make_teachers(folder, 'resnet', 'densenet', 'repvgg', 'regnet', 'weak')
     work = tmp_path / 'work'
     for method, metric in (('aver', 60.0), ('repvgg_alone', 61.0), ('mtkdrl_stacking', 62.0)):
         folder = training_folder(str(work / 'weak'), method, 0)

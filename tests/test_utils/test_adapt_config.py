@@ -77,7 +77,12 @@ def test_missing_data(folders):
         check_data(data_config(folders / 'nowhere'), ('train_dataloader',))
     message = str(error.value)
     assert f'The data folder "{folders}/nowhere" (train_dataloader.dataset.data_root)' in message
-    assert '--cfg-options train_dataloader.dataset.data_root=FOLDER' in message
+    assert message.endswith('Put the data there, or set its folder: --cfg-options data_root=FOLDER')
+    # Which would also be the folder of loaders that have another one.
+    cfg = data_config(folders / 'nowhere')
+    cfg.val_dataloader = dict(dataset=dict(type='ImageNet', data_root=str(folders)))
+    with pytest.raises(InputError, match=r'--cfg-options train_dataloader\.dataset\.data_root='):
+        check_data(cfg, ('train_dataloader',))
     with pytest.raises(InputError) as error:
         check_data(data_config(folders, split='val'), ('train_dataloader',))
     assert f'"{folders}/val" (train_dataloader.dataset) does not exist' in str(error.value)
@@ -240,6 +245,61 @@ def test_folders_are_in_the_order_of_other_names_where_no_others_are_known(tmp_p
     cfg = splits(tmp_path)
     check_data(cfg, LOADERS[2:], trained_classes=['tench', 'goldfish', 'shark'])
     assert labels(cfg, 'test_dataloader')[0] == {'n01': 0, 'n02': 1, 'n03': 2}
+
+
+@pytest.mark.parametrize('kind', ['ImageNet', 'CustomDataset'])
+@pytest.mark.parametrize('prefix', ['', 'set/'])
+def test_a_list_for_training_and_folders_for_validation(tmp_path, kind, prefix):
+    """The numbers of the list are called as the folders of its images, in whatever order."""
+    make_split(tmp_path, f'train/{prefix}', ['cat', 'dog', 'fox'])
+    make_split(tmp_path, 'val', ['cat', 'dog', 'fox'])
+    (tmp_path / 'meta').mkdir()
+    numbers = dict(fox=0, dog=1, cat=2)
+    lines = [f'{prefix}{name}/{i}.png {label}' for name, label in numbers.items() for i in (0, 1)]
+    (tmp_path / 'meta' / 'train.txt').write_text('\n'.join(lines))
+    for loaders in (LOADERS, LOADERS[2:]):
+        cfg = splits(tmp_path, kind)
+        cfg.train_dataloader.dataset.ann_file = 'meta/train.txt'
+        check_data(cfg, loaders)
+        for name in loaders:
+            found, dataset = labels(cfg, name)
+            assert found == numbers and dataset.metainfo['classes'] == ('fox', 'dog', 'cat')
+
+
+@pytest.mark.parametrize(
+    'lines', ['1.png 0\n2.png 1', 'a/1.png 0\na/2.png 1\nb/3.png 1', 'a/1.png 0\nb/2.png 2']
+)
+def test_folders_whose_labels_nothing_tells(tmp_path, lines):
+    make_split(tmp_path, 'val', ['cat', 'dog'])
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'list.txt').write_text(lines)
+    message = (
+        f'val_dataloader.dataset takes labels from the folders in "{tmp_path}/val", and the '
+        f'training data from "{tmp_path}/list.txt", which does not tell what its numbers are '
+        'called. Set the names of the folders in the order of these numbers: --cfg-options '
+        'metainfo.classes=NAME,NAME'
+    )
+    for kind in ('ImageNet', 'CustomDataset'):
+        cfg = splits(tmp_path, kind)
+        cfg.train_dataloader.dataset.ann_file = 'list.txt'
+        with pytest.raises(InputError) as error:
+            check_data(cfg, LOADERS)
+        assert str(error.value) == message
+        # As the message says; and a checkpoint knows them.
+        cfg.train_dataloader.dataset.metainfo = dict(classes=['dog', 'cat'])
+        check_data(cfg, LOADERS)
+        assert labels(cfg, 'val_dataloader')[0] == dict(dog=0, cat=1)
+
+
+def test_a_list_for_training_and_the_folders_of_imagenet(tmp_path):
+    """Its labels are the order of the folders, whatever the list's paths are."""
+    make_split(tmp_path, 'val', [f'n{index:08d}' for index in range(1000)], images=0)
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'list.txt').write_text('1.png 0')
+    cfg = splits(tmp_path)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    check_data(cfg, LOADERS)
+    assert 'metainfo' not in cfg.val_dataloader.dataset
 
 
 def test_hidden_folders_are_not_read(tmp_path):

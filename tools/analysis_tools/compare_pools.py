@@ -27,10 +27,13 @@ from mtkdrl_mm.comparison.pools import (
     read_pool,
     write_pools,
 )
-from mtkdrl_mm.comparison.rows import read_config
+from mtkdrl_mm.comparison.results import result_path
+from mtkdrl_mm.comparison.rows import read_config, training_folder
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
+from mtkdrl_mm.models.teachers.missing_teachers import missing_teachers
+from mtkdrl_mm.models.timm_classifier import teacher_checkpoint
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.child_processes import interruptible, run_child
 from mtkdrl_mm.utils.files import check_output_folder
@@ -138,6 +141,35 @@ def pool_rows(pool: str, methods: list[str]) -> dict[str, list[str]]:
     return rows
 
 
+def check_teachers(rows: dict[str, dict[str, list[str]]], args: argparse.Namespace) -> None:
+    """Name the missing teachers of all pools at once, before anything is trained.
+
+    Args:
+        rows (dict[str, dict[str, list[str]]]): The rows of every pool.
+        args (argparse.Namespace): The command line.
+
+    Raises:
+        InputError: If a pool that is to be trained has a teacher without a file.
+    """
+    teachers: dict[str | None, str] = {}  # a file may be that of several pools
+    for pool, words in rows.items():
+        folder = osp.join(args.work_dir, pool)
+        taught = [name for name in words if name != 'alone']
+        if 'subsets' not in args.methods and all(
+            osp.isfile(result_path(training_folder(folder, name, seed)))
+            for name in taught
+            for seed in args.seeds
+        ):
+            continue  # what is finished needs no teachers
+        variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
+        row = Row.parse(['aver', osp.join(CONFIGS, METHODS['aver'][0]), *variables])
+        for teacher in read_config(row, args.seeds[0], args.cfg_options).model.teachers:
+            teachers.setdefault(teacher_checkpoint(teacher), teacher_name(teacher))
+    missing = missing_teachers(((name, path) for path, name in teachers.items()), name_keys=False)
+    if missing:
+        raise InputError(missing)
+
+
 def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     """The rows of the best pair and the best subset of teachers, chosen on the held-out images."""
     variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
@@ -228,6 +260,7 @@ def main() -> None:
     else:
         check_output_folder('--work-dir', args.work_dir)
         rows = {pool: pool_rows(pool, args.methods) for pool in args.pools}
+        check_teachers(rows, args)
         for pool in args.pools:
             print(f'\n== {pool} ==', flush=True)
             with interruptible():

@@ -29,6 +29,7 @@ from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
 from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
+from mtkdrl_mm.weights.local_files import missing_file
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -68,8 +69,8 @@ def read_checkpoints(arguments: list[str]) -> dict[str, str]:
         if not separator:
             path = argument
             name = osp.join(osp.basename(osp.dirname(path)), osp.basename(path))
-        if '://' not in path and not osp.isfile(path):
-            raise InputError(f'The checkpoint "{path}" does not exist.')
+        if missing := missing_file(path, 'checkpoint'):
+            raise InputError(missing)
         if name in checkpoints:
             raise InputError(f'Two checkpoints are named "{name}": name them by NAME=FILE.')
         checkpoints[name] = path

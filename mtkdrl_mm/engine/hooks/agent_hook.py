@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
 from mtkdrl_mm.rl import (
@@ -24,12 +25,15 @@ from mtkdrl_mm.rl import (
 )
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
+from mtkdrl_mm.utils.class_names import dataset_classes
 
 from ..held_out import build_held_out, check_each_once
 from ..loops import schedule_steps
 from ..seeded_views import seeded_parts
 from ..teacher_outputs import connect_held_out
+from .label_check_hook import check_image_labels, compare_classes, heads_with_classes
 from .step_hook import StepHook, last_good_state, unwrap_distiller
+from .teacher_check_hook import check_data_classes
 
 
 @HOOKS.register_module()
@@ -86,7 +90,8 @@ class AgentHook(StepHook):
     Raises:
         InputError: If a component is unknown, a number is out of range, the
             algorithm cannot learn from reward and advantage, what is to be
-            discounted cannot be told, or the weighting has no agent.
+            discounted cannot be told, the weighting has no agent, or held-out
+            images are missing or have other classes or labels than the student.
 
     Example:
         >>> from mmengine.registry import HOOKS
@@ -200,6 +205,7 @@ class AgentHook(StepHook):
             self._saved_state = None
         if self.experience == 'held_out':
             self.held_out = build_held_out(runner.cfg, runner.seed)
+            self._check_held_out(runner, distiller, self.held_out.dataset)
             connect_held_out(distiller, self.held_out)
             count = len(self.held_out.dataset)  # type: ignore[arg-type]
             runner.logger.info(f'The agent learns from {count} held-out images.')
@@ -223,6 +229,15 @@ class AgentHook(StepHook):
         self._runner = runner
         self._reward_names = ['reward', *(f'reward/{name}' for name in names)]
         super().before_train(runner)
+
+    @staticmethod
+    def _check_held_out(runner: Runner, distiller: MultiTeacherDistiller, dataset: Any) -> None:
+        """Check the held-out images as other hooks check those of training and validation."""
+        check_data_classes(dataset, distiller, 'held-out')
+        classes = dataset_classes(runner.train_dataloader.dataset)
+        if classes is not None:
+            compare_classes(classes, dataset, 'held-out')
+        check_image_labels(dataset, heads_with_classes(runner))
 
     @staticmethod
     def _warn_of_few_images(runner: Runner, count: int, num_classes: int) -> None:

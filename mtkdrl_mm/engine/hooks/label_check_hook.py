@@ -57,9 +57,9 @@ class LabelCheckHook(Hook):
             )
         heads = heads_with_classes(runner)
         self._check_classes(runner, heads)
-        classified = _check_image_labels(dataset, heads)
+        classified = check_image_labels(dataset, heads)
         if runner.val_loop is not None:
-            _check_image_labels(runner.val_dataloader.dataset, heads)
+            check_image_labels(runner.val_dataloader.dataset, heads)
         if not heads or classified:
             return
         count = min(self.num_samples, len(dataset))
@@ -87,7 +87,7 @@ class LabelCheckHook(Hook):
         # A training may start from weights for other classes; it has no built test loop.
         loop = getattr(runner, '_test_loop', None)
         if isinstance(loop, BaseLoop) and classes is not None:
-            _compare_classes(classes, loop.dataloader.dataset, 'test')
+            compare_classes(classes, loop.dataloader.dataset, 'test')
 
     def before_val(self, runner: Runner) -> None:
         """Pass the categories of the data set to the metrics."""
@@ -96,7 +96,7 @@ class LabelCheckHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
-        _check_image_labels(dataset, heads_with_classes(runner))
+        check_image_labels(dataset, heads_with_classes(runner))
         _follow_categories(runner.test_evaluator, dataset)
 
     @staticmethod
@@ -125,7 +125,7 @@ class LabelCheckHook(Hook):
                 'not, set the classes: --cfg-options metainfo.classes=NAME,NAME'
             )
         if runner.val_loop is not None:
-            _compare_classes(classes, runner.val_dataloader.dataset, 'validation')
+            compare_classes(classes, runner.val_dataloader.dataset, 'validation')
 
     @staticmethod
     def _check(sample: Any, key: str, num_classes: int, ignored: int) -> None:
@@ -178,8 +178,19 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
     return found
 
 
-def _check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool:
-    """Check all labels of whole images; return whether the data set has them."""
+def check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool:
+    """Check all labels of whole images.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+        heads (list[tuple[str, int, int]]): Result of :func:`heads_with_classes`.
+
+    Returns:
+        bool: Whether the data set has labels of whole images.
+
+    Raises:
+        InputError: If a label is none of the heads' classes.
+    """
     found = False
     for part in built_datasets(dataset):
         if not hasattr(part, 'get_data_info') or len(part) == 0:
@@ -228,7 +239,17 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
     )
 
 
-def _compare_classes(classes: list[str], dataset: Any, which: str) -> None:
+def compare_classes(classes: list[str], dataset: Any, which: str) -> None:
+    """Compare the classes of a data set with those of the training set.
+
+    Args:
+        classes (list[str]): Those of the training set.
+        dataset (Dataset): A data set or a wrapper, built.
+        which (str): "validation", "test" or "held-out", for the message.
+
+    Raises:
+        InputError: If their names or order differ.
+    """
     for part in built_datasets(dataset):
         others = dataset_classes(part)
         if others is not None and others != classes:

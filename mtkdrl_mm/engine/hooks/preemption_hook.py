@@ -18,8 +18,9 @@ from mmengine.runner import Runner
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import MEDIUM_ERRORS, describe_medium_error
+from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
-from ..checkpoint_files import last_checkpoint_named, name_last_checkpoint
+from ..checkpoint_files import name_last_checkpoint
 
 
 @HOOKS.register_module()

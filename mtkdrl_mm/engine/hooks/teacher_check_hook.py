@@ -141,7 +141,7 @@ def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: st
     Args:
         dataset (Dataset): A data set with mmengine's ``metainfo``.
         distiller (MultiTeacherDistiller): The model.
-        which (str): "training" or "validation", for the message.
+        which (str): "training", "validation" or "held-out", for the message.
 
     Raises:
         InputError: If they differ.

@@ -18,6 +18,7 @@ from mtkdrl_mm.utils.distributed import broadcast_from_main
 from .build_teacher import TeacherConfig, build_teacher, read_teacher_config
 from .choose_mode import Choice, choose_mode
 from .inference_mode import EAGER, InferenceMode, InferenceSettings
+from .missing_teachers import missing_teachers
 from .preprocessing import Preprocessing
 from .teacher import Teacher
 
@@ -153,7 +154,17 @@ class TeacherPool(nn.ModuleList):
         return super().train(False)
 
     def load_weights(self) -> None:
-        """Load every teacher's weights; see :meth:`Teacher.load_weights`."""
+        """Load every teacher's weights; see :meth:`Teacher.load_weights`.
+
+        Raises:
+            InputError: Of one teacher, or of all whose files do not exist.
+        """
+        # Those that run in another mode were loaded before.
+        if missing := missing_teachers(
+            (teacher.name, teacher.checkpoint if teacher.mode == EAGER else None)
+            for teacher in self
+        ):
+            raise InputError(missing)
         for teacher in self:
             teacher.load_weights()
 

@@ -236,3 +236,25 @@ def test_some_of_the_teachers(make_pool, make_resnet):
         expected = [outputs[name].logits for name in 'abc' if name in names]
         assert len(found) == len(expected)
         assert all(torch.equal(one.logits, two) for one, two in zip(found, expected))
+
+
+def test_all_missing_files_are_named_at_once(make_pool, make_resnet, tmp_path, monkeypatch):
+    """With what to do; a training of this repository writes the second one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs' / 'cifar10').mkdir(parents=True)
+    (tmp_path / 'configs' / 'cifar10' / 'teacher_resnet.py').touch()
+    (tmp_path / 'there.pth').touch()
+    paths = ['other/cifar10/teacher_resnet/epoch_2.pth', 'there.pth']
+    paths += [f'./work_dirs/cifar10/teacher_{name}/epoch_12.pth' for name in ('resnet', 'regnet')]
+    pool = make_pool(
+        [dict(make_resnet(4), name=name, checkpoint=path) for name, path in zip('abcd', paths)],
+        Preprocessing.from_config(IMAGENET, 'the student'),
+    )
+    with pytest.raises(InputError) as error:
+        pool.load_weights()
+    assert str(error.value).splitlines() == [
+        f'Teacher "a": the file "{paths[0]}" does not exist. Set model.teachers.0.checkpoint.',
+        f'Teacher "c": the file "{paths[2]}" does not exist. Set model.teachers.2.checkpoint, or '
+        'train it: python tools/train.py configs/cifar10/teacher_resnet.py',
+        f'Teacher "d": the file "{paths[3]}" does not exist. Set model.teachers.3.checkpoint.',
+    ]
