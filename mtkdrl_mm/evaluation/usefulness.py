@@ -42,7 +42,7 @@ class Usefulness:
         NaN where the student diverged.
         """
         # A class without images has no loss. Others may be NaN, which is a result.
-        gains = torch.where(self.counts > 0, self.gains, torch.zeros_like(self.gains))
+        gains = self.gains.masked_fill(self.counts.eq(0), 0)
         return (gains * self.counts).sum(dim=1) / self.counts.sum()
 
     def gain(self, other: 'Usefulness | None' = None) -> tuple[float, float | None]:
