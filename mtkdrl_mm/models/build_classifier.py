@@ -7,13 +7,14 @@ import os.path as osp
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier, HuggingFaceClassifier, TimmClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
 from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.errors import first_line
 from mtkdrl_mm.utils.package_configs import read_network_file
 
 from .backbones import TimmFeatures
@@ -35,9 +36,13 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
         config file's ``data_preprocessor``, None for inline dicts.
 
     Raises:
-        InputError: If the file is missing or holds no ``model``, or if neither
-            form was used.
+        InputError: If the file is missing or holds no ``model``, if its
+            ``cfg_options`` do not fit it, or if neither form was used.
     """
+    if not isinstance(cfg, dict):
+        raise InputError(
+            f'The {role} must be a dict with `cfg_path`, or with a `type`, but is {cfg!r}.'
+        )
     if ('cfg_path' in cfg) == ('type' in cfg):
         raise InputError(
             f'The {role} needs either `cfg_path` (for example '
@@ -56,11 +61,33 @@ def read_network_config(cfg: dict[str, Any], role: str) -> tuple[ConfigDict, Con
         )
     path = cfg['cfg_path']
     config = read_network_file(path, role)
-    if cfg.get('cfg_options'):
-        config.merge_from_dict(dict(cfg['cfg_options']))
+    _merge_options(config, cfg.get('cfg_options'), role)
     if 'model' not in config:
         raise InputError(f'The {role}\'s `cfg_path` "{osp.basename(path)}" defines no `model`.')
     return config.model, config.get('data_preprocessor')
+
+
+def _merge_options(config: Config, options: Any, role: str) -> None:
+    """Merge the ``cfg_options`` of a network into its config."""
+    if options is None:
+        return
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise InputError(
+            f'`cfg_options` of the {role} must be a dict with dotted keys, for example '
+            f"{{'model.head.num_classes': 100}}, but is {options!r}."
+        )
+    for key in options:
+        if key.partition('.')[0] not in ('model', 'data_preprocessor'):
+            raise InputError(
+                f'`cfg_options` of the {role} has "{key}", which would change nothing: of its '
+                'config only `model` and `data_preprocessor` are read.'
+            )
+    try:
+        config.merge_from_dict(dict(options))
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f'`cfg_options` of the {role} do not fit its config: {first_line(error)}.'
+        ) from error
 
 
 def build_classifier(

@@ -10,6 +10,23 @@ from torch import nn
 from mtkdrl_mm.utils import InputError, near_matches
 
 
+def check_preprocessor(cfg: Any, role: str) -> None:
+    """Check that the preprocessing of a network is given as a dict, or left out.
+
+    Args:
+        cfg (dict, optional): The value of ``data_preprocessor``.
+        role (str): "the student" or the teacher's name, for the message.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if cfg is not None and not isinstance(cfg, dict):
+        raise InputError(
+            f'`data_preprocessor` of {role} must be a dict with `mean`, `std` and `to_rgb`, but '
+            f'is {cfg!r}.'
+        )
+
+
 def take_preprocessor(
     given: dict[str, Any] | None, model: dict[str, Any], of_file: dict[str, Any] | None
 ) -> dict[str, Any] | None:
@@ -26,8 +43,13 @@ def take_preprocessor(
     Returns:
         dict | None: The first of the three that is set: ``given``, the model's,
         the file's.
+
+    Raises:
+        InputError: If one of them is no dict.
     """
     own = model.pop('data_preprocessor', None)
+    for cfg in (given, own, of_file):
+        check_preprocessor(cfg, 'the student')
     return given or own or of_file
 
 
@@ -48,7 +70,7 @@ def build_preprocessor(
         nn.Module: The data preprocessor.
 
     Raises:
-        InputError: If a batch augmentation is unknown.
+        InputError: If a batch augmentation is unknown, or none.
     """
     cfg = dict(cfg)
     cfg.setdefault('type', 'mmpretrain.ClsDataPreprocessor')
@@ -57,6 +79,12 @@ def build_preprocessor(
     augments = model.pop('train_cfg', None)
     if augments is not None:
         cfg.setdefault('batch_augments', augments)
+    for part in _augments(cfg.get('batch_augments')):
+        if not isinstance(part, dict) and not callable(part):  # mmpretrain would call it in a step
+            raise InputError(
+                f'`augments` of the student must be a dict with a `type`, or a list of them, but '
+                f'has {part!r}.'
+            )
     try:
         return MMPRETRAIN_MODELS.build(cfg)
     except KeyError as error:
@@ -69,10 +97,14 @@ def build_preprocessor(
         ) from error
 
 
+def _augments(cfg: Any) -> list[Any]:
+    """The parts of ``batch_augments``."""
+    augments = cfg.get('augments') if isinstance(cfg, dict) else None
+    return [*augments] if isinstance(augments, (list, tuple)) else [augments] if augments else []
+
+
 def _unknown_augment(cfg: Any) -> str | None:
     """The first type in ``batch_augments`` that is not registered."""
-    augments = (cfg or {}).get('augments') or []
-    parts = [augments] if isinstance(augments, dict) else augments
-    kinds = [part['type'] for part in parts if isinstance(part, dict) and 'type' in part]
+    kinds = [part['type'] for part in _augments(cfg) if isinstance(part, dict) and 'type' in part]
     unknown = [kind for kind in kinds if isinstance(kind, str) and not BATCH_AUGMENTS.get(kind)]
     return unknown[0] if unknown else None

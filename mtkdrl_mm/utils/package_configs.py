@@ -34,6 +34,8 @@ def read_network_file(path: str, role: str) -> Config:
     Raises:
         InputError: If it cannot be found or read.
     """
+    if not isinstance(path, str):
+        raise InputError(f"The {role}'s `cfg_path` must be the path of a config, but is {path!r}.")
     try:
         return Config.fromfile(find_package_config(path, role) if '::' in path else path)
     except InputError:

@@ -64,6 +64,26 @@ def test_options_are_merged_over_the_file():
     assert model.head.in_channels == 512
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (1, 'must be a dict with dotted keys, for example .*, but is 1'),
+        ([1, 2], r'must be a dict with dotted keys, .*, but is \[1, 2\]'),
+        ({1: 2}, 'must be a dict with dotted keys, .*, but is {1: 2}'),
+        ({'model.head.num_classes.x': 1}, 'do not fit its config: num_classes='),
+        (
+            {'modl.head.num_classes': 5},
+            'has "modl.head.num_classes", which would change nothing: of',
+        ),
+    ],
+)
+@pytest.mark.parametrize('role', ['student', 'teacher "a"'])
+def test_options_that_cannot_be_merged(options, message, role):
+    cfg = dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py', cfg_options=options)
+    with pytest.raises(InputError, match=f'^`cfg_options` of the {role} {message}'):
+        read_network_config(cfg, role)
+
+
 def test_given_config_is_not_changed(make_resnet):
     cfg = make_resnet(4)
     model, _ = read_network_config(cfg, 'student')

@@ -35,6 +35,10 @@ def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any])
         InputError: If ``type`` is MapConnector, but the student or a teacher
             has no map, or an argument is unusable.
     """
+    if not isinstance(cfg, dict):
+        raise InputError(
+            f'`connector` must be a dict of arguments, with or without a `type`, but is {cfg!r}.'
+        )
     connectors = ModuleDict()
     scales = pool.embedding_scales or (1.0,) * pool.num_teachers
     for name, embedding_size, map_channels, signed, scale in zip(

@@ -159,6 +159,8 @@ class MultiTeacherDistiller(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        if num_classes is not None:
+            check_number('num_classes', num_classes, minimum=1)
         model, file_preprocessor = read_network_config(student, 'student')
         preprocessor_cfg = dict(
             take_preprocessor(data_preprocessor, model, file_preprocessor) or {}
@@ -237,13 +239,15 @@ class MultiTeacherDistiller(BaseModel):
         self.connectors: ModuleDict | None = None
         shared: dict[str, Any] = dict(names=pool.spec.names)
         if self.feature_loss_weight > 0:
-            self.connectors = build_connectors(output, pool.spec, connector or {})
+            self.connectors = build_connectors(
+                output, pool.spec, {} if connector is None else connector
+            )
             shared['channels'] = target_channels(self.connectors, pool.spec)
         self.logit_loss = _build_loss(logit_loss, 'logit', shared)
         self.feature_loss = _build_loss(feature_loss, 'feature', shared)
         self.extra_losses = nn.ModuleDict()
         self.extra_weights: dict[str, float] = {}
-        for cfg in extra_losses:
+        for cfg in _check_list(extra_losses):
             self._add_extra_loss(dict(cfg), shared)
         self.weighting = build_component(MODELS, weighting, Weighting, 'weighting', pool=pool.spec)
 
@@ -594,6 +598,13 @@ class MultiTeacherDistiller(BaseModel):
         if smoothing is not None and smoothing.mode != 'multi_label':
             labels = smoothing.smooth_label(smoothing.generate_one_hot_like_label(labels))
         return labels
+
+
+def _check_list(losses: Any) -> Sequence[dict[str, Any]]:
+    """Check that extra losses are a list of dicts."""
+    if not isinstance(losses, (list, tuple)) or not all(isinstance(one, dict) for one in losses):
+        raise InputError(f'`extra_losses` must be a list of dicts, but is {losses!r}.')
+    return losses
 
 
 def _build_loss(cfg: dict[str, Any] | str, level: str, shared: dict[str, Any]) -> DistillationLoss:

@@ -2,13 +2,18 @@
 """Building of a teacher from its config."""
 
 from dataclasses import dataclass
+from os import PathLike
+from types import NoneType
 from typing import Any
 
 from mmengine.config import ConfigDict
+from mmpretrain.models import ClsDataPreprocessor
 
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, near_matches
+from mtkdrl_mm.utils.config_errors import parameters
 
 from ..build_classifier import build_classifier, read_network_config
+from ..build_preprocessor import check_preprocessor
 from ..classifier_output import check_classifier
 from ..infer_output import input_channels
 from ..timm_classifier import is_timm_name, teacher_checkpoint
@@ -76,7 +81,18 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     input_size = cfg.pop('input_size', None)
     preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
-    role = f'teacher "{name}"' if name else f'teacher number {index}'
+    role = f'teacher "{name}"' if isinstance(name, str) and name else f'teacher number {index}'
+    if not isinstance(name, (str, NoneType)):
+        raise InputError(f'`name` of {role} must be a string, but is {name!r}.')
+    if not isinstance(checkpoint, (str, PathLike, NoneType)):
+        raise InputError(f'`checkpoint` of {role} must be a path or URL, but is {checkpoint!r}.')
+    check_preprocessor(preprocessor, role)
+    for key in (preprocessor or {}).keys() - parameters(ClsDataPreprocessor).keys():
+        if key != 'type':
+            raise InputError(
+                f'`data_preprocessor` of {role} takes no "{key}". '
+                f'{near_matches(key, ("mean", "std", "to_rgb"))}'
+            )
     if weights not in (None, 'ema', 'raw'):
         raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
     if is_timm_name(cfg):

@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Conversion of the student's batch to the preprocessing of a teacher."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -11,6 +12,8 @@ from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from mtkdrl_mm.utils import InputError
+
+from ..build_preprocessor import check_preprocessor
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,25 @@ class Preprocessing:
             channels (int): Number of input channels. Defaults to 3.
 
         Raises:
-            InputError: If mean and std do not fit, a std is not positive, or
-                ``input_size`` is unusable.
+            InputError: If it is no dict, mean and std are no numbers or do not fit, a
+                std is not positive, or ``input_size`` is unusable.
         """
-        mean, std = cfg.get('mean'), cfg.get('std')
-        if mean is None:
-            mean, std = [0.0], [1.0]
-        if std is None or len(std) != len(mean) or len(mean) not in (1, channels) or min(std) <= 0:
+        check_preprocessor(cfg, role)
+        given, given_std = cfg.get('mean'), cfg.get('std')
+        mean, std = ([0.0], [1.0]) if given is None else (_numbers(given), _numbers(given_std))
+        if not mean or len(std) != len(mean) or len(mean) not in (1, channels) or min(std) <= 0:
             wanted = {1: 'one number', 3: 'one or three numbers'}.get(
                 channels, f'one number or {channels}'
             )
             raise InputError(
-                f'The data_preprocessor of {role} has mean={mean} and std={std}: give {wanted} in '
-                '`mean`, and as many positive ones in `std`.'
+                f'The data_preprocessor of {role} has mean={given!r} and std={given_std!r}: give '
+                f'{wanted} in `mean`, and as many positive ones in `std`.'
             )
         if len(mean) == 1:  # the same for all channels
-            mean, std = [*mean] * channels, [*std] * channels
+            mean, std = mean * channels, std * channels
         return cls(
-            mean=tuple(map(float, mean)),
-            std=tuple(map(float, std)),
+            mean=tuple(mean),
+            std=tuple(std),
             to_rgb=bool(cfg.get('to_rgb', False)),
             input_size=check_input_size(input_size, role),
         )
@@ -132,6 +135,15 @@ class Preprocessing:
         )
 
 
+def _numbers(values: Any) -> list[float]:
+    """A list of finite numbers; empty if it is something else."""
+    try:
+        found = [] if isinstance(values, str) else [float(value) for value in values]
+    except (TypeError, ValueError):
+        return []
+    return found if all(map(math.isfinite, found)) else []
+
+
 def check_input_size(value: Any, role: str) -> tuple[int, int] | None:
     """Check an ``input_size`` and convert it to (height, width).
 
@@ -151,7 +163,7 @@ def check_input_size(value: Any, role: str) -> tuple[int, int] | None:
     if (
         not isinstance(sides, (tuple, list))
         or len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
+        or not all(type(side) is int and side > 0 for side in sides)
     ):
         raise InputError(
             f'The `input_size` of {role} must be a positive integer or (height, width), but is '

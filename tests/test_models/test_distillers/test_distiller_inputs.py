@@ -73,6 +73,18 @@ BAD = [
     (dict(teachers=[]), r'at least one teacher, but is \[\]'),
     (dict(teachers=dict(type='ImageClassifier')), '`teachers` must be a list'),
     (dict(teachers=['resnet50.pth']), "Teacher number 0 must be a dict, but is 'resnet50.pth'"),
+    (dict(student=1), 'student must be a dict with `cfg_path`, or with a `type`, but is 1'),
+    (dict(student=None), 'student must be a dict with `cfg_path`, or with a `type`, but is None'),
+    (dict(student=dict(cfg_path=1)), "student's `cfg_path` must be the path of a config, but is 1"),
+    (dict(num_classes='ten'), "`num_classes` must be a finite number, but is 'ten'"),
+    (dict(connector=1), '`connector` must be a dict of arguments, with or without a `type`, but'),
+    (dict(connector='MapConnector'), "`connector` must be a dict.*, but is 'MapConnector'"),
+    (dict(extra_losses=1), '`extra_losses` must be a list of dicts, but is 1'),
+    (dict(extra_losses=['DIST']), r"`extra_losses` must be a list of dicts, but is \['DIST'\]"),
+    (dict(extra_losses=dict(type='DIST')), '`extra_losses` must be a list of dicts, but is {'),
+    (dict(data_preprocessor=1), '`data_preprocessor` of the student must be a dict.*, but is 1'),
+    (dict(data_preprocessor=[]), r'`data_preprocessor` of the student .*, but is \[\]'),
+    (dict(data_preprocessor=dict(batch_augments=dict(augments=[1]))), '`augments` .*has 1'),
 ]
 
 
@@ -80,6 +92,63 @@ BAD = [
 def test_bad_configs(make_distiller, kwargs, message):
     with pytest.raises(InputError, match=message):
         make_distiller(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [
+        (
+            1,
+            '`data_preprocessor` of {role} must be a dict with `mean`, `std` and `to_rgb`, but '
+            'is 1.',
+        ),
+        (
+            0,
+            '`data_preprocessor` of {role} must be a dict with `mean`, `std` and `to_rgb`, but '
+            'is 0.',
+        ),
+        (
+            dict(mean=[1.0], std='one'),
+            "The data_preprocessor of {role} has mean=[1.0] and std='one': give one or three "
+            'numbers in `mean`, and as many positive ones in `std`.',
+        ),
+    ],
+)
+def test_preprocessing_of_students_and_teachers(make_distiller, make_resnet, value, message):
+    teacher = dict(make_resnet(4), name='a', data_preprocessor=value)
+    with pytest.raises(InputError) as error:
+        make_distiller([teacher])
+    assert str(error.value) == message.format(role='teacher "a"')
+    if isinstance(value, int):  # mmpretrain refuses others first
+        with pytest.raises(InputError) as error:
+            make_distiller(student=dict(make_resnet(4), data_preprocessor=value))
+        assert str(error.value) == message.format(role='the student')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(name=1), '`name` of teacher number 0 must be a string, but is 1.'),
+        (dict(name=0), '`name` of teacher number 0 must be a string, but is 0.'),
+        (dict(checkpoint=1), '`checkpoint` of teacher "a" must be a path or URL, but is 1.'),
+        (dict(checkpoint=[]), '`checkpoint` of teacher "a" must be a path or URL, but is [].'),
+        (
+            dict(data_preprocessor=dict(meen=[0.0])),
+            '`data_preprocessor` of teacher "a" takes no "meen". Did you mean "mean"? Known: '
+            '"mean", "std", "to_rgb".',
+        ),
+    ],
+)
+def test_bad_keys_of_a_teacher(make_distiller, make_resnet, settings, message):
+    with pytest.raises(InputError) as error:
+        make_distiller([{**make_resnet(4), 'name': 'a', **settings}])
+    assert str(error.value) == message
+
+
+def test_all_keys_of_mmpretrains_preprocessing_are_fine(make_distiller, make_resnet):
+    full = dict(type='ClsDataPreprocessor', num_classes=5, mean=[1.0], std=[2.0], to_onehot=False)
+    pool = make_distiller([dict(make_resnet(4), name='a', data_preprocessor=full)]).teachers
+    assert (pool[0].preprocessing.mean, pool[0].preprocessing.std) == ((1.0,) * 3, (2.0,) * 3)
 
 
 def test_student_with_other_classes_than_its_teachers(make_distiller, make_resnet):
