@@ -64,6 +64,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.teacher_outputs import (
     Manifest,
     TeacherOutputsSettings,
+    check_store_folder,
     create_basis,
     has_basis,
     held_out_root,
@@ -187,6 +188,7 @@ def read_settings(args: argparse.Namespace) -> TeacherOutputsSettings:
     stored = Manifest.find(inputs_folder(args.store))
     if stored is None and args.check is not None:
         raise InputError(f'"{args.store}" is no store: there is nothing to check.')
+    check_store_folder(args.store)  # before the teachers are loaded
     if stored is None and args.views is None:
         raise InputError(
             f'"{args.store}" is no store yet: give --views, the number of augmented views of every '

@@ -29,6 +29,7 @@ from mtkdrl_mm.teacher_outputs import (
     TensorSpec,
     ViewRecord,
     check_free_space,
+    check_store_folder,
     inputs_folder,
     inputs_manifest,
     stored_tensors,
@@ -78,8 +79,8 @@ class OutputWriter:
         runner (TeacherRunner): Runs the teachers.
 
     Raises:
-        InputError: If the store holds other outputs, or cannot be written, or a
-            teacher has the classes of the data in another order.
+        InputError: If the store holds other outputs or something else, or cannot be
+            written, or a teacher has the classes of the data in another order.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class OutputWriter:
         names: Sequence[str] | None = None,
     ) -> None:
         assert settings.root is not None
+        check_store_folder(settings.root)
         check_shared_folder(settings.root, 'The store that is written')
         classes = dataset_classes(dataset)
         if classes is not None:

@@ -16,7 +16,7 @@ from .manifest import (
     library_versions,
 )
 from .packed_layout import PackedLayout, PackedTensor
-from .paths import held_out_root, inputs_folder, teacher_folder
+from .paths import check_store_folder, held_out_root, inputs_folder, teacher_folder
 from .reader import StoreReader, list_teachers
 from .settings import SAMPLE_FIELD, TeacherOutputsSettings
 from .writer import StoreWriter, check_free_space, format_bytes
@@ -38,6 +38,7 @@ __all__ = [
     'ViewRecord',
     'basis_key',
     'check_free_space',
+    'check_store_folder',
     'create_basis',
     'first_difference',
     'format_bytes',

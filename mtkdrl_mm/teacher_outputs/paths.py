@@ -11,7 +11,8 @@ import time
 from contextlib import suppress
 from urllib.parse import quote
 
-from mtkdrl_mm.utils.errors import InputError
+from mtkdrl_mm.utils.class_names import is_hidden
+from mtkdrl_mm.utils.errors import InputError, summarise
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX
 
 #: Folder of the checksums of the inputs, beside those of the teachers.
@@ -37,6 +38,28 @@ def inputs_folder(root: str) -> str:
 def held_out_root(root: str) -> str:
     """Path of the store of the agent's held-out images, within another store."""
     return osp.join(root, HELD_OUT)
+
+
+def check_store_folder(root: str) -> None:
+    """Check that a folder may become a store: that it is one, is empty, or does not exist.
+
+    Args:
+        root (str): The folder.
+
+    Raises:
+        InputError: If it holds something else, such as a training.
+    """
+    if not osp.isdir(root):
+        return
+    names = [name for name in os.listdir(root) if not is_hidden(name)]
+    if any(osp.isfile(osp.join(root, name, file)) for name in names for file in (MANIFEST, BASIS)):
+        return
+    # A process that was killed at the start has made the first folder, and nothing in it.
+    if others := sorted(name for name in names if name not in (INPUTS, HELD_OUT)):
+        raise InputError(
+            f'"{root}" is no store of teacher outputs, but holds {summarise(others)}. Give a '
+            'folder that is empty or does not exist yet.'
+        )
 
 
 def teacher_folder(root: str, name: str) -> str:

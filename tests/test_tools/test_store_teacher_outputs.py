@@ -213,6 +213,31 @@ def test_a_file_in_the_place_of_the_store(tool, parse, tmp_path):
         tool.read_settings(parse(f'{tmp_path}/file --views 2'))
 
 
+@pytest.mark.parametrize('flags', ['--views 2', '--views 2 --dry-run', ''])
+def test_a_folder_with_something_else_in_it(tool, parse, tmp_path, flags):
+    """A store in the work dir of a training."""
+    (tmp_path / 'vis_data').mkdir()
+    for name in ('last_checkpoint', 'epoch_2.pth', '.hidden'):
+        (tmp_path / name).write_text('')
+    with pytest.raises(InputError) as error:
+        tool.read_settings(parse(f'{tmp_path} {flags}'))
+    assert str(error.value) == (
+        f'"{tmp_path}" is no store of teacher outputs, but holds epoch_2.pth, last_checkpoint, '
+        'vis_data. Give a folder that is empty or does not exist yet.'
+    )
+
+
+def test_folders_that_may_become_a_store(tool, parse, tmp_path):
+    """Those that are empty, a store that was killed at its start, and one without its inputs."""
+    (tmp_path / 'begun' / 'inputs').mkdir(parents=True)
+    (tmp_path / 'begun' / '.shared-1').touch()
+    (tmp_path / 'empty').mkdir()
+    write_store(str(tmp_path / 'whole'), manifest())
+    shutil.rmtree(tmp_path / 'whole' / 'inputs')
+    for name in ('begun', 'empty', 'whole'):
+        assert tool.read_settings(parse(f'{tmp_path}/{name} --views 2')).views == 2
+
+
 def test_a_target_that_cannot_be_written(tool, parse, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda path, mode: (path, mode) != (str(tmp_path), os.W_OK))
     for store in (str(tmp_path), f'{tmp_path}/new/store'):
