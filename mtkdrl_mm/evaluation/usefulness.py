@@ -25,7 +25,7 @@ class Usefulness:
     Attributes:
         gains (Tensor): Decrease of the mean cross entropy on the images of each
             class in nats, from R repeats, shape (R, C). NaN for a class without
-            images.
+            images, and for all of a repeat in which the student diverged.
         counts (Tensor): Number of test images of each class, shape (C,).
         weights (Tensor): Mean logit weight of every teacher in these steps, shape
             (M,).
@@ -37,8 +37,13 @@ class Usefulness:
 
     @property
     def totals(self) -> Tensor:
-        """Decrease of the mean cross entropy of all images, shape (R,)."""
-        return (self.gains.nan_to_num() * self.counts).sum(dim=1) / self.counts.sum()
+        """Decrease of the mean cross entropy of all images, shape (R,).
+
+        NaN where the student diverged.
+        """
+        # A class without images has no loss. Others may be NaN, which is a result.
+        gains = torch.where(self.counts.gt(0), self.gains, 0.0)
+        return (gains * self.counts).sum(dim=1) / self.counts.sum()
 
     def gain(self, other: 'Usefulness | None' = None) -> tuple[float, float | None]:
         """Mean of the totals, and half its 95 % interval over the repeats.

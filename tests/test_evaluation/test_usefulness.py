@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What a student gains from following a teacher for some steps."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -125,7 +126,13 @@ def test_all_weightings_have_the_trainings_random_numbers(make_distiller, make_b
             model, optim_wrapper, weightings, repeats, images, labels, 5, iterations
         )
 
+    seen = []
+    handle = model.register_step_hook(lambda terms, weights: seen.append(weights.logit.mean(dim=0)))
     found = measure([7, 7, 8])
+    handle.remove()
+    of_steps = torch.stack(seen).view(3, 2, 3, 2)  # repeats, weightings, batches, teachers
+    torch.testing.assert_close(found['one'].weights, of_steps[:, 0].mean(dim=(0, 1)))
+    assert (found['one'].weights - of_steps[0, 0, 0]).abs().max() > 0.01
     one, two = found['one'].gains, found['two'].gains
     assert torch.equal(one.nan_to_num(), two.nan_to_num())
     assert torch.equal(found['one'].weights, found['two'].weights)
@@ -159,3 +166,11 @@ def test_intervals():
     assert of(1).gain() == (1, None)
     uneven = Usefulness(torch.tensor([[1.0, 5.0]]), torch.tensor([3.0, 1.0]), torch.ones(1))
     assert uneven.totals.tolist() == [2]
+
+
+def test_a_student_that_diverged_has_no_gain():
+    """Its loss is NaN in classes with images, which a class without any does not hide."""
+    gains = torch.tensor([[1.0, 5.0, torch.nan], [torch.nan, torch.nan, torch.nan]])
+    found = Usefulness(gains, torch.tensor([3.0, 1.0, 0.0]), torch.ones(1))
+    assert found.totals[0] == 2 and found.totals[1].isnan()
+    assert all(math.isnan(number) for number in found.gain())
