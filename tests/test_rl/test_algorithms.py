@@ -2,16 +2,19 @@
 """All algorithms on the same bandit, and what is particular to each."""
 
 import copy
+import inspect
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from mtkdrl_mm.models import AttentionAgent, JointAgent, PerTeacherAgent
 from mtkdrl_mm.rl import (
     DDPG,
     DPG,
     PPO,
+    Algorithm,
     BatchZScoreAdvantage,
     MinMaxAdvantage,
     MixtureLikelihood,
@@ -20,6 +23,7 @@ from mtkdrl_mm.rl import (
     StandardizedAdvantage,
     StateLayout,
     WeightedBCE,
+    algorithms,
 )
 from mtkdrl_mm.utils import InputError
 
@@ -32,6 +36,30 @@ ALGORITHMS = {
     'dpg': partial(DPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),
     'ddpg': partial(DDPG, optimizer=ADAM, critic_optimizer=ADAM, entropy_weight=0.01),
 }
+
+EVERY_KIND = [
+    kind
+    for kind in vars(algorithms).values()
+    if inspect.isclass(kind) and issubclass(kind, Algorithm) and kind is not Algorithm
+]
+
+
+class TableAgent(nn.Module):
+    """Scores that are the parameters, a row for every image: gradients have closed forms."""
+
+    def __init__(self, logit, feature):
+        super().__init__()
+        self.logit, self.feature = nn.Parameter(logit), nn.Parameter(feature)
+        self.state_sizes = self.normalized_sizes = [1] * logit.shape[1]
+
+    def forward(self, states):
+        return self.logit.log_softmax(1), self.feature.log_softmax(1)
+
+    def normalize(self, states):
+        return states
+
+    def update_state_stats(self, buffer):
+        pass
 
 
 def bandit(count: int, seed: int = 0):
@@ -86,6 +114,42 @@ def test_going_on_from_a_saved_state_is_exact(name):
         not torch.equal(a, b)
         for a, b in zip(agent.parameters(), PerTeacherAgent(SIZES, hidden=8).parameters())
     )
+
+
+@pytest.mark.parametrize('kind', EVERY_KIND)
+def test_gradient_of_the_entropy_bonus(kind):
+    agent = TableAgent(*torch.randn(2, 6, 4).double())
+    states, rewards = [torch.zeros(6, 1).double()] * 4, torch.rand(6, 4).double()
+    old = [head.detach() for head in TableAgent(*torch.randn(2, 6, 4).double())(states)]
+    gradients = []
+    for weight in (0.0, 0.3):
+        algorithm = kind(agent, entropy_weight=weight)
+        agent.requires_grad_(True)
+        if issubclass(kind, DPG):
+            loss = algorithm.loss(states, algorithm.critic.double())
+        elif kind is PPO:
+            loss = algorithm.loss(states, rewards, old)
+        else:
+            loss = algorithm.loss(states, rewards)
+        gradients.append(torch.autograd.grad(loss, [agent.logit, agent.feature]))
+    for scores, without, with_bonus in zip((agent.logit, agent.feature), *gradients):
+        policy = scores.detach().softmax(dim=1)
+        entropy = -(policy * policy.log()).sum(dim=1, keepdim=True)
+        # dH/ds_k = -pi_k (log pi_k + H), and the loss is minus the mean.
+        expected = 0.3 * policy * (policy.log() + entropy) / 6
+        torch.testing.assert_close(with_bonus - without, expected)
+        assert without.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('kind', [DPG, DDPG])
+def test_the_gradient_norm_of_the_critic_is_limited_too(kind):
+    algorithm = kind(
+        PerTeacherAgent(SIZES), max_grad_norm=1e-3, critic_optimizer=dict(type='SGD', lr=1.0)
+    )
+    before = torch.cat([p.detach().flatten().clone() for p in algorithm.critic_parameters])
+    algorithm.train_critic(*bandit(64)[:2], 1, algorithm.noise_generator(), 64)
+    moved = torch.cat([p.detach().flatten() for p in algorithm.critic_parameters]) - before
+    assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 ADVANTAGES = [MinMaxAdvantage, StandardizedAdvantage, BatchZScoreAdvantage]

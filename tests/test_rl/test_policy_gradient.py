@@ -63,19 +63,6 @@ def test_gradient_is_that_of_the_softmax_policy(advantage):
         assert scores.grad.abs().max() > 1e-3
 
 
-def test_gradient_of_the_entropy_bonus():
-    agent = TableAgent(6, 4)
-    algorithm = PolicyGradient(agent, entropy_weight=0.3)
-    agent.requires_grad_(True)
-    algorithm.loss(numbered_states(6), torch.ones(6, 4, dtype=torch.float64)).backward()
-    for scores in (agent.logit, agent.feature):
-        policy = scores.softmax(dim=1)
-        entropy = -(policy * policy.log()).sum(dim=1, keepdim=True)
-        # dH/ds_k = -pi_k (log pi_k + H)
-        expected = 0.3 * policy * (policy.log() + entropy) / 6
-        torch.testing.assert_close(scores.grad, expected.detach())
-
-
 def test_loss_is_minus_the_expected_advantage():
     agent = TableAgent(1, 3)
     with torch.no_grad():

@@ -47,8 +47,9 @@ class Algorithm(metaclass=ABCMeta):
         entropy_weight (float): Coefficient lambda of the entropy bonus, which
             keeps the policy from collapsing onto one teacher. Defaults to 0, as
             published.
-        max_grad_norm (float, optional): Greatest norm of the agent's gradient.
-            Defaults to None.
+        max_grad_norm (float, optional): Greatest norm of the agent's gradient,
+            and of that of the critic of :class:`DPG` and :class:`DDPG`. Defaults
+            to None.
         advantage (Advantage, optional): Defaults to :class:`MinMaxAdvantage`.
         seed (int): The run's seed. Decides, with the number of updates so far,
             the order of the mini batches and all that is drawn. Defaults to 0.

@@ -20,9 +20,11 @@ class WeightedBCE(Algorithm):
     .. math::
         L = \mathrm{mean}_i \sum_m A_i^m \big(
             \mathrm{BCE}(w_l^m, 1) + \mathrm{BCE}(w_f^m, 1) \big)
+            - \lambda (H(w_l) + H(w_f))
           = -\mathrm{mean}_i \sum_m A_i^m (\log w_l^m + \log w_f^m)
+            - \lambda (H(w_l) + H(w_f))
 
-    This is what the released code of MTKD-RL minimises, with one reward per
+    With lambda = 0, this is what the released code of MTKD-RL minimises, with one reward per
     image (:class:`StudentLossReward`), normalised by
     :class:`BatchZScoreAdvantage`, and with the gradient through the fused
     weights w (``policy='fused'`` of the weighting). An image with the same
@@ -59,8 +61,9 @@ class WeightedBCE(Algorithm):
         """
         advantages = self.advantage(rewards)
         ones = torch.ones_like(advantages)
-        loss = rewards.new_zeros(())
-        for log_weights in self.agent(states):
+        log_probs = self.agent(states)
+        loss = rewards.new_zeros(()) - self.entropy_bonus(log_probs)
+        for log_weights in log_probs:
             # A softmax may round to just above 1.
             weights = log_weights.exp().clamp(max=1)
             bce = F.binary_cross_entropy(weights, ones, weight=advantages, reduction='none')
