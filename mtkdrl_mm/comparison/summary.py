@@ -143,9 +143,7 @@ def confidence_half_width(values: Sequence[float] | np.ndarray) -> float:
     Returns:
         float: In their unit.
     """
-    count = len(values)
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)
-    return float(half)
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def mean_curve(

@@ -75,8 +75,8 @@ class Alternative:
 
     @property
     def p_value(self) -> float:
-        """The smaller p-value of the two tests for an improvement."""
-        return min(self.p_accuracy, self.p_likelihood)
+        """The smaller p-value of the two tests for an improvement, corrected for two tests."""
+        return min(1.0, 2 * min(self.p_accuracy, self.p_likelihood))
 
     @property
     def clearly_better(self) -> bool:

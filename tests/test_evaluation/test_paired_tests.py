@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Tests on the same images."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -27,3 +29,14 @@ def test_paired_gain():
     difference = torch.tensor([1.0, 2.0, 3.0]).double()
     # t = 2 / (1 / sqrt(3)) with 2 degrees of freedom
     assert paired_gain(torch.zeros(3).double(), difference) == pytest.approx(0.03709, abs=1e-5)
+
+
+def test_paired_gain_of_differences_that_do_not_vary():
+    """The limit of the t-test as they vary less and less; nothing is printed about it."""
+    zeros, ones = torch.zeros(5).double(), torch.ones(5).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert paired_gain(zeros, ones) == 0
+        assert paired_gain(ones, zeros) == 1
+        assert paired_gain(ones, ones) == 1
+        assert paired_gain(zeros[:1], ones[:1]) == 1

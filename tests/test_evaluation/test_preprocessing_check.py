@@ -80,6 +80,16 @@ def test_wrong_setting_is_found(given, truth, names):
     assert found.clearly_better and found.accuracy > found.current_accuracy + 0.05
 
 
+def test_two_tests_are_corrected_for():
+    """Bonferroni: the smaller p-value counts twice, up to 1."""
+    labels = torch.randint(5, (300,))
+    predict, _ = teacher(RGB, 300, labels)
+    found = best_alternative(predict, BGR, [RGB], labels)
+    for accuracy, likelihood, expected in ((0.01, 0.3, 0.02), (0.3, 0.01, 0.02), (0.7, 0.6, 1.0)):
+        one = replace(found, p_accuracy=accuracy, p_likelihood=likelihood)
+        assert one.p_value == expected
+
+
 def test_right_setting_is_left_alone():
     labels = torch.randint(5, (300,))
     predict, _ = teacher(RGB, 300, labels)
