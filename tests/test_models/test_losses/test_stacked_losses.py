@@ -40,6 +40,22 @@ def test_feature_kl_is_the_authors(peers, peers_terms):
     torch.testing.assert_close(loss, peers['feature_kl_T4'], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize('size', [(5, 1, 1), (1,)])
+def test_feature_kl_needs_more_than_one_place(size):
+    """Its softmax would be 1, and the loss 0 whatever the student does."""
+    logits, features = torch.randn(2, 3), torch.randn(2, *size, requires_grad=True)
+    terms = StepTerms(
+        NetworkOutput(logits, None),
+        [NetworkOutput(logits, None)] * 2,
+        torch.tensor([0, 1]),
+        [Projection(torch.randn(2, 5), torch.randn(2, 5)), Projection(features, features.detach())],
+    )
+    with pytest.raises(InputError, match=r'of teacher number 1 have the shape \(.*Use FeatureMSE'):
+        FeatureKL()(terms)
+    terms.projections = [terms.projections[0]] * 2
+    assert FeatureKL()(terms).min() > 0.01
+
+
 def nd_terms(peers) -> StepTerms:
     student, teacher = peers['nd_student_emb'], peers['nd_teacher_emb']
     return StepTerms(
