@@ -16,17 +16,19 @@ from .base import Algorithm, LogProbs, mean_over_images
 
 @TASK_UTILS.register_module()
 class PPO(Algorithm):
-    r"""Several passes over the buffer, each near the policy that filled it.
+    r"""Several passes over the buffer, which stay near the policy at their beginning.
 
     .. math::
         J = \mathrm{mean}_i \sum_m \pi_{old}^m \min\big(\rho^m A^m,
             \mathrm{clip}(\rho^m, 1 - \epsilon, 1 + \epsilon) A^m\big)
             + \lambda H(\pi), \qquad \rho^m = \pi^m / \pi_{old}^m
 
-    summed over both heads. The rewards of all teachers are known, so the
-    expectation under the old policy is exact and no action is sampled. Source:
-    Schulman et al., "Proximal Policy Optimization Algorithms",
-    arXiv:1707.06347.
+    summed over both heads. The old policy is that of the agent's weights before
+    the first pass, on states that are standardised by the statistics of this
+    update: where these have moved, it is not quite the policy that filled the
+    buffer. The rewards of all teachers are known, so the expectation under the
+    old policy is exact and no action is sampled. Source: Schulman et al.,
+    "Proximal Policy Optimization Algorithms", arXiv:1707.06347.
 
     Args:
         agent (nn.Module): As in :class:`Algorithm`.
@@ -60,7 +62,7 @@ class PPO(Algorithm):
         Args:
             states (Sequence[Tensor]): M tensors of shape (B, s_m).
             rewards (Tensor): Shape (B, M).
-            old (LogProbs): Log probabilities of the policy before the update.
+            old (LogProbs): Log probabilities of the old policy.
 
         Returns:
             Tensor: A scalar.
