@@ -85,4 +85,7 @@ def entropy(log_probs: Tensor) -> Tensor:
     Returns:
         Tensor: In nats, shape (...).
     """
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
+    # What is impossible adds nothing, where 0 times -inf would be NaN. The gradient of
+    # `torch.special.entr` is NaN already where a probability is rounded to 0.
+    finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
+    return -(log_probs.exp() * finite).sum(dim=-1)

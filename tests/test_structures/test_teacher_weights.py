@@ -50,3 +50,15 @@ def test_divergence_is_a_softmax_without_gradient():
 def test_entropy_closed_form():
     log_probs = torch.tensor([[0.5, 0.5, 1e-30], [0.25, 0.25, 0.5]]).log()
     torch.testing.assert_close(entropy(log_probs), torch.tensor([2.0, 2**1.5]).log())
+
+
+def test_entropy_where_a_probability_is_0():
+    """What is impossible adds nothing, to the gradient either."""
+    sure = torch.tensor([[1.0, 0.0], [0.5, 0.5]]).log()
+    torch.testing.assert_close(entropy(sure), torch.tensor([1.0, 2.0]).log())
+    scores = torch.tensor([[0.0, -200.0], [0.0, 1.0]], requires_grad=True)
+    entropy(scores.log_softmax(dim=1)).sum().backward()
+    policy = scores.detach().double().softmax(dim=1)
+    # dH/ds_1 = pi_1 pi_2 (s_2 - s_1) = -dH/ds_2, and 0 in the first row
+    slope = policy.prod(dim=1) * torch.tensor([-200.0, 1.0])
+    torch.testing.assert_close(scores.grad, torch.stack([slope, -slope], dim=1).float())
