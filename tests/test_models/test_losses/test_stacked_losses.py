@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """DIST, ND, spatial KL and standardised logits."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,24 @@ def test_dist_is_the_authors(peers, peers_terms, key, arguments):
     loss = DIST(**arguments)(peers_terms)
     assert loss.shape == (6, 4)
     torch.testing.assert_close(loss.mean(dim=0), peers[key], atol=1e-6, rtol=0)
+
+
+def test_dist_between_and_within_classes_have_coefficients_of_their_own(make_terms):
+    """Each correlation is numpy's."""
+    terms = make_terms()
+    student, *teachers = (
+        (logits / 2).softmax(dim=1).detach().numpy()
+        for logits in (terms.student.logits, *(teacher.logits for teacher in terms.teachers))
+    )
+
+    def distances(first, second):
+        return np.array([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(first, second)])
+
+    between = np.stack([distances(student, teacher) for teacher in teachers], axis=1)
+    within = np.stack([distances(student.T, teacher.T).mean() for teacher in teachers])
+    loss = DIST(beta=3.0, gamma=0.5, temperature=2.0)(terms)
+    expected = torch.from_numpy(4 * (3 * between + 0.5 * within))
+    torch.testing.assert_close(loss.detach(), expected, atol=1e-5, rtol=0)
 
 
 def test_dist_does_not_see_scale_or_shift_of_predictions(peers_terms):
