@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What weighing teachers could gain, on pools whose answer is known."""
 
+import math
+
 import pytest
 import torch
 
@@ -56,6 +58,19 @@ def test_closed_form_of_equal_weights_and_of_single_teachers():
     assert equal.cross_entropy == pytest.approx(-float(((p + q) / 2).log()), abs=1e-5)
     assert (found['first'].accuracy, found['second'].accuracy, equal.accuracy) == (1, 0, 1)
     assert equal.weights.tolist() == [0.5, 0.5]
+
+
+def test_weights_are_fitted_without_an_image_and_without_its_views():
+    """Of two images with two views each, the fit to one is the worst for the other."""
+    good, bad = [math.log(9), 0.0], [0.0, math.log(9)]
+    logits = torch.tensor([[good, bad], [good, bad], [bad, good], [bad, good]])
+    labels, images = torch.zeros(4, dtype=torch.long), torch.tensor([0, 0, 1, 1])
+    mixtures = compare_mixtures(NAMES, logits, labels, images, folds=2, passes=1)
+    (static,) = [one for one in mixtures if one.name == 'static weights']
+    # All weight is on the teacher that is right about the other image.
+    assert static.log_likelihoods.tolist() == pytest.approx([math.log(0.1)] * 4, abs=1e-4)
+    assert static.weights.tolist() == pytest.approx([0.5, 0.5])
+    assert static.accuracy == 0
 
 
 def test_views_of_an_image_are_one_sample():
