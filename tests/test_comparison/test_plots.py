@@ -17,6 +17,9 @@ def test_accuracy(make_run):
     points, mean = axes.lines[0], axes.lines[1]
     assert list(points.get_xdata()) == [1, 3] and list(points.get_ydata()) == [0, 0]
     assert list(mean.get_xdata()) == [2]
+    # The standard deviation of 1 and 3, of n - 1
+    bar = axes.containers[0].lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(bar[:, 0], [2 - 2**0.5, 2 + 2**0.5])
     assert [label.get_text() for label in axes.get_yticklabels()] == ['a', 'b']
 
 

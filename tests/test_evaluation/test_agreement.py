@@ -48,3 +48,12 @@ def test_same_predicted_with_other_logits():
     logits = [certain(predicted, 5) + torch.rand(300, 5) * 4 for _ in range(2)]
     result = agreement(*logits, labels)
     assert result.kappa == 1 and result.correlation < 0.99 and result.near_duplicate
+
+
+def test_of_two_classes_mistakes_are_the_same():
+    labels = torch.zeros(8, dtype=torch.long)
+    first, second = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    result = agreement(certain(first, 2), certain(second, 2), labels)
+    assert result.observed == 0.75
+    # Both right, 0.75 * 0.5, or both wrong, 0.25 * 0.5.
+    assert result.expected == 0.5 and result.kappa == 0.5

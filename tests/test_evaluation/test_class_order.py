@@ -32,3 +32,11 @@ def test_classes_without_images_stay():
     labels = torch.randint(3, (60,))
     result = class_order(F.one_hot((labels + 1) % 3, 6).float(), labels)
     assert result.class_map == [1, 2, 0, 3, 4, 5] and result.clearly_better
+
+
+def test_few_images_are_no_proof():
+    """Nine images that only the map gets right: p is that of nine heads in nine throws."""
+    labels = torch.arange(18) // 2 % 2
+    result = class_order(F.one_hot(1 - labels, 2).float(), labels)
+    assert result.class_map == [1, 0] and (result.accuracy, result.mapped_accuracy) == (0, 1)
+    assert result.p_value == 2**-9 and not result.clearly_better

@@ -7,7 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkdrl_mm.evaluation import alternatives, best_alternative, confirm_alternative
+from mtkdrl_mm.evaluation import (
+    alternatives,
+    best_alternative,
+    confirm_alternative,
+    paired_gain,
+)
+from mtkdrl_mm.evaluation.calibration import calibrated_log_likelihood
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 
 RGB = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True)
@@ -142,10 +148,14 @@ def test_an_alternative_that_is_a_little_worse_by_chance_is_not_dropped_early():
     def predict(preprocessing):
         logits = 2.0 * F.one_hot(labels, 5) + noise
         if preprocessing == RGB:
-            logits[64:] *= torch.where(torch.arange(936) % 4 == 0, -1, 1)[:, None]
-            logits[:2] += 5 * F.one_hot(labels[:2], 5)  # lucky on the first images
+            logits[100:] *= torch.where(torch.arange(900) % 4 == 0, -1, 1)[:, None]
+            logits[:4] += 5 * F.one_hot(labels[:4], 5)  # lucky on the first images
         yield from logits.split(50)
 
+    # They are two batches, which hold at least 64 images.
+    start = [torch.cat(list(predict(which))[:2]) for which in (INCEPTION, RGB)]
+    p = paired_gain(*(calibrated_log_likelihood(logits, labels[:100]) for logits in start))
+    assert 0.02 < p < 0.2
     found = best_alternative(predict, RGB, [INCEPTION], labels)
     assert found.preprocessing == INCEPTION and found.clearly_better
 

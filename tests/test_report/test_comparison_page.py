@@ -77,16 +77,18 @@ def section(page, anchor):
 
 
 def test_numbers_and_colours(tmp_path):
-    finished(tmp_path)
+    # Differences of "unsure": 1, 2, 3. Its interval contains 0, half of it would not.
+    finished(tmp_path, dict(RESULTS, unsure=[61.0, 63.0, 65.0]))
     _, content, html = page_of(tmp_path)
     # Student's t with two degrees of freedom: 4.3027; half the width is 4.3027 / sqrt(3) = 2.484.
     assert 'aver 61.00 ± 1.00 reference 3' in content.words
     assert 'better 64.00 ± 2.00 +3.00 ± 2.48 3' in content.words
     assert 'equal 61.00 ± 1.73 +0.00 ± 2.48 3' in content.words
     assert 'worse 57.00 ± 1.73 -4.00 ± 2.48 3' in content.words
+    assert 'unsure 63.00 ± 2.00 +2.00 ± 2.48 3' in content.words
     colored = re.findall(r'<td class="(above|below)">([^<]*)</td>', html)
     assert colored == [('above', '+3.00 ± 2.48'), ('below', '-4.00 ± 2.48')]
-    assert '4 methods, 3 seeds: 12 of 12 trainings finished.' in content.words
+    assert '5 methods, 3 seeds: 15 of 15 trainings finished.' in content.words
     assert 'worse 56.00 56.00 59.00' in content.words  # by seed
 
 
@@ -117,6 +119,14 @@ def test_sections(tmp_path):
     for text in ('configs/worse.py POOL=weak a.b=2', 'seeds 0, 1, 2', 'Python 3.0.0; 3.1.0; 3.2.0'):
         assert text in content.words
     assert 'worse 1.50 1.00 100 30 s' in content.words
+
+
+def test_costs_are_relative_to_the_reference(tmp_path):
+    write_plan(tmp_path, ['aver', 'slow'], [0], reference='aver')
+    write_result(tmp_path, 'aver', 0, 60.0, seconds_per_epoch=1.5)
+    write_result(tmp_path, 'slow', 0, 60.0, seconds_per_epoch=6.0)
+    words = page_of(tmp_path)[1].words
+    assert 'aver 1.50 1.00 100 30 s' in words and 'slow 6.00 4.00 100 30 s' in words
 
 
 @pytest.mark.parametrize(('reference', 'whole'), [('other', 'other'), ('gone', 'aver')])

@@ -125,6 +125,21 @@ def test_accuracy_calibration_and_agreement(tmp_path):
     assert 'Images by weight No.' in page.words
 
 
+def test_calibration_is_accuracy_by_confidence(tmp_path):
+    """A teacher that is sure with 0.85, and right about half of the images."""
+    images = outputs()
+    answers = images.labels.argmax(dim=1)
+    answers[::2] = (answers[::2] + 1) % 3
+    sure = torch.nn.functional.one_hot(answers, 3) * 0.775 + 0.075
+    images.teacher_logits[:, 0] = sure.log()
+    page = make_run_page(distillation(tmp_path), 'No.', images)
+    (section,) = [one for one in page.sections if one.anchor == 'teachers']
+    (chart,) = [one.charts[0] for one in section.blocks if one.kind == 'charts']
+    assert chart.title == 'Accuracy by confidence'
+    (points,) = [one.points for one in chart.series if one.name == 'a']
+    assert points == [pytest.approx((0.85, 0.5))]
+
+
 def test_labels_of_training_images_may_be_wrong(tmp_path):
     """A teacher that is right about none of them is suspicious on validation images alone."""
     record = distillation(tmp_path)
@@ -223,3 +238,15 @@ def test_of_many_classes_those_that_differ_most_are_shown(tmp_path):
     assert len(cells) == 2 * 30 * 2 and {(shade, text) for shade, text in cells} == {
         ('100', '1.00'), ('0', '0.00'), ('20', '0.20'), ('80', '0.80'), ('50', '0.50'),
     }  # fmt: skip
+
+
+def test_classes_may_differ_in_their_feature_weights_alone(tmp_path):
+    record = distillation(tmp_path)
+    logit, feature = np.full((2, 100, 2), 0.5)
+    logit[17], feature[90] = [1.0, 0.0], [0.8, 0.2]
+    contents = dict(teachers=['a', 'b'], logit=logit.tolist(), feature=feature.tolist())
+    (tmp_path / 'class_weights.json').write_text(json.dumps(contents))
+    (section,) = [one for one in make_run_page(record).sections if one.anchor == 'classes']
+    assert [[row[0] for row in table.rows[:2]] for table in section.blocks] == [
+        ['class 17', 'class 90']
+    ] * 2

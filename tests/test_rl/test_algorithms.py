@@ -226,6 +226,36 @@ def test_ppo_stops_at_the_clip():
     assert all(g is None or g.abs().max() == 0 for g in gradients)
 
 
+def test_ppo_loss_by_hand():
+    """Ratios of 1.5 and 0.5 with advantages of 1/2 and -1/2, both ways round."""
+    agent = TableAgent(torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.25, 0.75]]).log())
+    half = torch.full((1, 2), 0.5).log()
+    loss = PPO(agent, clip=0.2).loss([], torch.tensor([[1.0, 0.0]]), (half, half))
+    logit = 0.5 * (1.2 * 0.5 + 0.8 * -0.5)  # both are clipped
+    feature = 0.5 * (0.5 * 0.5 + 1.5 * -0.5)  # neither: it lost where it should have gained
+    assert float(loss) == pytest.approx(-(logit + feature))
+
+
+def test_ppo_compares_all_epochs_with_the_policy_at_their_beginning(monkeypatch):
+    agent = TableAgent(*torch.randn(2, 4, 2))
+    buffer = RolloutBuffer([1, 1], 1.0)
+    for _ in range(2):
+        buffer.add([torch.zeros(4, 1)] * 2, torch.rand(4, 2), torch.Generator())
+    algorithm = PPO(agent, epochs=3)
+    beginning, loss, seen = [head.detach() for head in agent([])], algorithm.loss, []
+
+    def recording(states, rewards, old):
+        seen.append(old)
+        return loss(states, rewards, old)
+
+    monkeypatch.setattr(algorithm, 'loss', recording)
+    algorithm.update(buffer)
+    assert len(seen) == 6
+    for old in seen:
+        assert all(torch.equal(*pair) for pair in zip(old, beginning))
+    assert (agent([])[0] - beginning[0]).abs().max() > 1e-3
+
+
 def test_dpg_critic_learns_what_actions_achieve():
     agent = PerTeacherAgent(SIZES, hidden=8)
     algorithm = DPG(agent, critic_optimizer=ADAM, noise=1.0)
@@ -238,6 +268,34 @@ def test_dpg_critic_learns_what_actions_achieve():
     action = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages = algorithm.advantage(torch.tensor([[1.0, 0.0]]))
     assert algorithm.action_value(torch.tensor([[1.0, 0.0]]), action) == advantages[0, 0] == 0.5
+
+
+def test_dpg_critic_sees_the_states_as_the_agent_does():
+    """Standardised, where it learns and where the agent ascends it."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm, buffer = DPG(agent, critic_steps=2), RolloutBuffer(SIZES, 1.0)
+    states, rewards, _ = bandit(64)
+    buffer.add([100 * state + 30 for state in states], rewards, torch.Generator())
+    seen = []
+    algorithm.critic.register_forward_pre_hook(lambda critic, args: seen.append(args[0]))
+    algorithm.update(buffer)
+    expected = agent.normalize(buffer.get(0, torch.device('cpu'))[0])
+    assert len(seen) == 3 and expected[0].abs().max() < 10
+    for observed in seen:
+        assert all(torch.equal(*pair) for pair in zip(observed, expected))
+
+
+def test_exploration_noise_is_on_the_log_probabilities():
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    states, _, _ = bandit(4000)
+    log_probs = [head.detach() for head in agent(states)]
+    for noise in (0.0, 0.3):
+        algorithm = DPG(agent, noise=noise)
+        action = algorithm.explore(log_probs, 4000, algorithm.noise_generator())
+        for head, drawn in zip(log_probs, action.log().split(2, dim=1)):
+            # The logarithm of the odds has the noise of both teachers.
+            odds = (drawn - head).diff(dim=1)
+            assert float(odds.std()) == pytest.approx(2**0.5 * noise, rel=0.05, abs=1e-6)
 
 
 @pytest.mark.parametrize('world_size', [2, 3])
@@ -305,6 +363,41 @@ def test_ddpg_target_follows_and_replay_is_bounded():
     fast = torch.cat([p.flatten() for p in algorithm.critic.parameters()])
     slow = torch.cat([p.flatten() for p in algorithm.target_critic.parameters()])
     assert 0 < (fast - slow).abs().max() < 0.1
+
+
+def test_ddpg_learns_from_earlier_buffers_and_ascends_the_target(monkeypatch):
+    """The chosen step of the replay, and the slow copy, number by number."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    algorithm = DDPG(agent, tau=0.25)
+    algorithm.extend_replay(buffer_of(1, steps=50), algorithm.replay_generator())
+    before = copy.deepcopy(algorithm.critic)
+    chosen = int(torch.randint(51, (), generator=algorithm.replay_generator()))
+    learned, ascended = [], []
+    train_critic, loss = algorithm.train_critic, algorithm.loss
+
+    def recording_critic(states, rewards, *args):
+        learned.append((states, rewards))
+        return train_critic(states, rewards, *args)
+
+    def recording_loss(states, critic):
+        ascended.append(critic)
+        return loss(states, critic)
+
+    monkeypatch.setattr(algorithm, 'train_critic', recording_critic)
+    monkeypatch.setattr(algorithm, 'loss', recording_loss)
+    buffer = buffer_of(0, steps=1)
+    algorithm.update(buffer)
+    cpu = torch.device('cpu')
+    expected = [buffer.get(0, cpu), algorithm.replay.get(chosen, cpu)]
+    assert chosen < 50
+    for (states, rewards), (old_states, old_rewards) in zip(learned, expected, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(states, old_states))
+        assert torch.equal(rewards, old_rewards)
+    assert len(ascended) == 1 and ascended[0] is algorithm.target_critic
+    parameters = (m.parameters() for m in (algorithm.target_critic, before, algorithm.critic))
+    for slow, first, fast in zip(*parameters):
+        torch.testing.assert_close(slow, 0.75 * first + 0.25 * fast)
+        assert (fast - first).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize('standardize', [True, False])

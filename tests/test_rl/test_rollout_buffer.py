@@ -79,6 +79,18 @@ def test_every_image_is_kept_equally_often(batch):
     assert chi_square < 73, counts
 
 
+def test_the_second_of_two_images_takes_the_only_row_every_other_time():
+    buffer, generator = RolloutBuffer([1, 1], budget_of(1)), torch.Generator().manual_seed(0)
+    second, runs = 0, 2000
+    for _ in range(runs):
+        buffer.clear()
+        for image in (0, 1):
+            buffer.add(*numbered(image, image + 1), generator)
+        second += int(buffer.get(0, CPU)[0][0])
+    # Within four standard deviations.
+    assert abs(second / runs - 0.5) < 4 * 0.5 / runs**0.5
+
+
 def test_states_and_rewards_of_a_row_are_of_the_same_image(two_threads):
     # Wide states and many draws of the same row, where torch works in parallel.
     sizes, capacity = [2000, 2000], 20

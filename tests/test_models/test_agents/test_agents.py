@@ -175,6 +175,20 @@ def test_attention_agent_on_states_without_embeddings(make_terms):
         torch.testing.assert_close(head.exp().sum(dim=1), torch.ones(len(head)))
 
 
+def test_attention_is_added_to_the_tokens(make_terms):
+    """Without what the others say, every teacher's scores are of its own token."""
+    state = TeacherState(embedding=False)
+    agent = AttentionAgent(state.layout([3, 4, 5], 5), hidden=8, heads=2)
+    states = agent.normalize(state(make_terms(dtype=torch.float32)))
+    with torch.no_grad():
+        agent.attention.out_proj.weight.zero_()
+        agent.attention.out_proj.bias.zero_()
+    expected = agent.head(agent.encoder(torch.stack(list(states), dim=1)))
+    for head, scores in enumerate(agent.scores(states)):
+        torch.testing.assert_close(scores, expected[..., head])
+        assert scores.std() > 0.01
+
+
 @pytest.mark.parametrize('size', [2, 9])
 def test_learned_projection_of_states_without_embeddings(make_terms, size):
     spec = PoolSpec(('a', 'b', 'c'), 5, (3, 4, 5), (3, 4, 5))

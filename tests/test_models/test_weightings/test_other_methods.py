@@ -96,6 +96,17 @@ def test_aekd_feature_gradients_go_to_the_students_map():
     assert not weights.feature.requires_grad
 
 
+def test_aekd_solves_for_the_gradients_of_all_processes(monkeypatch):
+    """Orthogonal vectors, of which the other process has a longer one."""
+    other = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    monkeypatch.setattr(
+        'mtkdrl_mm.models.weightings.aekd.all_reduce_mean', lambda own: (own + other) / 2
+    )
+    weights = AEKD(pool_of(2)).solve(torch.eye(2))
+    # As 1 / |g|^2 of the means, of lengths 2 and 1.
+    torch.testing.assert_close(weights, torch.tensor([0.2, 0.8]))
+
+
 def least_norm_of_all_active_sets(gram, cap):
     """The least w' G w over every choice of weights at 0, at the cap, and free."""
     count = len(gram)
