@@ -101,7 +101,8 @@ class DistilledBackbone:
         saved = meta.get('student_cfg') if isinstance(meta, dict) else None
         style = 'pytorch'  # that of mmpretrain's and torchvision's networks
         if isinstance(saved, dict):
-            style = saved['model'].get('backbone', {}).get('style', style)
+            backbone = (saved.get('model') or {}).get('backbone') or {}
+            style = backbone.get('style', style)
         wanted = getattr(module, 'style', style)
         if wanted == style:
             return
