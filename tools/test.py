@@ -15,7 +15,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.class_names import checkpoint_classes
 from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replace_file
 from mtkdrl_mm.utils.launch import (
@@ -110,8 +110,7 @@ def trained_classes(checkpoint: str) -> list[str] | None:
     """Class names that a checkpoint was trained on; None if it holds none."""
     if '://' in checkpoint:
         return None
-    meta = read_checkpoint(checkpoint, 'the checkpoint').get('meta')
-    return class_names(meta.get('dataset_meta')) if isinstance(meta, dict) else None
+    return checkpoint_classes(read_checkpoint(checkpoint, 'the checkpoint'))
 
 
 def main() -> None:

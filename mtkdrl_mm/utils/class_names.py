@@ -27,6 +27,12 @@ def class_names(metainfo: Any) -> list[str] | None:
     return [str(name) for name in classes]
 
 
+def checkpoint_classes(contents: Any) -> list[str] | None:
+    """Class names in the contents of a checkpoint; None if it has none."""
+    meta = contents.get('meta') if isinstance(contents, dict) else None
+    return class_names(meta.get('dataset_meta')) if isinstance(meta, dict) else None
+
+
 def dataset_classes(dataset: Any) -> list[str] | None:
     """Class names of a built data set; None if it has none."""
     return class_names(getattr(dataset, 'metainfo', None))

@@ -12,7 +12,7 @@ from mtkdrl_mm.datasets import built_datasets
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
-from mtkdrl_mm.utils.class_names import class_names, dataset_classes, shorten
+from mtkdrl_mm.utils.class_names import checkpoint_classes, dataset_classes, shorten
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
@@ -82,8 +82,7 @@ class LabelCheckHook(Hook):
         Raises:
             InputError: If they differ.
         """
-        meta = checkpoint.get('meta')
-        classes = class_names(meta.get('dataset_meta')) if isinstance(meta, dict) else None
+        classes = checkpoint_classes(checkpoint)
         # A training may start from weights for other classes; it has no built test loop.
         loop = getattr(runner, '_test_loop', None)
         if isinstance(loop, BaseLoop) and classes is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 from torch import nn
 
-from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.class_names import checkpoint_classes
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.state_dict import find_weights
 
@@ -50,6 +50,4 @@ def load_teacher(
     found = find_weights(contents, checkpoint, role, weights)
     loaded = load_found_weights(network, found, checkpoint, role, which=weights)
     print_log(str(loaded), 'current')
-    meta = contents.get('meta') if isinstance(contents, dict) else None
-    saved = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    return LoadedTeacher(loaded.count, class_names(saved))
+    return LoadedTeacher(loaded.count, checkpoint_classes(contents))
