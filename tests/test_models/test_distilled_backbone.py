@@ -150,6 +150,15 @@ def test_strides_of_bottlenecks(tmp_path, kind, saved, style):
         network.init_weights()
 
 
+def test_a_record_of_another_program_tells_no_style(tmp_path):
+    own = build('mmpretrain.ResNet', depth=50)
+    contents = dict(state_dict=own.state_dict(), meta=dict(student_cfg=dict(name='r50')))
+    torch.save(contents, tmp_path / 'r50.pth')
+    build('mmdet.ResNet', tmp_path / 'r50.pth', depth=50).init_weights()
+    with pytest.raises(InputError, match="style='caffe', .* Set style='pytorch'"):
+        build('mmdet.ResNet', tmp_path / 'r50.pth', depth=50, style='caffe').init_weights()
+
+
 def test_the_style_of_basic_blocks_changes_nothing(reference, tmp_path):
     torch.save(dict(state_dict=reference.state_dict()), tmp_path / 'r18.pth')
     network = build('mmdet.ResNet', tmp_path / 'r18.pth', style='caffe')
