@@ -155,7 +155,7 @@ def test_a_record_of_another_program_tells_no_style(tmp_path):
     contents = dict(state_dict=own.state_dict(), meta=dict(student_cfg=dict(name='r50')))
     torch.save(contents, tmp_path / 'r50.pth')
     build('mmdet.ResNet', tmp_path / 'r50.pth', depth=50).init_weights()
-    with pytest.raises(InputError, match="style='caffe', .* Set style='pytorch'"):
+    with pytest.raises(InputError, match=r"style='caffe', .* Set style='pytorch'"):
         build('mmdet.ResNet', tmp_path / 'r50.pth', depth=50, style='caffe').init_weights()
 
 
