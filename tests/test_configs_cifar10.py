@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmpretrain.datasets import CIFAR10
 from mmpretrain.structures import DataSample
 
 import mtkdrl_mm
@@ -67,6 +68,16 @@ def test_teachers_of_a_pool(pool, monkeypatch):
     monkeypatch.chdir(PROJECT)
     spec = MODELS.build(deepcopy(read('student_aver', POOL=pool).model)).teachers.spec
     assert (spec.names, spec.num_classes) == (tuple(POOLS[pool]), 10)
+
+
+@pytest.mark.parametrize('pool', POOLS)
+def test_no_pool_is_refused_for_the_classes_in_the_files_of_its_teachers(pool, monkeypatch):
+    """The files have those of CIFAR-10, and one pool misnames them on purpose."""
+    monkeypatch.chdir(PROJECT)
+    teachers = MODELS.build(deepcopy(read('student_aver', POOL=pool).model)).teachers
+    for teacher in teachers:
+        teacher.classes = list(CIFAR10.METAINFO['classes'])
+    teachers.check_classes(CIFAR10.METAINFO['classes'])
 
 
 def test_duplicates_are_one_network():

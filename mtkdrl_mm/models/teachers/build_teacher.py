@@ -38,6 +38,7 @@ class TeacherConfig:
         input_size (int | tuple, optional): The resolution.
         class_map (Sequence[int], optional): Classes of the student.
         zero_shot (dict, optional): Text embeddings.
+        check_classes (bool): Whether the names of its classes are compared with the data's.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TeacherConfig:
     input_size: Any
     class_map: Any
     zero_shot: Any
+    check_classes: bool
 
     @property
     def role(self) -> str:
@@ -81,6 +83,7 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     input_size = cfg.pop('input_size', None)
     preprocessor = cfg.pop('data_preprocessor', None)
     class_map, zero_shot = cfg.pop('class_map', None), cfg.pop('zero_shot', None)
+    check_classes = cfg.pop('check_classes', True)
     role = f'teacher "{name}"' if isinstance(name, str) and name else f'teacher number {index}'
     if not isinstance(name, (str, NoneType)):
         raise InputError(f'`name` of {role} must be a string, but is {name!r}.')
@@ -95,6 +98,10 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
             )
     if weights not in (None, 'ema', 'raw'):
         raise InputError(f'`weights` of {role} must be "ema" or "raw", but is {weights!r}.')
+    if not isinstance(check_classes, bool):
+        raise InputError(
+            f'`check_classes` of {role} must be True or False, but is {check_classes!r}.'
+        )
     if is_timm_name(cfg):
         cfg['type'] = 'mtkdrl_mm.TimmImageClassifier'
     by_path = 'cfg_path' in cfg
@@ -113,6 +120,7 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
         input_size=input_size,
         class_map=class_map,
         zero_shot=zero_shot,
+        check_classes=check_classes,
     )
 
 
@@ -169,6 +177,7 @@ def build_teacher(
         class_map=None if class_map is None else ClassMap(class_map, role),
         zero_shot=None if zero_shot is None else ZeroShot.from_config(zero_shot, role),
         token_maps=token_maps,
+        names_checked=config.check_classes,
     )
 
 

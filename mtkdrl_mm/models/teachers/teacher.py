@@ -48,6 +48,8 @@ class Teacher(nn.Module):
             are image embeddings. Defaults to None.
         token_maps (bool): Whether a transformer's patch tokens count as its
             map. Defaults to False.
+        names_checked (bool): Whether :meth:`check_classes` compares names.
+            Defaults to True.
 
     Attributes:
         mode (InferenceMode): How the network is run; eager unless
@@ -68,6 +70,7 @@ class Teacher(nn.Module):
         class_map: ClassMap | None = None,
         zero_shot: ZeroShot | None = None,
         token_maps: bool = False,
+        names_checked: bool = True,
     ) -> None:
         super().__init__()
         self.name = name
@@ -78,6 +81,7 @@ class Teacher(nn.Module):
         self.class_map = class_map
         self.zero_shot = zero_shot
         self.token_maps = token_maps
+        self.names_checked = names_checked
         self.classes: list[str] | None = None
         self.mode = EAGER
         self.offload = False
@@ -135,7 +139,7 @@ class Teacher(nn.Module):
         Raises:
             InputError: If the file has a class of the data at another place.
         """
-        if self.classes is None or self.zero_shot is not None:
+        if not self.names_checked or self.classes is None or self.zero_shot is not None:
             return
         mapped = range(len(classes)) if self.class_map is None else self.class_map.indices.tolist()
         for number, (name, index) in enumerate(zip(classes, mapped)):
@@ -152,8 +156,8 @@ class Teacher(nn.Module):
             raise InputError(
                 f'The classes of {self.role} are not those of the data: class {number} of the data '
                 f'is "{name}", which is class {places[0]} in "{self.checkpoint}", but class '
-                f"{index} of the teacher would be taken for it. {remedy}, or if the file's "
-                '`meta.dataset_meta.classes` is wrong, correct it there.'
+                f"{index} of the teacher would be taken for it. {remedy}, or if the file's names "
+                'are wrong, set `check_classes=False`.'
             )
 
     def candidate(self, mode: InferenceMode, inputs: Tensor) -> 'Teacher | None':
@@ -198,6 +202,7 @@ class Teacher(nn.Module):
             self.class_map,
             self.zero_shot,
             self.token_maps,
+            self.names_checked,
         )
         result.mode, result.offload = mode, self.offload
         return result

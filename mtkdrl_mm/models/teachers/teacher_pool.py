@@ -419,6 +419,8 @@ def build_pool(
             - ``zero_shot`` (dict, optional): ``text_embeddings`` and
               ``logit_scale``, for a network whose outputs are image
               embeddings; see :class:`ZeroShot`.
+            - ``check_classes`` (bool): Whether a file of weights that has a class
+              of the data at another place is refused. Defaults to True.
         student_preprocessing (Preprocessing): Preprocessing of the student's
             batches.
         num_classes (int, optional): Number of classes to set in every teacher

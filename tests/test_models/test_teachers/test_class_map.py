@@ -146,13 +146,13 @@ def test_distiller_knows_the_students_classes(make_distiller, make_resnet):
 def named(make_resnet, make_classifier, tmp_path):
     """Function that loads a teacher "b" whose file names its classes."""
 
-    def load(classes, class_map=None):
+    def load(classes, class_map=None, **settings):
         network = make_resnet(4, num_classes=len(classes) if classes else 3)
         contents = dict(state_dict=make_classifier(network).state_dict())
         if classes is not None:
             contents['meta'] = dict(dataset_meta=dict(classes=classes))
         torch.save(contents, tmp_path / 'b.pth')
-        teacher = dict(network, name='b', checkpoint=str(tmp_path / 'b.pth'))
+        teacher = dict(network, name='b', checkpoint=str(tmp_path / 'b.pth'), **settings)
         pool = build_pool(
             [teacher if class_map is None else dict(teacher, class_map=class_map)],
             student_preprocessing=Preprocessing(),
@@ -195,3 +195,9 @@ def test_classes_in_another_order_than_the_datas(named, tmp_path, classes, class
     message = message.replace('[0, 2, 1]', r'\[0, 2, 1\]').format(tmp_path / 'b.pth')
     with pytest.raises(InputError, match=message):
         named(classes, class_map).check_classes(['cat', 'dog', 'fox'])
+    named(classes, class_map, check_classes=False).check_classes(['cat', 'dog', 'fox'])
+
+
+def test_whether_names_are_checked_is_true_or_false(named):
+    with pytest.raises(InputError, match='`check_classes` of teacher "b" must be True or False'):
+        named(None, check_classes='off')
