@@ -7,7 +7,13 @@ from typing import Any
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
-from mtkdrl_mm.datasets import SampleAnnotator, SeededBatchSampler, SeededDataset, dataset_record
+from mtkdrl_mm.datasets import (
+    SampleAnnotator,
+    SeededBatchSampler,
+    SeededDataset,
+    SeededIndex,
+    dataset_record,
+)
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.teachers.teacher_record import complete_record, teacher_record
 from mtkdrl_mm.teacher_outputs import (
@@ -74,8 +80,8 @@ def connect_teacher_outputs(
 def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
     """Connect the agent's held-out images to the store, as :func:`connect_teacher_outputs`.
 
-    A training that fills a store runs its teachers on them, on the same views; what
-    they say is not rounded to the stored form.
+    A training that fills a store runs its teachers on them, on the same views, and
+    gives what they say the stored form.
 
     Args:
         model (MultiTeacherDistiller): The model, on its device.
@@ -84,7 +90,7 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
 
     Raises:
         InputError: If the store does not hold these images, or on another basis
-            than the training data.
+            than the training data, or they have another size.
     """
     settings = model.teacher_outputs
     if settings is None:
@@ -93,6 +99,8 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
     if not settings.reads:
         assert settings.views is not None
         set_views(model, dataset, sampler, view_seed(settings), settings.views)
+        if settings.root is not None:
+            _check_size(model, loader, view_seed(settings))
         return
     assert settings.root is not None
     root = held_out_root(settings.root)
@@ -111,6 +119,20 @@ def connect_held_out(model: MultiTeacherDistiller, loader: DataLoader) -> None:
                 f'"{teacher_folder(settings.root, name)}". Remove the first folder and store this '
                 'teacher again.'
             )
+
+
+def _check_size(model: MultiTeacherDistiller, loader: DataLoader, seed: int) -> None:
+    """Make sure that what the teachers say about the images has the stored form."""
+    assert loader.collate_fn is not None
+    batch = loader.collate_fn([loader.dataset[SeededIndex(0, seed)]])
+    data = model.data_preprocessor(batch, False)
+    try:
+        model.teachers(model.format_inputs(data['inputs']), data['data_samples'])
+    except InputError as error:
+        raise InputError(
+            f'held_out_dataloader: {error} Give its pipeline the image size of the training data, '
+            'or store `maps="pooled"`.'
+        ) from error
 
 
 def _connect_reader(

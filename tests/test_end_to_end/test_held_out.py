@@ -77,7 +77,26 @@ def test_components_mean_the_same_in_both_stores(distillery):
         assert all(np.array_equal(basis[key], other[key]) for key in basis)
     with d.without_teachers():
         trained = d.distil(config, 'read_projected', root)
-    assert trained['agent_hook']['algorithm']['updates'] == 7
+    # A training that fills a store gives its agent the components, too.
+    filling = dict(root=str(d.folder / 'filled_projected'), views=2, write=True)
+    filling.update(maps='projected', map_channels=7, embedding_channels=9)
+    assert_same(trained, d.distil(config, 'filling_projected', filling))
+
+
+def test_held_out_images_of_another_size_while_a_store_is_filled(distillery):
+    """They are refused before the first step, and not at the first update of the agent."""
+    d = distillery
+    larger = """
+held_out_dataloader['dataset']['pipeline'] = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=48), dict(type='PackInputs')]
+"""
+    config = d.config('larger', extra=HELD_OUT + larger)
+    filling = dict(root=str(d.folder / 'filled_larger'), views=2, write=True, maps='full')
+    with pytest.raises(InputError, match=r'^held_out_dataloader: "feature_map" of teacher'):
+        d.distil(config, 'larger', filling)
+    assert not list((d.folder / 'larger').glob('*.pth'))
+    filling.update(root=str(d.folder / 'filled_pooled'), maps='pooled')
+    assert d.distil(config, 'pooled', filling)['agent_hook']['algorithm']['updates'] == 7
 
 
 def test_mixup_leaves_held_out_images_alone(distillery, monkeypatch):

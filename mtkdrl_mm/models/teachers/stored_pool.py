@@ -174,12 +174,12 @@ class StoredTeacherPool(nn.Module):
                 'built. `model.teacher_outputs` is for the training data of '
                 'mtkdrl_mm.ResumableRunner, given by a config.'
             )
-        if not carried or None in carried:  # validation images
-            return self.live(inputs, data_samples)
         # A store does not depend on the automatic mixed precision of the training that fills it.
         with autocast(inputs.device.type, enabled=False):
             rows = self.codec.encode(self.live(inputs, data_samples))
-        if self.record is not None:
+        # Images that carry nothing are not stored, as those that an agent learns from besides the
+        # training. It has to see them in the form of those that are.
+        if carried and None not in carried and self.record is not None:
             new = [i for i, one in enumerate(carried) if one.row is None]
             self.record(
                 [carried[i].sample for i in new],
