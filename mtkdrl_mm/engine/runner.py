@@ -34,6 +34,7 @@ from .checkpoint_files import (
 )
 from .full_disk import WriteErrorGuard, report_write_error_once
 from .hooks.step_hook import last_good_state
+from .hyperparameters import follow_hyperparameters, hyperparameters
 from .log_history import bound_log_history
 from .resume_checks import (
     check_same_classes,
@@ -80,8 +81,9 @@ class ResumableRunner(Runner):
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
     - ``resume`` takes the newest readable checkpoint of the work dir, and raises
-      an error if the checkpoint is of another training. The schedules are those
-      of the config, also if they or the training's length have changed.
+      an error if the checkpoint is of another training. Schedules and
+      hyperparameters of the optimiser are those of the config, also if they or the
+      training's length have changed.
     - Two trainings cannot use one work dir at the same time.
     - Data workers survive signals to the whole job.
     - On a full disk hooks fail to write, but the training continues.
@@ -139,6 +141,8 @@ class ResumableRunner(Runner):
     _found: SavedCheckpoint | None = None
     #: The configs of the schedulers; set when they are built; read by `resume`.
     _schedules: Any = None
+    #: Those of the config; set when the optimiser is built; read by `resume`, and saved.
+    _hyperparameters: list[dict[str, Any]] | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
@@ -230,6 +234,11 @@ class ResumableRunner(Runner):
         if self._schedules is None:
             self._schedules = scheduler
         return super().build_param_scheduler(scheduler)
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scale the learning rate with the batch size, and remember the config's."""
+        self._hyperparameters = hyperparameters(optim_wrapper)
+        super().scale_lr(optim_wrapper, auto_scale_lr)
 
     def build_dataloader(  # type: ignore[override]
         self,
@@ -361,8 +370,15 @@ class ResumableRunner(Runner):
         changes = ''
         if resume_loop is not None:
             changes = resume_loop(meta.get('progress'), validated=meta.get('validated', False))
+        rescaled = False
+        if resume_optimizer and self._hyperparameters is not None:
+            optimizer_changes, rescaled = follow_hyperparameters(
+                self, self._hyperparameters, meta.get('hyperparameters')
+            )
+            if optimizer_changes:
+                self.logger.info(optimizer_changes)
         if resume_param_scheduler and self.param_schedulers is not None:
-            schedule_changes = follow_schedules(self, self._schedules, saved_schedules)
+            schedule_changes = follow_schedules(self, self._schedules, saved_schedules, rescaled)
             if schedule_changes:
                 self.logger.info(schedule_changes)
         self.dump_config()
@@ -473,6 +489,8 @@ class ResumableRunner(Runner):
         if hasattr(self.train_loop, 'progress'):
             meta['progress'] = self.train_loop.progress(meta['epoch'], meta['iter'])
         meta['training'] = describe_training(self.cfg)
+        if self._hyperparameters is not None:
+            meta['hyperparameters'] = self._hyperparameters
         model = unwrap_model(self.model)
         student_cfg = getattr(model, 'student_cfg', None)
         if student_cfg is not None:

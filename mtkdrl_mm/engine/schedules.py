@@ -19,7 +19,7 @@ _POSITION = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose
 _RESULTS = ('best', 'num_bad_epochs', 'cooldown_counter')
 
 
-def follow_schedules(runner: Runner, config: Any, saved: Any) -> str:
+def follow_schedules(runner: Runner, config: Any, saved: Any, rescaled: bool = False) -> str:
     """Let a resumed training follow the schedules of its config, which may have changed.
 
     mmengine's schedulers take all settings from the checkpoint: those of a
@@ -35,9 +35,11 @@ def follow_schedules(runner: Runner, config: Any, saved: Any) -> str:
         config (list[dict] | dict): The value of ``param_scheduler``.
         saved (list[dict] | dict): The schedulers' states in the checkpoint; None
             if it has none.
+        rescaled (bool): Whether the initial value of something that is scheduled has
+            changed, see :func:`follow_hyperparameters`. Defaults to False.
 
     Returns:
-        str: What has changed, for the log; '' if nothing has.
+        str: What has changed in the schedules, for the log; '' if nothing has.
 
     Raises:
         InputError: If a schedule has changed, and there is one whose steps depend
@@ -53,17 +55,19 @@ def follow_schedules(runner: Runner, config: Any, saved: Any) -> str:
     pairs = _pairs(runner.param_schedulers, saved)
     changes = [change for now, then in pairs if (change := _describe_change(now, then))]
     driven = any(_is_driven(scheduler) for scheduler, _ in pairs)
-    if not changes or driven:
+    kept = driven or not (changes or rescaled)
+    if kept:
         for group, values in before:
             group.clear()
             group.update(values)
-    if not changes:
-        runner.param_schedulers = loaded
-        return ''
-    if driven:
+    if not kept:
+        _take_steps(runner, loop)
+    elif changes:
         _keep_positions(pairs, changes)
     else:
-        _take_steps(runner, loop)
+        runner.param_schedulers = loaded
+    if not changes:
+        return ''
     return (
         f'The schedules differ from those of the checkpoint ({summarise(changes, 3)}): the '
         'training follows those of its config from here on.'

@@ -298,6 +298,13 @@ def test_resumed_training_goes_on_exactly(train, stop, by_epoch):
     assert not changed(snapshot(whole.distiller.weighting), second.distiller.weighting)
 
 
+def test_a_resumed_training_has_the_learning_rate_of_its_config(train):
+    first = train(interval=2).start().step(4)
+    second = train(interval=2, optimizer=dict(type='Adam', lr=1e-5)).start(first.save())
+    assert second.hook.optimizer.param_groups[0]['lr'] == 1e-5
+    assert second.hook.optimizer.state_dict()['state'].keys()
+
+
 def test_hard_images_are_dealt_out_to_another_number_of_processes(train):
     first = train(interval=1).start().step(2)
     checkpoint = first.save()

@@ -116,6 +116,28 @@ def test_going_on_from_a_saved_state_is_exact(name):
     )
 
 
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_a_resumed_training_has_the_learning_rates_of_its_config(name):
+    """And not those of the checkpoint, which may have been too high."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    settings = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
+    lower = dict(optimizer=dict(type='SGD', lr=0.001, momentum=0.8, weight_decay=0.1))
+    if 'dpg' in name:
+        settings['critic_optimizer'] = dict(type='Adam', lr=1e-3)
+        lower['critic_optimizer'] = dict(type='Adam', lr=1e-5)
+    first = ALGORITHMS[name](agent, **settings)
+    first.update(buffer_of(1))
+    state = copy.deepcopy(first.state_dict())
+    resumed = ALGORITHMS[name](agent, **lower)
+    resumed.load_state_dict(state)
+    (group,) = resumed.optimizer.param_groups
+    assert (group['lr'], group['momentum'], group['weight_decay']) == (0.001, 0.8, 0.1)
+    momentum = [part['momentum_buffer'] for part in resumed.optimizer.state.values()]
+    assert momentum and any(part.abs().sum() > 0 for part in momentum)
+    if 'dpg' in name:
+        assert resumed.critic_optimizer.param_groups[0]['lr'] == 1e-5
+
+
 @pytest.mark.parametrize('kind', EVERY_KIND)
 def test_gradient_of_the_entropy_bonus(kind):
     agent = TableAgent(*torch.randn(2, 6, 4).double())

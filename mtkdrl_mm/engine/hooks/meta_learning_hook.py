@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtkdrl_mm.models.weightings.mmkd import MMKD, meta_loss
 from mtkdrl_mm.registry import HOOKS
-from mtkdrl_mm.rl.algorithms.base import build_optimizer, descend
+from mtkdrl_mm.rl.algorithms.base import build_optimizer, descend, load_optimizer
 from mtkdrl_mm.structures import BufferShards, HardExampleBuffer, StepTerms, TeacherWeights
 from mtkdrl_mm.structures.hard_example_buffer import redistribute
 from mtkdrl_mm.utils import InputError, check_component, check_number
@@ -181,5 +181,5 @@ class MetaLearningHook(StepHook):
             self._saved_state = checkpoint['meta_learning_hook']
 
     def _resume(self, runner: Runner, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state['optimizer'])
+        load_optimizer(self.optimizer, state['optimizer'])
         self._shards.load_state_dict(state['buffers'])

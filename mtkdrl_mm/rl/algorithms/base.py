@@ -257,7 +257,7 @@ class Algorithm(metaclass=ABCMeta):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.updates = state['updates']
-        self.optimizer.load_state_dict(state['optimizer'])
+        load_optimizer(self.optimizer, state['optimizer'])
         self.advantage.load_state_dict(state['advantage'])
 
 
@@ -277,6 +277,25 @@ def build_optimizer(cfg: dict[str, Any], parameters: list[nn.Parameter]) -> torc
         InputError: If there is none of this type, or it refuses an argument.
     """
     return build_component(OPTIMIZERS, cfg, torch.optim.Optimizer, 'optimizer', params=parameters)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimiser's state, with the hyperparameters that it has.
+
+    torch takes learning rate, weight decay and all else from the state, so that a lower
+    learning rate in the config of a resumed training would be ignored.
+
+    Args:
+        optimizer (Optimizer): Built from the config, without schedules; changed in place.
+        state (dict): Of its ``state_dict``.
+    """
+    settings = [
+        {key: value for key, value in group.items() if key != 'params'}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, settings):
+        group.update(values)
 
 
 def descend(

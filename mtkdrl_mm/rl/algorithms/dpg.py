@@ -15,7 +15,7 @@ from mtkdrl_mm.utils.seeding import derive_seed
 
 from ..critic import Critic
 from ..rollout_buffer import RolloutBuffer
-from .base import Algorithm, build_optimizer, descend, mean_over_images
+from .base import Algorithm, build_optimizer, descend, load_optimizer, mean_over_images
 
 
 @TASK_UTILS.register_module()
@@ -181,4 +181,4 @@ class DPG(Algorithm):
         """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self.critic.load_state_dict(state['critic'])
-        self.critic_optimizer.load_state_dict(state['critic_optimizer'])
+        load_optimizer(self.critic_optimizer, state['critic_optimizer'])
