@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from tqdm import tqdm
 
 from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
+from mtkdrl_mm.evaluation import PredictionCounts
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.teacher_outputs import StoreReader, format_bytes
 from mtkdrl_mm.utils.errors import InputError
@@ -96,7 +97,7 @@ def write_store(writer: OutputWriter, logger: MMLogger) -> None:
         f'{int(total):,} augmented images, {1000 * per_image:.2f} ms each: about '
         f'{duration(per_image * int(mine))} on {processes()}.'
     )
-    accuracy = AccuracyCounter(list(writer.names))
+    predictions = StoredPredictions(list(writer.names), writer.runner.pool.spec.num_classes)
     bar = tqdm(
         total=int(mine),
         unit='image',
@@ -108,7 +109,7 @@ def write_store(writer: OutputWriter, logger: MMLogger) -> None:
         desc='storing' if get_world_size() == 1 else 'storing (process 0)',
     )
     with bar:
-        writer.write_missing(bar.update, inspect=None if writer.blends else accuracy.add)
+        writer.write_missing(bar.update, inspect=None if writer.blends else predictions.add)
     barrier()
     # Parts that processes of other jobs have not finished, or have given up.
     writer.write_missing()
@@ -120,7 +121,7 @@ def write_store(writer: OutputWriter, logger: MMLogger) -> None:
             'Beyond the range of float16, and replaced by its largest number, 65504: '
             f'{count(int(saturated), "value")}. --logits float32 keeps them.'
         )
-    accuracy.report(logger, writer.runner.pool.spec.num_classes)
+    predictions.report(logger)
     logger.info('The store is complete.')
 
 
@@ -175,12 +176,17 @@ def check_store(writer: OutputWriter, images: int, seed: int, logger: MMLogger) 
     logger.info('The pixels of all these images are those that were stored.')
 
 
-class AccuracyCounter:
-    """The teachers' accuracy on the images that are stored."""
+class StoredPredictions:
+    """How often the teachers are right on the images that are stored.
 
-    def __init__(self, names: list[str]) -> None:
-        self.correct = dict.fromkeys(names, 0)
-        self.total = dict.fromkeys(names, 0)
+    Args:
+        names (list[str]): The teachers.
+        num_classes (int): C.
+    """
+
+    def __init__(self, names: list[str], num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = {name: PredictionCounts(num_classes, get_device()) for name in names}
 
     def add(self, batch: ComputedBatch) -> None:
         """Count a batch; images without a single label are left out."""
@@ -188,32 +194,23 @@ class AccuracyCounter:
         if not kept:
             return
         labels = torch.cat([batch.labels[i] for i in kept])
+        images = torch.tensor([batch.samples[i] for i in kept])
         for name, output in batch.outputs.items():
-            predicted = output.logits[kept].argmax(dim=1)
-            self.correct[name] += int((predicted == labels.to(predicted.device)).sum())
-            self.total[name] += len(kept)
+            self.counts[name].add(labels, output.logits[kept].argmax(dim=1), images)
 
-    def report(self, logger: MMLogger, num_classes: int) -> None:
-        """Log the accuracies of all processes together; warn of those near chance."""
-        counts = torch.tensor(
-            [[self.correct[name], self.total[name]] for name in self.correct],
-            dtype=torch.float64,
-            device=get_device(),
-        )
-        all_reduce(counts)
-        for name, (correct, total) in zip(self.correct, counts.tolist()):
-            if total == 0:
+    def report(self, logger: MMLogger) -> None:
+        """Log the accuracies of all processes together; warn of what is wrong."""
+        for name, counts in self.counts.items():
+            counts.all_reduce()
+            if counts.num_images == 0:
                 continue
-            accuracy = 100 * correct / total
             logger.info(
-                f'Teacher "{name}" is right on {accuracy:.1f} % of {int(total):,} augmented images.'
+                f'Teacher "{name}" is right on {100 * counts.accuracy:.1f} % of '
+                f'{counts.num_images:,} augmented images.'
             )
-            if accuracy < minimum_accuracy(num_classes):
-                logger.warning(
-                    f'Teacher "{name}" has an accuracy of only {accuracy:.1f} % on the augmented '
-                    'images. Check its checkpoint and preprocessing with '
-                    'tools/analysis_tools/check_teachers.py before training from this store.'
-                )
+            warning = counts.warning(name, minimum_accuracy(self.num_classes))
+            if warning:
+                logger.warning(f'{warning} Do so before training from this store.')
 
 
 def existing_folder(path: str) -> str:

@@ -15,6 +15,7 @@ from .calibration import (
 )
 from .class_order import ClassOrder, class_order
 from .paired_tests import mcnemar, paired_gain
+from .prediction_counts import PredictionCounts
 from .preprocessing_check import (
     Alternative,
     alternatives,
@@ -26,6 +27,7 @@ __all__ = [
     'Agreement',
     'Alternative',
     'ClassOrder',
+    'PredictionCounts',
     'ReliabilityBins',
     'agreement',
     'alternatives',

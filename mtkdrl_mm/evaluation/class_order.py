@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .paired_tests import mcnemar
+from .paired_tests import mcnemar_counts
 
 # Another order is clearly better at this level and with this gain in accuracy.
 SIGNIFICANCE = 1e-3
@@ -40,6 +40,19 @@ class ClassOrder:
         gain = self.mapped_accuracy - self.accuracy
         return self.p_value < SIGNIFICANCE and gain > SMALLEST_GAIN
 
+    def finding(self, name: str, order: str) -> str:
+        """Say what was found, in a sentence.
+
+        Args:
+            name (str): The teacher's name.
+            order (str): What to call the order, such as ``class_map=[1, 0]``.
+        """
+        return (
+            f'Teacher "{name}" seems to have the classes in another order: with {order}, fitted on '
+            'one half of these images, its accuracy on the other half is '
+            f'{100 * self.mapped_accuracy:.1f} % instead of {100 * self.accuracy:.1f} %.'
+        )
+
 
 def class_order(logits: Tensor, labels: Tensor) -> ClassOrder:
     """Fit the class order on every second image and evaluate it on the others.
@@ -51,18 +64,48 @@ def class_order(logits: Tensor, labels: Tensor) -> ClassOrder:
     Returns:
         ClassOrder: The order and its accuracies.
     """
-    num_classes = logits.shape[1]
-    predicted = logits.argmax(dim=1)
-    pairs = labels[::2] * num_classes + predicted[::2]
-    counts = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double()
-    counts += _IDENTITY_PRIOR * torch.eye(num_classes, dtype=torch.float64)
-    _, columns = linear_sum_assignment(counts.numpy(), maximize=True)
-    class_map = torch.from_numpy(columns)
-    labels, predicted = labels[1::2], predicted[1::2]
-    correct, mapped_correct = predicted == labels, predicted == class_map[labels]
+    halves = torch.arange(len(labels)).remainder(2)
+    counts = count_predictions(labels, logits.argmax(dim=1), halves, logits.shape[1])
+    return class_order_of_counts(counts)
+
+
+def count_predictions(
+    labels: Tensor, predicted: Tensor, halves: Tensor, num_classes: int
+) -> Tensor:
+    """Count the images of every label and prediction, in two halves.
+
+    Args:
+        labels (Tensor): Shape (N,).
+        predicted (Tensor): The predicted classes, shape (N,).
+        halves (Tensor): 0 or 1, the half that an image belongs to, shape (N,).
+        num_classes (int): C.
+
+    Returns:
+        Tensor: Numbers of images, shape (2, C, C): half, label, prediction.
+    """
+    pairs = halves.mul(num_classes).add(labels).mul(num_classes).add(predicted)
+    counts = torch.bincount(pairs, minlength=2 * num_classes * num_classes)
+    return counts.view(2, num_classes, num_classes)
+
+
+def class_order_of_counts(counts: Tensor) -> ClassOrder:
+    """Fit the class order on one half of the images and evaluate it on the other.
+
+    Args:
+        counts (Tensor): See :func:`count_predictions`, shape (2, C, C).
+
+    Returns:
+        ClassOrder: The order and its accuracies.
+    """
+    fitted, judged = counts.cpu()
+    prior = _IDENTITY_PRIOR * torch.eye(len(fitted), dtype=torch.float64)
+    classes, columns = linear_sum_assignment((fitted.double() + prior).numpy(), maximize=True)
+    mapped = judged[torch.from_numpy(classes), torch.from_numpy(columns)]
+    correct, total = judged.diagonal(), int(judged.sum())
+    moved = torch.from_numpy(columns != classes)
     return ClassOrder(
-        class_map=class_map.tolist(),
-        accuracy=float(correct.double().mean()),
-        mapped_accuracy=float(mapped_correct.double().mean()),
-        p_value=mcnemar(correct, mapped_correct),
+        class_map=columns.tolist(),
+        accuracy=float(correct.sum() / total),
+        mapped_accuracy=float(mapped.sum() / total),
+        p_value=mcnemar_counts(int(mapped[moved].sum()), int(correct[moved].sum())),
     )

@@ -19,8 +19,19 @@ def mcnemar(first: Tensor, second: Tensor) -> float:
         float: The p-value: the probability of at least this gain if both are
         equally good. Only images on which they differ count.
     """
-    gained = int((second & ~first).sum())
-    lost = int((first & ~second).sum())
+    return mcnemar_counts(int((second & ~first).sum()), int((first & ~second).sum()))
+
+
+def mcnemar_counts(gained: int, lost: int) -> float:
+    """Exact one-sided McNemar test, see :func:`mcnemar`.
+
+    Args:
+        gained (int): Number of images on which only the second classifier is correct.
+        lost (int): Number of images on which only the first one is.
+
+    Returns:
+        float: The p-value.
+    """
     if gained + lost == 0:
         return 1.0
     return float(binomtest(gained, gained + lost, alternative='greater').pvalue)

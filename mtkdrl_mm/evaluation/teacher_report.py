@@ -164,10 +164,8 @@ class TeacherReport:
             if short:
                 listed = str(order.class_map)
             return [
-                f'Teacher "{teacher.name}" seems to have the classes in another order: with '
-                f'class_map={listed}, fitted on one half of these images, its accuracy on the '
-                f'other half is {100 * order.mapped_accuracy:.1f} % instead of '
-                f'{100 * order.accuracy:.1f} %. Set model.teachers.{index}.class_map.'
+                order.finding(teacher.name, f'class_map={listed}')
+                + f' Set model.teachers.{index}.class_map.'
             ]
         if best is None or not best.clearly_better:
             return []

@@ -107,24 +107,37 @@ def test_what_it_will_take(tmp_path, monkeypatch):
 def batch(predicted, labels):
     logits = torch.nn.functional.one_hot(torch.tensor(predicted), 5).float()
     labels = [None if label is None else torch.tensor(label) for label in labels]
-    return SimpleNamespace(outputs=dict(a=NetworkOutput(logits, logits)), labels=labels)
+    outputs = dict(a=NetworkOutput(logits, logits))
+    return SimpleNamespace(outputs=outputs, labels=labels, samples=list(range(len(labels))))
 
 
 def test_accuracy_on_what_is_stored(logger):
-    accuracy = store_session.AccuracyCounter(['a', 'never'])
+    accuracy = store_session.StoredPredictions(['a', 'never'], 5)
     accuracy.add(batch([0, 1, 2, 3], [[0], [1], [2], [0]]))
     # Images without a label, or with several, are not counted.
     accuracy.add(batch([4, 4, 4], [None, [4, 1], [4]]))
     accuracy.add(batch([4], [None]))
-    accuracy.report(logger, 5)
+    accuracy.report(logger)
     assert logger.lines == ['Teacher "a" is right on 80.0 % of 5 augmented images.']
 
 
 def test_a_teacher_near_chance(logger):
-    accuracy = store_session.AccuracyCounter(['a'])
+    accuracy = store_session.StoredPredictions(['a'], 5)
     accuracy.add(batch([0] * 5, [[0], [1], [2], [3], [4]]))
-    accuracy.report(logger, 5)
-    assert logger.lines[1].startswith('Teacher "a" has an accuracy of only 20.0 % on the augmented')
+    accuracy.report(logger)
+    assert logger.lines[1].startswith('Teacher "a" has an accuracy of only 20.0 %, below the minim')
+    assert logger.lines[1].endswith('Do so before training from this store.')
+
+
+def test_a_teacher_with_its_classes_in_another_order(logger):
+    """By every second image: all views of an image are in one half."""
+    accuracy = store_session.StoredPredictions(['a'], 5)
+    for _ in range(2):  # views
+        accuracy.add(batch([1, 0, 2, 3, 4] * 5, [[0], [1], [2], [3], [4]] * 5))
+    accuracy.report(logger)
+    assert 'is right on 60.0 % of 50 augmented images' in logger.lines[0]
+    assert logger.lines[1].startswith('Teacher "a" seems to have the classes in another order')
+    assert '100.0 % instead of 58.3 %. tools/analysis_tools/check' in logger.lines[1]
 
 
 # -- Check --------------------------------------------------------------------------------------

@@ -1,35 +1,51 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Checks before the training, and the log of the weights."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import default_collate
 from mmpretrain.engine import SwitchRecipeHook
 from mmpretrain.structures import DataSample
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from mtkdrl_mm.engine.hooks import (
     FiniteLossHook,
     TeacherCheckHook,
     TeacherWeightHook,
+    teacher_check_hook,
 )
+from mtkdrl_mm.engine.hooks.teacher_check_hook import spread_batches
 from mtkdrl_mm.models import Weighting
 from mtkdrl_mm.structures import TeacherWeights
 from mtkdrl_mm.utils import InputError
 
 
-class Loader(list):
-    """Batches with a data set."""
+class Images(Dataset):
+    """The images of some batches."""
 
-    def __init__(self, batches=(), classes=5):
-        super().__init__(batches)
-        metainfo = {} if classes is None else dict(classes=tuple(range(classes)))
-        self.dataset = SimpleNamespace(metainfo=metainfo)
+    def __init__(self, batches, classes):
+        self.metainfo = {} if classes is None else dict(classes=tuple(range(classes)))
+        self.samples = [
+            dict(inputs=image, data_samples=sample)
+            for batch in batches
+            for image, sample in zip(batch['inputs'], batch['data_samples'])
+        ]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
 
 
-def loop(*args, **kwargs):
-    return SimpleNamespace(dataloader=Loader(*args, **kwargs))
+def loop(batches=(), classes=5):
+    size = len(batches[0]['data_samples']) if batches else 1
+    loader = DataLoader(Images(batches, classes), size, collate_fn=default_collate)
+    return SimpleNamespace(dataloader=loader)
 
 
 @pytest.fixture
@@ -104,7 +120,9 @@ def batches_for(distiller, right, images=8, count=3):
         inputs = torch.randn(images, 3, 32, 32, generator=generator)
         inputs += 2 * torch.randn(images, 3, 1, 1, generator=generator)
         labels = distiller.teachers(inputs)[0].logits.argmax(dim=1)
-        labels[int(right * images) :] = (labels[int(right * images) :] + 1) % 5
+        wrong = labels[int(right * images) :]
+        wrong += 1 + torch.arange(len(wrong)) % 4  # in no other order of the classes
+        labels %= 5
         samples = [DataSample().set_gt_label(label) for label in labels]
         batches.append(dict(inputs=inputs, data_samples=samples))
     return batches
@@ -127,12 +145,45 @@ def test_accuracy_of_each_teacher(check, make_distiller, right):
         assert 'accuracy of only 0.0 %, below the minimum of 40.0 %' in warned[0]
 
 
-def test_only_the_first_batches_are_looked_at(check, make_distiller):
+def test_images_are_spread_over_the_data_set(check, make_distiller):
+    """Its first batches may be of one class."""
     distiller = make_distiller()
     batches = batches_for(distiller, 1.0)[:2] + batches_for(distiller, 0.0)[2:]
-    lines = check(batches=batches, distiller=distiller, num_batches=2, min_accuracy=0)
-    assert 'on 16 validation images' in lines[0] and '  a  100.0 %' in lines[0]
+    # Images 0, 3, 6, 9, 13, 16, 19 and 23, of which a is right on those before 16.
+    lines = check(batches=batches, distiller=distiller, num_batches=1, min_accuracy=0)
+    assert 'on 8 validation images' in lines[0] and '  a   62.5 %' in lines[0]
     assert check(batches=batches, num_batches=0) == []
+
+
+@pytest.mark.parametrize('size', [7, None])
+def test_every_process_has_images_of_its_own(monkeypatch, size):
+    data = list(range(100))
+    sampler = BatchSampler(SequentialSampler(data), 7, drop_last=False)
+    loader = DataLoader(data, **(dict(batch_size=7) if size else dict(batch_sampler=sampler)))
+    drawn = []
+    for rank in range(3):
+        monkeypatch.setattr(teacher_check_hook, 'get_dist_info', lambda rank=rank: (rank, 3))
+        drawn.append([batch.tolist() for batch in spread_batches(loader, 2)])
+        assert [len(batch) for batch in drawn[-1]] == [7, 7]
+    images = sorted(image for batches in drawn for batch in batches for image in batch)
+    assert len(set(images)) == 42 and (images[0], images[-1]) == (0, 99)
+    assert {b - a for a, b in itertools.pairwise(images)} == {2, 3}
+    assert sum(len(batch) for batch in spread_batches(loader, 99)) == 33  # each once
+
+
+def test_a_teacher_with_its_classes_in_another_order(check, make_distiller):
+    """Right on nine images of ten, if its classes 1 and 2 are exchanged."""
+    distiller = make_distiller()
+    batches = batches_for(distiller, 0.9, images=20, count=10)
+    for batch in batches:
+        for sample in batch['data_samples']:
+            label = int(sample.gt_label)
+            sample.set_gt_label({1: 2, 2: 1}.get(label, label))
+    lines = check(batches=batches, distiller=distiller, num_batches=10)
+    warned = [line for line in lines[1:] if line.startswith('Teacher "a"')]
+    assert len(warned) == 1 and 'seems to have the classes in another order: with' in warned[0]
+    assert 'accuracy on the other half is 90.0 % instead of' in warned[0]
+    assert warned[0].endswith('check_teachers.py prints its `class_map`.')
 
 
 def test_default_minimum_is_a_tenth_of_the_way_from_chance(check, make_distiller):
@@ -183,7 +234,7 @@ class Counting(Weighting):
 def test_batch_means_of_the_weights_are_logged(make_runner, make_distiller, make_batch):
     """mmengine's LoggerHook averages over its window."""
     distiller = make_distiller(weighting=dict(type=Counting))
-    runner = make_runner(distiller, train_loop=loop(range(100)))
+    runner = make_runner(distiller, train_loop=SimpleNamespace(dataloader=range(100)))
     hook = TeacherWeightHook()
     hook.before_train(runner)
     for index in range(6):
@@ -203,7 +254,7 @@ def test_batch_means_of_the_weights_are_logged(make_runner, make_distiller, make
 
 def test_weights_without_effect_are_not_logged(make_runner, make_distiller, make_batch):
     distiller = make_distiller(weighting=dict(type=Counting), feature_loss_weight=0)
-    runner = make_runner(distiller, train_loop=loop(range(1)))
+    runner = make_runner(distiller, train_loop=SimpleNamespace(dataloader=range(1)))
     hook = TeacherWeightHook()
     hook.before_train(runner)
     distiller(*make_batch(4), mode='loss')

@@ -4,12 +4,14 @@
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Subset
 
+from mtkdrl_mm.evaluation import PredictionCounts
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
-from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool
+from mtkdrl_mm.models import MultiTeacherDistiller, StoredTeacherPool, TeacherPool
 from mtkdrl_mm.models.labels import hard_labels
 from mtkdrl_mm.models.losses.norm_direction import NormDirection
 from mtkdrl_mm.models.teachers.class_map import check_class_names
@@ -26,13 +28,16 @@ class TeacherCheckHook(Hook):
 
     When it acts: once before training. It compares the number of classes of
     the data with the student's, makes sure that the weighting's hook exists,
-    and logs each teacher's accuracy on the first validation batches. Images
+    and logs each teacher's accuracy on validation images, spread evenly over
+    the data set, which often has one class after the other. Images
     with the wrong normalisation raise no error, but ruin the accuracy: the hook
-    warns of teachers below a minimum. It saves nothing.
+    warns of teachers below a minimum, and of those that are clearly better with
+    their classes in another order, where there are at least two images per class.
+    It saves nothing.
 
     Args:
-        num_batches (int): Number of validation batches; 0 disables the
-            measurement. Defaults to 4.
+        num_batches (int): Number of batches of every process, of the validation
+            loader's size; 0 disables the measurement. Defaults to 4.
         min_accuracy (float, optional): Accuracy in percent below which the hook
             warns. Defaults to None: a tenth of the way from chance to 100 %,
             which is 10.1 for 1,000 classes and 19 for 10 classes.
@@ -51,7 +56,7 @@ class TeacherCheckHook(Hook):
     priority = 'BELOW_NORMAL'
 
     def __init__(self, num_batches: int = 4, min_accuracy: float | None = None) -> None:
-        self.num_batches = check_number('num_batches', num_batches)
+        self.num_batches = int(check_number('num_batches', num_batches))
         self.min_accuracy = min_accuracy
         if min_accuracy is not None:
             check_number('min_accuracy', min_accuracy, maximum=100)
@@ -95,44 +100,69 @@ class TeacherCheckHook(Hook):
         if live is None:
             return  # no networks, and their accuracy was measured when they were stored
         if self.num_batches > 0:
-            self._measure(runner, distiller)
+            self._measure(runner, distiller, live)
 
     @torch.no_grad()
-    def _measure(self, runner: Runner, distiller: MultiTeacherDistiller) -> None:
-        pool = distiller.teachers
+    def _measure(self, runner: Runner, distiller: MultiTeacherDistiller, pool: TeacherPool) -> None:
+        num_classes = pool.spec.num_classes
         device = next(distiller.student.parameters()).device
-        # For every teacher the number of correct predictions, then the number of images.
-        counts = torch.zeros(len(pool) + 1, device=device)
-        for index, batch in enumerate(runner.val_dataloader):
-            if index >= self.num_batches:
-                break
+        predictions = {name: PredictionCounts(num_classes, device) for name in pool.names}
+        seen = 0
+        for batch in spread_batches(runner.val_dataloader, self.num_batches):
             batch = distiller.data_preprocessor(batch, False)
             samples = batch['data_samples']
-            labels = hard_labels(samples).to(device)
-            for m, output in enumerate(pool(batch['inputs'], samples)):
-                counts[m] += (output.logits.argmax(dim=1) == labels).sum()
-            counts[-1] += len(labels)
-        all_reduce(counts)
-        *correct, total = counts.tolist()
-        minimum = self.min_accuracy
-        if minimum is None:
-            minimum = minimum_accuracy(pool.spec.num_classes)
+            labels = hard_labels(samples)
+            images = torch.arange(seen, seen + len(labels))
+            seen += len(labels)
+            for counts, output in zip(predictions.values(), pool(batch['inputs'], samples)):
+                counts.add(labels, output.logits.argmax(dim=1), images)
+        for counts in predictions.values():
+            counts.all_reduce()
         width = max(map(len, pool.names))
-        lines = [f"Teachers' accuracy on {int(total)} validation images:"]
+        lines = [f"Teachers' accuracy on {counts.num_images} validation images:"]
         lines += [
-            f'  {name:<{width}}  {100 * count / total:5.1f} %'
-            for name, count in zip(pool.names, correct)
+            f'  {name:<{width}}  {100 * counts.accuracy:5.1f} %'
+            for name, counts in predictions.items()
         ]
         runner.logger.info('\n'.join(lines))
-        for name, count in zip(pool.names, correct):
-            accuracy = 100 * count / total
-            if accuracy < minimum:
-                runner.logger.warning(
-                    f'Teacher "{name}" has an accuracy of only {accuracy:.1f} %, below the '
-                    f'minimum of {minimum:.1f} %. Check its checkpoint, and whether its mean, std, '
-                    'to_rgb and input_size are those of its training; '
-                    'tools/analysis_tools/check_teachers.py tries alternatives.'
-                )
+        minimum = self.min_accuracy
+        if minimum is None:
+            minimum = minimum_accuracy(num_classes)
+        for name, counts in predictions.items():
+            warning = counts.warning(name, minimum)
+            if warning:
+                runner.logger.warning(warning)
+
+
+def spread_batches(dataloader: DataLoader, num_batches: int) -> DataLoader:
+    """Batches of images that are spread evenly over the data set of a loader.
+
+    Data sets often have one class after the other, so that their first batches are
+    of few classes.
+
+    Args:
+        dataloader (DataLoader): The loader, which is not changed.
+        num_batches (int): Number of batches of every process; fewer if the data set
+            has fewer images.
+
+    Returns:
+        DataLoader: A loader of these images; every process has others.
+    """
+    rank, world_size = get_dist_info()
+    size = dataloader.batch_size
+    if size is None:  # with a batch sampler of its own
+        size = int(getattr(dataloader.batch_sampler, 'batch_size', 1))
+    total = len(dataloader.dataset)  # type: ignore[arg-type]
+    count = min(num_batches * size * world_size, total)
+    indices = torch.linspace(0, total - 1, count, dtype=torch.float64).long().tolist()
+    return DataLoader(
+        Subset(dataloader.dataset, indices[rank::world_size]),
+        batch_size=size,
+        num_workers=dataloader.num_workers,
+        collate_fn=dataloader.collate_fn,
+        worker_init_fn=dataloader.worker_init_fn,
+        multiprocessing_context=dataloader.multiprocessing_context,
+    )
 
 
 def check_data_classes(dataset: Any, distiller: MultiTeacherDistiller, which: str) -> None:
