@@ -2,7 +2,7 @@
 
 import re
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 
 def parse_version_info(version: str) -> tuple[int | str, ...]:

@@ -37,6 +37,10 @@ class DistilledBackbone:
         checkpoint (str): Path or URL.
         weights (str, optional): 'ema' or 'raw', where the file has both averaged
             and raw weights. Defaults to the averaged ones.
+        prefix (str, optional): Not used: the backbone is found without it. It is what
+            an ``init_cfg`` inherits from one of mmengine's ``Pretrained`` in a base
+            config. Defaults to None.
+        map_location (str, optional): Not used, likewise. Defaults to None.
 
     Raises:
         InputError: When the backbone is initialised, if the file is missing or
@@ -55,7 +59,13 @@ class DistilledBackbone:
         True
     """
 
-    def __init__(self, checkpoint: str, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        weights: str | None = None,
+        prefix: str | None = None,
+        map_location: str | None = None,
+    ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise InputError(
                 f'DistilledBackbone needs the path or URL of a checkpoint, but got {checkpoint!r}. '

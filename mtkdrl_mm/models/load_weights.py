@@ -356,7 +356,9 @@ def _check_classes(network: nn.Module, weights: Weights, location: str, role: st
     if role.startswith('teacher'):
         raise InputError(
             start + 'Teachers, student and data must have the same classes. If the teacher has '
-            "more, set the file's number in its config, and a `class_map` for the teacher."
+            'others, it needs a `class_map`, and its network the number of the file: '
+            f'`cfg_options={{"model.head.num_classes": {found}}}` beside a `cfg_path`, '
+            f'`num_classes={found}` beside a `model_name`.'
         )
     raise InputError(
         start + 'Set the number of classes to that of the file; or, to start from its backbone '

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from .config_components import component_class, components
 from .config_errors import parameters
+from .data_settings import loader_datasets
 from .errors import InputError
 
 # What mmengine and this package read from a config, beside the runner's arguments.
@@ -57,11 +58,13 @@ class Variables:
         used (set[str]): Names that an expression in one of the files reads.
         unread (dict[str, str]): File by name, of those that none does after it has set them.
         num_files (int): Number of files.
+        last_file (str): Path of the config file itself, which the others are bases of.
     """
 
     used: set[str] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
     num_files: int = 0
+    last_file: str = ''
 
 
 def find_variables(cfg: Config) -> Variables:
@@ -76,6 +79,7 @@ def find_variables(cfg: Config) -> Variables:
     found = Variables()
     for path, text in _files(cfg.text or ''):  # bases precede what is based on them
         found.num_files += 1
+        found.last_file = path
         base_reads = {*re.findall(r'\b_base_\s*(?:\.|\[\s*[\'"])\s*(\w+)', text)}
         found.used |= base_reads
         found.unread = {k: v for k, v in found.unread.items() if k not in base_reads}
@@ -143,6 +147,54 @@ def warn_of_unread_keys(cfg: Config) -> None:
         close = close or get_close_matches(name, _MISSPELT, n=1, cutoff=0.8)
         if close:
             _warn_once(f'"{name}" in {path} is read by nothing. Did you mean "{close[0]}"?')
+
+
+def refuse_unread_data_settings(cfg: Config) -> None:
+    """Refuse a data folder or classes at the top of a config file that no data set has.
+
+    On the command line they set those of all data sets; in a file they are variables, as all of
+    mmengine's, and the bases have used their own already.
+
+    Args:
+        cfg (Config): The config as it was read.
+
+    Raises:
+        InputError: If the file itself sets ``data_root`` or ``metainfo`` and neither it nor its
+            data sets use the value.
+    """
+    variables = find_variables(cfg)
+    for name in ('data_root', 'metainfo'):
+        path = variables.unread.get(name)
+        # What mmengine has written is one file, and has the values that options gave to data sets.
+        if variables.num_files == 1 or path is None or path != variables.last_file:
+            continue
+        if any(_has_setting(dataset, name, cfg[name]) for _, dataset in loader_datasets(cfg)):
+            continue
+        raise InputError(
+            f'`{name}` in "{path}" would change nothing: it is a variable there, and the bases '
+            f'have used their own. Set it in the data set of every loader, such as '
+            f'train_dataloader = dict(dataset=dict({name}={name})), or leave it out and give it on '
+            f'the command line: --cfg-options {_OPTION[name]}'
+        )
+
+
+def _has_setting(dataset: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a data set has a folder, or is below it, or has the classes of a ``metainfo``."""
+    if name == 'metainfo':
+        classes = value.get('classes') if isinstance(value, dict) else None
+        own = (dataset.get('metainfo') or {}).get('classes')
+        return classes is None or (own is not None and list(own) == list(classes))
+    if not isinstance(value, str):
+        return True
+    paths = [dataset.get(key) for key in ('data_root', 'ann_file')]
+    return any(
+        isinstance(path, str) and osp.normpath(f'{path}/').startswith(osp.normpath(value))
+        for path in paths
+        if path
+    )
+
+
+_OPTION = dict(data_root='data_root=FOLDER', metainfo='metainfo.classes=NAME,NAME')
 
 
 def check_option_keys(cfg: Config, options: Iterable[str]) -> None:

@@ -33,7 +33,11 @@ from .config_errors import (
     config_error,
     refused_settings,
 )
-from .config_keys import check_option_keys, warn_of_unread_keys
+from .config_keys import (
+    check_option_keys,
+    refuse_unread_data_settings,
+    warn_of_unread_keys,
+)
 from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError, check_config_file, config_failure, similar_files
@@ -69,7 +73,8 @@ def read_config_file(path: str) -> Config:
         path (str): Path of the file.
 
     Raises:
-        InputError: If it does not exist or cannot be read.
+        InputError: If it does not exist or cannot be read, or sets what would change
+            nothing, see :func:`~mtkdrl_mm.utils.config_keys.refuse_unread_data_settings`.
     """
     check_config_file(path)
     try:
@@ -98,6 +103,7 @@ def read_config_file(path: str) -> Config:
             f'The config file "{path}" cannot be read: {config_failure(error)}.'
         ) from error
     warn_of_unread_keys(cfg)
+    refuse_unread_data_settings(cfg)
     return cfg
 
 

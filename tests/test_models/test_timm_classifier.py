@@ -120,6 +120,22 @@ def test_other_classes(hub, network):
     torch.testing.assert_close(output.logits, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_file_of_ones_own_has_the_students_classes(tmp_path):
+    """And not those of timm's weights of this name; a class map, or a number, says otherwise."""
+    path = str(tmp_path / 'own.pth')
+    torch.save(timm.create_model('resnet10t', num_classes=7).state_dict(), path)
+    entry = dict(model_name='resnet10t', checkpoint=path)
+    pool = build_pool([entry], STUDENT, num_classes=7)
+    assert pool.spec.num_classes == pool[0].network.head.num_classes == 7
+    pool.load_weights()
+    mapped = dict(entry, class_map=[6, 0, 2])
+    with pytest.raises(InputError, match='beside a `cfg_path`, `num_classes=7` beside a `model_na'):
+        build_pool([mapped], STUDENT, num_classes=3).load_weights()
+    pool = build_pool([dict(mapped, num_classes=7)], STUDENT, num_classes=3)
+    pool.load_weights()
+    assert pool.spec.num_classes == 3
+
+
 def test_number_of_classes_of_a_student(make_distiller, make_batch):
     student = dict(type='mtkdrl_mm.TimmImageClassifier', model_name='resnet10t')
     distiller = make_distiller(student=student, num_classes=5)

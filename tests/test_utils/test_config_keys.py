@@ -8,6 +8,7 @@ from mtkdrl_mm.utils import InputError, config_keys
 from mtkdrl_mm.utils.config_keys import (
     check_option_keys,
     find_variables,
+    refuse_unread_data_settings,
     warn_of_unread_keys,
     without_variables,
 )
@@ -175,3 +176,38 @@ def test_configs_that_mmengine_has_written(read, warnings_of, tmp_path):
         check_option_keys(written, ['pool.0.checkpoint'])
     with pytest.raises(InputError, match=r'Did you mean "model\.weighting\.type"'):
         check_option_keys(written, ['weighting.type'])
+
+
+@pytest.mark.parametrize(
+    ('lines', 'refused'),
+    [
+        ("data_root = 'data/pets'", 'data_root'),
+        ("data_root = 'data/pets'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
+        # Not through the variable, but the same.
+        (
+            "data_root = 'pets/'\ntrain_dataloader = dict(dataset=dict(data_root='pets'))",
+            '',
+        ),
+        ("data_root = 'data'\nval_dataloader = dict(dataset=dict(ann_file='data/val.txt'))", ''),
+        ("metainfo = dict(classes=('cat', 'dog'))", 'metainfo'),
+        (
+            "metainfo = dict(classes=('cat', 'dog'))\n"
+            'val_dataloader = dict(dataset=dict(metainfo=metainfo))',
+            '',
+        ),
+        ('metainfo = dict(palette=[(0, 0, 0)])', ''),
+    ],
+)
+def test_data_settings_of_a_file_that_no_data_set_has(read, lines, refused, tmp_path):
+    """On the command line they set those of all data sets; there they would change nothing."""
+    cfg = read(lines)
+    if not refused:
+        refuse_unread_data_settings(cfg)
+        return
+    with pytest.raises(InputError) as error:
+        refuse_unread_data_settings(cfg)
+    assert f'`{refused}` in "{tmp_path / "own.py"}" would change nothing' in str(error.value)
+    assert f'dict(dataset=dict({refused}={refused}))' in str(error.value)
+    # Bases may have variables that nothing uses.
+    (tmp_path / 'further.py').write_text("_base_ = './own.py'\n")
+    refuse_unread_data_settings(Config.fromfile(tmp_path / 'further.py'))

@@ -64,8 +64,8 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     Args:
         cfg (dict): The config, see :func:`build_pool`.
         index (int): Index of the teacher in the pool, for messages.
-        num_classes (int, optional): Number of classes to set in a network with
-            a ``cfg_path`` and the student's classes.
+        num_classes (int, optional): Number of classes to set in a network that has
+            the student's: with a ``cfg_path``, or a ``model_name`` and a ``checkpoint``.
 
     Returns:
         TeacherConfig: Its parts.
@@ -78,7 +78,7 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     cfg = dict(cfg)
     name = cfg.pop('name', None)
     checkpoint = teacher_checkpoint(cfg)
-    cfg.pop('checkpoint', None)
+    own_file = cfg.pop('checkpoint', None) is not None
     weights = cfg.pop('weights', None)
     input_size = cfg.pop('input_size', None)
     preprocessor = cfg.pop('data_preprocessor', None)
@@ -102,9 +102,11 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
         raise InputError(
             f'`check_classes` of {role} must be True or False, but is {check_classes!r}.'
         )
+    # A network by name has the classes of the weights of that name, unless it gets others.
+    follows = 'cfg_path' in cfg
     if is_timm_name(cfg):
+        follows = own_file and 'num_classes' not in cfg
         cfg['type'] = 'mtkdrl_mm.TimmImageClassifier'
-    by_path = 'cfg_path' in cfg
     model, file_preprocessor = read_network_config(cfg, role)
     # A network with other classes, or with embeddings as outputs, keeps their number.
     other_outputs = class_map is not None or zero_shot is not None
@@ -113,7 +115,7 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     return TeacherConfig(
         name=name or _default_name(cfg, model),
         model=model,
-        num_classes=num_classes if by_path and not other_outputs else None,
+        num_classes=num_classes if follows and not other_outputs else None,
         preprocessor=given,
         checkpoint=checkpoint,
         weights=weights,
@@ -138,8 +140,8 @@ def build_teacher(
         index (int): Index of the teacher in the pool, for messages.
         student_preprocessing (Preprocessing): Preprocessing of a teacher whose
             config has none.
-        num_classes (int, optional): Number of classes to set in a network with
-            a ``cfg_path`` and the student's classes.
+        num_classes (int, optional): Number of classes to set in a network that has
+            the student's: with a ``cfg_path``, or a ``model_name`` and a ``checkpoint``.
         token_maps (bool): Whether a transformer's patch tokens count as its map.
             Defaults to False.
 

@@ -102,6 +102,7 @@ def test_other_number_of_classes(make_classifier, save, request, kind):
     message = str(error.value)
     assert 'Teacher "digits"' in message and path in message
     assert 'has 7 classes, but the config has 5' in message
+    assert '`cfg_options={"model.head.num_classes": 7}` beside a `cfg_path`' in message
 
 
 def test_other_width(make_classifier, make_resnet, save):
