@@ -24,6 +24,7 @@ POOLS = {
     'weak': ['resnet', 'densenet', 'repvgg', 'weak'],
     'clean': ['resnet', 'densenet', 'repvgg', 'regnet'],
     'confused': ['resnet', 'densenet', 'repvgg', 'regnet'],
+    'coarse': ['coarse_resnet', 'coarse_densenet', 'coarse_repvgg', 'coarse_regnet'],
     'memorising': ['resnet', 'densenet', 'repvgg', 'memorising'],
     'specialists': ['resnet', 'regnet', 'specialist_a', 'specialist_b'],
     'duplicates': ['repvgg', 'repvgg_2', 'repvgg_3', 'resnet'],
@@ -112,6 +113,10 @@ LISTS = {
     'memorising': 'student',
     'specialist_a': 'specialist_a',
     'specialist_b': 'specialist_b',
+    'coarse_resnet': 'coarse_animals',
+    'coarse_densenet': 'coarse_animals',
+    'coarse_repvgg': 'coarse_animals',
+    'coarse_regnet': 'coarse_vehicles',
 }
 
 
@@ -131,6 +136,10 @@ def test_images_of_a_teacher(name):
     ('name', 'network', 'differs'),
     [
         ('memorising', 'repvgg', False),
+        ('coarse_resnet', 'resnet', False),
+        ('coarse_densenet', 'densenet', False),
+        ('coarse_repvgg', 'repvgg', False),
+        ('coarse_regnet', 'regnet', False),
         ('specialist_a', 'densenet', False),
         ('specialist_b', 'repvgg', False),
         ('overconfident', 'resnet', False),

@@ -58,6 +58,8 @@ LISTS = {
     'train_noisy': 200,
     'specialist_a': 5 * 20 + 5,
     'specialist_b': 5 * 20 + 5,
+    'coarse_animals': 200,
+    'coarse_vehicles': 200,
     'student': 80,
     'student_noisy': 80,
     'student_and_held_out': 140,
@@ -75,7 +77,7 @@ def test_lists_and_files(source, sample):
     for name, rows in lists.items():
         split = 'test' if name == 'val' else 'train'
         for path, label in rows.items():
-            if 'noisy' not in name:
+            if 'noisy' not in name and 'coarse' not in name:
                 assert path.split('/')[0] == CLASSES[label]
             original = source / split / path
             copy = sample / ('val' if name == 'val' else 'train') / path
@@ -83,6 +85,15 @@ def test_lists_and_files(source, sample):
     assert lists['student'].items() <= lists['train'].items()
     for name in ('student', 'held_out', 'select'):
         assert set(np.bincount(list(lists[name].values()))) == {LISTS[name] // 10}
+
+
+def test_coarse_labels(sample):
+    right = read(sample, 'train')
+    for name, pairs in (('animals', {3: 5, 4: 7}), ('vehicles', {0: 8, 1: 9})):
+        coarse = read(sample, f'coarse_{name}')
+        assert list(coarse) == list(right)
+        assert all(coarse[path] == pairs.get(label, label) for path, label in right.items())
+        assert len(set(coarse.values())) == 8
 
 
 def test_no_image_is_in_two_of_the_parts(sample):

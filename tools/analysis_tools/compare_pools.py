@@ -55,9 +55,11 @@ POOLS: dict[str, dict[str, str]] = {
             'duplicates',
             'calibration',
             'confused',
+            'coarse',
         )
     },
     'confused_noisy': dict(CIFAR10_POOL='confused', CIFAR10_LABELS='noisy_and_held_out'),
+    'coarse_noisy': dict(CIFAR10_POOL='coarse', CIFAR10_LABELS='noisy_and_held_out'),
 }
 #: Config and options of every row.
 METHODS: dict[str, tuple[str, ...]] = dict(

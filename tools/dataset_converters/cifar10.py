@@ -9,6 +9,9 @@ by torchvision. The tool writes the images, and these lists to ``meta/``:
 - ``train_noisy.txt``: the same with 40 % wrong labels, for a weak teacher;
 - ``specialist_a.txt``, ``specialist_b.txt``: all of them for the first five classes,
   and few for the last five, and the other way round;
+- ``coarse_animals.txt``, ``coarse_vehicles.txt``: all of them, with one label for two
+  animals or two vehicles: cats are dogs, and deer are horses, or airplanes are ships, and
+  automobiles are trucks;
 - ``student.txt``: the first of them in each class, for the student;
 - ``student_noisy.txt``: the same with 40 % wrong labels;
 - ``held_out.txt``: images that neither teachers nor student learn from, for an agent;
@@ -50,6 +53,10 @@ CLASSES = (
 Row = tuple[str, int]
 # A specialist's list has one in so many of the teachers' images outside its classes.
 SPECIALIST_STEP = 20
+# What a coarse list calls the images of a class, in others' words.
+COARSE = dict(
+    animals=dict(cat='dog', deer='horse'), vehicles=dict(airplane='ship', automobile='truck')
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -139,6 +146,20 @@ def specialize(rows: list[list[Row]], classes: range) -> list[Row]:
     ]
 
 
+def merge(rows: list[Row], names: dict[str, str]) -> list[Row]:
+    """Label the images of some classes as those of others.
+
+    Args:
+        rows (list[Row]): The images.
+        names (dict[str, str]): By the name of a class, that of the other one.
+
+    Returns:
+        list[Row]: In the same order.
+    """
+    labels = {CLASSES.index(name): CLASSES.index(other) for name, other in names.items()}
+    return [(path, labels.get(label, label)) for path, label in rows]
+
+
 def draw_images(
     source: str, out: str, args: argparse.Namespace, rng: np.random.Generator
 ) -> dict[str, list[list[Row]]]:
@@ -210,6 +231,8 @@ def write_sample(source: str, out: str, args: argparse.Namespace) -> None:
     half = len(CLASSES) // 2
     lists['specialist_a'] = specialize(drawn['train'], range(half))
     lists['specialist_b'] = specialize(drawn['train'], range(half, len(CLASSES)))
+    for key, names in COARSE.items():
+        lists[f'coarse_{key}'] = merge(lists['train'], names)
     os.makedirs(osp.join(out, 'meta'))
     for key, rows in lists.items():
         if rows:  # nothing can be trained from an empty list
