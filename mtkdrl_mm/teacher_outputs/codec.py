@@ -18,7 +18,7 @@ from .packed_layout import PackedLayout
 from .settings import TeacherOutputsSettings
 
 EMBEDDING_KEYS = ('embedding', 'embedding_components')
-# Names of a stored map, and whether its entries are negative as often as positive.
+# Names of a stored map, and whether its entries may be negative; tokens were the first such maps.
 _MAPS = {
     'feature_map': False,
     'token_map': True,
@@ -30,14 +30,14 @@ _MAPS = {
 
 
 def stored_tensors(
-    settings: TeacherOutputsSettings, output: NetworkOutput, of_tokens: bool = False
+    settings: TeacherOutputsSettings, output: NetworkOutput, signed_map: bool = False
 ) -> tuple[TensorSpec, ...]:
     """Which tensors are stored of a teacher.
 
     Args:
         settings (TeacherOutputsSettings): Data type and kind of maps.
         output (NetworkOutput): Outputs of the teacher for any images.
-        of_tokens (bool): Whether its map consists of a transformer's tokens.
+        signed_map (bool): Whether entries of its map may be negative. Defaults to False.
 
     Returns:
         tuple[TensorSpec, ...]: Logits, embedding, and the map if there is one.
@@ -55,13 +55,13 @@ def stored_tensors(
         return tuple(specs)
     channels, height, width = output.feature_map.shape[1:]
     if settings.maps == 'projected' and settings.map_channels < channels:
-        name = 'token_map_components' if of_tokens else 'map_components'
+        name = 'token_map_components' if signed_map else 'map_components'
         specs.append(TensorSpec(name, (settings.map_channels, height, width), dtype))
     elif settings.maps == 'pooled':
-        name = 'pooled_token_map' if of_tokens else 'pooled_map'
+        name = 'pooled_token_map' if signed_map else 'pooled_map'
         specs.append(TensorSpec(name, (channels, 1, 1), dtype))
     else:
-        name = 'token_map' if of_tokens else 'feature_map'
+        name = 'token_map' if signed_map else 'feature_map'
         specs.append(TensorSpec(name, (channels, height, width), dtype))
     return tuple(specs)
 
@@ -127,6 +127,8 @@ class OutputCodec:
             for key in map(basis_key, ('embeddings', 'maps'))
             if f'{key}components' in basis
         }
+        means = ((key, mean) for key, (_, mean) in self._bases.items())
+        self._negative_means = {key: bool(mean.lt(0).any()) for key, mean in means}
         for name, specs in self._specs.items():
             for spec in specs:
                 if spec.name not in ('logits', *EMBEDDING_KEYS, *_MAPS):
@@ -155,9 +157,16 @@ class OutputCodec:
         return len(self._bases[teacher, _basis_key(spec.name)][1])
 
     def has_signed_map(self, teacher: str) -> bool:
-        """Whether the entries of a teacher's map are negative as often as positive."""
+        """Whether entries of a teacher's map may be negative."""
         spec = self._map_spec(teacher)
-        return spec is not None and _MAPS[spec.name]
+        return spec is not None and self._is_signed(teacher, spec.name)
+
+    def _is_signed(self, teacher: str, name: str) -> bool:
+        if _MAPS[name] or not _is_projected(name):
+            return _MAPS[name]
+        # Version 0.1 took all maps but those of tokens for outputs of a ReLU, whose means are
+        # not negative.
+        return self._negative_means[teacher, _basis_key(name)]
 
     def _map_spec(self, teacher: str) -> TensorSpec | None:
         return next((spec for spec in self._specs[teacher] if spec.name in _MAPS), None)
@@ -242,7 +251,7 @@ class OutputCodec:
                 stored.flatten(2).transpose(1, 2), components.expand(len(stored), -1, -1)
             )
         restored = rows.add(mean).unflatten(1, stored.shape[2:]).permute(0, 3, 1, 2)
-        return restored if _MAPS[name] else restored.clamp_(min=0)
+        return restored if self._is_signed(teacher, name) else restored.clamp_(min=0)
 
     def _basis(self, teacher: str, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
         key = teacher, _basis_key(name)

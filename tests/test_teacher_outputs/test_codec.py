@@ -82,7 +82,7 @@ def test_stored_tensors(kwargs, channels, of_tokens, expected, dtype):
     ],
 )
 def test_signs_and_channels_of_the_map(of_tokens, kwargs, signed):
-    basis = fitted(torch.randn(4, 6, 3, 3), 2)
+    basis = fitted(torch.rand(4, 6, 3, 3), 2)
     codec = codec_of(outputs(), basis, of_tokens, **kwargs)
     assert codec.has_signed_map('a') is signed
     assert codec.map_channels('a') == 6
@@ -282,6 +282,20 @@ def test_outputs_of_a_relu_are_not_read_below_zero(of_tokens):
     error = (read - maps).square().mean()
     if not of_tokens:
         assert error < (signed - maps).square().mean()
+
+
+def test_maps_with_negative_entries_are_read_whole():
+    """Also from stores of version 0.1, which took all maps but tokens for outputs of a ReLU."""
+    maps = torch.nn.functional.hardswish(torch.randn(200, 6, 3, 3)) - 0.5
+    basis = fitted(maps, 5)
+    assert (basis['mean'] < 0).any()
+    _, signed = stored_and_read(maps, basis)
+    _, earlier = stored_and_read(maps, basis, of_tokens=False)
+    assert torch.equal(signed, earlier) and (signed < 0).any()
+    form = dict(maps='projected', map_channels=5)
+    assert codec_of(outputs(channels=6), name_basis('maps', basis), **form).has_signed_map('a')
+    lost = (signed - maps).square().mean() / maps.var()
+    assert lost < 1.2 * (1 - float(basis['explained']))
 
 
 def project(maps, basis, of_tokens=True):

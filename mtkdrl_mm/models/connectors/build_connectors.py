@@ -55,7 +55,7 @@ def build_connectors(output: NetworkOutput, pool: PoolSpec, cfg: dict[str, Any])
             )
         defaults: dict[str, Any] = {}
         if signed and kind == 'MapConnector':
-            defaults['act_cfg'] = None  # what is negative as often as positive cannot follow a ReLU
+            defaults['act_cfg'] = None  # what may be negative cannot follow a ReLU
         if scale != 1 and kind == 'EmbeddingConnector':
             defaults['scale'] = scale
         settings = {**defaults, **cfg, 'type': kind}

@@ -31,8 +31,10 @@ class TeacherConfig:
         name (str): The teacher's name.
         model (ConfigDict): Config of the network.
         num_classes (int, optional): Number of classes to set in the network.
-        preprocessor (dict, optional): ``mean``, ``std`` and ``to_rgb``, from the
-            teacher's config or its file; None without any.
+        preprocessor (dict): What is said of ``mean``, ``std`` and ``to_rgb``: by the
+            teacher's config, and where that says nothing, by the network's.
+        preprocessor_known (bool): Whether that is all. If not, what nothing is said of
+            is as timm has it, or as for the student.
         checkpoint (str, optional): Path or URL of the weights.
         weights (str, optional): 'ema' or 'raw'.
         input_size (int | tuple, optional): The resolution.
@@ -44,7 +46,8 @@ class TeacherConfig:
     name: str
     model: ConfigDict
     num_classes: int | None
-    preprocessor: dict[str, Any] | None
+    preprocessor: dict[str, Any]
+    preprocessor_known: bool
     checkpoint: str | None
     weights: str | None
     input_size: Any
@@ -110,13 +113,14 @@ def read_teacher_config(cfg: dict[str, Any], index: int, num_classes: int | None
     model, file_preprocessor = read_network_config(cfg, role)
     # A network with other classes, or with embeddings as outputs, keeps their number.
     other_outputs = class_map is not None or zero_shot is not None
-    given = preprocessor or model.pop('data_preprocessor', None) or file_preprocessor
+    networks = model.pop('data_preprocessor', None) or file_preprocessor
     model.pop('train_cfg', None)  # no batch augmentation by the teacher
     return TeacherConfig(
         name=name or _default_name(cfg, model),
         model=model,
         num_classes=num_classes if follows and not other_outputs else None,
-        preprocessor=given,
+        preprocessor={**(networks or {}), **(preprocessor or {})},
+        preprocessor_known=networks is not None,
         checkpoint=checkpoint,
         weights=weights,
         input_size=input_size,
@@ -156,19 +160,22 @@ def build_teacher(
     network = build_classifier(config.model, None, config.num_classes, role)
     check_classifier(network, role)
     backbone, channels = network.backbone, input_channels(network)
-    given, input_size = config.preprocessor, config.input_size
+    input_size = config.input_size
     if input_size is None and getattr(backbone, 'fixed_size', False):
         input_size = backbone.img_size
-    if given is None:  # timm records the normalisation of its training
-        given = getattr(backbone, 'preprocessing', None)
-    if given is None:
-        given = dict(
-            mean=student_preprocessing.mean,
-            std=student_preprocessing.std,
-            to_rgb=student_preprocessing.to_rgb,
-        )
-        if channels != student_preprocessing.channels and len(set(given['mean'])) == 1:
-            given.update(mean=given['mean'][:1], std=given['std'][:1])
+    given = config.preprocessor
+    if not config.preprocessor_known:
+        # timm records the normalisation of its training.
+        default = getattr(backbone, 'preprocessing', None)
+        if default is None:
+            default = dict(
+                mean=student_preprocessing.mean,
+                std=student_preprocessing.std,
+                to_rgb=student_preprocessing.to_rgb,
+            )
+            if channels != student_preprocessing.channels and len(set(default['mean'])) == 1:
+                default.update(mean=default['mean'][:1], std=default['std'][:1])
+        given = {**default, **given}
     class_map, zero_shot = config.class_map, config.zero_shot
     return Teacher(
         name=config.name,

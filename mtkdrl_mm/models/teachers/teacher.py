@@ -19,7 +19,6 @@ from mtkdrl_mm.utils.class_names import shorten
 from ..classifier_output import run_classifier
 from ..infer_output import infer_output
 from ..memory_format import is_channels_last, memory_format
-from ..token_map import has_token_map
 from .class_map import ClassMap
 from .fold_batch_norm import fold_batch_norms
 from .host_copy import HostCopy
@@ -94,11 +93,6 @@ class Teacher(nn.Module):
     def role(self) -> str:
         """Name for messages: ``teacher "NAME"``."""
         return f'teacher "{self.name}"'
-
-    @property
-    def has_token_map(self) -> bool:
-        """Whether the map consists of a transformer's tokens."""
-        return self.token_maps and has_token_map(self.network.backbone)
 
     def train(self, mode: bool = True) -> 'Teacher':
         """Keep eval mode, whatever ``mode`` is."""

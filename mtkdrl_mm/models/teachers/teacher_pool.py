@@ -33,9 +33,9 @@ class PoolSpec:
         embedding_sizes (tuple[int, ...]): Embedding size d_m of every teacher.
         map_channels (tuple[int | None, ...]): Channels c_m of every teacher's
             map; None for teachers without a map.
-        signed_maps (tuple[bool, ...]): Whether the entries of a teacher's map
-            are negative as often as positive, as those of a transformer's
-            tokens and of projected maps. Defaults to ().
+        signed_maps (tuple[bool, ...]): Whether entries of a teacher's map may be
+            negative: not those behind a ReLU, but those of tokens, Swin, ConvNeXt
+            and networks with SiLU or Hardswish. Defaults to ().
         embedding_scales (tuple[float, ...]): Factor by which the components of
             a teacher's embedding are scaled, see :class:`BasisFit`; 1 for an
             embedding in full. Defaults to (): 1 for all.
@@ -331,7 +331,10 @@ class TeacherPool(nn.ModuleList):
                 None if output.feature_map is None else output.feature_map.shape[1]
                 for output in outputs
             ),
-            signed_maps=tuple(teacher.has_token_map for teacher in self),
+            signed_maps=tuple(
+                output.feature_map is not None and bool(output.feature_map.lt(0).any())
+                for output in outputs
+            ),
         )
 
     def _check_classes(self, outputs: Sequence[NetworkOutput], num_classes: int | None) -> int:

@@ -118,19 +118,22 @@ def _check_name(what: str, teacher: str, here: str | None, there: str | None) ->
 
 
 def _preprocessing(config: TeacherConfig, student: Preprocessing) -> dict[str, Any]:
-    given = config.preprocessor
-    if given is None:
+    keys = ('mean', 'std', 'to_rgb')
+    given = {key: config.preprocessor[key] for key in keys if key in config.preprocessor}
+    if not config.preprocessor_known and len(given) < len(keys):
         kind = (config.model.get('backbone') or config.model).get('type')
         cls = MODELS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(cls) and hasattr(cls, 'preprocessing'):
-            return dict(of='timm')
-        given = dict(mean=student.mean, std=student.std, to_rgb=student.to_rgb)
-    mean, std = given.get('mean'), given.get('std')
-    return dict(
-        mean=None if mean is None else [float(value) for value in mean],
-        std=None if std is None else [float(value) for value in std],
-        to_rgb=bool(given.get('to_rgb', False)),
-    )
+            return dict(of='timm', **_plain(given))
+        given = {**dict(mean=student.mean, std=student.std, to_rgb=student.to_rgb), **given}
+    return _plain({**dict(mean=None, std=None, to_rgb=False), **given})
+
+
+def _plain(preprocessor: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: bool(value) if key == 'to_rgb' else value and [float(part) for part in value]
+        for key, value in preprocessor.items()
+    }
 
 
 def _without(value: Any) -> Any:

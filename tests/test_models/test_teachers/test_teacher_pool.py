@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from mmpretrain.models import ClsDataPreprocessor
 
 from mtkdrl_mm.models import build_pool
+from mtkdrl_mm.models.connectors.build_connectors import build_connectors
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+FIVE = {'model.head.num_classes': 5}
 OTHER = dict(mean=[110.0, 120.0, 130.0], std=[20.0, 80.0, 127.5], to_rgb=False)
 
 
@@ -47,7 +49,7 @@ def test_teacher_sees_what_it_sees_when_it_runs_alone(make_pool, make_resnet):
 
 
 def test_preprocessing_comes_from_the_config_file(make_pool, config_file):
-    own = dict(mean=[1.0] * 3, std=[2.0] * 3)
+    own = dict(mean=[1.0] * 3, std=[2.0] * 3, to_rgb=True)
     source = Preprocessing.from_config(IMAGENET, 's')
     pool = make_pool(
         [dict(cfg_path=config_file), dict(cfg_path=config_file, data_preprocessor=own, name='b')],
@@ -55,6 +57,53 @@ def test_preprocessing_comes_from_the_config_file(make_pool, config_file):
     )
     assert pool[0].preprocessing == Preprocessing.from_config(OTHER, 't')
     assert pool[1].preprocessing == Preprocessing.from_config(own, 't')
+
+
+def test_a_part_of_a_preprocessing_leaves_the_rest_as_it_is(make_pool, config_file, make_resnet):
+    """As of dicts in configs that inherit from each other."""
+    source = Preprocessing.from_config(IMAGENET, 's')
+    timm = dict(type='mtkdrl_mm.TimmImageClassifier', model_name='resnet10t', num_classes=5)
+    pool = make_pool(
+        [
+            dict(cfg_path=config_file, data_preprocessor=dict(to_rgb=True), cfg_options=FIVE),
+            dict(make_resnet(4), name='inline', data_preprocessor=dict(to_rgb=False)),
+            dict(timm, name='timm', data_preprocessor=dict(to_rgb=False)),
+            dict(timm, name='mean', data_preprocessor=dict(mean=[1.0, 2.0, 3.0])),
+        ],
+        source,
+    )
+    expected = [
+        dict(OTHER, to_rgb=True),
+        dict(IMAGENET, to_rgb=False),  # the student's
+        dict(IMAGENET, to_rgb=False),  # timm's numbers are ImageNet's
+        dict(IMAGENET, mean=[1.0, 2.0, 3.0]),
+    ]
+    for teacher, cfg in zip(pool, expected):
+        found = teacher.preprocessing
+        assert found.mean == pytest.approx(cfg['mean'], abs=1e-2)
+        assert found.std == pytest.approx(cfg['std'], abs=1e-2)
+        assert found.to_rgb == cfg['to_rgb'], teacher.name
+
+
+def test_maps_with_negative_entries(make_pool, make_resnet):
+    """Hardswish and Swin's norm have them, a ReLU has none."""
+    neck = dict(type='GlobalAveragePooling')
+    others = [
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=neck,
+            head=dict(type='LinearClsHead', num_classes=5, in_channels=channels),
+        )
+        for backbone, channels in (
+            (dict(type='MobileNetV3', arch='small_050'), 288),
+            (dict(type='SwinTransformer', arch='tiny', img_size=64, window_size=2), 768),
+        )
+    ]
+    pool = make_pool([dict(make_resnet(4), name='resnet'), *others])
+    assert pool.spec.signed_maps == (False, True, True)
+    connectors = build_connectors(pool[0].infer_output(), pool.spec, {})
+    assert [one.projection.with_activation for one in connectors.values()] == [True, False, False]
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])

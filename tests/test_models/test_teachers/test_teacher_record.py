@@ -68,7 +68,7 @@ def test_what_changes_outputs(record, make_resnet, make_vit):
         record(weights='raw'),
         record(token_maps=True),
         record(data_preprocessor=dict(mean=[9.0] * 3, std=[1.0] * 3)),
-        record(data_preprocessor=dict(mean=[9.0] * 3, std=[1.0] * 3, to_rgb=True)),
+        record(data_preprocessor=dict(mean=[9.0] * 3, std=[1.0] * 3, to_rgb=False)),
         record(input_size=48),
         record(input_size=(48, 64)),
         record(class_map=[0, 1, 2]),
@@ -105,7 +105,10 @@ def test_networks_of_timm_record_their_own_normalisation(record):
     assert found.preprocessing == dict(of='timm')
     assert 'pretrained' not in found.config['model']['backbone']
     given = record(**timm, data_preprocessor=dict(mean=[0], std=[1]))
+    assert given.preprocessing == dict(of='timm', mean=[0.0], std=[1.0])
+    given = record(**timm, data_preprocessor=dict(mean=[0], std=[1], to_rgb=False))
     assert given.preprocessing == dict(mean=[0.0], std=[1.0], to_rgb=False)
+    assert record(data_preprocessor=dict(std=[2])).preprocessing['mean'] == list(STUDENT.mean)
 
 
 def test_text_embeddings(record, files):
