@@ -1,8 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Agree-to-disagree weights (AE-KD)."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
@@ -14,6 +17,25 @@ from mtkdrl_mm.utils.distributed import all_reduce_mean
 from ..losses import KLDivergence
 from ..teachers import PoolSpec
 from .base import Weighting
+
+# Where gradients cancel, rounding leaves a mean of up to 0.007 of the length that it would have
+# if they were independent, in bfloat16 0.024 (measured with up to 1,024 images); where they do
+# not, it has 0.8 of this length and more.
+_CANCELLED = 0.03
+
+
+class BatchGradients(NamedTuple):
+    """Gradients of M losses, averaged over the images of this process.
+
+    Attributes:
+        mean (Tensor): g^m, shape (M, K).
+        independent_norm (Tensor): Length that each g^m would have if the gradients
+            of the images were independent of each other,
+            sqrt(sum_i |g_i^m|^2) / B, shape (M,).
+    """
+
+    mean: Tensor
+    independent_norm: Tensor
 
 
 @MODELS.register_module()
@@ -31,6 +53,12 @@ class AEKD(Weighting):
     one w for the whole batch, also over several processes. Source: Du et al.,
     "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient
     Space", NeurIPS 2020.
+
+    The gradients of the images may cancel. Those behind the batch normalisation of
+    a connector always do where the student's or the teacher's map has a single
+    position: its gradient sums to 0 over batch and positions. What is left of g^m
+    is then rounding, and counts as 0. Teachers without a gradient share all
+    weight, up to the cap; if there are no others, all weights are equal.
 
     Args:
         pool (PoolSpec): Supplied by the distiller.
@@ -58,42 +86,46 @@ class AEKD(Weighting):
             feature = self.solve(feature_gradients(terms))
         return TeacherWeights(logit=logit.expand(shape), feature=feature.expand(shape))
 
-    def solve(self, gradients: Tensor) -> Tensor:
+    def solve(self, gradients: BatchGradients) -> Tensor:
         """Solve the quadratic program.
 
         Args:
-            gradients (Tensor): g^m of this process, shape (M, K).
+            gradients (BatchGradients): Those of this process.
 
         Returns:
             Tensor: w of shape (M,), float32.
         """
-        gradients = all_reduce_mean(gradients).double()
-        gram = (gradients @ gradients.T).cpu().numpy()
-        weights = min_norm_weights(gram, cap=1 / (self.nu * len(gradients)))
-        return torch.from_numpy(weights).to(gradients.device, torch.float32)
+        columns = torch.cat([gradients.mean, gradients.independent_norm[:, None]], dim=1)
+        columns = all_reduce_mean(columns).double()
+        # The images of all processes are so many times as many.
+        mean, independent_norm = columns[:, :-1], columns[:, -1] / get_world_size() ** 0.5
+        cancelled = mean.norm(dim=1) < _CANCELLED * independent_norm
+        mean = mean.masked_fill(cancelled[:, None], 0)
+        gram = (mean @ mean.T).cpu().numpy()
+        weights = min_norm_weights(gram, cap=1 / (self.nu * len(mean)))
+        return torch.from_numpy(weights).to(mean.device, torch.float32)
 
 
-def logit_gradients(terms: StepTerms) -> Tensor:
-    """mean_i dL_i^m/dz_i^S of every teacher's logit loss, detached, shape (M, C).
+def logit_gradients(terms: StepTerms) -> BatchGradients:
+    """dL_i^m/dz_i^S of every teacher's logit loss, detached; K is C.
 
     Args:
         terms (StepTerms): The step's terms.
     """
     loss_fn = terms.logit_loss_fn or KLDivergence(terms.temperature)
     if type(loss_fn) is not KLDivergence:
-        gradients = []
-        for loss in terms.logit_loss.sum(dim=0):
-            (gradient,) = torch.autograd.grad(loss, terms.student_logits, retain_graph=True)
-            gradients.append(gradient.mean(dim=0))
-        return torch.stack(gradients)
+        return _by_backward(terms.logit_loss, terms.student_logits)
     with torch.no_grad():
         student = terms.student_log_probs(loss_fn.temperature).exp()[:, None]
         teachers = loss_fn.teacher_log_probs(terms).exp()
-        return loss_fn.temperature * (student - teachers).mean(dim=0)
+        gradients = loss_fn.temperature * (student - teachers)
+        return BatchGradients(
+            gradients.mean(dim=0), gradients.norm(dim=2).norm(dim=0) / len(gradients)
+        )
 
 
-def feature_gradients(terms: StepTerms) -> Tensor:
-    """mean_i dD_i^m/dF_i of every teacher, detached, shape (M, K).
+def feature_gradients(terms: StepTerms) -> BatchGradients:
+    """dD_i^m/dF_i of every teacher, detached.
 
     F are the student's features (its map, or its embedding if no connector
     reads the map), with K entries per image. Where every connector starts with
@@ -104,11 +136,17 @@ def feature_gradients(terms: StepTerms) -> Tensor:
     Args:
         terms (StepTerms): The step's terms, with projections.
     """
-    gradients = _gradients_through_stems(terms)
-    return _gradients_by_backward(terms) if gradients is None else gradients
+    gradients = _through_stems(terms)
+    if gradients is not None:
+        return gradients
+    source: Tensor | None = terms.student.embedding
+    if any(projection.features.ndim == 4 for projection in terms.projections or []):
+        source = terms.student.feature_map
+    assert source is not None
+    return _by_backward(terms.feature_loss, source)
 
 
-def _gradients_through_stems(terms: StepTerms) -> Tensor | None:
+def _through_stems(terms: StepTerms) -> BatchGradients | None:
     stems = [p.stem for p in terms.projections or [] if p.stem is not None]
     same_source = all(stem.source is stems[0].source for stem in stems)
     if len(stems) < terms.num_teachers or not same_source:
@@ -121,22 +159,27 @@ def _gradients_through_stems(terms: StepTerms) -> Tensor | None:
     )
     if any(gradient is None for gradient in gradients):  # the loss reads other tensors
         return None
-    means = [at_least_float32(gradient).mean(dim=0) for gradient in gradients]
-    return torch.stack(
-        [stem.mean_vjp(mean).flatten().div(size) for stem, mean, size in zip(stems, means, sizes)]
-    )
+    # Their lengths at the source are not known without a backward pass of the whole batch. With
+    # random signs nothing cancels: the mean has the length of one of independent gradients.
+    signs = torch.randint(2, (len(stems[0].source),), generator=torch.Generator().manual_seed(0))
+    signs = signs.mul(2).sub(1).to(stems[0].output.device)
+    means, independent_norms = [], []
+    for stem, gradient, size in zip(stems, gradients, sizes):
+        gradient = at_least_float32(gradient)
+        means.append(stem.mean_vjp(gradient.mean(dim=0)).flatten().div(size))
+        signed = torch.tensordot(signs.to(gradient), gradient, dims=1) / len(gradient)
+        independent_norms.append(stem.mean_vjp(signed).norm().div(size))
+    return BatchGradients(torch.stack(means), torch.stack(independent_norms))
 
 
-def _gradients_by_backward(terms: StepTerms) -> Tensor:
-    source: Tensor | None = terms.student.embedding
-    if any(projection.features.ndim == 4 for projection in terms.projections or []):
-        source = terms.student.feature_map
-    assert source is not None
-    gradients = []
-    for loss in terms.feature_loss.sum(dim=0):
+def _by_backward(losses: Tensor, source: Tensor) -> BatchGradients:
+    means, independent_norms = [], []
+    for loss in losses.sum(dim=0):
         (gradient,) = torch.autograd.grad(loss, source, retain_graph=True)
-        gradients.append(at_least_float32(gradient).mean(dim=0).flatten())
-    return torch.stack(gradients)
+        gradient = at_least_float32(gradient)
+        means.append(gradient.mean(dim=0).flatten())
+        independent_norms.append(gradient.norm() / len(gradient))
+    return BatchGradients(torch.stack(means), torch.stack(independent_norms))
 
 
 def min_norm_weights(gram: np.ndarray, cap: float) -> np.ndarray:

@@ -4,7 +4,15 @@
 import pytest
 import torch
 
-from mtkdrl_mm.models import EmbeddingConnector, FeatureKL, FeatureMSE, MapConnector
+from mtkdrl_mm.models import (
+    AEKD,
+    EmbeddingConnector,
+    FeatureKL,
+    FeatureMSE,
+    KLDivergence,
+    MapConnector,
+    PoolSpec,
+)
 from mtkdrl_mm.models.connectors import Connector
 from mtkdrl_mm.models.weightings.aekd import feature_gradients
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
@@ -69,7 +77,7 @@ def assert_close(ours, expected):
 @pytest.fixture
 def no_backward(monkeypatch):
     """No backward pass per teacher in place of the one through the stems."""
-    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd._gradients_by_backward', None)
+    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd._by_backward', None)
 
 
 @pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
@@ -82,26 +90,26 @@ def test_map_connector(no_backward, loss, layers, training):
         for parameter in connector.parameters():
             torch.nn.init.normal_(parameter)
     terms = make_terms(connectors, SIZES, loss)
-    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms).mean, autograds(terms, terms.student.feature_map))
 
 
 @pytest.mark.parametrize('loss', LOSSES, ids=['mse', 'kl'])
 def test_embedding_connector(no_backward, loss):
     connectors = [EmbeddingConnector(CHANNELS, 8 + 2 * m) for m in range(3)]
     terms = make_terms(connectors, SIZES[:3], loss)
-    assert_close(feature_gradients(terms), autograds(terms, terms.student.embedding))
+    assert_close(feature_gradients(terms).mean, autograds(terms, terms.student.embedding))
 
 
 @pytest.mark.parametrize('first', [MapConnector, EmbeddingConnector])
 def test_maps_and_embeddings_in_one_pool_meet_at_the_map(first):
     (second,) = {MapConnector, EmbeddingConnector} - {first}
     terms = make_terms([first(CHANNELS, 8), second(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
-    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms).mean, autograds(terms, terms.student.feature_map))
 
 
 def test_a_connector_without_a_stem():
     terms = make_terms([ThroughTheNetwork(), MapConnector(CHANNELS, 10)], SIZES[1:3], FeatureMSE())
-    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms).mean, autograds(terms, terms.student.feature_map))
 
 
 def test_a_loss_that_does_not_read_the_projections():
@@ -110,13 +118,13 @@ def test_a_loss_that_does_not_read_the_projections():
         return torch.stack([strength, 3 * strength], dim=1)
 
     terms = make_terms([MapConnector(CHANNELS, 8), MapConnector(CHANNELS, 10)], SIZES[:2], loss)
-    assert_close(feature_gradients(terms), autograds(terms, terms.student.feature_map))
+    assert_close(feature_gradients(terms).mean, autograds(terms, terms.student.feature_map))
 
 
 def test_the_graph_is_left_for_the_students_own_backward():
     terms = make_terms([MapConnector(CHANNELS, 8)], SIZES[:1], FeatureMSE())
-    first = feature_gradients(terms)
-    assert torch.equal(feature_gradients(terms), first)
+    first = feature_gradients(terms).mean
+    assert torch.equal(feature_gradients(terms).mean, first)
     terms.feature_loss.mean().backward()
 
 
@@ -138,6 +146,97 @@ def test_under_mixed_precision():
             [projection],
             feature_loss_fn=FeatureMSE(),
         )
-        gradients.append(feature_gradients(terms))
+        gradients.append(feature_gradients(terms).mean)
     assert gradients[1].dtype == torch.float32
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+
+
+@pytest.mark.parametrize('layers', [dict(), dict(norm_cfg=None)])
+@pytest.mark.parametrize('size', [(1, 1), (4, 4), (8, 8)])
+def test_length_that_independent_gradients_would_leave(monkeypatch, layers, size):
+    """Through stems it is estimated, with signs; by backward passes it is exact."""
+    images = 64
+    source = torch.randn(images, CHANNELS, SIDE, SIDE, requires_grad=True)
+    student = NetworkOutput(torch.randn(images, 3), None, source)
+    target = torch.randn(images, 256, *size)
+    teacher = NetworkOutput(torch.randn(images, 3), None, target)
+    projections = [MapConnector(CHANNELS, 256, **layers)(student, teacher)]
+    labels = torch.zeros(images, dtype=torch.long)
+    terms = StepTerms(student, [teacher], labels, projections, feature_loss_fn=FeatureMSE())
+    (gradient,) = torch.autograd.grad(terms.feature_loss.sum(), source, retain_graph=True)
+    expected = gradient.square().sum().sqrt() / images
+    estimate = feature_gradients(terms).independent_norm
+    assert float(estimate / expected) == pytest.approx(1, abs=0.5)
+    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd._through_stems', lambda terms: None)
+    torch.testing.assert_close(feature_gradients(terms).independent_norm, expected[None])
+
+
+class WithoutStem(Connector):
+    """The usual connector, which does not tell that it starts with a linear map."""
+
+    def __init__(self, out_channels):
+        super().__init__()
+        self.connector = MapConnector(CHANNELS, out_channels)
+
+    def forward(self, student, teacher):
+        projection = self.connector(student, teacher)
+        return Projection(projection.features, projection.target)
+
+
+def feature_weights(connectors, sizes, student_size=(1, 1), half=False, images=64):
+    """AE-KD's feature weights of a batch, and of the same one in another order."""
+    source = torch.randn(images, CHANNELS, *student_size).relu()
+    targets = [
+        (m + 1) * torch.randn(images, 8 + 2 * m, *size).relu() for m, size in enumerate(sizes)
+    ]
+    found = []
+    for order in (torch.arange(images), torch.randperm(images)):
+        own = source[order].requires_grad_()
+        student = NetworkOutput(torch.randn(images, 3), own.mean(dim=(2, 3)), own)
+        outputs = [target[order] for target in targets]
+        teachers = [NetworkOutput(torch.randn(images, 3), t.mean(dim=(2, 3)), t) for t in outputs]
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            projections = [c(student, teacher) for c, teacher in zip(connectors, teachers)]
+        terms = StepTerms(
+            student,
+            teachers,
+            torch.zeros(images, dtype=torch.long),
+            projections,
+            KLDivergence(),
+            FeatureMSE(),
+        )
+        channels = tuple(8 + 2 * m for m in range(len(sizes)))
+        names = tuple(f't{m}' for m in range(len(sizes)))
+        found.append(AEKD(PoolSpec(names, 3, channels, channels))(terms).feature[0])
+    return found
+
+
+@pytest.mark.parametrize('half', [False, True], ids=['float32', 'bfloat16'])
+@pytest.mark.parametrize('stem', [True, False], ids=['stem', 'backward'])
+@pytest.mark.parametrize(
+    ('student_size', 'size'), [((1, 1), (1, 1)), ((1, 1), (2, 3)), ((2, 2), (1, 1))]
+)
+def test_gradients_that_batch_normalisation_cancels_weigh_equally(stem, half, student_size, size):
+    """They sum to 0 over the batch, whatever the teachers are; the rest is rounding."""
+    kind = (lambda channels: MapConnector(CHANNELS, channels)) if stem else WithoutStem
+    connectors = [kind(8 + 2 * m) for m in range(3)]
+    for weights in feature_weights(connectors, [size] * 3, student_size, half):
+        assert weights.tolist() == pytest.approx([1 / 3] * 3, abs=1e-7)
+
+
+def test_gradients_of_larger_maps_do_not_cancel():
+    connectors = [MapConnector(CHANNELS, 8 + 2 * m) for m in range(3)]
+    first, second = feature_weights(connectors, [(2, 2)] * 3, (2, 2))
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+    assert first.max() - first.min() > 0.1
+
+
+def test_teachers_whose_gradients_cancel_share_the_weight():
+    """The least norm is 0, and theirs."""
+    connectors = [
+        MapConnector(CHANNELS, 8),
+        MapConnector(CHANNELS, 10, norm_cfg=None),
+        MapConnector(CHANNELS, 12),
+    ]
+    for weights in feature_weights(connectors, [(1, 1)] * 3):
+        assert weights.tolist() == pytest.approx([0.5, 0, 0.5], abs=1e-6)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mtkdrl_mm.models import AEKD, CAMKD, DIST, EBKD, KLDivergence, PoolSpec, StandardizedKL
-from mtkdrl_mm.models.weightings.aekd import logit_gradients, min_norm_weights
+from mtkdrl_mm.models.weightings.aekd import BatchGradients, logit_gradients, min_norm_weights
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 from mtkdrl_mm.utils import InputError
 
@@ -46,9 +46,11 @@ def test_aekd_logit_gradients_are_autograds(peers_terms):
     for teacher in peers_terms.teachers:
         p = F.log_softmax(teacher.logits / 4, dim=1)
         kl = 16 * (p.exp() * (p - F.log_softmax(logits / 4, dim=1))).sum()
-        expected.append(torch.autograd.grad(kl, logits)[0].mean(dim=0))
+        expected.append(torch.autograd.grad(kl, logits)[0])
     gradients = logit_gradients(peers_terms)
-    torch.testing.assert_close(gradients, torch.stack(expected))
+    expected = torch.stack(expected)  # (M, B, C)
+    torch.testing.assert_close(gradients.mean, expected.mean(dim=1))
+    torch.testing.assert_close(gradients.independent_norm, expected.norm(dim=(1, 2)) / 6)
 
 
 CALIBRATED = KLDivergence(2.0, dict(b=3.0), names=['a', 'b', 'c'])
@@ -65,7 +67,7 @@ def test_aekd_finds_the_least_norm_of_any_logit_loss(make_terms, loss):
             for one in terms.logit_loss.sum(dim=0)
         ]
     )
-    torch.testing.assert_close(logit_gradients(terms), expected)
+    torch.testing.assert_close(logit_gradients(terms).mean, expected)
     weights = AEKD(pool_of(3, classes=5))(terms).logit[0].double()
 
     def norm(candidate):
@@ -98,13 +100,47 @@ def test_aekd_feature_gradients_go_to_the_students_map():
 
 def test_aekd_solves_for_the_gradients_of_all_processes(monkeypatch):
     """Orthogonal vectors, of which the other process has a longer one."""
-    other = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    monkeypatch.setattr(
-        'mtkdrl_mm.models.weightings.aekd.all_reduce_mean', lambda own: (own + other) / 2
-    )
-    weights = AEKD(pool_of(2)).solve(torch.eye(2))
+    other = torch.tensor([[3.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    all_reduce_mean = 'mtkdrl_mm.models.weightings.aekd.all_reduce_mean'
+    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd.get_world_size', lambda: 2)
+    monkeypatch.setattr(all_reduce_mean, lambda own: (own + other) / 2)
+    weights = AEKD(pool_of(2)).solve(BatchGradients(torch.eye(2), torch.ones(2)))
     # As 1 / |g|^2 of the means, of lengths 2 and 1.
     torch.testing.assert_close(weights, torch.tensor([0.2, 0.8]))
+    # With statistics of all processes (SyncBN), gradients cancel only over all of them.
+    monkeypatch.setattr(all_reduce_mean, lambda own: own * own.new_tensor([1e-8, 1e-7, 1]))
+    weights = AEKD(pool_of(2)).solve(BatchGradients(torch.eye(2), torch.ones(2)))
+    assert weights.tolist() == [0.5, 0.5]
+    # Independent gradients on 900 processes leave a thirtieth of their length on one.
+    monkeypatch.setattr('mtkdrl_mm.models.weightings.aekd.get_world_size', lambda: 900)
+    monkeypatch.setattr(all_reduce_mean, lambda own: own * own.new_tensor([1 / 30, 1 / 60, 1]))
+    weights = AEKD(pool_of(2)).solve(BatchGradients(torch.eye(2), torch.ones(2)))
+    torch.testing.assert_close(weights, torch.tensor([0.2, 0.8]))
+
+
+def test_aekd_weighs_logit_gradients_that_cancel_equally():
+    """As those of relations within classes, to a student that says the same of all images."""
+    found = []
+    logits, teachers = torch.randn(1, 5).expand(64, 5), torch.randn(64, 3, 5)
+    for order in (torch.arange(64), torch.randperm(64)):
+        student = logits.clone().requires_grad_()
+        outputs = [NetworkOutput(one[order], None) for one in teachers.unbind(dim=1)]
+        labels = torch.zeros(64, dtype=torch.long)
+        terms = StepTerms(NetworkOutput(student, None), outputs, labels)
+        terms.logit_loss_fn = DIST(beta=0.0)
+        gradients = logit_gradients(terms)
+        assert (gradients.independent_norm > 0.01).all()
+        found.append(AEKD(pool_of(3, classes=5))(terms).logit[0])
+    for weights in found:
+        assert weights.tolist() == pytest.approx([1 / 3] * 3, abs=1e-7)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_aekd_does_not_take_a_gradient_that_is_not_finite_for_none(value):
+    gradients = torch.eye(2)
+    gradients[0, 0] = value
+    weights = AEKD(pool_of(2)).solve(BatchGradients(gradients, gradients.norm(dim=1)))
+    assert weights.tolist() == [0.5, 0.5]
 
 
 def least_norm_of_all_active_sets(gram, cap):
