@@ -10,6 +10,11 @@ from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.utils import InputError, check_number
 
+#: Standard deviation below which a student's logits count as constant. Those of new students have
+#: 0.015 and more, over classes and over images (eight networks, images of CIFAR-10), unless their
+#: heads start with weights of zero, as VisionTransformerClsHead does.
+CONSTANT_LOGITS = 0.01
+
 
 class DistillationLoss(nn.Module, metaclass=ABCMeta):
     """Loss between the student and every teacher, image by image.

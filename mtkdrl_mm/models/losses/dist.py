@@ -1,13 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Relations within and between classes."""
 
+import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.utils import check_number
 
-from .base import DistillationLoss
+from .base import CONSTANT_LOGITS, DistillationLoss
 
 
 @MODELS.register_module()
@@ -21,6 +22,13 @@ class DIST(DistillationLoss):
     The second term relates the images of the batch to each other and is the
     same for all of them. Source: Huang et al., "Knowledge Distillation from A
     Stronger Teacher", arXiv:2205.10536.
+
+    A correlation does not see how far predictions deviate from their mean, and its
+    gradient is as 1 over this deviation: for a head that starts with weights of zero it
+    is infinite. A row or column of the student's that deviates by less than logits with
+    a standard deviation of 0.01 would is therefore divided by the deviation of logits
+    with one of 1. Its term is then almost 1, as that of constant predictions is, and
+    has a gradient of ordinary size, so that the student learns.
 
     Args:
         beta (float): Coefficient of the relations between classes. Defaults
@@ -39,25 +47,33 @@ class DIST(DistillationLoss):
         """Distance from every teacher's relations, shape (B, M)."""
         teacher = terms.teacher_log_probs(self.temperature).exp()
         student = terms.student_log_probs(self.temperature).exp()[:, None].expand_as(teacher)
-        between = 1 - pearson(student, teacher, dim=2)
-        within = pearson(student, teacher, dim=0).neg().add(1).mean(dim=1)
+        between = 1 - pearson(student, teacher, 2, self.temperature)
+        within = pearson(student, teacher, 0, self.temperature).neg().add(1).mean(dim=1)
         return self.temperature**2 * (self.beta * between + self.gamma * within)
 
 
-def pearson(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Pearson correlation along a dimension.
+def pearson(student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
+    """Pearson correlation of probabilities along a dimension.
 
     Args:
-        first (Tensor): Any shape.
-        second (Tensor): The same shape.
+        student (Tensor): Any shape. Where it is constant, see :class:`DIST`, the
+            result is near 0.
+        teacher (Tensor): The same shape.
         dim (int): The dimension that is correlated away.
+        temperature (float): T of the probabilities.
 
     Returns:
         Tensor: One dimension less.
     """
-    first = first - first.mean(dim=dim, keepdim=True)
-    second = second - second.mean(dim=dim, keepdim=True)
+    mean = student.mean(dim=dim, keepdim=True)
+    student = student - mean
+    teacher = teacher - teacher.mean(dim=dim, keepdim=True)
+    length = student.norm(dim=dim)
+    # Of logits with a small standard deviation s: p changes by p / T times as much as they do,
+    # which makes it sqrt(n) s mean(p) / T.
+    unit = mean.squeeze(dim) * (student.shape[dim] ** 0.5 / temperature)
+    length = torch.where(length < CONSTANT_LOGITS * unit, unit, length)
     # The constant is added as the authors add it: it counts for classes that
     # hardly any image is given.
-    length = first.norm(dim=dim).mul(second.norm(dim=dim)).add(1e-8)
-    return (first * second).sum(dim=dim).div(length)
+    product = length.mul(teacher.norm(dim=dim)).add(1e-8)
+    return (student * teacher).sum(dim=dim).div(product)

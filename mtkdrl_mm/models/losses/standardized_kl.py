@@ -1,12 +1,13 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """KL divergence between standardised logits."""
 
+import torch
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 
-from .base import DistillationLoss
+from .base import CONSTANT_LOGITS, DistillationLoss
 
 
 @MODELS.register_module()
@@ -17,9 +18,14 @@ class StandardizedKL(DistillationLoss):
     Sun et al., "Logit Standardization in Knowledge Distillation",
     arXiv:2403.01427.
 
+    The gradient is as 1 over the standard deviation of the student's logits, so a head
+    that starts with weights of zero would get one of 1 / ``eps``. Logits of the student
+    that deviate by less than 0.01 are therefore only centred, as if they deviated by 1:
+    the gradient is that of Hinton's loss until the student tells classes apart.
+
     Args:
         temperature (float): T > 0. Defaults to 2.
-        eps (float): Guards against division by 0. Defaults to 1e-7.
+        eps (float): Added to the standard deviation. Defaults to 1e-7.
     """
 
     def __init__(self, temperature: float = 2.0, eps: float = 1e-7) -> None:
@@ -28,11 +34,12 @@ class StandardizedKL(DistillationLoss):
 
     def forward(self, terms: StepTerms) -> Tensor:
         """KL divergence from every teacher to the student, shape (B, M)."""
-        student = self._log_probs(terms.student_logits)[:, None]
+        student = self._log_probs(terms.student_logits, CONSTANT_LOGITS)[:, None]
         teacher = self._log_probs(terms.teacher_logits)
         return self.temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
 
-    def _log_probs(self, logits: Tensor) -> Tensor:
+    def _log_probs(self, logits: Tensor, constant: float = 0.0) -> Tensor:
         centred = logits - logits.mean(dim=-1, keepdim=True)
-        scale = logits.std(dim=-1, keepdim=True, correction=0).add(self.eps)
-        return (centred / scale / self.temperature).log_softmax(dim=-1)
+        deviation = logits.std(dim=-1, keepdim=True, correction=0)
+        deviation = torch.where(deviation < constant, torch.ones_like(deviation), deviation)
+        return (centred / (deviation + self.eps) / self.temperature).log_softmax(dim=-1)

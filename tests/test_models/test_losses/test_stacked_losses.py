@@ -141,3 +141,100 @@ def test_standardized_kl_ignores_the_scale_of_logits(peers_terms):
         peers_terms.labels,
     )
     torch.testing.assert_close(KLDivergence(temperature=2.0)(unit), before)
+
+
+def papers_standardized_kl(student, teacher, temperature):
+    """As printed, with the eps of the authors' code."""
+    student, teacher = (
+        (z - z.mean(-1, keepdim=True)) / (z.std(-1, keepdim=True, correction=0) + 1e-7)
+        for z in (student, teacher)
+    )
+    terms = terms_of(student, teacher)
+    return KLDivergence(temperature)(terms)
+
+
+def papers_dist(student, teacher, temperature):
+    """As the authors compute it."""
+
+    def pearson(first, second):
+        first, second = (p - p.mean(dim=1, keepdim=True) for p in (first, second))
+        lengths = first.norm(dim=1) * second.norm(dim=1)
+        return (first * second).sum(dim=1) / (lengths + 1e-8)
+
+    student, teacher = ((z / temperature).softmax(dim=1) for z in (student, teacher))
+    within = 1 - pearson(student.T, teacher.T).mean()
+    return temperature**2 * (1 - pearson(student, teacher) + within)[:, None]
+
+
+def terms_of(student, teacher):
+    labels = torch.zeros(len(student), dtype=torch.long)
+    return StepTerms(NetworkOutput(student, None), [NetworkOutput(teacher, None)], labels)
+
+
+# Relations within classes alone, too: each part has to have a gradient of its own.
+SCALELESS = dict(
+    standardized_kl=StandardizedKL(),
+    dist=DIST(),
+    dist_soft=DIST(temperature=4.0),
+    between=DIST(gamma=0.0),
+    within=DIST(beta=0.0),
+)
+
+
+@pytest.mark.parametrize('deviation', [0.02, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_logits_that_are_not_constant_are_compared_as_in_the_papers(deviation, temperature):
+    student = (deviation * torch.randn(64, 10).double()).requires_grad_()
+    teacher = 3 * torch.randn(64, 10).double()
+    for loss, paper in ((StandardizedKL, papers_standardized_kl), (DIST, papers_dist)):
+        ours = loss(temperature=temperature)(terms_of(student, teacher))
+        expected = paper(student, teacher, temperature)
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0)
+        gradients = [torch.autograd.grad(one.mean(), student)[0] for one in (ours, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize('deviation', [0.0, 1e-8, 1e-5, 1e-3])
+@pytest.mark.parametrize('name', SCALELESS)
+def test_constant_logits_have_gradients_as_others(name, deviation):
+    """They were up to a million times as long; the values are those of constant predictions."""
+    loss, teacher, direction = SCALELESS[name], 3 * torch.randn(8, 10), torch.randn(8, 10)
+
+    def loss_and_gradient(scale):
+        student = (scale * direction + 0.7).requires_grad_()
+        value = loss(terms_of(student, teacher)).mean()
+        return value.detach(), torch.autograd.grad(value, student)[0]
+
+    value, gradient = loss_and_gradient(deviation)
+    constant, _ = loss_and_gradient(0.0)
+    torch.testing.assert_close(value, constant, rtol=0.01, atol=0)
+    ordinary = loss_and_gradient(1.0)[1].norm()
+    assert 0.2 * ordinary < gradient.norm() < 5 * ordinary
+
+
+@pytest.mark.parametrize('name', SCALELESS)
+def test_gradients_at_constant_logits_are_those_of_finite_differences(name):
+    teacher = torch.randn(5, 4).double()
+    student = torch.full((5, 4), 0.7).double().requires_grad_()
+    loss = SCALELESS[name]
+    assert torch.autograd.gradcheck(lambda z: loss(terms_of(z, teacher)), (student,))
+
+
+@pytest.mark.parametrize('name', SCALELESS)
+def test_a_head_that_starts_at_zero_learns_from_one_loss_alone(name):
+    """In steps of ordinary size, from the first one on."""
+    features = torch.nn.functional.layer_norm(torch.randn(64, 32), (32,))
+    teacher = features @ torch.randn(32, 10) / 2
+    head = torch.nn.Linear(32, 10)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    loss, values = SCALELESS[name], []
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.5 / loss.temperature)
+    for _ in range(200):
+        student = head(features)
+        values.append(loss(terms_of(student, teacher)).mean())
+        optimizer.zero_grad()
+        values[-1].backward()
+        optimizer.step()
+        assert student.abs().max() < 30
+    assert values[-1] < 0.3 * values[0]
