@@ -220,6 +220,14 @@ class RolloutBuffer:
         all_reduce(images)
         return images.tolist()
 
+    def drop_empty_steps(self) -> None:
+        """Forget the rollout steps without rows, which a resume with a smaller budget may leave.
+
+        Only for a buffer that all processes hold alike, as the replay of
+        :class:`DDPG`: of others, a step may have its rows on another process.
+        """
+        self._offsets = list(dict.fromkeys(self._offsets))
+
     def clear(self) -> None:
         """Drop all rows; the memory is kept for the next images."""
         self._drain(wait=True)
@@ -239,6 +247,9 @@ class RolloutBuffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
+
+        With a smaller budget, evenly spaced rows are kept, and a rollout step may
+        have none of them.
 
         Raises:
             ValueError: If it was saved with other teachers.

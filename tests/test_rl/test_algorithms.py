@@ -422,6 +422,29 @@ def test_ddpg_learns_from_earlier_buffers_and_ascends_the_target(monkeypatch):
         assert (fast - first).abs().max() > 1e-4
 
 
+def test_ddpg_goes_on_with_a_smaller_replay():
+    """Steps of which no image is left are none: one of them might be drawn."""
+    agent = PerTeacherAgent(SIZES, hidden=8)
+    before = DDPG(agent, replay_budget=1.0)
+    before.extend_replay(buffer_of(0), before.replay_generator())
+    states, rewards, _ = bandit(2)
+    small = RolloutBuffer(SIZES, 1.0)
+    small.add(states, rewards, torch.Generator())
+    before.extend_replay(small, before.replay_generator())
+    assert before.replay.num_steps == 9
+    after = DDPG(agent, replay_budget=4.5 * before.replay.bytes_per_image / 2**20)
+    after.load_state_dict(before.state_dict())
+    # Four of 258 images, of which the last step has two: the rows 0, 64, 129 and 193.
+    assert len(after.replay) == 4 and after.replay.seen == 258
+    steps = list(after.replay.iterate(torch.device('cpu')))
+    assert [len(rewards) for _, rewards in steps] == [1, 1, 1, 1]
+    kept = torch.cat([rewards for _, rewards in steps])
+    assert torch.equal(kept, before.replay.rewards[[0, 64, 129, 193]])
+    # Ten updates draw ten times from what were nine steps, five of them empty.
+    for update in range(1, 11):
+        after.update(buffer_of(update, steps=1))
+
+
 @pytest.mark.parametrize('standardize', [True, False])
 def test_attention_agent_trained_on_one_pool_works_on_another(standardize):
     """Three teachers of other sizes and another order, the same parameters."""

@@ -221,6 +221,22 @@ def test_a_smaller_budget_keeps_an_even_choice_in_steps(capacity):
         assert torch.equal(rewards, buffer.rewards[own])
 
 
+def test_empty_steps_are_kept_until_they_are_dropped():
+    """Another process may have rows of them."""
+    buffer, smaller = RolloutBuffer([1, 1], 1), RolloutBuffer([1, 1], budget_of(2))
+    fill(buffer, 9, batch=3)
+    smaller.load_state_dict(buffer.state_dict())
+    rewards = smaller.rewards.clone()
+    assert smaller.state_dict()['offsets'] == [0, 1, 2, 2]
+    assert smaller.align_steps() == [1, 1, 0]
+    smaller.drop_empty_steps()
+    assert smaller.state_dict()['offsets'] == [0, 1, 2]
+    assert torch.equal(contents(smaller)[1], rewards)
+    smaller.clear()
+    smaller.drop_empty_steps()
+    assert smaller.num_steps == len(smaller) == 0
+
+
 def on_more_processes(buffer):
     """A full buffer of one process, resumed by two."""
     pair = [RolloutBuffer([1, 1], budget_of(buffer.capacity)) for _ in range(2)]

@@ -36,7 +36,8 @@ class DDPG(DPG):
             0.05.
         replay_budget (float): Greatest size of the replay in MiB of host
             memory, on every process. A resumed replay that has been full keeps
-            its size where this is raised. Defaults to 128.
+            its size where this is raised, and evenly spaced images where it is
+            lowered. Defaults to 128.
         critic_steps (int): Steps of the critic per step of the agent, half of
             them on the replay; at least 2. Defaults to 4.
         **kwargs: Further arguments of :class:`DPG`.
@@ -139,3 +140,5 @@ class DDPG(DPG):
         super().load_state_dict(state)
         self.target_critic.load_state_dict(state['target_critic'])
         self.replay.load_state_dict(state['replay'])
+        # A step of the replay is drawn by its number alone, and has to have rows.
+        self.replay.drop_empty_steps()
