@@ -33,7 +33,9 @@ class _Student(nn.Module):
         output = run_classifier(self.student, inputs, self.distiller.token_maps, samples)
         if terms is None:
             return output.logits
-        return self.distiller.make_terms(inputs, output, terms.teachers, terms.labels, samples)
+        return self.distiller.make_terms(
+            inputs, output, terms.teachers, terms.labels, samples, terms.data_labels
+        )
 
 
 class LookAhead:

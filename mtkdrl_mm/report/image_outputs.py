@@ -181,7 +181,7 @@ def run_training_images(
             model(inputs, samples, mode='loss')
             ((terms, weights),) = steps
             found.add(
-                labels=terms.soft_labels,
+                labels=terms.soft_data_labels,
                 student=terms.student_logits,
                 teachers=terms.teacher_logits,
                 logit=weights.logit,

@@ -55,8 +55,9 @@ class StepTerms:
         data_samples (Sequence, optional): The images' labels as the data gives
             them, which the student's own head reads; for the same methods.
         data_labels (Tensor, optional): The labels without the smoothing of the
-            student's head, for what asks whether a teacher is right: shape (B,),
-            or (B, C) after mixup or cutmix. Defaults to None: ``labels``.
+            student's head, for what asks for an image's class or whether a teacher
+            is right: shape (B,), or (B, C) after mixup or cutmix. Defaults to None:
+            ``labels``.
     """
 
     student: NetworkOutput
@@ -126,10 +127,21 @@ class StepTerms:
 
     @cached_property
     def soft_labels(self) -> Tensor:
-        """The labels as distributions, shape (B, C)."""
-        if self.labels.ndim == 2:
-            return self.labels.to(self.student_logits.dtype)
-        return F.one_hot(self.labels, self.student_logits.shape[-1]).to(self.student_logits.dtype)
+        """The labels as distributions, shape (B, C), smoothed as the student's loss needs them."""
+        return self._as_distribution(self.labels)
+
+    @cached_property
+    def soft_data_labels(self) -> Tensor:
+        """The labels without smoothing as distributions, shape (B, C).
+
+        Of a blended image (mixup, cutmix) they have several classes.
+        """
+        return self._as_distribution(self.data_labels)
+
+    def _as_distribution(self, labels: Tensor) -> Tensor:
+        if labels.ndim == 1:
+            labels = F.one_hot(labels, self.student_logits.shape[-1])
+        return labels.to(self.student_logits.dtype)
 
     @cached_property
     @torch.enable_grad()

@@ -162,6 +162,22 @@ def test_look_ahead_follows_the_loss_of_the_students_head(
     torch.testing.assert_close(there.student_ce.mean(), expected)
 
 
+def test_look_ahead_has_the_labels_of_the_data(
+    make_distiller, make_resnet, make_batch, record_steps
+):
+    """And, apart from them, those that the student's loss smooths."""
+    student = make_resnet(4, type='LabelSmoothLoss', label_smooth_val=0.3, mode='original')
+    distiller = make_distiller(student=student, weighting='MMKD').eval()
+    steps = record_steps(distiller)
+    distiller(*make_batch(6), mode='loss')
+    terms, _ = steps[0]
+    names, start = zip(*distiller.student.named_parameters())
+    there = LookAhead(distiller, 0.01)._run(list(names), list(start), 0, terms.inputs, terms)
+    assert torch.equal(there.soft_labels, terms.soft_labels)
+    assert torch.equal(there.soft_data_labels, terms.soft_data_labels)
+    assert not torch.equal(there.soft_labels, there.soft_data_labels)
+
+
 def test_the_student_is_looked_at_and_not_touched(train, make_distiller, make_batch):
     """The step's losses, statistics and random numbers are those of a step without the hook."""
     training = train(interval=1).start()

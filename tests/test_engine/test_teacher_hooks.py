@@ -309,6 +309,43 @@ def test_weights_per_class_are_those_of_the_epoch_wherever_it_was_cut(
     assert json.loads((tmp_path / 'class_weights.json').read_text()) == whole
 
 
+class ByImage(Weighting):
+    """Weights that differ from image to image."""
+
+    def forward(self, terms):
+        first = torch.linspace(0, 1, len(terms.labels))[:, None]
+        both = torch.cat([first, 1 - first], 1)
+        return TeacherWeights(logit=both, feature=both)
+
+
+@pytest.mark.parametrize('blended', [False, True])
+def test_label_smoothing_has_no_part_in_the_weights_per_class(
+    make_runner, make_distiller, make_resnet, make_batch, tmp_path, blended
+):
+    """Blended images count for their classes, and no image for all of them."""
+    smoothing = dict(type='LabelSmoothLoss', label_smooth_val=0.3, mode='original')
+    student = make_resnet(4, **smoothing)
+    distiller = make_distiller(student=student, weighting=dict(type=ByImage))
+    runner = make_runner(distiller, work_dir=str(tmp_path))
+    hook = TeacherWeightHook()
+    hook.before_train(runner)
+    labels = torch.tensor([0, 1, 2, 2])
+    shares = torch.nn.functional.one_hot(labels, 5).float()
+    if blended:
+        shares = 0.75 * shares + 0.25 * shares.roll(1, dims=0)
+    inputs, samples = make_batch(4, scores=shares if blended else None)
+    for sample, label in zip(samples, labels):
+        sample.set_gt_label(label)
+    distiller(inputs, samples, mode='loss')
+    hook.after_train(runner)
+    written = json.loads((tmp_path / 'class_weights.json').read_text())
+    first = torch.linspace(0, 1, 4)
+    expected = (shares.T @ first) / shares.sum(dim=0).clamp_min(1e-12)
+    torch.testing.assert_close(torch.tensor(written['logit'])[:, 0], expected)
+    # Classes without an image have no weights.
+    assert written['logit'][3] == written['logit'][4] == [0, 0]
+
+
 @pytest.mark.parametrize('kind', [FiniteLossHook, TeacherWeightHook])
 def test_a_second_training_of_a_model_is_recorded_once(
     kind, make_runner, make_distiller, make_batch, monkeypatch

@@ -1,12 +1,20 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """What is known of a training without its data: warm-up, pixels, and what is missing."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from mtkdrl_mm.engine.run_record import RunRecord
-from mtkdrl_mm.report.image_outputs import _to_rgb, _warms_up, look_at_images
+from mtkdrl_mm.report.image_outputs import (
+    TrainedNetworks,
+    _to_rgb,
+    _warms_up,
+    look_at_images,
+    run_training_images,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +42,27 @@ def test_pixels_before_normalisation(make_distiller, to_rgb):
     images = _to_rgb(model, inputs)
     expected = bgr.flip(1).permute(0, 2, 3, 1)
     assert torch.equal(torch.from_numpy(images[1]), expected[1])
+
+
+def test_labels_of_training_images_are_not_smoothed(make_distiller, make_resnet, tmp_path):
+    """The student's loss smooths them; below an image stands the label that the data gives it."""
+    for number in range(5):
+        folder = tmp_path / f'class_{number}'
+        folder.mkdir()
+        Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(folder / 'image.png')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    loader = dict(
+        dataset=dict(type='CustomDataset', data_root=str(tmp_path), pipeline=pipeline),
+        batch_size=3,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
+    student = make_resnet(4, type='LabelSmoothLoss', label_smooth_val=0.3, mode='original')
+    preprocessor = dict(mean=[127.0] * 3, std=[60.0] * 3, num_classes=5)
+    model = make_distiller(student=student, data_preprocessor=preprocessor).eval()
+    networks = TrainedNetworks(model, Config(dict(train_dataloader=loader)), 0, 0, None)
+    assert torch.equal(run_training_images(networks, 5).labels, torch.eye(5))
 
 
 @pytest.mark.parametrize(

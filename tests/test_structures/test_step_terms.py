@@ -14,6 +14,7 @@ EVERY_TERM = {
     'student_ce': lambda terms: terms.student_ce,
     'teacher_ce': lambda terms: terms.teacher_ce,
     'soft_labels': lambda terms: terms.soft_labels,
+    'soft_data_labels': lambda terms: terms.soft_data_labels,
     'logit_loss': lambda terms: terms.logit_loss,
     'feature_loss': lambda terms: terms.feature_loss,
     'feature_cosine': lambda terms: terms.feature_cosine,
@@ -58,6 +59,16 @@ def test_one_hot_labels_equal_hard_labels(make_terms, name, dtype):
     hard = make_terms()
     soft = make_terms(labels=F.one_hot(hard.labels, 5).to(dtype))
     torch.testing.assert_close(EVERY_TERM[name](soft), EVERY_TERM[name](hard))
+
+
+def test_labels_of_the_data_are_not_those_of_the_loss(make_terms):
+    hard = torch.tensor([0, 1, 2, 3, 4, 0])
+    smoothed = 0.9 * F.one_hot(hard, 5).double() + 0.02
+    terms = make_terms(labels=smoothed, data_labels=hard)
+    assert torch.equal(terms.soft_labels, smoothed)
+    assert torch.equal(terms.soft_data_labels, F.one_hot(hard, 5).double())
+    blended = 0.3 * F.one_hot(hard, 5).double() + 0.7 * F.one_hot(hard.roll(1), 5).double()
+    assert torch.equal(make_terms(labels=blended).soft_data_labels, blended)
 
 
 @pytest.mark.parametrize('name', ['student_ce', 'teacher_ce', 'closeness'])

@@ -91,8 +91,9 @@ class TeacherWeightHook(StepHook):
         both = torch.cat([weights.logit, weights.feature], dim=1)
         self._means = both.mean(dim=0)[: len(self._kinds) * len(self._names)]
         rows = torch.cat([both, torch.ones_like(both[:, :1])], dim=1)
-        # Blended images count for their classes by their shares.
-        self._classes += terms.soft_labels.to(rows.dtype).T @ rows
+        # Blended images count for their classes by their shares. A smoothed label would count
+        # for all classes.
+        self._classes += terms.soft_data_labels.to(rows.dtype).T @ rows
 
     def after_train(self, runner: Runner) -> None:
         """Write the weights per class."""

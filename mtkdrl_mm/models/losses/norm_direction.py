@@ -27,10 +27,10 @@ class NormDirection(FeatureLoss):
         L_i^m = 1 - \frac{\langle f_i, e_{y_i} \rangle}{\max(\|f_i\|, \|f_i^m\|)}
 
     with f the student's pooled, projected features, f^m the teacher's, and e_y
-    the unit vector to the centre of class y in teacher m's feature space; soft
-    labels mix the centres. Source: Wang et al., "Improving Knowledge
-    Distillation via Regularizing Feature Norm and Direction",
-    arXiv:2305.17007.
+    the unit vector to the centre of class y in teacher m's feature space; the
+    labels of blended images (mixup, cutmix) mix the centres, smoothed ones do
+    not. Source: Wang et al., "Improving Knowledge Distillation via Regularizing
+    Feature Norm and Direction", arXiv:2305.17007.
 
     Args:
         centers (str): File that
@@ -87,13 +87,14 @@ class NormDirection(FeatureLoss):
         """Distance from one teacher's direction and norm, shape (B,)."""
         student, teacher = pooled(projection), pooled(target)
         centers = getattr(self, f'centers_{index}').to(student.dtype)
-        if centers.shape != (terms.soft_labels.shape[1], student.shape[1]):
+        labels = terms.soft_data_labels
+        if centers.shape != (labels.shape[1], student.shape[1]):
             raise InputError(
                 f'The class centres of teacher number {index} have the shape '
-                f'{tuple(centers.shape)}, but there are {terms.soft_labels.shape[1]} classes '
+                f'{tuple(centers.shape)}, but there are {labels.shape[1]} classes '
                 f'and {student.shape[1]} features. Write them anew with '
                 'tools/analysis_tools/compute_class_centers.py.'
             )
-        direction = F.normalize(terms.soft_labels.to(centers.dtype) @ centers, dim=1)
+        direction = F.normalize(labels.to(centers.dtype) @ centers, dim=1)
         length = torch.maximum(student.norm(dim=1), teacher.norm(dim=1))
         return 1 - (student * direction).sum(dim=1) / length.clamp_min(1e-12)

@@ -23,10 +23,11 @@ class CorrectTeachers(Weighting):
     .. math::
         w^m = c^m \Big/ \sum_k c^k, \qquad c^m = y_{\arg\max z^m}
 
-    With hard labels, c is 1 for a teacher that is right. Where no teacher is
-    right, all have equal weights. An oracle: it shows what there is to gain by
-    following, on every image, those who know its class. Where the student's labels
-    are partly wrong, it may know the right ones.
+    With hard labels, c is 1 for a teacher that is right; the label smoothing of the
+    student's loss has no part in it. Where no teacher is right, all have equal
+    weights. An oracle: it shows what there is to gain by following, on every image,
+    those who know its class. Where the student's labels are partly wrong, it may know
+    the right ones.
 
     Args:
         pool (PoolSpec): The pool of M teachers; supplied by the distiller.
@@ -35,14 +36,15 @@ class CorrectTeachers(Weighting):
             by the teachers' names, the same for all images, as those of
             :class:`StaticWeights`. Defaults to True.
         ann_file (str, optional): Right labels in place of the student's, an image and
-            a class number per line, as for mmpretrain's ``CustomDataset``. Defaults to
-            None: the student's labels.
+            a class number per line, as for mmpretrain's ``CustomDataset``. Not for
+            blended images (mixup, cutmix), whose other image is not known. Defaults
+            to None: the student's labels.
         data_prefix (str): Folder that the images of ``ann_file`` are in. Defaults to
             ''.
 
     Raises:
         InputError: If feature weights are none by name, a line of ``ann_file`` is no
-            image and number, or an image of the training is not there.
+            image and number, or an image of the training is not there, or is blended.
     """
 
     def __init__(
@@ -67,7 +69,10 @@ class CorrectTeachers(Weighting):
     @torch.no_grad()
     def forward(self, terms: StepTerms) -> TeacherWeights:
         """Weigh by correctness."""
-        labels = terms.soft_labels if self._right is None else self._look_up(terms, self._right)
+        if self._right is None:
+            labels = terms.soft_data_labels
+        else:
+            labels = self._look_up(terms, self._right)
         correct = labels.gather(1, terms.teacher_logits.argmax(dim=-1))
         total = correct.sum(dim=1, keepdim=True)
         equal = torch.full_like(correct, 1 / terms.num_teachers)
@@ -80,7 +85,14 @@ class CorrectTeachers(Weighting):
 
     def _look_up(self, terms: StepTerms, right: dict[str, int]) -> Tensor:
         """The right labels of a step's images as distributions, shape (B, C)."""
-        labels = torch.zeros_like(terms.soft_labels)
+        # The shares of a blend sum to 1 up to rounding, also where both images have one class.
+        if bool((terms.soft_data_labels.amax(dim=1) < 1 - 1e-6).any()):
+            raise InputError(
+                f'`weighting.ann_file` "{self.ann_file}" has the class of one image, but images '
+                'are blended with others (mixup, cutmix): leave out `augments` of `train_cfg` and '
+                '`batch_augments` of the data preprocessor, or `weighting.ann_file`.'
+            )
+        labels = torch.zeros_like(terms.soft_data_labels)
         for row, sample in enumerate(terms.data_samples or ()):
             path = sample.get('img_path', '')
             if path not in right:

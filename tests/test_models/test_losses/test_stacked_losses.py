@@ -75,13 +75,14 @@ def test_feature_kl_needs_more_than_one_place(size):
     assert FeatureKL()(terms).min() > 0.01
 
 
-def nd_terms(peers) -> StepTerms:
+def nd_terms(peers, labels=None, data_labels=None) -> StepTerms:
     student, teacher = peers['nd_student_emb'], peers['nd_teacher_emb']
     return StepTerms(
         NetworkOutput(peers['student_logits'], student),
         [NetworkOutput(peers['teacher_logits'][:, 0], teacher)],
-        peers['labels'],
+        peers['labels'] if labels is None else labels,
         [Projection(student, teacher)],
+        data_labels=data_labels,
     )
 
 
@@ -92,9 +93,17 @@ def test_norm_direction_is_the_authors(peers, tmp_path):
     loss.centers_0 = peers['nd_class_centres']
     terms = nd_terms(peers)
     torch.testing.assert_close(loss(terms).mean(), peers['nd_loss'], atol=1e-6, rtol=0)
-    terms_soft = nd_terms(peers)
-    terms_soft.labels = terms.soft_labels
+    terms_soft = nd_terms(peers, terms.soft_labels)
     torch.testing.assert_close(loss(terms_soft), loss(terms))
+    # Smoothing is for the student's cross entropy: an image has one centre, but for blends.
+    smoothed = nd_terms(peers, 0.9 * terms.soft_labels + 0.01, terms.labels)
+    torch.testing.assert_close(loss(smoothed), loss(terms))
+    blended = 0.7 * terms.soft_labels + 0.3 * terms.soft_labels.roll(1, dims=0)
+    mixed = torch.nn.functional.normalize(blended @ peers['nd_class_centres'], dim=1)
+    student, teacher = peers['nd_student_emb'], peers['nd_teacher_emb']
+    length = torch.maximum(student.norm(dim=1), teacher.norm(dim=1))
+    expected = 1 - (student * mixed).sum(dim=1) / length
+    torch.testing.assert_close(loss(nd_terms(peers, blended))[:, 0], expected)
     assert not loss.state_dict(), 'checkpoints need no centres'
 
 

@@ -105,6 +105,18 @@ def test_mixed_labels_count_by_their_parts():
     torch.testing.assert_close(weights.feature, torch.full((1, 3), 1 / 3))
 
 
+def test_smoothed_labels_give_wrong_teachers_nothing():
+    """Smoothing is for the student's cross entropy."""
+    answers = torch.tensor([[0, 1, 2], [2, 0, 0], [1, 2, 3]])
+    logits = torch.nn.functional.one_hot(answers, 4).float()
+    labels = torch.tensor([0, 0, 0])
+    terms = terms_of(logits, 0.9 * torch.nn.functional.one_hot(labels, 4) + 0.025)
+    terms.data_labels = labels
+    third = 1 / 3
+    expected = torch.tensor([[1, 0, 0], [0, 0.5, 0.5], [third, third, third]])
+    torch.testing.assert_close(CorrectTeachers(POOL)(terms).logit, expected)
+
+
 def test_the_oracle_may_have_feature_weights_of_its_own():
     logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [2, 2, 2]]), 4).float()
     weights = CorrectTeachers(POOL, features=dict(a=3, b=1))(terms_of(logits, torch.tensor([0, 2])))
@@ -123,9 +135,31 @@ def test_the_oracle_may_know_the_right_labels(tmp_path):
     terms.data_samples = [dict(img_path='data/cats/a 1.png'), dict(img_path='data/b.png')]
     weighting = CorrectTeachers(POOL, ann_file=str(file), data_prefix='data')
     assert torch.equal(weighting(terms).logit, torch.tensor([[0.0, 1, 0], [0, 0, 1]]))
+    # Labels that are smoothed, or one-hot for a batch that might have been blended, are no blends.
+    one_hot = torch.nn.functional.one_hot(torch.tensor([0, 0]), 4).float()
+    terms = terms_of(logits, 0.9 * one_hot + 0.025)
+    terms.data_labels = one_hot * (0.7 + 0.3 - 6e-8)
+    terms.data_samples = [dict(img_path='data/cats/a 1.png'), dict(img_path='data/b.png')]
+    assert torch.equal(weighting(terms).logit, torch.tensor([[0.0, 1, 0], [0, 0, 1]]))
     terms.data_samples[1]['img_path'] = 'data/d.png'
     with pytest.raises(InputError, match=r'right\.txt" has no label of "data/d\.png": check it'):
         weighting(terms)
     file.write_text('b.png 2\nc.png 4\n')
     with pytest.raises(InputError, match=r'Line 2 of .*right\.txt" must be .* below 4, but is "c'):
         CorrectTeachers(POOL, ann_file=str(file))
+
+
+def test_the_oracle_with_right_labels_refuses_blended_images(tmp_path):
+    """The file knows the class of the image, and not that of the one it is blended with."""
+    file = tmp_path / 'right.txt'
+    file.write_text('a.png 1\nb.png 2\n')
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [0, 1, 2]]), 4).float()
+    terms = terms_of(logits, torch.tensor([[1.0, 0, 0, 0], [0.3, 0, 0.7, 0]]))
+    terms.data_samples = [dict(img_path='a.png'), dict(img_path='b.png')]
+    with pytest.raises(InputError) as error:
+        CorrectTeachers(POOL, ann_file=str(file))(terms)
+    assert str(error.value) == (
+        f'`weighting.ann_file` "{file}" has the class of one image, but images are blended with '
+        'others (mixup, cutmix): leave out `augments` of `train_cfg` and `batch_augments` of the '
+        'data preprocessor, or `weighting.ann_file`.'
+    )
