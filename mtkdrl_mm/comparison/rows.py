@@ -308,8 +308,8 @@ def list_combinations(
     found: dict[tuple[str, int], Combination] = {}
     for row in rows:
         for seed in seeds:
-            one, knows_seed = _describe(row, settings, seed)
-            if not knows_seed:
+            one = _describe(row, settings, seed)
+            if 'RUN_SEED' not in one.reads:
                 found.update({(row.name, other): replace(one, seed=other) for other in seeds})
                 break
             found[row.name, seed] = one
@@ -382,18 +382,21 @@ def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
     Raises:
         InputError: If the config cannot be read.
     """
-    return _describe(row, settings, seed)[0].description
+    return _describe(row, settings, seed).description
 
 
-def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combination, bool]:
-    """The training, and whether its config reads ``RUN_SEED``."""
+def _describe(row: Row, settings: ComparisonSettings, seed: int) -> Combination:
+    """The training with one seed, that of others if its config does not read ``RUN_SEED``.
+
+    What a config that imports its bases reads is not known: it counts as reading it.
+    """
     options = last_options([*settings.cfg_options, *row.options])
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())
         _merge(config, row, settings.cfg_options)
         files = named_files(config)
-        reads = read_variables(config, [name for name, _ in row.variables])
+        reads = read_variables(config, ['RUN_SEED', *(name for name, _ in row.variables)])
         # Without variables of the files, which change nothing where the settings are the same.
         settled = Config(without_variables(config))
         # An environment variable may be read behind `cfg_path` only, which is among the files.
@@ -403,7 +406,7 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combin
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:
         words.append(settings.launch)
-    combination = Combination(
+    return Combination(
         row,
         seed,
         _digest(words),
@@ -411,7 +414,6 @@ def _describe(row: Row, settings: ComparisonSettings, seed: int) -> tuple[Combin
         reads=frozenset(reads),
         settings=_digest(contents),
     )
-    return combination, 'RUN_SEED' in config.env_variables
 
 
 def _digest(words: Sequence[str]) -> str:

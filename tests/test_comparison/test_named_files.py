@@ -89,6 +89,39 @@ def test_a_teacher_trained_again_is_another_one(settings, row, tmp_path):
     assert second[0] == first[0] and second[1] != first[1]
 
 
+READ = "__import__('os').environ['RUN_SEED']"  # mmengine imports `os` only beside a `_base_`
+
+
+@pytest.mark.parametrize(
+    ('outer', 'inner'),
+    [
+        (f"w = '{{here}}/' + {READ} + '.pth'", ''),
+        ("cfg_path = '{here}/inner.py'", "w = '{here}/{{$RUN_SEED:0}}.pth'"),
+        ("cfg_path = '{here}/inner.py'", "_base_ = '{here}/base.py'"),
+        ('from mmengine.config import read_base\nwith read_base():\n    from .base import *', ''),
+    ],
+    ids=['os.environ', 'cfg_path', 'base of cfg_path', 'read_base'],
+)
+def test_the_files_of_a_seed_are_its_own(settings, tmp_path, outer, inner):
+    """Wherever the config reads it; they were those of the first seed."""
+    base = f"w = '{{here}}/' + {READ} + '.pth'"
+    for name, text in dict(base=base, inner=inner, outer=outer).items():
+        (tmp_path / f'{name}.py').write_text(text.replace('{here}', str(tmp_path)))
+    for seed in (0, 1):
+        (tmp_path / f'{seed}.pth').write_text(str(seed))
+    row = Row('a', str(tmp_path / 'outer.py'))
+
+    def weights(*seeds):
+        found = [dict(one.files) for one in list_combinations([row], seeds, settings())]
+        return [{path: of[path] for path in of if path.endswith('.pth')} for of in found]
+
+    first = weights(0, 1)
+    assert first == [{str(tmp_path / f'{seed}.pth'): sha256(str(seed))} for seed in (0, 1)]
+    assert weights(1) == first[1:]
+    (tmp_path / '1.pth').write_text('trained again')
+    assert changed_file(first[1], weights(0, 1)[1].items()) == str(tmp_path / '1.pth')
+
+
 def test_options_may_name_the_file(settings, row, tmp_path):
     other = tmp_path / 'other.pth'
     other.write_text('a')
