@@ -31,12 +31,15 @@ def named_files(config: Config) -> dict[str, str]:
 
     Returns:
         dict[str, str]: The sha256 of every file's contents, or of a config as it
-        is resolved, by its path in the config, sorted.
+        is resolved, by its path in the config, sorted. The path of a config that reads
+        ``RUN_SEED`` is followed by ``with RUN_SEED=N``, if that is set.
     """
     return dict(sorted(_walk(config.to_dict(), '')))
 
 
-def read_variables(config: Config, candidates: Iterable[str] = ()) -> set[str]:
+def read_variables(
+    config: Config, candidates: Iterable[str] = (), behind_paths: bool = True
+) -> set[str]:
     """Find the environment variables that a config reads.
 
     Args:
@@ -45,12 +48,13 @@ def read_variables(config: Config, candidates: Iterable[str] = ()) -> set[str]:
             the config, whose Python may read them by other means. Of a config that imports its
             bases (``read_base``) all of them count: the text of its bases is not known. Defaults
             to ().
+        behind_paths (bool): Whether the configs behind ``cfg_path`` count, too. Defaults to True.
 
     Returns:
         set[str]: Their names, set or not: of ``{{$NAME:default}}`` and of ``os.environ`` in its
         file, its bases and the configs behind ``cfg_path``.
     """
-    text = '\n'.join(_texts(config))
+    text = '\n'.join(_texts(config) if behind_paths else [config.text])
     found = {name for names in _VARIABLE.findall(text) for name in names if name}
     imported = 'read_base' in text
     return found | {
@@ -62,7 +66,7 @@ def _texts(config: Config) -> Iterator[str]:
     """The text of a config with its bases, and of the configs behind ``cfg_path``."""
     yield config.text
     for path in _config_paths(config.to_dict()):
-        inner = _read(path, frozenset(os.environ.items()))
+        inner = _read(path)
         if inner is not None:
             yield from _texts(inner)
 
@@ -111,15 +115,35 @@ def _walk(value: Any, root: str) -> Iterator[tuple[str, str]]:
 
 def _walk_config(path: str) -> Iterator[tuple[str, str]]:
     """The contents of another config, and the files that it names."""
-    config = _read(path, frozenset(os.environ.items()))
+    config = _read(path)
     if config is not None:
-        yield path, hashlib.sha256(repr(config.to_dict()).encode()).hexdigest()
+        # Results of earlier versions have the contents with their first seed under the bare path.
+        seed = os.environ.get('RUN_SEED') if _reads_seed(config) else None
+        name = path if seed is None else f'{path} with RUN_SEED={seed}'
+        yield name, hashlib.sha256(repr(config.to_dict()).encode()).hexdigest()
         yield from _walk(config.to_dict(), '')
 
 
+def _reads_seed(config: Config) -> bool:
+    return 'RUN_SEED' in read_variables(config, ['RUN_SEED'], behind_paths=False)
+
+
+def _read(path: str) -> Config | None:
+    """A config; None if it cannot be read, which the training will say.
+
+    It is read once for each seed only if it reads the seed: reading takes tenths of a second.
+    """
+    environment = frozenset(os.environ.items())
+    unseeded = frozenset(item for item in environment if item[0] != 'RUN_SEED')
+    config = _read_once(path, unseeded)
+    if config is None or _reads_seed(config):
+        config = _read_once(path, environment)
+    return config
+
+
 @cache
-def _read(path: str, environment: frozenset) -> Config | None:
-    """A config; None if it cannot be read, which the training will say."""
+def _read_once(path: str, environment: frozenset) -> Config | None:
+    """A config as it is with the environment variables of this process."""
     try:
         return read_network_file(path, 'network')
     except InputError:

@@ -307,8 +307,12 @@ def list_combinations(
     _check_seeds(rows, settings)
     found: dict[tuple[str, int], Combination] = {}
     for row in rows:
+        read = None
         for seed in seeds:
-            one = _describe(row, settings, seed)
+            # Reading takes longer than all the rest: with many seeds, only if it is needed.
+            if read is None or read.reads_seed:
+                read = _read_row(row, settings, seed)
+            one = _describe(read, settings, seed)
             if 'RUN_SEED' not in one.reads:
                 found.update({(row.name, other): replace(one, seed=other) for other in seeds})
                 break
@@ -382,26 +386,48 @@ def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
     Raises:
         InputError: If the config cannot be read.
     """
-    return _describe(row, settings, seed).description
+    return _describe(_read_row(row, settings, seed), settings, seed).description
 
 
-def _describe(row: Row, settings: ComparisonSettings, seed: int) -> Combination:
-    """The training with one seed, that of others if its config does not read ``RUN_SEED``.
+@dataclass(frozen=True)
+class _ReadRow:
+    """The config of a row as it was read with a seed.
 
-    What a config that imports its bases reads is not known: it counts as reading it.
+    Attributes:
+        row (Row): The row.
+        content (str): The contents of its file.
+        config (Config): Those with all options.
+        reads_seed (bool): Whether the file or its bases read ``RUN_SEED``; also if that is not
+            known, because it imports them.
     """
-    options = last_options([*settings.cfg_options, *row.options])
+
+    row: Row
+    content: str
+    config: Config
+    reads_seed: bool
+
+
+def _read_row(row: Row, settings: ComparisonSettings, seed: int) -> _ReadRow:
     with _environment(row, seed):
         config = read_config_file(row.config)
         content = repr(config.to_dict())
+        reads = read_variables(config, ['RUN_SEED'], behind_paths=False)
         _merge(config, row, settings.cfg_options)
+    return _ReadRow(row, content, config, 'RUN_SEED' in reads)
+
+
+def _describe(read: _ReadRow, settings: ComparisonSettings, seed: int) -> Combination:
+    """The training with a seed, that of all seeds if it does not read ``RUN_SEED``."""
+    row, config = read.row, read.config
+    options = last_options([*settings.cfg_options, *row.options])
+    with _environment(row, seed):
         files = named_files(config)
         reads = read_variables(config, ['RUN_SEED', *(name for name, _ in row.variables)])
         # Without variables of the files, which change nothing where the settings are the same.
         settled = Config(without_variables(config))
         # An environment variable may be read behind `cfg_path` only, which is among the files.
         contents = [pformat(settled.to_dict()), repr(named_files(settled))]
-    words = [content, *sorted(options)]
+    words = [read.content, *sorted(options)]
     if settings.store and teachers_of(config):
         words.append(f'{settings.views} views {settings.store_flags}')
     if settings.launch:

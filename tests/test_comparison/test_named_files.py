@@ -151,6 +151,39 @@ def test_rows_without_a_seed_in_their_config_are_read_once(settings, tmp_path, m
     assert 'RUN_SEED' not in os.environ
 
 
+def test_only_what_reads_the_seed_is_read_for_each(settings, tmp_path, monkeypatch):
+    """The record of earlier versions, under the bare path, is that of their first seed."""
+    from mtkdrl_mm.comparison import named_files as module
+    from mtkdrl_mm.comparison import rows
+
+    config, by_seed, plain = (str(tmp_path / f'{name}.py') for name in ('a', 'by_seed', 'plain'))
+    texts = {
+        config: f"teachers = [dict(cfg_path='{by_seed}'), dict(cfg_path='{plain}')]",
+        by_seed: "depth = '{{$RUN_SEED:0}}'",
+        plain: 'depth = 18',
+    }
+    for path, text in texts.items():
+        with open(path, 'w') as file:
+            file.write(text)
+    read = []
+
+    def count(name, module, argument):
+        inner = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: read.append(args[argument]) or inner(*args))
+
+    count('read_config_file', rows, 0)
+    count('read_network_file', module, 0)
+    found = list_combinations([Row('a', config)], range(5), settings())
+    assert [read.count(path) for path in (config, by_seed, plain)] == [1, 1 + 5, 1]
+    assert len({one.description for one in found}) == 1
+    files = [dict(one.files) for one in found]
+    for seed, each in enumerate(files):
+        assert list(each) == [f'{by_seed} with RUN_SEED={seed}', plain]
+        earlier = {by_seed: files[0][f'{by_seed} with RUN_SEED=0'], plain: each[plain]}
+        assert changed_file(earlier, each.items()) is None
+    assert len({*files[0].values(), *files[1].values()}) == 3
+
+
 def test_the_variables_that_a_config_reads(tmp_path):
     (tmp_path / 'base.py').write_text("pool = '{{$POOL:weak}}'")
     (tmp_path / 'teacher.py').write_text("depth = {{'$DEPTH:18'}}")
@@ -163,6 +196,7 @@ def test_the_variables_that_a_config_reads(tmp_path):
     config = Config.fromfile(str(config))
     asked = {'POOL', 'DEPTH', 'GOT', 'ASKED'}
     assert read_variables(config) == asked
+    assert read_variables(config, behind_paths=False) == asked - {'DEPTH'}
     assert read_variables(config, ['OTHERWISE', 'NOT_THIS', 'POOL']) == asked | {'OTHERWISE'}
 
 
