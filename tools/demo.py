@@ -37,6 +37,7 @@ from mtkdrl_mm.comparison import (
     Row,
     Run,
     Runs,
+    add_stored,
     fill_stores,
     finished,
     list_combinations,
@@ -228,14 +229,15 @@ def train_rows(rows: Sequence[Row], seeds: Sequence[int], settings: ComparisonSe
     combinations = list_combinations(rows, seeds, settings)
     os.makedirs(settings.work_dir, exist_ok=True)
     with WorkDirLock(settings.work_dir, 'comparison'):
+        if settings.store:
+            stores, combinations = plan_stores(combinations, settings)
         known = sum(finished(one, settings) is not None for one in combinations)
         if known:
             print(f'  {known} of {len(combinations)} exist', flush=True)
         with interruptible():
-            if settings.store:
-                stores, combinations = plan_stores(combinations, settings)
-                if known < len(combinations):
-                    fill_stores(stores, settings)
+            if settings.store and known < len(combinations):
+                fill_stores(stores, settings)
+                combinations = add_stored(combinations)
             results = train_all(combinations, settings)
     failed = sum(run is None for run in results)
     if failed:

@@ -9,7 +9,7 @@ from .record import PAGE_NAME, ComparisonRecord, Missing, Plan, is_comparison, r
 from .results import Run, Runs, TrainingLog
 from .rows import Combination, Row, describe, list_combinations, list_rows, outer_variables
 from .settings import ComparisonSettings
-from .stores import Store, fill_stores, plan_stores
+from .stores import Store, add_stored, fill_stores, plan_stores
 from .summary import Difference, MethodSummary, summarize
 from .tables import write_tables
 from .training import finished, train, train_all
@@ -28,6 +28,7 @@ __all__ = [
     'Runs',
     'Store',
     'TrainingLog',
+    'add_stored',
     'command_line',
     'describe',
     'describe_device',

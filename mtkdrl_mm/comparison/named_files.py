@@ -5,12 +5,14 @@ import hashlib
 import os
 import os.path as osp
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from mmengine.config import Config
 
+from mtkdrl_mm.teacher_outputs import Manifest
+from mtkdrl_mm.teacher_outputs.paths import MANIFEST
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.package_configs import read_network_file
 
@@ -24,7 +26,8 @@ def named_files(config: Config) -> dict[str, str]:
 
     Those are checkpoints, lists of labels, class maps, and the configs behind
     ``cfg_path`` with what they name in turn. Files in a ``data_root`` may be
-    named relative to it. Folders, such as those of images, are left out.
+    named relative to it. Folders, such as those of images, are left out; of stores, see
+    :func:`stored_outputs`.
 
     Args:
         config (Config): The config.
@@ -35,6 +38,36 @@ def named_files(config: Config) -> dict[str, str]:
         ``RUN_SEED`` is followed by ``with RUN_SEED=N``, if that is set.
     """
     return dict(sorted(_walk(config.to_dict(), '')))
+
+
+def stored_outputs(
+    root: str, folders: Sequence[str], first_views: int | None = None, name: str | None = None
+) -> dict[str, str]:
+    """Find what a training reads from a store of teacher outputs.
+
+    Args:
+        root (str): The store.
+        folders (Sequence[str]): Those in it that the training reads, of the inputs and of its
+            teachers. What else the store holds, such as other teachers, does not matter.
+        first_views (int, optional): How many views it reads. Defaults to None: all.
+        name (str, optional): What stands for the store's folder in the paths, of a store
+            whose place does not matter. Defaults to None: the folder.
+
+    Returns:
+        dict[str, str]: A digest of every folder's contents by the path of its manifest, see
+        :meth:`~mtkdrl_mm.teacher_outputs.Manifest.digest_for_reading`. What is not stored yet is
+        left out, and what is damaged, which the training will say.
+    """
+    found = {}
+    for folder in folders:
+        try:
+            manifest = Manifest.find(osp.join(root, folder))
+        except InputError:
+            continue
+        if manifest is not None:
+            digest = manifest.digest_for_reading(first_views or manifest.views.num_views)
+            found[osp.join(name or root, folder, MANIFEST)] = digest
+    return found
 
 
 def read_variables(

@@ -13,13 +13,20 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config
 
+from mtkdrl_mm.engine.resume_checks import teacher_name
+from mtkdrl_mm.teacher_outputs import (
+    TeacherOutputsSettings,
+    held_out_root,
+    inputs_folder,
+    teacher_folder,
+)
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.cli import add_common_arguments
 from mtkdrl_mm.utils.config_keys import without_variables
 from mtkdrl_mm.utils.errors import check_config_file, near_matches
 from mtkdrl_mm.utils.launch import merge_options, read_config_file
 
-from .named_files import named_files, read_variables
+from .named_files import named_files, read_variables, stored_outputs
 from .settings import ComparisonSettings
 
 
@@ -85,9 +92,11 @@ class Combination:
         seed (int): The seed.
         description (str): What :func:`describe` returns for the row and seed.
         files (tuple[tuple[str, str], ...]): The files that the config names, and
-            their digests, see :func:`named_files`. Defaults to none.
-        store (str, optional): Folder of the stored outputs of its teachers.
-            Defaults to None: they run.
+            their digests, see :func:`named_files`, and those of what it reads from a store, see
+            :func:`stored_outputs`. Defaults to none.
+        store (str, optional): Folder of the stored outputs of its teachers, of ``--store``.
+            Defaults to None: they run, or the config names a store.
+        stored (tuple[str, ...]): The folders in the store that it reads. Defaults to none.
         reads (frozenset[str]): The environment variables that the config reads, see
             :func:`read_variables`. Defaults to none.
         settings (str): Digest of what is trained: the settings of the config with the options,
@@ -99,6 +108,7 @@ class Combination:
     description: str
     files: tuple[tuple[str, str], ...] = ()
     store: str | None = None
+    stored: tuple[str, ...] = ()
     reads: frozenset[str] = frozenset()
     settings: str = ''
 
@@ -219,6 +229,38 @@ def teachers_of(config: Config) -> list[Any]:
     """The configs of a config's teachers; none without a model that has some."""
     model = config.get('model')
     return (model.get('teachers') or []) if isinstance(model, dict) else []
+
+
+def stored_folders(config: Config) -> tuple[str, ...]:
+    """The folders in a store that the training of a config reads.
+
+    Args:
+        config (Config): The config.
+
+    Returns:
+        tuple[str, ...]: Those of the inputs and of its teachers, and the same of the agent's
+        held-out images, if there are some. Relative to the store.
+    """
+    roots = [''] if config.get('held_out_dataloader') is None else ['', held_out_root('')]
+    names = [teacher_name(teacher) for teacher in teachers_of(config)]
+    return tuple(
+        folder
+        for root in roots
+        for folder in (inputs_folder(root), *(teacher_folder(root, name) for name in names))
+    )
+
+
+def _named_store(config: Config) -> dict[str, str]:
+    """What a training reads from the store of ``model.teacher_outputs``."""
+    if not teachers_of(config):
+        return {}
+    try:
+        stored = TeacherOutputsSettings.from_config(config.model.get('teacher_outputs'))
+    except InputError:  # which the training will say
+        return {}
+    if stored is None or stored.root is None or not stored.reads:
+        return {}  # of a store that trainings write, the config says all
+    return stored_outputs(stored.root, stored_folders(config), stored.first_views)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -372,8 +414,8 @@ def _check_different(combinations: Sequence[Combination]) -> None:
 def describe(row: Row, settings: ComparisonSettings, seed: int = 0) -> str:
     """Hash the config of a row as it is trained, but for the seed itself.
 
-    What is stored of the teachers, and how many processes train it, belong to
-    it. Contents of the files that it names do not: they may be gone later.
+    How teachers are stored, and how many processes train it, belong to
+    it. Contents of the files and stores that it names do not: they may be gone later.
 
     Args:
         row (Row): The row.
@@ -422,6 +464,8 @@ def _describe(read: _ReadRow, settings: ComparisonSettings, seed: int) -> Combin
     options = last_options([*settings.cfg_options, *row.options])
     with _environment(row, seed):
         files = named_files(config)
+        if not settings.store:  # which would be read instead
+            files.update(_named_store(config))
         reads = read_variables(config, ['RUN_SEED', *(name for name, _ in row.variables)])
         # Without variables of the files, which change nothing where the settings are the same.
         settled = Config(without_variables(config))

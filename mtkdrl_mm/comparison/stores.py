@@ -13,7 +13,8 @@ from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.child_processes import run_child
 
-from .rows import Combination, parse_options, read_config, teachers_of
+from .named_files import stored_outputs
+from .rows import Combination, parse_options, read_config, stored_folders, teachers_of
 from .settings import ComparisonSettings
 
 
@@ -48,7 +49,7 @@ def plan_stores(
 
     Returns:
         tuple[list[Store], list[Combination]]: The stores, and the trainings,
-        those with teachers with the folder of their store.
+        those with teachers with the folder of their store, and what it holds of them now.
 
     Raises:
         InputError: If a config cannot be read or has no training data, or trainings cannot be
@@ -82,8 +83,27 @@ def plan_stores(
         if not names.keys() <= store.teachers.keys():
             store.teachers.update(names)
             store.sources.append(combination)
-        planned.append(replace(combination, store=store.path))
-    return stores, planned
+        planned.append(replace(combination, store=store.path, stored=stored_folders(config)))
+    return stores, add_stored(planned)
+
+
+def add_stored(combinations: Sequence[Combination]) -> list[Combination]:
+    """Add what trainings read from their stores to their files.
+
+    Args:
+        combinations (Sequence[Combination]): Trainings from :func:`plan_stores`; again once the
+            stores are filled.
+
+    Returns:
+        list[Combination]: The same, with what the stores hold now.
+    """
+    found = []
+    for one in combinations:
+        if one.store is not None:
+            now = stored_outputs(one.store, one.stored, name='--store')
+            one = replace(one, files=tuple({**dict(one.files), **now}.items()))
+        found.append(one)
+    return found
 
 
 def _fits(store: Store, data: str, teachers: dict[str, str]) -> bool:

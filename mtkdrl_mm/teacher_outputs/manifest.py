@@ -259,6 +259,25 @@ class Manifest:
         del content['libraries'], content['views']['num_views']
         return _digest(content)
 
+    def digest_for_reading(self, num_views: int) -> str:
+        """Digest of what decides what a training reads from the folder.
+
+        It is what :meth:`check` compares, and the stored tensors. What changes them by rounding
+        errors only is left out, as it is there: the mode of inference, libraries, and the basis,
+        which follows from the rest. A store that was removed and filled again on another
+        machine has the same digest.
+
+        Args:
+            num_views (int): How many views are read.
+        """
+        content = asdict(self)
+        for key in ('libraries', 'part_size', 'basis_sha256'):
+            del content[key]
+        content['views']['num_views'] = num_views
+        if content['teacher'] is not None:
+            del content['teacher']['checkpoint'], content['teacher']['inference']
+        return _digest(content)
+
     def samples(self, part: int) -> range:
         """Samples of a part.
 

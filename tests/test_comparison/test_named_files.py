@@ -6,6 +6,7 @@ import os
 
 import pytest
 from mmengine.config import Config
+from test_teacher_outputs.stores import TENSORS, write_manifests
 
 from mtkdrl_mm.comparison import Row, describe, list_combinations
 from mtkdrl_mm.comparison.named_files import changed_file, named_files, read_variables
@@ -198,6 +199,52 @@ def test_the_variables_that_a_config_reads(tmp_path):
     assert read_variables(config) == asked
     assert read_variables(config, behind_paths=False) == asked - {'DEPTH'}
     assert read_variables(config, ['OTHERWISE', 'NOT_THIS', 'POOL']) == asked | {'OTHERWISE'}
+
+
+def test_what_a_training_reads_from_a_store(settings, tmp_path):
+    """It is not what else the store holds, nor the form of its files."""
+    root = str(tmp_path / 'store')
+    names = "model = dict(teachers=[dict(name='a'), dict(name='b')], teacher_outputs={})"
+    configs = dict(
+        whole=names.format(f'{root!r}'),
+        two_views=names.format(f'dict(root={root!r}, first_views=2)'),
+        agent=names.format(f'{root!r}') + '\nheld_out_dataloader = dict()',
+        writes=names.format(f'dict(root={root!r}, views=2, write=True)'),
+        runs=names.format('dict(views=2)'),
+        alone=f'model = dict(teacher_outputs={root!r})',
+    )
+    for name, text in configs.items():
+        (tmp_path / f'{name}.py').write_text(text)
+
+    def files(name='whole', **kwargs):
+        row = Row(name, str(tmp_path / f'{name}.py'))
+        (one,) = list_combinations([row], [0], settings(**kwargs))
+        return dict(one.files)
+
+    def path(*folders):
+        return os.path.join(root, *folders, 'manifest.json')
+
+    assert files() == {}  # it is not there, which the training says
+    write_manifests(root, 'a', 'b')
+    first, two_views = files(), files('two_views')
+    assert set(first) == {path('inputs'), path('a'), path('b')}
+    for other in ('writes', 'runs', 'alone'):
+        assert files(other) == {}
+    assert files(store='other') == {}  # which the training reads instead
+    # With one more teacher, and images of an agent, of which this training reads nothing.
+    write_manifests(root, 'a', 'b', 'c')
+    write_manifests(os.path.join(root, 'held_out'), 'a', 'b', 'c')
+    assert files() == first
+    held_out = {path('held_out', name) for name in ('inputs', 'a', 'b')}
+    assert set(files('agent')) == {*first, *held_out}
+    # Stored again: more views, less of them.
+    write_manifests(root, 'a', 'b', num_views=4)
+    assert changed_file(first, files().items()) == path('inputs')
+    assert files('two_views') == two_views
+    write_manifests(root, 'a', 'b', tensors=TENSORS[:2])
+    assert changed_file(first, files().items()) == path('a')
+    (tmp_path / 'store' / 'a' / 'manifest.json').write_text('{}')  # damaged
+    assert set(files()) == {path('inputs'), path('b')}
 
 
 def test_the_number_of_processes_counts(settings, row):

@@ -4,16 +4,19 @@
 import sys
 
 import pytest
+from test_teacher_outputs.stores import TENSORS, write_manifests
 
 from mtkdrl_mm.comparison import (
     Combination,
     Row,
     Store,
+    add_stored,
     describe,
     fill_stores,
     plan_stores,
     stores,
 )
+from mtkdrl_mm.comparison.named_files import changed_file
 from mtkdrl_mm.utils import InputError
 
 POOL = """
@@ -112,6 +115,36 @@ def test_the_folder_of_a_store_is_an_option_of_the_trainings(settings, path, fin
     else:
         with pytest.raises(InputError, match=r'^--store ".*" cannot be passed to the trainings as'):
             plan_stores([], settings(store=path))
+
+
+def test_trainings_know_what_their_store_holds(settings, tmp_path):
+    """Wherever it is, and again once it is filled; results without that record are fine."""
+    config = tmp_path / 'both.py'
+    config.write_text(POOL.format(names=['a', 'b'], data='data', seed=''))
+    plain = tmp_path / 'plain.py'
+    plain.write_text("train_dataloader = dict(dataset=dict()); model = dict(type='A')")
+    given = [
+        Combination(Row('both', str(config)), 0, 'hash', (('labels.txt', '1'),)),
+        Combination(Row('plain', str(plain)), 0, 'hash'),
+    ]
+    (store,), planned = plan_stores(given, settings(store=str(tmp_path / 'new')))
+    assert [one.files for one in planned] == [(('labels.txt', '1'),), ()]
+    write_manifests(store.path, 'a', 'b', 'c')
+    filled, without = add_stored(planned)
+    names = ['inputs', 'a', 'b']
+    assert [path for path, _ in filled.files] == [
+        'labels.txt',
+        *(f'--store/{name}/manifest.json' for name in names),
+    ]
+    assert without.files == () and add_stored([filled]) == [filled]
+    moved = tmp_path / 'moved'
+    write_manifests(str(moved), 'a', 'b')
+    _, planned = plan_stores(given, settings(store=str(moved)))
+    assert planned[0].files == filled.files
+    write_manifests(str(moved), 'a', 'b', tensors=TENSORS[:2])  # --maps none
+    _, planned = plan_stores(given, settings(store=str(moved)))
+    assert changed_file(dict(filled.files), planned[0].files) == '--store/a/manifest.json'
+    assert changed_file({'labels.txt': '1'}, planned[0].files) is None
 
 
 def test_stores_are_filled_by_their_tool(settings, monkeypatch, tmp_path, capsys):

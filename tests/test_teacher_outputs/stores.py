@@ -4,6 +4,7 @@
 import ctypes
 import multiprocessing
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -133,3 +134,14 @@ def run_with_mounts(commands, test):
     if process.exitcode == 77:
         pytest.skip('this user may not mount')
     assert process.exitcode == 0
+
+
+def write_manifests(root, *teachers, num_views=2, **changes):
+    """The manifests of a store; what was there before is removed."""
+    shutil.rmtree(root, ignore_errors=True)
+    views = replace(VIEWS, num_views=num_views)
+    of = {teacher_folder(root, name): manifest(name, views=views, **changes) for name in teachers}
+    of[inputs_folder(root)] = inputs_manifest(DATASET, views, 4)
+    for folder, each in of.items():
+        os.makedirs(folder)
+        assert each.write(folder)

@@ -179,6 +179,32 @@ def test_the_identity_depends_on_all_that_parts_depend_on():
     assert len(identities) == len(changes) + 1
 
 
+def test_the_digest_for_reading_depends_on_what_is_read():
+    """Not on what changes rounding errors, or where a part ends."""
+    same = [
+        dict(part_size=5),
+        dict(basis_sha256='ab'),
+        dict(libraries=dict(torch='2.11.0')),
+        dict(views__num_views=8),  # of which two are read
+        dict(teacher__inference=dict(mode=dict(channels_last=True))),
+        dict(teacher__checkpoint='other.pth'),
+    ]
+    digests = {changed(manifest(), **each).digest_for_reading(2) for each in [{}, *same]}
+    assert len(digests) == 1
+    others = [
+        dict(teacher__weights_sha256='77'),
+        dict(teacher__class_map=[1]),
+        dict(dataset__fingerprint='00'),
+        dict(views__seed=1),
+        dict(views__pipeline='00'),
+        dict(tensors=TENSORS[:2]),
+    ]
+    digests.update(changed(manifest(), **each).digest_for_reading(2) for each in others)
+    digests.add(manifest().digest_for_reading(1))
+    assert len(digests) == len(others) + 2
+    assert inputs_manifest(DATASET, VIEWS, 4).digest_for_reading(2) not in digests
+
+
 def test_another_format_version(tmp_path):
     manifest().write(str(tmp_path))
     path = tmp_path / 'manifest.json'

@@ -5,11 +5,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_teacher_outputs.stores import write_manifests
 
-from mtkdrl_mm.comparison import ComparisonSettings, Plan, Row, Run, describe
+from mtkdrl_mm.comparison import ComparisonSettings, Plan, Row, Run, describe, train_all
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.utils import InputError
 
@@ -164,3 +166,46 @@ def test_a_report_names_the_devices_of_the_trainings_and_the_variables(tool, tmp
     assert (lines[0], lines[2]) == (f'command: {command}', 'device: GPU 0; GPU 1')
     plan = Plan.read(str(tmp_path / 'runs' / 'comparison.json'))
     assert (plan.command, plan.device) == (command, 'GPU 0; GPU 1')
+
+
+def test_a_result_from_other_stored_outputs_is_refused(start, tool, result, monkeypatch, tmp_path):
+    """Of a store that is there before the teachers run again, and of one that is filled now."""
+    names = ['densenet', 'repvgg', 'resnet', 'wide_resnet']
+    store = tmp_path / 'store'
+    calls = []
+
+    def fake_train_all(combinations, settings, on_end):
+        calls.append(combinations)
+        return [result, None]
+
+    monkeypatch.setattr(tool, 'fill_stores', lambda stores, settings: calls.append('fill'))
+    monkeypatch.setattr(tool, 'train_all', fake_train_all)
+    path = result_path(str(tmp_path / 'runs' / 'aver' / 'seed_0'))
+    flags = ['--store', str(store), '--seeds', '0', '1']
+
+    write_manifests(str(store), *names)
+    with pytest.raises(InputError, match='1 of 2 trainings have no result'):
+        start(*flags)
+    files = dict(calls[1][0].files)
+    stored = [f'--store/{name}/manifest.json' for name in ['inputs', *names]]
+    assert calls[0] == 'fill' and set(stored) < set(files)
+    replace(result, files=files).write(path)
+
+    write_manifests(str(store), *names, num_views=4)
+    for more in ([], ['--report-only']):
+        with pytest.raises(InputError) as error:
+            start(*flags, *more)
+        assert str(error.value) == (
+            f'{path} was trained with another "{stored[0]}" than is there now. Give another '
+            '--work-dir, or remove that run to train it again.'
+        )
+    assert len(calls) == 2
+
+    def fill(stores, settings):
+        write_manifests(stores[0].path, *names, num_views=4)
+
+    monkeypatch.setattr(tool, 'fill_stores', fill)
+    monkeypatch.setattr(tool, 'train_all', train_all)
+    with pytest.raises(InputError, match='was trained with another "--store/inputs/manifest'):
+        start('--store', str(tmp_path / 'new'), '--seeds', '0', '1')
+    assert not (tmp_path / 'runs' / 'aver' / 'seed_1').exists()

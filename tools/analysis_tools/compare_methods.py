@@ -47,6 +47,7 @@ from mtkdrl_mm.comparison import (
     Row,
     Run,
     Runs,
+    add_stored,
     command_line,
     describe_device,
     fill_stores,
@@ -243,6 +244,8 @@ def compare(
     Raises:
         InputError: If a training has no result.
     """
+    if settings.store:
+        stores, combinations = plan_stores(combinations, settings)
     results = [finished(combination, settings) for combination in combinations]
     known = sum(run is not None for run in results)
     total = len(combinations)
@@ -269,10 +272,9 @@ def compare(
         write_comparison_page(settings.work_dir, plan)
     if not args.report_only:
         with interruptible():
-            if settings.store:
-                stores, combinations = plan_stores(combinations, settings)
-                if known < total:
-                    fill_stores(stores, settings)
+            if settings.store and known < total:
+                fill_stores(stores, settings)
+                combinations = add_stored(combinations)
             results = train_all(
                 combinations, settings, on_end=lambda: try_comparison_page(settings.work_dir, plan)
             )
