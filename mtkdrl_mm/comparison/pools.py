@@ -4,23 +4,32 @@
 import csv
 import glob
 import math
+import os
 import os.path as osp
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from torch import Tensor
 
-from mtkdrl_mm.utils.files import atomic_write
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
+from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.files import atomic_write, write_json
+from mtkdrl_mm.utils.json_files import read_json_object
 from mtkdrl_mm.utils.markdown import markdown_table
 
+from .logs import with_metric
+from .record import PLAN_NAME, Plan
 from .results import Run, Runs, result_path
-from .rows import training_folder
+from .rows import last_options, training_folder
+from .settings import ComparisonSettings
 from .summary import Difference, MethodSummary, mean_weights, paired_difference, summarize
 
 #: What a method is compared with that claims to weigh teachers well.
 RIVALS = ('aver', 'camkd')
 #: How the rows with one teacher end; what is in front is the teacher's name.
 SINGLE_SUFFIX = '_alone'
+_NOTE_NAME = 'pool.json'
 
 
 def best_subset(
@@ -54,30 +63,129 @@ def best_subset(
     return tuple(names[m] for m in best)
 
 
-def read_pool(work_dir: str, order: Sequence[str] = ()) -> dict[str, list[Run]]:
+def pool_settings(
+    cfg_options: Sequence[str], views: int, variables: Mapping[str, str]
+) -> dict[str, str]:
+    """What all results of a pool must have been trained with.
+
+    Args:
+        cfg_options (Sequence[str]): Options of all rows.
+        views (int): Number of stored views of every image.
+        variables (Mapping[str, str]): Environment variables that the configs read, and that
+            are set.
+
+    Returns:
+        dict[str, str]: Value by flag or variable, of those that are given.
+    """
+    return {'--views': str(views), **_options(cfg_options), **variables}
+
+
+def _options(cfg_options: Sequence[str]) -> dict[str, str]:
+    options = shlex.join(sorted(last_options(cfg_options)))
+    return {'--cfg-options': options} if options else {}
+
+
+def check_settings(work_dir: str, settings: Mapping[str, str]) -> None:
+    """Refuse settings with which the results of a pool were not trained.
+
+    Rows of several commands are in one table, and a difference of settings would be taken for
+    one of methods.
+
+    Args:
+        work_dir (str): The work dir of the pool's comparison.
+        settings (Mapping[str, str]): Those of this command, from :func:`pool_settings`.
+
+    Raises:
+        InputError: If the results, or a comparison that runs there, have others.
+    """
+    # What was only begun is in no table, and whoever mistyped an option may mend it.
+    if not _result_paths(work_dir) and not WorkDirLock(work_dir).is_held_elsewhere():
+        return
+    before = _noted_settings(work_dir, settings)
+    for name in {**before, **settings}:
+        if before.get(name) != settings.get(name):
+            raise InputError(
+                f'The results in "{work_dir}" are trained {_with(name, before.get(name))}, and '
+                f'this command trains {_with(name, settings.get(name))}: in one table, that would '
+                'look like a difference of methods. Give the same, or another --work-dir.'
+            )
+
+
+def note_settings(work_dir: str, settings: Mapping[str, str]) -> None:
+    """Note with which settings the results of a pool are trained, in ``pool.json``.
+
+    Args:
+        work_dir (str): The work dir of the pool's comparison, which is made.
+        settings (Mapping[str, str]): As for :func:`check_settings`.
+
+    Raises:
+        InputError: As :func:`check_settings`.
+    """
+    check_settings(work_dir, settings)
+    os.makedirs(work_dir, exist_ok=True)
+    write_json(dict(settings=dict(settings)), osp.join(work_dir, _NOTE_NAME))
+
+
+def _noted_settings(work_dir: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings of a pool's results; those that are not known are taken for the given ones."""
+    note, plan = osp.join(work_dir, _NOTE_NAME), osp.join(work_dir, PLAN_NAME)
+    if osp.isfile(note):
+        return read_json_object(note, dict(settings=dict))['settings']
+    before = dict(settings)
+    if osp.isfile(plan):  # Of the settings, earlier versions noted only the options.
+        before.pop('--cfg-options', None)
+        before.update(_options(Plan.read(plan).cfg_options))
+    return before
+
+
+def _with(name: str, value: str | None) -> str:
+    if value is None:
+        return f'without {name}'
+    return f'with {name}{" " if name.startswith("--") else "="}{value}'
+
+
+def _result_paths(work_dir: str) -> list[str]:
+    return glob.glob(result_path(osp.join(glob.escape(work_dir), '*', 'seed_*')))
+
+
+def read_pool(
+    work_dir: str, order: Sequence[str] = (), metric: str = ComparisonSettings.metric
+) -> dict[str, list[Run]]:
     """Read all results of a pool, of the latest command and of earlier ones.
 
     Args:
         work_dir (str): The work dir of the pool's comparison.
         order (Sequence[str]): Names of rows, in the order of the tables. Others
             follow by name. Defaults to ().
+        metric (str): The metric of all of them; of a result of another one, it is read from
+            the logs. Defaults to 'accuracy/top1'.
 
     Returns:
         dict[str, list[Run]]: The results of every row that has some, by seed;
         empty without the folder.
 
     Raises:
-        InputError: If a file is damaged.
+        InputError: If a file is damaged, or a result is of another metric, and its logs do not
+            hold this one.
     """
-    pattern = result_path(osp.join(glob.escape(work_dir), '*', 'seed_*'))
-    read = {path: Run.read(path) for path in glob.glob(pattern)}
+    read = {path: Run.read(path) for path in _result_paths(work_dir)}
     found: dict[str, list[Run]] = {}
     for path, run in sorted(read.items(), key=lambda item: item[1].seed):
         if path == result_path(training_folder(work_dir, run.method, run.seed)):  # no copy of it
-            found.setdefault(run.method, []).append(run)
+            found.setdefault(run.method, []).append(_of_metric(run, osp.dirname(path), metric))
     places = {name: place for place, name in enumerate(order)}
     names = sorted(found, key=lambda name: (places.get(name, len(places)), name))
     return {name: found[name] for name in names}
+
+
+def _of_metric(run: Run, folder: str, metric: str) -> Run:
+    try:
+        return with_metric(run, folder, metric)
+    except InputError as error:
+        raise InputError(
+            f'The result in "{folder}" is of "{run.metric_name}", and its logs hold no "{metric}", '
+            'of which the tables are. Move that folder away, or give another --work-dir.'
+        ) from error
 
 
 def _seeds(runs: Sequence[Run]) -> set[int]:

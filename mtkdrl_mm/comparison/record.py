@@ -20,7 +20,8 @@ from .settings import ComparisonSettings
 
 #: File name of the page of a training, and of a comparison, in its work dir.
 PAGE_NAME = 'report.html'
-_PLAN = 'comparison.json'
+#: File name of the plan of a comparison, in its work dir.
+PLAN_NAME = 'comparison.json'
 _DEFAULT_REFERENCE = 'aver'
 
 
@@ -54,7 +55,7 @@ class Plan:
         Args:
             work_dir (str): Folder of the file.
         """
-        write_json(asdict(self), osp.join(work_dir, _PLAN), indent=1)
+        write_json(asdict(self), osp.join(work_dir, PLAN_NAME), indent=1)
 
     @classmethod
     def read(cls, path: str) -> 'Plan':
@@ -161,7 +162,7 @@ def is_comparison(work_dir: str) -> bool:
     Args:
         work_dir (str): The folder.
     """
-    return osp.isfile(osp.join(work_dir, _PLAN)) or any(
+    return osp.isfile(osp.join(work_dir, PLAN_NAME)) or any(
         osp.isfile(result_path(training_folder(work_dir, *one))) for one in _trainings(work_dir)
     )
 
@@ -223,7 +224,7 @@ def _read_plan(work_dir: str) -> Plan:
             f'"{work_dir}" is no work dir of a comparison: it has neither a comparison.json nor '
             'folders METHOD/seed_N with a result.json.'
         )
-    path = osp.join(work_dir, _PLAN)
+    path = osp.join(work_dir, PLAN_NAME)
     return Plan.read(path) if osp.isfile(path) else _guess_plan(work_dir)
 
 

@@ -4,7 +4,7 @@
 import os
 import os.path as osp
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Queue
@@ -60,13 +60,27 @@ def finished(combination: Combination, settings: ComparisonSettings) -> Run | No
             f'{path} is of another config than {combination.row.config} with these options is '
             'now. Give another --work-dir, or remove that run to train it again.'
         )
-    changed = changed_file(run.files, combination.files)
+    check_files(run, combination.files, path)
+    return with_metric(run, folder, settings.metric)
+
+
+def check_files(run: Run, files: Iterable[tuple[str, str]], path: str) -> None:
+    """Refuse a result of other files.
+
+    Args:
+        run (Run): The result.
+        files (Iterable[tuple[str, str]]): Paths and digests of what is there now.
+        path (str): The file of the result.
+
+    Raises:
+        InputError: If the contents of one have changed.
+    """
+    changed = changed_file(run.files, files)
     if changed is not None:
         raise InputError(
             f'{path} was trained with another "{changed}" than is there now. Give another '
             '--work-dir, or remove that run to train it again.'
         )
-    return with_metric(run, folder, settings.metric)
 
 
 def train_all(

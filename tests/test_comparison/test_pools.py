@@ -1,12 +1,27 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Tables of several pools, and the choice of teachers."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+from test_report.work_dirs import step, validation, write_session
 
-from mtkdrl_mm.comparison.pools import best_single, best_subset, read_pool, write_pools
+from mtkdrl_mm.comparison import Plan
+from mtkdrl_mm.comparison.pools import (
+    best_single,
+    best_subset,
+    check_settings,
+    note_settings,
+    pool_settings,
+    read_pool,
+    write_pools,
+)
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.comparison.rows import training_folder
+from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
+from mtkdrl_mm.utils import InputError
 
 
 @pytest.fixture
@@ -61,6 +76,85 @@ def test_a_pool_is_what_its_folder_holds(runs, make_run, tmp_path):
     assert [run.metric for run in found['aver']] == [60.0, 61.0, 62.0]
     assert len(found['ours']) == 2
     assert read_pool(str(tmp_path / 'none')) == {}
+
+
+def write_result(run, work_dir):
+    folder = training_folder(str(work_dir), run.method, run.seed)
+    os.makedirs(folder)
+    run.write(result_path(folder))
+    return folder
+
+
+def refused(work_dir, settings):
+    with pytest.raises(InputError) as error:
+        note_settings(str(work_dir), settings)
+    start = f'The results in "{work_dir}" are trained '
+    end = (
+        ': in one table, that would look like a difference of methods. Give the same, or '
+        'another --work-dir.'
+    )
+    message = str(error.value)
+    assert message.startswith(start) and message.endswith(end)
+    return message.removeprefix(start).removesuffix(end)
+
+
+def test_results_of_other_settings_get_no_company(make_run, tmp_path):
+    pool = tmp_path / 'pools' / 'weak'
+    plain = pool_settings([], 4, {})
+    longer = pool_settings(['b=1', 'a=2', 'b=2'], 4, {})
+    assert plain == {'--views': '4'} and longer == {'--views': '4', '--cfg-options': 'a=2 b=2'}
+    note_settings(str(pool), longer)
+    note_settings(str(pool), plain)  # nothing has finished: whoever mistyped an option mends it
+    write_result(make_run(), pool)
+    note_settings(str(pool), plain)
+    assert refused(pool, longer) == (
+        'without --cfg-options, and this command trains with --cfg-options a=2 b=2'
+    )
+    assert refused(pool, pool_settings([], 2, {})) == (
+        'with --views 4, and this command trains with --views 2'
+    )
+    assert refused(pool, pool_settings([], 4, dict(NUM_TEACHERS='2'))) == (
+        'without NUM_TEACHERS, and this command trains with NUM_TEACHERS=2'
+    )
+    note_settings(str(pool), plain)
+
+
+def test_settings_of_a_comparison_that_runs_count(tmp_path, monkeypatch):
+    """It may have no result yet."""
+    note_settings(str(tmp_path), pool_settings([], 4, {}))
+    monkeypatch.setattr(WorkDirLock, 'is_held_elsewhere', lambda lock: True)
+    assert refused(tmp_path, pool_settings([], 2, {})) == (
+        'with --views 4, and this command trains with --views 2'
+    )
+
+
+def test_pools_of_earlier_versions_have_options_in_their_plan_only(make_run, tmp_path):
+    write_result(make_run(), tmp_path)
+    settings = pool_settings(['a=1'], 4, dict(NUM_TEACHERS='2'))
+    check_settings(str(tmp_path), settings)  # not even that
+    Plan(rows=[], seeds=[0], cfg_options=['a=1']).write(str(tmp_path))
+    check_settings(str(tmp_path), settings)
+    assert refused(tmp_path, pool_settings([], 4, {})) == (
+        'with --cfg-options a=1, and this command trains without --cfg-options'
+    )
+    note_settings(str(tmp_path), settings)
+    assert refused(tmp_path, pool_settings(['a=1'], 4, {})) == (
+        'with NUM_TEACHERS=2, and this command trains without NUM_TEACHERS'
+    )
+
+
+def test_a_pool_has_one_metric(make_run, tmp_path):
+    """Of a result of another one it is in the logs, if it was validated."""
+    write_result(make_run(metric_name='accuracy/top1'), tmp_path)
+    folder = write_result(make_run(seed=1, metric=90.0, metric_name='accuracy/top5'), tmp_path)
+    with pytest.raises(InputError) as error:
+        read_pool(str(tmp_path))
+    assert str(error.value) == (
+        f'The result in "{folder}" is of "accuracy/top5", and its logs hold no "accuracy/top1", of '
+        'which the tables are. Move that folder away, or give another --work-dir.'
+    )
+    write_session(Path(folder), '20260101_000000', [step(1, 5), validation(1, 61.0)])
+    assert [run.metric for run in read_pool(str(tmp_path))['aver']] == [60.0, 61.0]
 
 
 def test_tables(runs, tmp_path):

@@ -3,6 +3,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,56 @@ def test_tables_are_written_from_all_results(tool, folder, monkeypatch, tmp_path
         ]
         cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-3].split('|')]
         assert cells[1:4] == ['weak', '+1.00', '+2.00']
+
+
+def test_what_cannot_be_in_one_table_is_refused(tool, folder, monkeypatch, tmp_path):
+    """Before anything is trained in any pool, and whatever rows the results are of."""
+    make_teachers(folder, 'resnet', 'densenet', 'repvgg', 'regnet', 'weak')
+    commands = []
+    monkeypatch.setattr(tool, 'run_child', lambda command: (commands.append(command) or 0, None))
+    work = tmp_path / 'work'
+    costs = dict(seconds=3.0, seconds_per_epoch=1.5, peak_mib=100.0, curves={})
+
+    def start(*flags):
+        arguments = ['--pools', 'clean', 'weak', '--seeds', '0', '--work-dir', str(work)]
+        monkeypatch.setattr(sys, 'argv', ['compare_pools.py', *arguments, *flags])
+        commands.clear()
+        tool.main()
+
+    def refused(*flags):
+        with pytest.raises(InputError) as error:
+            start(*flags)
+        assert not commands
+        return str(error.value)
+
+    start('--methods', 'aver')
+    assert len(commands) == 2
+    result = result_path(training_folder(str(work / 'weak'), 'aver', 0))
+    Path(result).parent.mkdir(parents=True)
+    run = Run(method='aver', seed=0, metric=60.0, **costs)
+    run.write(result)
+    ours = ['--methods', 'mtkdrl_stacking']
+    longer = ['--cfg-options', 'train_cfg.max_epochs=24']
+    assert refused(*ours, *longer).startswith(
+        f'The results in "{work}/weak" are trained without --cfg-options, and this command trains '
+        'with --cfg-options train_cfg.max_epochs=24: '
+    )
+    assert 'with --views 4, and this command trains with --views 2' in refused(*ours, '--views=2')
+    monkeypatch.setenv('NUM_TEACHERS', '2')
+    assert 'this command trains with NUM_TEACHERS=2' in refused(*ours)
+    monkeypatch.delenv('NUM_TEACHERS')
+    start(*ours)
+    assert len(commands) == 2
+    # A teacher that was taught again since.
+    teacher = 'work_dirs/cifar10/teacher_resnet/epoch_12.pth'
+    replace(run, files={teacher: 'another digest'}).write(result)
+    assert refused(*ours) == (
+        f'{result} was trained with another "{teacher}" than is there now. Give another '
+        '--work-dir, or remove that run to train it again.'
+    )
+    # The tables of what is there are written in any case.
+    start('--report-only', *longer)
+    assert (work / 'pools.csv').read_text().splitlines()[1] == 'weak,,60.00'
 
 
 def test_no_tables_without_results(tool, monkeypatch, tmp_path):

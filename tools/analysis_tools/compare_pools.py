@@ -6,7 +6,8 @@ and one per single teacher. All trainings read the teachers' outputs from stores
 once. In every pool all methods have the same labels: the student is trained on the images that no
 teacher has seen too, from which an agent learns. What is finished is not trained again. The tables
 of all pools together, pools.md and pools.csv, and the plot pools.png are written after every pool,
-with all results that the pools' folders hold: those of earlier commands, too.
+with all results that the pools' folders hold: those of earlier commands, too. All of them must have
+been trained with the same settings: a command with other --cfg-options or --views is refused.
 
     python tools/analysis_tools/compare_pools.py --seeds 0 1 2 3 4 --jobs 2 \\
         --store work_dirs/pool_stores --work-dir work_dirs/pools --out docs/results/pools
@@ -16,19 +17,33 @@ import argparse
 import os
 import os.path as osp
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 
 from mmengine.logging import MMLogger
 
-from mtkdrl_mm.comparison import Combination, ComparisonSettings, Row, fill_stores, plan_stores
+from mtkdrl_mm.comparison import (
+    Combination,
+    ComparisonSettings,
+    Row,
+    fill_stores,
+    list_combinations,
+    outer_variables,
+    plan_stores,
+)
 from mtkdrl_mm.comparison.pools import (
     SINGLE_SUFFIX,
     best_subset,
+    check_settings,
     gains_over_rivals,
+    note_settings,
+    pool_settings,
     read_pool,
     write_pools,
 )
 from mtkdrl_mm.comparison.results import result_path
 from mtkdrl_mm.comparison.rows import read_config, training_folder
+from mtkdrl_mm.comparison.training import check_files
 from mtkdrl_mm.engine.resume_checks import teacher_name
 from mtkdrl_mm.engine.work_dir_lock import WorkDirLock
 from mtkdrl_mm.evaluation.held_out_outputs import read_held_out
@@ -172,19 +187,65 @@ def check_teachers(rows: dict[str, dict[str, list[str]]], args: argparse.Namespa
         raise InputError(missing)
 
 
+def check_pool(
+    pool: str, rows: dict[str, list[str]], common: Mapping[str, str], args: argparse.Namespace
+) -> None:
+    """Refuse to add to a pool what cannot be in one table with the results that it has.
+
+    Those of all rows count, also of rows that this command does not train, which
+    compare_methods.py does not look at.
+
+    Args:
+        pool (str): Its name.
+        rows (dict[str, list[str]]): Its rows in this command, by name.
+        common (Mapping[str, str]): The settings of all rows, from :func:`settings_of`.
+        args (argparse.Namespace): The command line.
+
+    Raises:
+        InputError: If there are results of other settings, files, stored outputs or metric.
+    """
+    settings = comparison_settings(pool, args)
+    runs = [run for of in read_pool(settings.work_dir).values() for run in of]
+    check_settings(settings.work_dir, common)
+    # The row that reads most: the pool's teachers, if possible the held-out images, too.
+    name = next((one for one in ('mtkdrl_stacking', 'aver', *rows) if one in rows), None)
+    if name is None or not runs:
+        return
+    row = Row.parse([name, *rows[name]])
+    combinations = list_combinations([row], sorted({run.seed for run in runs}), settings)
+    files = {one.seed: one.files for one in plan_stores(combinations, settings)[1]}
+    for run in runs:
+        folder = training_folder(settings.work_dir, run.method, run.seed)
+        check_files(run, files[run.seed], result_path(folder))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, str]:
+    """The settings of all rows of all pools, see :func:`pool_settings`."""
+    variables = [f'{key}={value}' for key, value in POOLS[args.pools[0]].items()]
+    row = Row.parse(['aver', osp.join(CONFIGS, METHODS['aver'][0]), *variables])
+    # Which variables it reads is the same with any options, which may be for other rows.
+    plain = replace(comparison_settings(args.pools[0], args), cfg_options=())
+    read = outer_variables(list_combinations([row], args.seeds[:1], plain))
+    return pool_settings(args.cfg_options, args.views, read)
+
+
+def comparison_settings(pool: str, args: argparse.Namespace) -> ComparisonSettings:
+    """The settings of a pool's comparison."""
+    return ComparisonSettings(
+        work_dir=osp.join(args.work_dir, pool),
+        root=ROOT,
+        cfg_options=tuple(args.cfg_options),
+        store=osp.join(args.store, pool),
+        views=args.views,
+    )
+
+
 def subset_rows(pool: str, args: argparse.Namespace) -> dict[str, list[str]]:
     """The rows of the best pair and the best subset of teachers, chosen on the held-out images."""
     variables = [f'{key}={value}' for key, value in POOLS[pool].items()]
     config = osp.join(CONFIGS, METHODS['aver'][0])
     row = Row.parse(['aver', config, *variables])
-    settings = ComparisonSettings(
-        work_dir=osp.join(args.work_dir, pool),
-        root=ROOT,
-        metric='accuracy/top1',
-        cfg_options=tuple(args.cfg_options),
-        store=osp.join(args.store, pool),
-        views=args.views,
-    )
+    settings = comparison_settings(pool, args)
     stores, _ = plan_stores([Combination(row, args.seeds[0], '')], settings)
     os.makedirs(settings.work_dir, exist_ok=True)
     with WorkDirLock(settings.work_dir, 'comparison'):  # which compare_methods.py takes later
@@ -262,9 +323,13 @@ def main() -> None:
     else:
         check_output_folder('--work-dir', args.work_dir)
         rows = {pool: pool_rows(pool, args.methods) for pool in args.pools}
+        common = settings_of(args)
+        for pool in args.pools:
+            check_pool(pool, rows[pool], common, args)
         check_teachers(rows, args)
         for pool in args.pools:
             print(f'\n== {pool} ==', flush=True)
+            note_settings(osp.join(args.work_dir, pool), common)
             with interruptible():
                 if 'subsets' in args.methods:
                     rows[pool].update(subset_rows(pool, args))
