@@ -2,6 +2,7 @@
 """Hyperparameters of a resumed training's optimiser: those of its config."""
 
 from collections.abc import Iterator
+from functools import partial
 from numbers import Number
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from mtkdrl_mm.utils.errors import summarise
 
 from .optim_wrappers import optim_wrappers
+from .scale_learning_rate import change_scheduled
 
 _Values = list[dict[str, Any]]
 
@@ -63,9 +65,11 @@ def follow_hyperparameters(runner: Runner, now: _Values, then: _Values | None) -
             changes[f'{key} was {old[key]} and is {new[key]}'] = None
             if f'initial_{key}' in group:
                 scheduled = True
-                _scale(runner, wrapper, index, key, new[key], old[key])
-            elif key == 'lr':  # which a change of the batch size may have scaled
-                group[key] = _scaled(group[key], new[key], old[key])
+            # What is not scheduled is as it was, but for the learning rate: a change of the batch
+            # size may have scaled it.
+            if f'initial_{key}' in group or key == 'lr':
+                scaled = partial(_scaled, new=new[key], old=old[key])
+                change_scheduled(wrapper, index, key, runner.param_schedulers, scaled)
             else:
                 group[key] = new[key]
     if not changes:
@@ -94,29 +98,3 @@ def _listed(value: Any) -> Any:
 
 def _scaled(value: float, new: float, old: float) -> float:
     return value * (new / old) if old else new
-
-
-def _scale(
-    runner: Runner, wrapper: OptimWrapper, index: int, key: str, new: float, old: float
-) -> None:
-    """Scale a scheduled hyperparameter of a group, and the schedules that set it."""
-    group = wrapper.param_groups[index]
-    for name in (key, f'initial_{key}'):
-        group[name] = _scaled(group[name], new, old)
-    for scheduler in _flat(runner.param_schedulers):
-        of_wrapper = scheduler.optimizer is wrapper or scheduler.optimizer is wrapper.optimizer
-        if scheduler.param_name == key and of_wrapper:
-            for name in ('base_values', '_last_value'):
-                values = getattr(scheduler, name, None)
-                if values is not None:
-                    values[index] = _scaled(values[index], new, old)
-
-
-def _flat(schedulers: Any) -> Iterator[Any]:
-    if isinstance(schedulers, dict):
-        schedulers = schedulers.values()
-    for one in schedulers or ():
-        if isinstance(one, (list, tuple)):
-            yield from one
-        else:
-            yield one

@@ -398,8 +398,7 @@ class ResumableRunner(Runner):
                 f'The learning rate stays {group["lr"]:.4g}; --auto-scale-lr would scale it by '
                 f'{factor:g}.'
             )
-        schedulers = self.param_schedulers if isinstance(self.param_schedulers, list) else []
-        scale_learning_rate(self.optim_wrapper, schedulers, factor)
+        scale_learning_rate(self.optim_wrapper, self.param_schedulers, factor)
         return f'The learning rate was scaled by {factor:g} to {group["lr"]:.4g}.'
 
     def load_checkpoint(
