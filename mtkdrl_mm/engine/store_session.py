@@ -210,7 +210,7 @@ class StoredPredictions:
             )
             warning = counts.warning(name, minimum_accuracy(self.num_classes))
             if warning:
-                logger.warning(f'{warning} Do so before training from this store.')
+                logger.warning(f'{warning} Mend this before training from the store.')
 
 
 def existing_folder(path: str) -> str:

@@ -64,28 +64,27 @@ def class_order(logits: Tensor, labels: Tensor) -> ClassOrder:
     Returns:
         ClassOrder: The order and its accuracies.
     """
-    halves = torch.arange(len(labels)).remainder(2)
-    counts = count_predictions(labels, logits.argmax(dim=1), halves, logits.shape[1])
+    num_classes = logits.shape[1]
+    counts = torch.zeros(2, num_classes, num_classes, dtype=torch.int32)
+    count_predictions(counts, labels, logits.argmax(dim=1), torch.arange(len(labels)))
     return class_order_of_counts(counts)
 
 
-def count_predictions(
-    labels: Tensor, predicted: Tensor, halves: Tensor, num_classes: int
-) -> Tensor:
+def count_predictions(counts: Tensor, labels: Tensor, predicted: Tensor, images: Tensor) -> None:
     """Count the images of every label and prediction, in two halves.
 
     Args:
+        counts (Tensor): Numbers of images by half, label and prediction, shape
+            (2, C, C), int32; changed in place.
         labels (Tensor): Shape (N,).
         predicted (Tensor): The predicted classes, shape (N,).
-        halves (Tensor): 0 or 1, the half that an image belongs to, shape (N,).
-        num_classes (int): C.
-
-    Returns:
-        Tensor: Numbers of images, shape (2, C, C): half, label, prediction.
+        images (Tensor): The images' numbers, of which the even ones are one half,
+            shape (N,).
     """
-    pairs = halves.mul(num_classes).add(labels).mul(num_classes).add(predicted)
-    counts = torch.bincount(pairs, minlength=2 * num_classes * num_classes)
-    return counts.view(2, num_classes, num_classes)
+    pairs = images.remainder(2).mul(len(counts[0])).add(labels)
+    places = pairs.mul(len(counts[0])).add(predicted)
+    # The cost is that of the images, and not that of the pairs of classes.
+    counts.view(-1).index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
 
 
 def class_order_of_counts(counts: Tensor) -> ClassOrder:

@@ -50,8 +50,7 @@ class PredictionCounts:
         self._right[0] += labels.eq(predicted).sum()
         self._right[1] += len(labels)
         if len(self._pairs[0]):
-            halves = images.to(device).remainder(2)
-            self._pairs += count_predictions(labels, predicted, halves, self.num_classes)
+            count_predictions(self._pairs, labels, predicted, images.to(device))
 
     def all_reduce(self) -> None:
         """Add the counts of all processes."""

@@ -45,6 +45,8 @@ _READ = {
     'tta_pipeline',
     'variant',
 }
+# How the command line sets what would change nothing at the top of a file.
+_DATA_OPTIONS = dict(data_root='data_root=FOLDER', metainfo='metainfo.classes=NAME,NAME')
 KNOWN = frozenset({*_READ, *parameters(Runner)} - {'cfg', 'self'})
 # "test_pipeline" is no misspelt "tta_pipeline", and mmdet's and mmseg's configs have both.
 _MISSPELT = sorted(name for name in KNOWN if not name.startswith('tta_'))
@@ -163,7 +165,7 @@ def refuse_unread_data_settings(cfg: Config) -> None:
             data sets use the value.
     """
     variables = find_variables(cfg)
-    for name in ('data_root', 'metainfo'):
+    for name, option in _DATA_OPTIONS.items():
         path = variables.unread.get(name)
         # What mmengine has written is one file, and has the values that options gave to data sets.
         if variables.num_files == 1 or path is None or path != variables.last_file:
@@ -174,7 +176,7 @@ def refuse_unread_data_settings(cfg: Config) -> None:
             f'`{name}` in "{path}" would change nothing: it is a variable there, and the bases '
             f'have used their own. Set it in the data set of every loader, such as '
             f'train_dataloader = dict(dataset=dict({name}={name})), or leave it out and give it on '
-            f'the command line: --cfg-options {_OPTION[name]}'
+            f'the command line: --cfg-options {option}'
         )
 
 
@@ -186,15 +188,13 @@ def _has_setting(dataset: dict[str, Any], name: str, value: Any) -> bool:
         return classes is None or (own is not None and list(own) == list(classes))
     if not isinstance(value, str):
         return True
+    folder = osp.normpath(value)
     paths = [dataset.get(key) for key in ('data_root', 'ann_file')]
     return any(
-        isinstance(path, str) and osp.normpath(f'{path}/').startswith(osp.normpath(value))
+        f'{osp.normpath(path)}/'.startswith(f'{folder}/')
         for path in paths
-        if path
+        if isinstance(path, str) and path
     )
-
-
-_OPTION = dict(data_root='data_root=FOLDER', metainfo='metainfo.classes=NAME,NAME')
 
 
 def check_option_keys(cfg: Config, options: Iterable[str]) -> None:

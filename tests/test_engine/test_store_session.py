@@ -126,7 +126,7 @@ def test_a_teacher_near_chance(logger):
     accuracy.add(batch([0] * 5, [[0], [1], [2], [3], [4]]))
     accuracy.report(logger)
     assert logger.lines[1].startswith('Teacher "a" has an accuracy of only 20.0 %, below the minim')
-    assert logger.lines[1].endswith('Do so before training from this store.')
+    assert logger.lines[1].endswith('Mend this before training from the store.')
 
 
 def test_a_teacher_with_its_classes_in_another_order(logger):

@@ -182,6 +182,10 @@ def test_configs_that_mmengine_has_written(read, warnings_of, tmp_path):
     ('lines', 'refused'),
     [
         ("data_root = 'data/pets'", 'data_root'),
+        (
+            "data_root = 'a'\ntrain_dataloader = dict(dataset=dict(data_root='a2'))",
+            'data_root',
+        ),
         ("data_root = 'data/pets'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
         # Not through the variable, but the same.
         (

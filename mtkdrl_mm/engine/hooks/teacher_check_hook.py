@@ -119,7 +119,8 @@ class TeacherCheckHook(Hook):
         for counts in predictions.values():
             counts.all_reduce()
         width = max(map(len, pool.names))
-        lines = [f"Teachers' accuracy on {counts.num_images} validation images:"]
+        total = next(iter(predictions.values())).num_images
+        lines = [f"Teachers' accuracy on {total} validation images:"]
         lines += [
             f'  {name:<{width}}  {100 * counts.accuracy:5.1f} %'
             for name, counts in predictions.items()
