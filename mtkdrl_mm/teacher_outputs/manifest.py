@@ -100,8 +100,9 @@ class TeacherRecord:
         preprocessing (dict): For example ``mean``, ``std`` and ``to_rgb``.
         input_size (tuple[int, int], optional): Height and width of its inputs;
             None for those of the student's.
-        checkpoint (str, optional): Name of the file with its weights, which
-            identifies them where the file itself is gone. Defaults to None.
+        checkpoint (str, optional): Name of the file with its weights and of its
+            folder, which identify them where the file itself is gone. Defaults
+            to None.
         inference (dict): How the network was run, which changes outputs by
             rounding errors. Defaults to none.
 

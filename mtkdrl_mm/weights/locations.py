@@ -10,6 +10,7 @@ A location is a local path, an ``http(s)://`` URL, a file of the Hugging Face hu
 import hashlib
 import os
 import os.path as osp
+import re
 import uuid
 from urllib.parse import urlparse
 
@@ -29,6 +30,8 @@ from .timm_networks import resolve_timm_weights
 TIMM = 'timm://'
 # Beside a downloaded file: the sha256 of its URL, which itself may hold a token.
 _URL_SUFFIX = '.url_sha256'
+# The end of a file's name in model zoos, as torch.hub checks it: a hash of the contents.
+_HASH = re.compile(r'-[0-9a-f]{8,}$')
 
 
 def fetch(location: str, role: str) -> str:
@@ -121,14 +124,17 @@ def location_name(location: str) -> str:
         location (str): As for :func:`fetch`.
 
     Returns:
-        str: The file's name without its folder. On the hub many files have the
-        same name, so that repository and revision belong to it:
-        ``ORG/REPO[/FILE][@REVISION]``.
+        str: Folder and name of the file, since many trainings end in an
+        ``epoch_100.pth``; the name alone if it ends in a hash of the contents,
+        as in model zoos. On the hub many files have the same name, so that
+        repository and revision belong to it: ``ORG/REPO[/FILE][@REVISION]``.
 
     Example:
         >>> from mtkdrl_mm.weights.locations import location_name
-        >>> location_name('/data/r50.pth'), location_name('torchvision://resnet50')
-        ('r50.pth', 'resnet50')
+        >>> location_name('/data/r50/epoch_100.pth'), location_name('torchvision://resnet50')
+        ('r50/epoch_100.pth', 'resnet50')
+        >>> location_name('https://a.org/v0/resnet50_8xb32_in1k_20210831-ea4938fc.pth')
+        'resnet50_8xb32_in1k_20210831-ea4938fc.pth'
         >>> location_name('hf://timm/resnet50.a1_in1k'), location_name('timm://resnet50.a1_in1k')
         ('timm/resnet50.a1_in1k', 'timm/resnet50.a1_in1k')
     """
@@ -137,7 +143,30 @@ def location_name(location: str) -> str:
     if location.startswith(HUB):
         return str(HubAddress.parse(location, 'network')).removeprefix(HUB)
     parts = urlparse(location)
-    return osp.basename(parts.path.rstrip('/')) or parts.netloc or location
+    # `resnet50` of torchvision://resnet50 is where the host of a URL is.
+    folder, name = osp.split(parts.path.rstrip('/') if parts.scheme else location)
+    if not name:
+        return parts.netloc or location
+    if _HASH.search(osp.splitext(name)[0]):
+        return name
+    return osp.join(osp.basename(folder), name)
+
+
+def is_same_location(name: str, recorded: str) -> bool:
+    """Whether two names of weights, which are not on this machine, are the same.
+
+    Args:
+        name (str): What :func:`location_name` returns.
+        recorded (str): What it returned when the weights were there, in this version
+            or in an earlier one, which recorded no folder.
+
+    Returns:
+        bool: Whether they agree in what both tell.
+    """
+    folders = osp.dirname(name), osp.dirname(recorded)
+    return osp.basename(name) == osp.basename(recorded) and (
+        folders[0] == folders[1] or not all(folders)
+    )
 
 
 def _download(url: str, role: str) -> str:

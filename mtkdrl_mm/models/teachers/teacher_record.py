@@ -9,7 +9,7 @@ from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.literal_config import plain_config
-from mtkdrl_mm.weights.locations import find_digest, location_name
+from mtkdrl_mm.weights.locations import find_digest, is_same_location, location_name
 
 from ..num_classes import set_num_classes
 from .build_teacher import TeacherConfig
@@ -109,7 +109,8 @@ def complete_record(record: TeacherRecord, stored: TeacherRecord) -> TeacherReco
 
 
 def _check_name(what: str, teacher: str, here: str | None, there: str | None) -> None:
-    if here != there:
+    same = here == there if here is None or there is None else is_same_location(here, there)
+    if not same:
         raise InputError(
             f'The outputs of teacher "{teacher}" were stored with the {what} of "{there}", but '
             f'the config names "{here}", which is not on this machine, so that the contents '

@@ -2,6 +2,7 @@
 """What identifies a teacher, with and without its files."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def sha256(path):
 
 def test_a_teacher_is_its_weights_network_and_preprocessing(record, files):
     found = record(inference=dict(mode='eager'))
-    assert (found.name, found.checkpoint, found.class_map) == ('t', 'a.pth', None)
+    assert (found.name, found.checkpoint, found.class_map) == ('t', f'{files.name}/a.pth', None)
     assert found.weights_sha256 == sha256(files / 'a.pth')
     assert found.config['model']['backbone'] == dict(
         type='ResNet', depth=18, base_channels=4, stem_channels=4
@@ -115,7 +116,7 @@ def test_text_embeddings(record, files):
     zero_shot = dict(text_embeddings=str(files / 'texts.pt'), logit_scale=10)
     assert record(zero_shot=zero_shot).class_map == dict(
         indices=None,
-        text_embeddings='texts.pt',
+        text_embeddings=f'{files.name}/texts.pt',
         text_sha256=sha256(files / 'texts.pt'),
         logit_scale=10.0,
     )
@@ -149,7 +150,7 @@ def test_addresses_are_looked_up_among_downloads(record, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     address = 'https://example.org/models/net.pth?download=1'
     assert record(checkpoint=address).weights_sha256 == ''
-    assert record(checkpoint=address).checkpoint == 'net.pth'
+    assert record(checkpoint=address).checkpoint == 'models/net.pth'
     (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
     (tmp_path / 'hub' / 'checkpoints' / 'net.pth').write_bytes(b'x')
     expected = hashlib.sha256(b'x').hexdigest()
@@ -164,18 +165,35 @@ def test_files_that_are_gone_are_known_by_name(record, files):
     here = record(zero_shot=zero_shot)
     assert here.weights_sha256 == here.class_map['text_sha256'] == ''
     assert complete_record(here, stored) == stored
-    # In another folder as well.
-    assert complete_record(record(checkpoint='/x/a.pth', zero_shot=zero_shot), stored) == stored
-    with pytest.raises(InputError) as error:
-        complete_record(record(checkpoint='/x/b.pth', zero_shot=zero_shot), stored)
-    assert str(error.value) == (
-        'The outputs of teacher "t" were stored with the weights of "a.pth", but the config names '
-        '"b.pth", which is not on this machine, so that the contents cannot be compared. Name the '
-        'same file, or store this teacher again.'
-    )
+    # In another place as well.
+    moved = f'/x/{files.name}/a.pth'
+    assert complete_record(record(checkpoint=moved, zero_shot=zero_shot), stored) == stored
+    # Not of another folder: every training leaves an epoch_100.pth.
+    for other in (f'/x/{files.name}/b.pth', '/x/y/a.pth'):
+        with pytest.raises(InputError) as error:
+            complete_record(record(checkpoint=other, zero_shot=zero_shot), stored)
+        assert str(error.value) == (
+            f'The outputs of teacher "t" were stored with the weights of "{files.name}/a.pth", but '
+            f'the config names "{other[3:]}", which is not on this machine, so that the contents '
+            'cannot be compared. Name the same file, or store this teacher again.'
+        )
     other = dict(text_embeddings='/x/words.pt')
-    with pytest.raises(InputError, match=r'with the text embeddings of "texts\.pt", but .*words'):
+    with pytest.raises(InputError, match=r'with the text embeddings of ".*/texts\.pt", but .*words'):
         complete_record(record(zero_shot=other), stored)
+
+
+def test_stores_of_earlier_versions_name_no_folder(record, files):
+    zero_shot = dict(text_embeddings=str(files / 'texts.pt'))
+    stored = record(zero_shot=zero_shot)
+    names = dict(stored.class_map, text_embeddings='texts.pt')
+    stored = replace(stored, checkpoint='a.pth', class_map=names)
+    (files / 'a.pth').unlink()
+    (files / 'texts.pt').unlink()
+    here = record(checkpoint='/x/y/a.pth', zero_shot=zero_shot)
+    found = complete_record(here, stored)
+    assert replace(found, checkpoint='a.pth') == stored
+    with pytest.raises(InputError, match='names "y/b.pth"'):
+        complete_record(record(checkpoint='/x/y/b.pth'), stored)
 
 
 def test_files_that_are_there_count_by_their_contents(record, files):
