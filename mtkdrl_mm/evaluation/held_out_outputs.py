@@ -80,7 +80,7 @@ def read_held_out(cfg: Config, store: str) -> HeldOutOutputs:
     check_stored(
         build_distiller(settings, read_stored_outputs=True), reader, dataset_record(dataset)
     )
-    labels = torch.tensor(dataset.get_gt_labels())
+    labels = torch.tensor([dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))])
     reader.check_complete(range(reader.num_views))
     views = [reader.read_rows(range(len(labels)), view) for view in range(reader.num_views)]
 

@@ -137,6 +137,14 @@ def test_what_weighing_could_gain(distillery):
             rows = reader.read_rows(range(16), view)[name]
             assert np.array_equal(logits[view, :, m], rows['logits'].astype(np.float32))
             assert np.array_equal(embeddings[m][view], rows['embedding'].astype(np.float32))
+    # The same files in wrappers, which have no get_gt_labels.
+    wrapped = Config.fromfile(path)
+    for kind in ('ConcatDataset', 'RepeatDataset'):
+        inner = wrapped.held_out_dataloader.dataset
+        inside = dict(datasets=[inner]) if kind == 'ConcatDataset' else dict(dataset=inner, times=1)
+        wrapped.held_out_dataloader.dataset = dict(type=kind, **inside)
+    again = read_held_out(wrapped, root)
+    assert torch.equal(again.labels, labels) and torch.equal(again.logits, logits)
     done = d.tool('tools/analysis_tools/weighing_ceilings.py', path, root, '--passes', '2')
     assert done.returncode == 0, done.stderr[-3000:]
     assert '16 held-out images in 2 views, 5 folds.' in done.stdout
