@@ -381,13 +381,14 @@ def draw(runs: Runs, args: argparse.Namespace) -> str:
     Returns:
         str: The path of the picture.
     """
-    from mtkdrl_mm.comparison.plots import plot_overview  # matplotlib, which nothing else needs
+    # matplotlib, which nothing else needs
+    from mtkdrl_mm.comparison.plots import plot_overview, save_figure
 
     labelled = {STUDENTS[name]: results for name, results in runs.items()}
     images = weigh_images(args)
     figure = plot_overview(labelled, 'accuracy in percent', STUDENTS[OURS], images, 'Test images')
     path = osp.join(args.work_dir, 'demo.png')
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     return path
 
 

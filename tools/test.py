@@ -7,6 +7,7 @@ read.
 
 import argparse
 import os.path as osp
+from contextlib import nullcontext
 from copy import deepcopy
 
 import mmengine
@@ -17,7 +18,7 @@ from mmengine.evaluator import DumpResults
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import checkpoint_classes
 from mtkdrl_mm.utils.data_settings import loader_datasets
-from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replace_file
+from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replacing_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     build_runner,
@@ -127,11 +128,11 @@ def main() -> None:
     partial = f'{stem}{PARTIAL_SUFFIX}{suffix}'  # mmengine takes the format from the suffix
     if args.out and args.out_item in ('pred', None):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=partial))
-    metrics = runner.test()
-    if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, partial)
-    if args.out and is_main_process():
-        replace_file(partial, args.out)
+    writes = args.out and is_main_process()
+    with replacing_file(partial, args.out) if writes else nullcontext():
+        metrics = runner.test()
+        if writes and args.out_item == 'metrics':
+            mmengine.dump(metrics, partial)
 
 
 if __name__ == '__main__':

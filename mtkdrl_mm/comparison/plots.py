@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mtkdrl_mm.utils.files import atomic_write
+
 from .results import Run, Runs
 from .summary import Difference, confidence_half_width, mean_class_table, mean_curve
 
@@ -43,9 +45,24 @@ def write_plots(runs: Runs, metric: str, out: str) -> None:
     for name, figure in figures.items():
         path = osp.join(out, name)
         if figure is not None:
-            figure.savefig(path, dpi=_DPI)
+            save_figure(figure, path)
         elif osp.exists(path):  # of an earlier comparison, beside the tables of this one
             os.remove(path)
+
+
+def save_figure(figure: Figure, path: str, dpi: float = _DPI) -> None:
+    """Save a picture, completely or not at all.
+
+    Args:
+        figure (Figure): The picture.
+        path (str): Path of the file; its suffix is the format, without one PNG.
+        dpi (float): Pixels per inch. Defaults to 120.
+
+    Raises:
+        OSError: If the file cannot be written. ``path`` is then unchanged.
+    """
+    with atomic_write(path, 'wb') as file:
+        figure.savefig(file, dpi=dpi, format=osp.splitext(path)[1][1:] or 'png')
 
 
 def _is_constant(results: Sequence[Run]) -> bool:

@@ -99,6 +99,30 @@ def replace_file(partial: str, path: str) -> None:
 
 
 @contextmanager
+def replacing_file(partial: str, path: str) -> Iterator[None]:
+    """Let a library write a file atomically, under a temporary name.
+
+    Args:
+        partial (str): The temporary path, in the same folder. At the end the complete file
+            is there, or nothing after an error.
+        path (str): Path of the file; an existing one is replaced.
+
+    Raises:
+        OSError: If the file cannot be written. ``path`` is then unchanged.
+    """
+    try:
+        yield
+        replace_file(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.remove(partial)
+        # A failing write or close does not say of which file.
+        if isinstance(error, OSError) and error.errno in MEDIUM_ERRORS and error.filename is None:
+            error.filename = path
+        raise
+
+
+@contextmanager
 def atomic_write(
     path: str | os.PathLike, mode: str = 'w', partial: str | None = None, **kwargs: Any
 ) -> Iterator[IO]:
@@ -123,17 +147,8 @@ def atomic_write(
     """
     path = os.fspath(path)
     partial = path + PARTIAL_SUFFIX if partial is None else partial
-    try:
-        with open(partial, mode, **kwargs) as file:
-            yield file
-        replace_file(partial, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.remove(partial)
-        # A failing write or close does not say of which file.
-        if isinstance(error, OSError) and error.errno in MEDIUM_ERRORS and error.filename is None:
-            error.filename = path
-        raise
+    with replacing_file(partial, path), open(partial, mode, **kwargs) as file:
+        yield file
 
 
 def create_file(path: str | os.PathLike, content: bytes, partial: str) -> bool:

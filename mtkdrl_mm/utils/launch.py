@@ -318,10 +318,10 @@ def _describe(error: Exception) -> str | None:
     if isinstance(error, OSError):
         if lost := describe_group_error(error):
             return lost
-        if error.errno in MEDIUM_ERRORS and error.filename is not None:
-            return f'{describe_medium_error(error, str(error.filename))}.'
-        if error.errno in PLACE_ERRORS and error.filename is not None:
-            path = error.filename2 or error.filename  # of two, the target
+        path = error.filename2 or error.filename  # of two, the target
+        if error.errno in MEDIUM_ERRORS and path is not None:
+            return f'{describe_medium_error(error, str(path))}.'
+        if error.errno in PLACE_ERRORS and path is not None:
             return f'"{path}" {PLACE_ERRORS[error.errno]}. Give another path, or remove it.'
         return None
     if isinstance(

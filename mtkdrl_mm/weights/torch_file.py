@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Reading of files of ``torch.save`` as plain data.
+"""Files of ``torch.save``: reading them as plain data, and writing them wholly.
 
 ``torch.load`` is not used: it passes archives of TorchScript, which are programs, to
 ``torch.jit.load``, it unpacks archives of any expansion, and its ``weights_only`` mode fails
@@ -8,6 +8,7 @@ data is bounded by the size of the file.
 """
 
 import io
+import os
 import struct
 import sys
 import zipfile
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from mtkdrl_mm.utils.files import atomic_write
 
 from .plain_pickle import DamagedPickleError, Recording, UnsafePickleError
 
@@ -54,6 +57,23 @@ def read_torch_file(file: BinaryIO) -> Any:
     raise DamagedPickleError(
         'it is empty' if not size else 'it begins like no file that torch.save writes'
     )
+
+
+def write_torch_file(contents: Any, path: str | os.PathLike) -> None:
+    """Write a file with ``torch.save``, completely or not at all.
+
+    Args:
+        contents (Any): What ``torch.save`` takes. There must be memory for a copy.
+        path (str | PathLike): Path of the file; an existing one is replaced.
+
+    Raises:
+        OSError: If the file cannot be written. ``path`` is then unchanged.
+    """
+    # On a full disk torch.save would raise a RuntimeError about the positions in its archive.
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    with atomic_write(path, 'wb') as file:
+        file.write(buffer.getbuffer())
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:

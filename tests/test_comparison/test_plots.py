@@ -1,14 +1,33 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Plots show the numbers of the results."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from mtkdrl_mm.comparison import Difference, plots
 
 KEY = 'teacher_weight/logit/a'
+
+
+def test_a_picture_is_written_wholly_or_not_at_all(tmp_path):
+    figure = Figure(figsize=(2, 1))
+    for name, form in (('a.png', 'PNG'), ('a.jpg', 'JPEG'), ('a', 'PNG')):
+        plots.save_figure(figure, str(tmp_path / name), dpi=50)
+        with Image.open(tmp_path / name) as picture:
+            assert (picture.format, picture.size) == (form, (100, 50))
+    before = (tmp_path / 'a.png').read_bytes()
+    (tmp_path / 'a.png.tmp').symlink_to('/dev/full')
+    with pytest.raises(OSError, match='No space left') as error:
+        plots.save_figure(figure, str(tmp_path / 'a.png'))
+    assert error.value.filename == str(tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ['a', 'a.jpg', 'a.png']
 
 
 def test_accuracy(make_run):

@@ -160,9 +160,20 @@ def test_the_imagenet_config_on_photographs(workshop: Workshop):
     for name in names:
         os.remove(workshop.folder / f'{name}.pth')
     checkpoint = str(workshop.folder / 'run' / 'epoch_1.pth')
-    tested = workshop.tool('tools/test.py', config, checkpoint, *flags)
+    out = workshop.folder / 'pred.pkl'
+    tested = workshop.tool('tools/test.py', config, checkpoint, *flags, '--out', str(out))
     assert tested.returncode == 0, tested.stderr[-3000:]
     assert 'accuracy/top1' in tested.stdout
+    before = out.read_bytes()
+    # A full disk costs a sentence, and not the results that are there.
+    partial = workshop.folder / 'pred.tmp.pkl'
+    for item in ('pred', 'metrics'):
+        partial.symlink_to('/dev/full')
+        more = ['--out', str(out), '--out-item', item]
+        tested = workshop.tool('tools/test.py', config, checkpoint, *flags, *more)
+        assert tested.returncode == 1 and 'Traceback' not in tested.stderr, tested.stderr[-3000:]
+        assert f'"{out}" cannot be written: No space left on device' in tested.stderr
+        assert out.read_bytes() == before and not partial.is_symlink()
 
 
 def test_the_demo(workshop: Workshop):

@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Exported students are the trained ones, to the bit, wherever they are read."""
 
+import argparse
+import errno
 import glob
 import hashlib
 import importlib.util
@@ -302,6 +304,33 @@ def test_torchvision_gives_equal_logits(tmp_path, hub, monkeypatch):
     # mmpretrain cannot read these names, so there is no config.
     assert files.keys() == {'pytorch_model.bin', 'README.md'}
     assert not (tmp_path / 'tv.py').exists()
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'form'), [('.pth', 'mmpretrain'), ('.pth', 'torchvision'), ('.safetensors', '')]
+)
+def test_nothing_is_left_by_a_full_disk(tool, tmp_path, monkeypatch, suffix, form):
+    args = argparse.Namespace(out=str(tmp_path / f'student{suffix}'), format=form)
+    path, size = tool.save(dict(a=torch.ones(3)), {}, args)
+    assert os.path.getsize(path) == size
+    os.remove(path)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space') as error:
+        tool.save(dict(a=torch.ones(3)), {}, args)
+    assert error.value.filename == path and os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence(tiny, tmp_path):
+    (tmp_path / 'student.py.tmp').symlink_to('/dev/full')
+    done = export(tiny[0], tmp_path / 'student.pth')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f'"{tmp_path}/student.py" cannot be written: No space left on device' in done.stderr
+    assert not (tmp_path / 'student.py.tmp').is_symlink()
 
 
 @pytest.mark.slow

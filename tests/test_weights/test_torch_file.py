@@ -3,6 +3,7 @@
 
 import copy
 import io
+import os
 import pickle
 import resource
 import struct
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.weights.plain_pickle import DamagedPickleError, UnsafePickleError
-from mtkdrl_mm.weights.torch_file import read_torch_file
+from mtkdrl_mm.weights.torch_file import read_torch_file, write_torch_file
 
 
 def saved(contents, zipped=True):
@@ -291,3 +292,15 @@ def test_the_other_byte_order():
 
     with pytest.raises(DamagedPickleError, match='other byte order'):
         read(repacked(dict(a=torch.ones(2)), swap))
+
+
+def test_a_file_is_written_wholly_or_not_at_all(tmp_path):
+    path = tmp_path / 'a.pth'
+    write_torch_file(dict(a=torch.arange(3)), path)
+    assert read(path.read_bytes())['a'].tolist() == [0, 1, 2]
+    before = path.read_bytes()
+    (tmp_path / 'a.pth.tmp').symlink_to('/dev/full')
+    with pytest.raises(OSError, match='No space left') as error:
+        write_torch_file(dict(a=torch.arange(4)), path)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ['a.pth']

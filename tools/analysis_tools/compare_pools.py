@@ -290,7 +290,8 @@ def write_tables(args: argparse.Namespace, out: str) -> str:
     Returns:
         str: The tables in Markdown; empty without a result.
     """
-    from mtkdrl_mm.comparison.plots import plot_gains  # matplotlib, which nothing else needs
+    # matplotlib, which nothing else needs
+    from mtkdrl_mm.comparison.plots import plot_gains, save_figure
 
     found = {
         pool: read_pool(osp.join(args.work_dir, pool), [*METHODS, *SUBSETS]) for pool in args.pools
@@ -301,7 +302,7 @@ def write_tables(args: argparse.Namespace, out: str) -> str:
     os.makedirs(out, exist_ok=True)
     text = write_pools(results, args.ours, out)
     gains = {pool: gains_over_rivals(runs, args.ours) for pool, runs in results.items()}
-    plot_gains(gains, args.ours).savefig(osp.join(out, 'pools.png'), dpi=120)
+    save_figure(plot_gains(gains, args.ours), osp.join(out, 'pools.png'))
     return text
 
 

@@ -25,6 +25,7 @@ from mmengine.fileio import get
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mtkdrl_mm.comparison.plots import save_figure
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
@@ -171,7 +172,7 @@ def main() -> None:
     figure.tight_layout(pad=0.5)
     # At least the images' own pixels.
     largest = max(max(picture.shape[:2]) for picture in columns['labels'])
-    figure.savefig(args.out, dpi=max(100, math.ceil(largest / 2.2)))
+    save_figure(figure, args.out, max(100, math.ceil(largest / 2.2)))
     print(f'{len(indices)} images, {len(checkpoints)} checkpoints: {args.out}')
 
 

@@ -21,13 +21,14 @@ from mtkdrl_mm.models import MapConnector, MultiTeacherDistiller
 from mtkdrl_mm.models.losses.norm_direction import DIGESTS_KEY
 from mtkdrl_mm.structures.step_terms import pooled
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.files import atomic_write, check_output_file
+from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import (
     add_common_arguments,
     check_data,
     load_config,
     run_tool,
 )
+from mtkdrl_mm.weights.torch_file import write_torch_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,8 +95,7 @@ def main() -> None:
     loader.pop('batch_sampler', None)
     centers = compute_centers(model, build_dataloader(loader))
     digests = {record.name: record.weights_sha256 for record in model.teacher_records}
-    with atomic_write(args.out, 'wb') as file:
-        torch.save({**centers, DIGESTS_KEY: digests}, file)
+    write_torch_file({**centers, DIGESTS_KEY: digests}, args.out)
     print(f'\nClass centres of {", ".join(centers)} are in {args.out}.')
 
 

@@ -27,16 +27,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.errors import summarise
-from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.utils.launch import run_tool
 from mtkdrl_mm.utils.optional_packages import import_optional
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.state_dict import extract_state_dict
+from mtkdrl_mm.weights.torch_file import write_torch_file
 
 NETWORKS = ('lite0', 'lite1', 'lite2')
 
@@ -187,8 +186,7 @@ def main() -> None:
             weights = extract_state_dict(contents, path, network)
         out = osp.join(args.out, f'{network}.pth')
         renamed = to_timm(weights, network, path)
-        with atomic_write(out, 'wb') as file:
-            torch.save(dict(state_dict=renamed), file)
+        write_torch_file(dict(state_dict=renamed), out)
         print(f'{len(renamed)} tensors of {osp.basename(path)} are in {out}.')
 
 

@@ -17,16 +17,17 @@ model card. The next export to the same repository is another commit.
 import argparse
 import glob
 import hashlib
+import io
 import json
 import os.path as osp
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import safetensors.torch
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtkdrl_mm.engine.resume_checks import teacher_name
@@ -40,7 +41,7 @@ from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.data_checks import dataset_class
 from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.errors import first_line, summarise
-from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, check_output_file, replace_file
+from mtkdrl_mm.utils.files import atomic_write, check_output_file
 from mtkdrl_mm.utils.json_files import read_json_lines
 from mtkdrl_mm.utils.launch import read_config_file, run_tool
 from mtkdrl_mm.utils.literal_config import check_types, parse_literal_config, plain_config
@@ -299,20 +300,19 @@ def save(
 ) -> tuple[str, int]:
     """Write the weights; return the path and its size in bytes."""
     stem, suffix = osp.splitext(args.out)
-    part = args.out + PARTIAL_SUFFIX
     if suffix == '.safetensors':
         # A single entry: the order of several entries, and so the hash, would vary between runs.
         tensors = {key: value.contiguous() for key, value in weights.items()}
-        save_file(tensors, part, metadata=dict(meta=json.dumps(meta)))
-    elif args.format == 'torchvision':
-        torch.save(weights, part)
+        contents = safetensors.torch.save(tensors, metadata=dict(meta=json.dumps(meta)))
     else:
-        torch.save(dict(meta=meta, state_dict=weights), part)
-    with open(part, 'rb') as file:
-        digest = hashlib.sha256(file.read()).hexdigest()[:8]
-    path = f'{stem}-{digest}{suffix}'
-    replace_file(part, path)
-    return path, osp.getsize(path)
+        buffer = io.BytesIO()
+        plain = weights if args.format == 'torchvision' else dict(meta=meta, state_dict=weights)
+        torch.save(plain, buffer)
+        contents = buffer.getvalue()
+    path = f'{stem}-{hashlib.sha256(contents).hexdigest()[:8]}{suffix}'
+    with atomic_write(path, 'wb') as file:
+        file.write(contents)
+    return path, len(contents)
 
 
 def build(model: dict[str, Any], path: str) -> nn.Module:
@@ -422,7 +422,8 @@ def main() -> None:
         print(f'network of torchvision: {name}')
     elif not args.backbone_only:
         config = f'{stem}.py'
-        plain.dump(config)
+        with atomic_write(config, encoding='utf-8') as file:
+            file.write(plain.pretty_text)
         print(f'mmpretrain config: {config}')
     if upload is not None:
         facts = card_facts(cfg, name, weights, meta, HUB_FILES[suffix], args)

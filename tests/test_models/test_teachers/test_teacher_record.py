@@ -178,7 +178,7 @@ def test_files_that_are_gone_are_known_by_name(record, files):
             'cannot be compared. Name the same file, or store this teacher again.'
         )
     other = dict(text_embeddings='/x/words.pt')
-    with pytest.raises(InputError, match=r'with the text embeddings of ".*/texts\.pt", but .*words'):
+    with pytest.raises(InputError, match=r'the text embeddings of ".*/texts\.pt", but .*words'):
         complete_record(record(zero_shot=other), stored)
 
 
@@ -192,7 +192,7 @@ def test_stores_of_earlier_versions_name_no_folder(record, files):
     here = record(checkpoint='/x/y/a.pth', zero_shot=zero_shot)
     found = complete_record(here, stored)
     assert replace(found, checkpoint='a.pth') == stored
-    with pytest.raises(InputError, match='names "y/b.pth"'):
+    with pytest.raises(InputError, match=r'names "y/b\.pth"'):
         complete_record(record(checkpoint='/x/y/b.pth'), stored)
 
 
