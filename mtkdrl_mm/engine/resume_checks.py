@@ -2,10 +2,12 @@
 """Checks that a checkpoint belongs to the training that is resumed."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mtkdrl_mm.registry import HOOKS
@@ -35,7 +37,7 @@ _REMEDY = (
 
 
 def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
-    """Collect the settings that identify a training: model, teachers and method.
+    """Collect the settings that identify a training: model, teachers, method and optimiser.
 
     Numbers such as learning rates may change when a training is resumed, except
     for the number of classes. Shapes are compared when the weights are loaded.
@@ -59,7 +61,19 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
     for name in _METHOD_HOOKS:
         if isinstance(hooks.get(name), dict):
             facts.update(_walk(f'default_hooks.{name}', hooks[name]))
+    wrapper = cfg.get('optim_wrapper')
+    facts.update(_optimizer_types('optim_wrapper', wrapper if isinstance(wrapper, dict) else {}))
     return facts
+
+
+def _optimizer_types(key: str, wrapper: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The kind of the optimiser, or of each if there are several."""
+    for name, child in wrapper.items():
+        if name == 'optimizer' and isinstance(child, dict):
+            kind = child.get('type')
+            yield f'{key}.optimizer.type', kind if isinstance(kind, str) else str(kind)
+        elif isinstance(child, dict) and 'optimizer' in child:
+            yield from _optimizer_types(f'{key}.{name}', child)
 
 
 def teacher_name(teacher: dict[str, Any]) -> str:
@@ -105,6 +119,8 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
     now = describe_training(cfg)
     defaults = _hook_defaults(cfg)
     before, now = {**defaults, **before}, {**defaults, **now}
+    if not any(key.startswith('optim_wrapper.') for key in before):  # of an earlier version
+        now = {key: value for key, value in now.items() if not key.startswith('optim_wrapper.')}
     keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     if 'model.type' in keys:
         keys = ['model.type']  # the other differences follow from it
@@ -135,6 +151,39 @@ def _hook_defaults(cfg: dict[str, Any]) -> dict[str, str]:
 
 def _phrase(value: str | None) -> str:
     return 'not set' if value is None else f'"{value}"'
+
+
+def check_same_groups(optim_wrapper: OptimWrapper, saved: Any, path: str) -> None:
+    """Raise an error if the parameters of a checkpoint's optimiser are grouped otherwise.
+
+    Args:
+        optim_wrapper (OptimWrapper): That of the training that is resumed.
+        saved (Any): The state of the checkpoint's optimiser.
+        path (str): Path of the checkpoint, for the message.
+
+    Raises:
+        InputError: If the numbers of groups, or of tensors in them, differ.
+    """
+    here, there = (_group_sizes(state) for state in (optim_wrapper.state_dict(), saved))
+    if here == there or not there:
+        return
+    raise InputError(
+        f'"{path}" is of another training: its optimiser has {summarise(there, 3)}, and that of '
+        f'the config {summarise(here, 3)}. Was `optim_wrapper.paramwise_cfg` changed, or what is '
+        f'frozen? {_REMEDY}'
+    )
+
+
+def _group_sizes(state: Any) -> list[str]:
+    if not isinstance(state, dict):
+        return []
+    if 'param_groups' not in state:
+        return [f'{name}: {size}' for name in sorted(state) for size in _group_sizes(state[name])]
+    sizes = Counter(len(group['params']) for group in state['param_groups'])
+    return [
+        f'{count} group{"s" * (count > 1)} of {size} parameter{"s" * (size > 1)}'
+        for size, count in sizes.items()
+    ]
 
 
 def check_same_classes(before: Any, now: Any, path: str) -> None:

@@ -38,6 +38,7 @@ from .hyperparameters import follow_hyperparameters, hyperparameters
 from .log_history import bound_log_history
 from .resume_checks import (
     check_same_classes,
+    check_same_groups,
     check_same_teachers,
     check_same_training,
     describe_teachers,
@@ -361,8 +362,13 @@ class ResumableRunner(Runner):
         meta = self._found.meta
         dataset = self.train_dataloader.dataset
         check_same_classes(meta.get('dataset_meta'), getattr(dataset, 'metainfo', None), filename)
-        # The parent's method builds the training loop if that has not been done.
-        super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
+        try:
+            # The parent's method builds the training loop if that has not been done.
+            super().resume(filename, resume_optimizer, resume_param_scheduler, 'cpu')
+        except ValueError:
+            # torch's words for it name neither file nor key.
+            check_same_groups(self.optim_wrapper, self._found.contents['optimizer'], filename)
+            raise
         saved_schedules = self._found.contents.get('param_schedulers')
         self._found = None
         self.last_saved = filename

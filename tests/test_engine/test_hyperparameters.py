@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from mmengine.hooks import Hook
 
+from mtkdrl_mm.utils import InputError
+
 from .test_runner import _quick, build  # noqa: F401
 
 COSINE = [
@@ -57,6 +59,22 @@ def test_the_config_is_followed_as_from_the_beginning(train, schedules):
     # What was followed once is what the next checkpoint holds.
     values, lines = train(5, 0.002, 0.1, schedules, resume=True)
     assert lines == [] and values[0][1] == 0.1
+
+
+@pytest.mark.parametrize('kind', ['adam', 'groups'])
+def test_another_optimiser_is_refused_before_the_first_step(train, kind):
+    train(1, 0.01)
+    changes = dict(
+        adam={'optim_wrapper__optimizer__type': 'AdamW'},
+        groups={'optim_wrapper__paramwise_cfg': dict(norm_decay_mult=0.0)},
+    )[kind]
+    words = dict(
+        adam=r'another training: `optim_wrapper\.optimizer\.type` was "SGD" and is "AdamW"\.',
+        groups=r'its optimiser has 1 group of \d+ parameters, and that of the config \d+ groups of '
+        r'1 parameter\. Was `optim_wrapper\.paramwise_cfg` changed',
+    )[kind]
+    with pytest.raises(InputError, match=words):
+        train(2, 0.01, resume=True, **changes)
 
 
 def test_a_learning_rate_that_was_lowered_by_results_stays_lowered(train):

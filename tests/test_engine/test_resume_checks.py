@@ -47,8 +47,8 @@ def changed(**changes):
     return cfg
 
 
-def check(cfg):
-    contents = dict(meta=dict(training=describe_training(CFG)))
+def check(cfg, before=None):
+    contents = dict(meta=dict(training=describe_training(before or CFG)))
     check_same_training(cfg, 'epoch_1.pth', contents)
 
 
@@ -106,6 +106,24 @@ def test_what_makes_another_training(changes, difference):
     message = str(caught.value)
     assert message.startswith(f'"epoch_1.pth" is of another training: {difference}')
     assert 'another --work-dir' in message
+
+
+def test_another_kind_of_optimiser_is_another_training():
+    sgd = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+    before = changed(optim_wrapper=sgd)
+    amp = dict(type='AmpOptimWrapper', optimizer=dict(type='SGD', lr=0.2, momentum=0.9))
+    check(changed(optim_wrapper=amp), before)
+    adam = dict(optimizer=dict(type='AdamW', lr=0.1))
+    with pytest.raises(InputError) as caught:
+        check(changed(optim_wrapper=adam), before)
+    assert str(caught.value).startswith(
+        '"epoch_1.pth" is of another training: `optim_wrapper.optimizer.type` was "SGD" and is '
+        '"AdamW". '
+    )
+    several = changed(optim_wrapper=dict(constructor='C', first=sgd, second=sgd))
+    check(several, several)
+    with pytest.raises(InputError, match=r'`optim_wrapper\.second\.optimizer\.type` was "SGD" and'):
+        check(changed(optim_wrapper=dict(constructor='C', first=sgd, second=adam)), several)
 
 
 def test_the_order_of_teachers_counts():

@@ -218,7 +218,10 @@ def test_checkpoints_say_where_the_training_is(build, tmp_path):
         schedule_steps_per_epoch=3,
         samples=sample_digest(Numbers()),
     )
-    assert meta['training'] == {'model.type': 'RunnerTestLine'}
+    assert meta['training'] == {
+        'model.type': 'RunnerTestLine',
+        'optim_wrapper.optimizer.type': 'SGD',
+    }
 
 
 def test_resuming_with_another_batch_size(build, tmp_path):
