@@ -21,6 +21,7 @@ from .errors import InputError
 # Hooks of every training and test, by their keys in `default_hooks`.
 _HOOKS = {
     'label_check': 'LabelCheckHook',
+    'backbone_check': 'BackboneCheckHook',
     'topk_limit': 'TopKLimitHook',
     'left_out_images': 'LeftOutImagesHook',
 }

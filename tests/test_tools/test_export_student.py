@@ -133,6 +133,10 @@ def test_mmpretrain_reads_the_student(tiny, tmp_path):
     assert contents['meta']['teachers'] == ['large', 'small']
     assert contents['meta']['accuracy'] == {'accuracy/top1': 61.5}
     assert 'MultiTeacherDistiller' in contents['meta']['training_config']
+    assert contents['meta']['student_cfg'] == dict(
+        model=TINY,
+        data_preprocessor=dict(mean=[9.0, 8.0, 7.0], std=[60.0, 61.0, 62.0], to_rgb=True),
+    )
 
     model = get_model(str(tmp_path / 'student.py'), pretrained=path)
     images = torch.randn(2, 3, 32, 32)

@@ -380,6 +380,7 @@ def test_checks_are_hooks_of_every_training():
     check_data(cfg, ())
     assert cfg.default_hooks == dict(
         label_check=dict(type='mtkdrl_mm.LabelCheckHook'),
+        backbone_check=dict(type='mtkdrl_mm.BackboneCheckHook'),
         left_out_images=dict(type='mtkdrl_mm.LeftOutImagesHook'),
     )
 

@@ -277,8 +277,18 @@ def find_accuracy(cfg: dict[str, Any], contents: dict[str, Any], path: str) -> d
     return results
 
 
-def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str) -> dict[str, Any]:
-    """Metadata of the exported file; ``text`` is the text of ``cfg``."""
+def describe(
+    cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str, plain: Config
+) -> dict[str, Any]:
+    """Metadata of the exported file.
+
+    Args:
+        cfg (dict): Config of the training.
+        text (str): Its text.
+        contents (dict): The training checkpoint.
+        path (str): Its path.
+        plain (Config): The student's config.
+    """
     model, meta = cfg['model'], contents.get('meta') or {}
     distilled = is_distillation(model)
     weighting = model.get('weighting', 'AVER') if distilled else None
@@ -290,6 +300,10 @@ def describe(cfg: dict[str, Any], text: str, contents: dict[str, Any], path: str
         teachers=[teacher_name(teacher) for teacher in (model.get('teachers') or [])],
         accuracy=find_accuracy(cfg, contents, path),
         epoch=meta.get('epoch'),
+        # As in a training checkpoint: what a backbone in mmdet or mmseg is compared with.
+        student_cfg=plain_config(
+            dict(model=plain.model, data_preprocessor=plain.get('data_preprocessor'))
+        ),
         # Not under `config`, which mmengine runs.
         training_config=text,
     )
@@ -414,7 +428,7 @@ def main() -> None:
         weights = {f'backbone.{key}': value for key, value in backbone_weights(weights).items()}
     if args.format == 'torchvision':
         name, weights = to_torchvision(student, weights, args.checkpoint)
-    meta = describe(cfg, text, contents, args.checkpoint)
+    meta = describe(cfg, text, contents, args.checkpoint, plain)
     path, size = save(weights, meta, args)
     print(f'{len(weights)} tensors, {size / 2**20:.1f} MiB: {path}')
     config = None

@@ -3,6 +3,7 @@
 
 from .accumulated_gradients_hook import AccumulatedGradientsHook
 from .agent_hook import AgentHook
+from .backbone_check_hook import BackboneCheckHook
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .finite_loss_hook import FiniteLossHook
@@ -19,6 +20,7 @@ from .topk_limit_hook import TopKLimitHook
 __all__ = [
     'AccumulatedGradientsHook',
     'AgentHook',
+    'BackboneCheckHook',
     'DurableCheckpointHook',
     'ElasticParamSchedulerHook',
     'FiniteLossHook',
