@@ -2,6 +2,13 @@
 """Helpers that belong to no single component."""
 
 from .build import build_component, check_component
-from .errors import InputError, check_number, near_matches
+from .errors import InputError, check_flag, check_number, near_matches
 
-__all__ = ['InputError', 'build_component', 'check_component', 'check_number', 'near_matches']
+__all__ = [
+    'InputError',
+    'build_component',
+    'check_component',
+    'check_flag',
+    'check_number',
+    'near_matches',
+]

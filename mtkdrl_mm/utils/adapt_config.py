@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from .class_names import class_names, find_class_folders, order_class_folders, shorten
 from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
 from .data_settings import LOADERS, loader_datasets
-from .errors import InputError
+from .errors import InputError, check_flag
 
 # Hooks of every training and test, by their keys in `default_hooks`.
 _HOOKS = {
@@ -74,10 +74,7 @@ def leave_out_damaged_images(cfg: Config) -> None:
     Raises:
         InputError: If the setting is neither True nor False.
     """
-    chosen = cfg.get('skip_damaged_images', False)
-    if not isinstance(chosen, bool):
-        raise InputError(f'`skip_damaged_images` must be True or False, but is {chosen!r}.')
-    if not chosen:
+    if not check_flag('skip_damaged_images', cfg.get('skip_damaged_images', False)):
         return
     # Two loaders may share one dict.
     datasets = {id(dataset): dataset for _, dataset in loader_datasets(cfg)}

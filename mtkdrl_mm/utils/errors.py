@@ -103,6 +103,24 @@ def check_number(
     return value
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False, else raise an error.
+
+    Args:
+        name (str): The config key, for the message.
+        value (bool): What to check. Any text would count as True.
+
+    Returns:
+        bool: ``value``, unchanged.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f'`{name}` must be True or False, but is {value!r}.')
+    return value
+
+
 def capitalized(text: str) -> str:
     """Return ``text`` with a capital first letter, and the others as they are."""
     return text[:1].upper() + text[1:]

@@ -3,7 +3,10 @@
 
 import pytest
 
-from mtkdrl_mm.utils import InputError, check_number, near_matches
+from mtkdrl_mm.engine.hooks import AgentHook
+from mtkdrl_mm.models import JointAgent, MultiTeacherDistiller
+from mtkdrl_mm.models.losses import FeatureMSE
+from mtkdrl_mm.utils import InputError, check_flag, check_number, near_matches
 from mtkdrl_mm.utils.errors import capitalized, check_config_file, first_line, summarise
 
 KNOWN = ['AVER', 'MTKDRL', 'CAMKD', 'MMKD']
@@ -93,3 +96,27 @@ def test_first_line_of_an_error():
     assert first_line(RuntimeError('\n  sizes differ.  \nat line 3')) == 'sizes differ'
     assert first_line(KeyError()) == 'KeyError'
     assert len(first_line(ValueError('a' * 1000))) == 200
+
+
+def test_flags_are_true_or_false():
+    assert check_flag('relative', True) is True and check_flag('relative', False) is False
+    for value in ('False', 'no', 0, 1, None):
+        with pytest.raises(InputError) as error:
+            check_flag('relative', value)
+        assert str(error.value) == f'`relative` must be True or False, but is {value!r}.'
+
+
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda value: FeatureMSE(relative=value),
+        lambda value: JointAgent([3, 3], standardize=value),
+        lambda value: AgentHook(discount_memorised=value),
+        lambda value: MultiTeacherDistiller(student={}, token_maps=value),
+        lambda value: MultiTeacherDistiller(student={}, channels_last=value),
+    ],
+)
+def test_flags_of_public_classes(build, monkeypatch):
+    """Any text would count as True, 'False' too."""
+    with pytest.raises(InputError, match='must be True or False'):
+        build('False')

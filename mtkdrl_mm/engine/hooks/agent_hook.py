@@ -24,7 +24,7 @@ from mtkdrl_mm.rl import (
     RolloutBuffer,
 )
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
-from mtkdrl_mm.utils import InputError, build_component, check_component, check_number
+from mtkdrl_mm.utils import InputError, build_component, check_component, check_flag, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes
 
 from ..held_out import build_held_out, check_each_once
@@ -133,6 +133,7 @@ class AgentHook(StepHook):
         # Built in `before_train`, when agent and seed are known.
         kind, _ = check_component(TASK_UTILS, algorithm, Algorithm, 'RL algorithm', _SUPPLIED)
         kind.check_signal(self.reward, self.advantage)
+        check_flag('discount_memorised', discount_memorised)
         if discount_memorised and not (experience == 'held_out' and kind.needs_probabilities):
             raise InputError(
                 '`discount_memorised=True` of AgentHook compares how likely the labels are on the '

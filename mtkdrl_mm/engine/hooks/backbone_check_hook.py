@@ -105,8 +105,8 @@ def _checkpoints(model: nn.Module) -> Iterator[str]:
 def _same(first: Preprocessing, second: Preprocessing) -> bool:
     if first.channels != second.channels:
         return False
-    numbers = [torch.tensor([one.mean, one.std]) for one in (first, second)]
-    return first.to_rgb == second.to_rgb and torch.allclose(*numbers, rtol=1e-3, atol=1e-2)
+    ours, theirs = (torch.tensor([one.mean, one.std]) for one in (first, second))
+    return first.to_rgb == second.to_rgb and torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2)
 
 
 def _describe(one: Preprocessing) -> str:

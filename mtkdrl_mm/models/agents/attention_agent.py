@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.rl import RolloutBuffer, StateLayout
-from mtkdrl_mm.utils import check_number
+from mtkdrl_mm.utils import check_flag, check_number
 
 from .base import Agent
 from .state_normalizer import StateNormalizer
@@ -46,7 +46,9 @@ class AttentionAgent(Agent):
         self.layout = layout
         self.embedding_bins = int(check_number('embedding_bins', embedding_bins, minimum=1))
         size = layout.shared_size + self.embedding_bins * layout.has_embeddings
-        self.normalizer = StateNormalizer([size]) if standardize else None
+        self.normalizer = (
+            StateNormalizer([size]) if check_flag('standardize', standardize) else None
+        )
         self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
         self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 2))

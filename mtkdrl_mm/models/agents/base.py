@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtkdrl_mm.rl import RolloutBuffer
 from mtkdrl_mm.rl.algorithms import LogProbs
+from mtkdrl_mm.utils import check_flag
 
 from .state_normalizer import StateNormalizer
 
@@ -71,7 +72,9 @@ class Agent(Policy):
 
     def __init__(self, state_sizes: Sequence[int], standardize: bool = True) -> None:
         super().__init__(state_sizes)
-        self.normalizer = StateNormalizer(state_sizes) if standardize else None
+        self.normalizer = (
+            StateNormalizer(state_sizes) if check_flag('standardize', standardize) else None
+        )
 
     @abstractmethod
     def scores(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

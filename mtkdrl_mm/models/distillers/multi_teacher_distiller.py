@@ -19,7 +19,7 @@ from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
 from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings, TeacherRecord
-from mtkdrl_mm.utils import InputError, build_component, check_number
+from mtkdrl_mm.utils import InputError, build_component, check_flag, check_number
 from mtkdrl_mm.utils.literal_config import plain_config
 
 from ..build_classifier import build_classifier, read_network_config
@@ -161,6 +161,9 @@ class MultiTeacherDistiller(BaseModel):
     ) -> None:
         if num_classes is not None:
             check_number('num_classes', num_classes, minimum=1)
+        check_flag('token_maps', token_maps)
+        if channels_last is not None:
+            check_flag('channels_last', channels_last)
         model, file_preprocessor = read_network_config(student, 'student')
         preprocessor_cfg = dict(
             take_preprocessor(data_preprocessor, model, file_preprocessor) or {}

@@ -9,7 +9,7 @@ from torch import Tensor
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import StepTerms
 from mtkdrl_mm.structures.step_terms import at_least_float32
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, check_flag
 
 from .base import FeatureLoss
 from .feature_scale import FeatureScale
@@ -90,7 +90,7 @@ class FeatureMSE(FeatureLoss):
         super().__init__()
         if normalize not in (None, 'dataset'):
             raise InputError(f'`normalize` must be "dataset" or None, but is {normalize!r}.')
-        if normalize and relative:
+        if check_flag('relative', relative) and normalize:
             raise InputError(
                 '`relative` and `normalize` of FeatureMSE both scale the distances: set one.'
             )
