@@ -46,9 +46,8 @@ class AttentionAgent(Agent):
         self.layout = layout
         self.embedding_bins = int(check_number('embedding_bins', embedding_bins, minimum=1))
         size = layout.shared_size + self.embedding_bins * layout.has_embeddings
-        self.normalizer = (
-            StateNormalizer([size]) if check_flag('standardize', standardize) else None
-        )
+        check_flag('standardize', standardize)
+        self.normalizer = StateNormalizer([size]) if standardize else None
         self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
         self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 2))

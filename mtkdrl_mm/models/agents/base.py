@@ -72,9 +72,8 @@ class Agent(Policy):
 
     def __init__(self, state_sizes: Sequence[int], standardize: bool = True) -> None:
         super().__init__(state_sizes)
-        self.normalizer = (
-            StateNormalizer(state_sizes) if check_flag('standardize', standardize) else None
-        )
+        check_flag('standardize', standardize)
+        self.normalizer = StateNormalizer(state_sizes) if standardize else None
 
     @abstractmethod
     def scores(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
