@@ -9,6 +9,7 @@ from mmengine.dist import all_reduce, get_rank
 from torch import Tensor
 
 from mtkdrl_mm.structures import AgentAction, BufferShards, StepTerms
+from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.seeding import derive_seed
@@ -99,6 +100,13 @@ class AgentTrainer:
             Tensor: The rewards, shape (B, M).
         """
         rewards = self.reward(terms, action)
+        name = type(self.reward).__name__
+        check_shape(rewards, (len(terms.labels), terms.num_teachers), f'The rewards of {name}')
+        if not rewards.is_floating_point() or rewards.requires_grad:
+            raise InputError(
+                f'The rewards of {name} must be floating-point numbers without gradient: end it '
+                'with `.detach().float()`.'
+            )
         self._add(action.states, rewards, iteration)
         if self.probes is not None:
             self.probes.observe(terms)
@@ -231,6 +239,8 @@ class AgentTrainer:
     def state_dict(self) -> dict[str, Any]:
         """State to be saved for exact resuming; the agent is saved with the model."""
         state = dict(algorithm=self.algorithm.state_dict(), buffers=self._shards.state_dict())
+        if reward := self.reward.state_dict():
+            state['reward'] = reward
         if self.memorised is not None:
             state['memorised'] = self.memorised.state_dict()
         return state
@@ -243,6 +253,8 @@ class AgentTrainer:
         """
         self.algorithm.load_state_dict(state['algorithm'])
         self._shards.load_state_dict(state['buffers'])
-        # Not in checkpoints of trainings without it.
+        # Not in checkpoints of trainings without them.
+        if 'reward' in state:
+            self.reward.load_state_dict(state['reward'])
         if self.memorised is not None and 'memorised' in state:
             self.memorised.load_state_dict(state['memorised'])

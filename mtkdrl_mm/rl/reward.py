@@ -2,7 +2,7 @@
 """Rewards of the teachers."""
 
 from abc import ABCMeta, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,13 @@ class Reward(metaclass=ABCMeta):
         Returns:
             Tensor: R_i^m of shape (B, M), detached, float32.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to be saved for exact resuming; empty by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Restore what :meth:`state_dict` returned."""
 
 
 @TASK_UTILS.register_module()

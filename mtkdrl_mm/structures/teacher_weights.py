@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtkdrl_mm.utils import InputError
+
+# How far the sum of an image's weights may be from 1, by rounding.
+_TOLERANCE = 1e-2
+
 
 @dataclass
 class TeacherWeights:
@@ -89,3 +94,26 @@ def entropy(log_probs: Tensor) -> Tensor:
     # `torch.special.entr` is NaN already where a probability is rounded to 0.
     finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
     return -(log_probs.exp() * finite).sum(dim=-1)
+
+
+def check_weights(values: Tensor, what: str) -> None:
+    """Check the values of weights, which may be those of a user's own weighting.
+
+    Args:
+        values (Tensor): Of a batch that is not empty, shape (B, M). NaN passes: that the
+            loss is not finite is an error of its own.
+        what (str): What they are, for the message.
+
+    Raises:
+        InputError: If those of an image do not sum to 1, or one is negative.
+    """
+    deviations = (values.sum(dim=1) - 1).abs()
+    worst = int(deviations.nan_to_num(0).argmax())
+    total, least = float(values[worst].sum()), float(values.min())
+    if abs(total - 1) > _TOLERANCE:
+        raise InputError(
+            f'{what} must sum to 1 over the teachers, but those of image {worst} of the batch sum '
+            f'to {total:.4g}.'
+        )
+    if least < -_TOLERANCE:
+        raise InputError(f'{what} must not be negative, but the least of a batch is {least:.4g}.')

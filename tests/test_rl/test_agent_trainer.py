@@ -55,6 +55,77 @@ def test_rewards_are_returned_and_kept(make_trainer, make_terms):
         torch.testing.assert_close(ours, state, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda r: r.mean(dim=1, keepdim=True), 'one number per image and teacher, of shape'),
+        (lambda r: r.mean(dim=1), 'one number per image and teacher, of shape'),
+        (lambda r: r > 0.5, r'floating-point numbers without gradient: end it with'),
+        (lambda r: r.clone().requires_grad_(), r'floating-point numbers without gradient'),
+    ],
+)
+def test_what_an_own_reward_returns_is_checked(make_trainer, make_terms, change, message):
+    """A column would be taken for the reward of every teacher."""
+
+    class Own(LabelProbabilityReward):
+        def __call__(self, terms, weights):
+            return change(super().__call__(terms, weights))
+
+    weighting, trainer = make_trainer()
+    trainer.reward = Own()
+    terms = make_terms(dtype=torch.float32)
+    with pytest.raises(InputError, match=f'^The rewards of Own must be {message}'):
+        trainer.observe(terms, weighting(terms), 0)
+    assert len(trainer.buffer) == 0
+
+
+def test_what_an_own_advantage_returns_is_checked(make_trainer, make_terms):
+    class Column(StandardizedAdvantage):
+        def __call__(self, rewards):
+            return super().__call__(rewards).mean(dim=1, keepdim=True)
+
+    class Step(StandardizedAdvantage):
+        def normalize_step(self, rewards):
+            return rewards[:, :1]
+
+    weighting, trainer = make_trainer()
+    trainer.algorithm.advantage = Column()
+    observe(make_terms, weighting, trainer, range(2))
+    with pytest.raises(InputError, match=r'^The advantages of Column must be one number per image'):
+        trainer.update()
+    trainer.algorithm.advantage = Step()
+    with pytest.raises(InputError, match=r'^What `normalize_step` of Step returns must be one'):
+        observe(make_terms, weighting, trainer, [2])
+
+
+def test_state_of_an_own_reward_is_saved(make_trainer, make_terms):
+    class Centred(LabelProbabilityReward):
+        mean = 0.0
+
+        def __call__(self, terms, weights):
+            rewards = super().__call__(terms, weights)
+            self.mean += 0.1 * (float(rewards.mean()) - self.mean)
+            return rewards - self.mean
+
+        def state_dict(self):
+            return dict(mean=self.mean)
+
+        def load_state_dict(self, state):
+            self.mean = state['mean']
+
+    weighting, trainer = make_trainer()
+    assert 'reward' not in trainer.state_dict()
+    trainer.reward = Centred()
+    observe(make_terms, weighting, trainer, range(3))
+    trainer.gather()
+    state = trainer.state_dict()
+    assert state['reward'] == dict(mean=trainer.reward.mean) and trainer.reward.mean != 0
+    _, other = make_trainer()
+    other.reward = Centred()
+    other.load_state_dict(state)
+    assert other.reward.mean == trainer.reward.mean
+
+
 def test_an_algorithm_may_refuse_reward_and_advantage(make_trainer):
     weighting, trainer = make_trainer()
     released = WeightedBCE(weighting.agent, advantage=BatchZScoreAdvantage())

@@ -61,7 +61,7 @@ class StepHook(Hook, metaclass=ABCMeta):
                 logs nothing.
         """
         if values is not None:
-            for name, value in zip(names, values.tolist()):
+            for name, value in zip(names, values.tolist(), strict=True):
                 runner.message_hub.update_scalar(f'train/{name}', value)
 
 

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from mtkdrl_mm.registry import MODELS
 from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms, TeacherWeights
 from mtkdrl_mm.structures.step_terms import check_shape
+from mtkdrl_mm.structures.teacher_weights import check_weights
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings, TeacherRecord
 from mtkdrl_mm.utils import InputError, build_component, check_flag, check_number
 from mtkdrl_mm.utils.literal_config import plain_config
@@ -44,6 +45,10 @@ StepHook = Callable[[StepTerms, TeacherWeights], None]
 
 # What a checkpoint holds besides the student.
 _TRAINING_PARTS = ('connectors', 'weighting', 'logit_loss', 'feature_loss', 'extra_losses')
+# The terms of every training, as `loss_*` in the log.
+_TERMS = ('ce', 'logit', 'feature')
+# Steps from one look at the weights' values to the next: reading a number waits for the device.
+_CHECK_INTERVAL = 50
 
 
 @MODELS.register_module()
@@ -178,7 +183,7 @@ class MultiTeacherDistiller(BaseModel):
         self.teacher_outputs = TeacherOutputsSettings.from_config(teacher_outputs)
         self._taken_augments: RandomBatchAugment | None = None
         self._step_hooks: OrderedDict[int, StepHook] = OrderedDict()
-        self._weights_checked = False
+        self._weighed = 0
         self.student = build_classifier(model, self.data_preprocessor, num_classes, 'student')
         check_classifier(self.student, 'student')
         self.input_size = check_input_size(student.get('input_size'), 'the student')
@@ -424,15 +429,14 @@ class MultiTeacherDistiller(BaseModel):
         for head, values in (('logit', weights.logit), ('feature', weights.feature)):
             what = f'`{head}` of the weights of {name}'
             check_shape(values, (len(terms.labels), terms.num_teachers), what)
-            if self._weights_checked:  # once: reading a number waits for the device
-                continue
-            sums = values.detach().sum(dim=1)
-            if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            if values.requires_grad:
                 raise InputError(
-                    f'{what} must sum to 1 over the teachers, but those of the first image sum to '
-                    f'{float(sums[0]):.4g}.'
+                    f'{what} must have no gradient, or the student would be trained to change '
+                    'them: put `@torch.no_grad()` before its `forward`.'
                 )
-        self._weights_checked = True
+            if self._weighed % _CHECK_INTERVAL == 0 and len(values) > 0:
+                check_weights(values, what)
+        self._weighed += 1
         return weights
 
     def _run_networks(self, inputs: Tensor, data_samples: list) -> StepTerms:
@@ -585,6 +589,11 @@ class MultiTeacherDistiller(BaseModel):
         weight = check_number('loss_weight', cfg.pop('loss_weight', 1.0))
         loss = build_component(MODELS, cfg, DistillationLoss, 'extra loss', **shared)
         name = type(loss).__name__.lower()
+        if name in _TERMS:
+            raise InputError(
+                f'An extra loss cannot be called {type(loss).__name__}: "loss_{name}" is a term of '
+                'every training. Give its class another name.'
+            )
         if loss.level == 'feature' and self.feature_loss_weight == 0:
             raise InputError(
                 f'{type(loss).__name__} needs connectors: set `feature_loss_weight` above 0.'

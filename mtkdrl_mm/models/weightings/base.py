@@ -43,13 +43,19 @@ class Weighting(BaseModule, metaclass=ABCMeta):
         """Make sure that a strategy that must be trained is.
 
         Raises:
-            InputError: If it needs a hook, and none has attached itself: the
-                strategy would keep its first weights for ever.
+            InputError: If it needs a hook, or has parameters to be trained, and no
+                hook has attached itself: it would keep its first weights for ever.
         """
         if self.trainer_config is not None and not self.has_trainer:
             raise InputError(
                 f'Nothing trains the weighting {type(self).__name__}: add {self.trainer_config} '
                 'to `default_hooks`.'
+            )
+        if not self.has_trainer and any(value.requires_grad for value in self.parameters()):
+            raise InputError(
+                f'Nothing trains the parameters of the weighting {type(self).__name__}: weights '
+                'have no gradient, so the optimiser of the student does not. A hook must, which '
+                'calls `attach_trainer()`; or make them buffers.'
             )
 
     @abstractmethod

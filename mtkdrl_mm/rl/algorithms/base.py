@@ -12,6 +12,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 from torch.nn.utils.clip_grad import clip_grad_norm_
 
+from mtkdrl_mm.structures.step_terms import check_shape
 from mtkdrl_mm.structures.teacher_weights import entropy
 from mtkdrl_mm.utils import InputError, build_component, check_number
 from mtkdrl_mm.utils.distributed import (
@@ -141,7 +142,27 @@ class Algorithm(metaclass=ABCMeta):
         Returns:
             Tensor: Of the same shape; see :meth:`Advantage.normalize_step`.
         """
-        return self.advantage.normalize_step(rewards)
+        kept = self.advantage.normalize_step(rewards)
+        name = type(self.advantage).__name__
+        check_shape(kept, tuple(rewards.shape), f'What `normalize_step` of {name} returns')
+        return kept
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """The advantages of a mini batch.
+
+        Args:
+            rewards (Tensor): What the buffer has kept, shape (N, M).
+
+        Returns:
+            Tensor: Of the same shape; see :meth:`Advantage.__call__`.
+
+        Raises:
+            InputError: If an own advantage returns another shape.
+        """
+        advantages = self.advantage(rewards)
+        name = type(self.advantage).__name__
+        check_shape(advantages, tuple(rewards.shape), f'The advantages of {name}')
+        return advantages
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:

@@ -139,7 +139,7 @@ class DPG(Algorithm):
 
     def action_value(self, rewards: Tensor, action: Tensor) -> Tensor:
         """r(a) of shape (B,) for actions of shape (B, 2M)."""
-        advantages = self.advantage(rewards)
+        advantages = self.advantages(rewards)
         return (torch.cat([advantages, advantages], dim=1) * action).sum(dim=1) / 2
 
     def explore(self, log_probs: Sequence[Tensor], total: int, noise: torch.Generator) -> Tensor:

@@ -48,7 +48,7 @@ class PolicyGradient(Algorithm):
         Returns:
             Tensor: A scalar.
         """
-        advantages = self.advantage(rewards)
+        advantages = self.advantages(rewards)
         log_probs = self.agent(states)
         logit, feature = (
             mean_over_images((advantages * head.exp()).sum(dim=1)) for head in log_probs

@@ -67,7 +67,7 @@ class PPO(Algorithm):
         Returns:
             Tensor: A scalar.
         """
-        advantages = self.advantage(rewards)
+        advantages = self.advantages(rewards)
         log_probs = self.agent(states)
         loss = rewards.new_zeros(()) - self.entropy_bonus(log_probs)
         for head, old_head in zip(log_probs, old):

@@ -59,7 +59,7 @@ class WeightedBCE(Algorithm):
         Returns:
             Tensor: A scalar.
         """
-        advantages = self.advantage(rewards)
+        advantages = self.advantages(rewards)
         ones = torch.ones_like(advantages)
         log_probs = self.agent(states)
         loss = rewards.new_zeros(()) - self.entropy_bonus(log_probs)

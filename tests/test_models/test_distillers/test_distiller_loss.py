@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 
 from mtkdrl_mm.models import AVER, Weighting
+from mtkdrl_mm.models.losses import DIST
 from mtkdrl_mm.rl import LabelProbabilityReward
 from mtkdrl_mm.rl.memorised_share import MemorisedShare
 from mtkdrl_mm.structures import TeacherWeights
@@ -165,9 +166,15 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
     ('change', 'message'),
     [
         (
-            lambda w: w * 2,
-            'sum to 1 over the teachers, but those of the first image sum to 2.',
+            lambda w: w * torch.tensor([1.0, 1.0, 2.0, 1.0])[:, None],
+            r'sum to 1 over the teachers, but those of image 2 of the batch sum to 2\.$',
         ),
+        (lambda w: w * 0, r'sum to 1 .* image 0 of the batch sum to 0\.'),
+        (
+            lambda w: w + torch.tensor([[1.0, -1.0]]),
+            r'not be negative, but the least of a batch is -0\.5\.$',
+        ),
+        (lambda w: w.requires_grad_(), r'have no gradient, or the student would be trained'),
         (lambda w: w[:, :1], r'of shape \(4, 2\), but has shape \(4, 1\)\.'),
         (lambda w: w[0], r'of shape \(4, 2\), but has shape \(2,\)\.'),
     ],
@@ -181,6 +188,46 @@ def test_what_an_own_weighting_returns_is_checked(make_distiller, make_batch, ch
     distiller = make_distiller(weighting=dict(type=Own))
     with pytest.raises(InputError, match=f'`feature` of the weights of Own must (be .*)?{message}'):
         distiller.loss(*make_batch(images=4))
+
+
+def test_weights_are_looked_at_again(make_distiller, make_batch):
+    """What fails later than in the first step is found within 50 steps."""
+
+    class Later(AVER):
+        steps = 0
+
+        def forward(self, terms):
+            self.steps += 1
+            weights = super().forward(terms)
+            factor = 1 if self.steps < 3 else 0
+            return TeacherWeights(logit=weights.logit * factor, feature=weights.feature)
+
+    distiller = make_distiller(weighting=dict(type=Later))
+    batch = make_batch(images=2)
+    with pytest.raises(InputError, match='`logit` of the weights of Later must sum to 1'):
+        for _ in range(51):
+            distiller.loss(*batch)
+    assert distiller.weighting.steps == 51
+
+
+def test_parameters_of_a_weighting_need_a_trainer(make_distiller, make_batch):
+    class Learned(AVER):
+        def __init__(self, pool):
+            super().__init__(pool)
+            self.preference = torch.nn.Parameter(torch.zeros(len(pool.names)))
+
+    distiller = make_distiller(weighting=dict(type=Learned))
+    with pytest.raises(InputError, match='Nothing trains the parameters of the weighting Learned'):
+        distiller.loss(*make_batch())
+    distiller.weighting.attach_trainer()
+    distiller.loss(*make_batch())
+
+
+@pytest.mark.parametrize('name', ['CE', 'Logit', 'FEATURE'])
+def test_an_extra_loss_cannot_take_the_place_of_a_term(make_distiller, name):
+    kind = type(name, (DIST,), {})
+    with pytest.raises(InputError, match=f'An extra loss cannot be called {name}: "loss_'):
+        make_distiller(extra_losses=[dict(type=kind)])
 
 
 def test_no_gradient_through_the_weights(make_distiller, make_batch, record_steps):
