@@ -101,7 +101,8 @@ class AgentTrainer:
         """
         rewards = self.reward(terms, action)
         name = type(self.reward).__name__
-        check_shape(rewards, (len(terms.labels), terms.num_teachers), f'The rewards of {name}')
+        shape = (len(action.states[0]), self.buffer.num_teachers)
+        check_shape(rewards, shape, f'The rewards of {name}')
         if not rewards.is_floating_point() or rewards.requires_grad:
             raise InputError(
                 f'The rewards of {name} must be floating-point numbers without gradient: end it '

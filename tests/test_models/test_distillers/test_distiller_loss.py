@@ -174,7 +174,7 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
             lambda w: w + torch.tensor([[1.0, -1.0]]),
             r'not be negative, but the least of a batch is -0\.5\.$',
         ),
-        (lambda w: w.requires_grad_(), r'have no gradient, or the student would be trained'),
+        (lambda w: w.clone().requires_grad_(), r'have no gradient, or the student would be trained'),
         (lambda w: w[:, :1], r'of shape \(4, 2\), but has shape \(4, 1\)\.'),
         (lambda w: w[0], r'of shape \(4, 2\), but has shape \(2,\)\.'),
     ],
