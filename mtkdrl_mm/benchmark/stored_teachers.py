@@ -7,11 +7,10 @@ from typing import Any
 from mmengine.config import Config
 
 from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloader
-from mtkdrl_mm.engine.hooks import AgentHook, MetaLearningHook
 from mtkdrl_mm.engine.output_writer import writing_session
-from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.hook_configs import hook_name
 
 from .steps import StepSettings, build_distiller
 
@@ -44,10 +43,15 @@ def with_equal_weights(cfg: Config) -> Config:
     cfg = deepcopy(cfg)
     cfg.model.weighting = dict(type='AVER')
     for key, hook in list(cfg.get('default_hooks', {}).items()):
-        kind = HOOKS.get(str(hook.get('type'))) if isinstance(hook, dict) else None
-        if kind in (AgentHook, MetaLearningHook):
+        if _trains_weighting(hook):
             del cfg.default_hooks[key]
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if not _trains_weighting(hook)]
     return cfg
+
+
+def _trains_weighting(hook: Any) -> bool:
+    return isinstance(hook, dict) and hook_name(hook) in ('AgentHook', 'MetaLearningHook')
 
 
 def with_store(cfg: Config, root: str) -> Config:

@@ -4,6 +4,7 @@
 import glob
 import os
 import os.path as osp
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mmengine.dist import all_gather_object
@@ -14,6 +15,8 @@ from mtkdrl_mm.utils.files import atomic_write
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
+# Beside the checkpoints of an earlier training, while the one that was begun last has saved none.
+_BEGUN_ANEW = 'begun_anew'
 _PATTERNS = ('epoch_*.pth', 'iter_*.pth', 'interrupted_iter_*.pth')
 
 
@@ -44,6 +47,46 @@ def name_last_checkpoint(work_dir: str, path: str) -> None:
     """
     with atomic_write(osp.join(work_dir, 'last_checkpoint')) as file:
         file.write(path)
+    forget_earlier_training(work_dir)
+
+
+def note_earlier_training(work_dir: str) -> bool:
+    """Note at a start without ``--resume`` that the checkpoints there are of an earlier training.
+
+    Args:
+        work_dir (str): The work dir.
+
+    Returns:
+        bool: Whether there are any.
+    """
+    paths = _candidates(work_dir)
+    if paths:
+        with atomic_write(osp.join(work_dir, _BEGUN_ANEW)) as file:
+            file.write(paths[0])
+    return bool(paths)
+
+
+def forget_earlier_training(work_dir: str) -> None:
+    """Note that the checkpoints of a work dir are those of the training that was begun last."""
+    with suppress(FileNotFoundError):
+        os.remove(osp.join(work_dir, _BEGUN_ANEW))
+
+
+def holds_earlier_training(work_dir: str) -> bool:
+    """Whether all checkpoints of a work dir are of a training before the one begun last."""
+    return osp.isfile(osp.join(work_dir, _BEGUN_ANEW))
+
+
+def _candidates(work_dir: str) -> list[str]:
+    """Checkpoints of a work dir: the last one by name, then the newest; they may be damaged."""
+    named = last_checkpoint_named(work_dir)
+    others = [
+        path
+        for pattern in _PATTERNS
+        for path in glob.glob(osp.join(glob.escape(work_dir), pattern))
+    ]
+    others.sort(key=os.path.getmtime, reverse=True)
+    return ([] if named is None else [named]) + [path for path in others if path != named]
 
 
 def find_resumable(work_dir: str) -> SavedCheckpoint | None:
@@ -59,17 +102,18 @@ def find_resumable(work_dir: str) -> SavedCheckpoint | None:
         SavedCheckpoint | None: The checkpoint; None if there are none.
 
     Raises:
-        InputError: If there are checkpoints, but none can be read.
+        InputError: If there are checkpoints, but none can be read, or none is of the
+            training that was begun last.
     """
+    candidates = _candidates(work_dir)
+    if candidates and holds_earlier_training(work_dir):
+        raise InputError(
+            f'The checkpoints in "{work_dir}" are of an earlier training: the one that was begun '
+            'there last, without --resume, has saved none. To continue the earlier one, name its '
+            f'checkpoint (--resume {candidates[0]}, if it is the last); to begin anew, omit '
+            '--resume.'
+        )
     named = last_checkpoint_named(work_dir)
-    others = [
-        path
-        for pattern in _PATTERNS
-        for path in glob.glob(osp.join(glob.escape(work_dir), pattern))
-    ]
-    others.sort(key=os.path.getmtime, reverse=True)
-    candidates = [named] if named is not None else []
-    candidates += [path for path in others if path != named]
     problems = []
     for path in candidates:
         try:
@@ -80,7 +124,7 @@ def find_resumable(work_dir: str) -> SavedCheckpoint | None:
         except InputError as error:
             problems.append(str(error))
             continue
-        if problems or (named is None and others):
+        if problems or named is None:
             reason = ' '.join(problems) or f'"{work_dir}" has no readable file "last_checkpoint".'
             print_log(
                 f'{reason} Resuming from the newest checkpoint that can be read: {path} (epoch '

@@ -15,9 +15,10 @@ from mtkdrl_mm.teacher_outputs import TeacherRecord, first_difference
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
 from mtkdrl_mm.utils.errors import summarise
+from mtkdrl_mm.utils.hook_configs import find_hook
 
-# Hooks that are part of a distillation method.
-_METHOD_HOOKS = ('agent', 'meta_learning')
+# Hooks that are part of a distillation method: their keys in `default_hooks`, and classes.
+_METHOD_HOOKS = dict(agent='AgentHook', meta_learning='MetaLearningHook')
 # Keys that may change: paths, what is compared when the weights are loaded, what only makes a
 # training faster, and stored outputs, which are compared with the store.
 _IGNORED_KEYS = (
@@ -57,13 +58,20 @@ def describe_training(cfg: dict[str, Any]) -> dict[str, str]:
         facts['model.teachers'] = ', '.join(names)
         model = {k: v for k, v in model.items() if k not in ('teachers', 'student')}
     facts.update(_walk('model', model))
-    hooks = cfg.get('default_hooks') or {}
-    for name in _METHOD_HOOKS:
-        if isinstance(hooks.get(name), dict):
-            facts.update(_walk(f'default_hooks.{name}', hooks[name]))
+    for name, hook in _method_hooks(cfg):
+        facts.update(_walk(f'default_hooks.{name}', hook))
     wrapper = cfg.get('optim_wrapper')
     facts.update(_optimizer_types('optim_wrapper', wrapper if isinstance(wrapper, dict) else {}))
     return facts
+
+
+def _method_hooks(cfg: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The hooks of the method, wherever they stand, by their keys in `default_hooks`."""
+    default = cfg.get('default_hooks') or {}
+    for name, kind in _METHOD_HOOKS.items():
+        hook = default.get(name) or find_hook(cfg, kind)
+        if isinstance(hook, dict):
+            yield name, hook
 
 
 def _optimizer_types(key: str, wrapper: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -135,10 +143,8 @@ def check_same_training(cfg: dict[str, Any], path: str, contents: dict[str, Any]
 def _hook_defaults(cfg: dict[str, Any]) -> dict[str, str]:
     """What the hooks' arguments are that a config, or an earlier version, does not set."""
     defaults: dict[str, str] = {}
-    hooks = cfg.get('default_hooks') or {}
-    for name in _METHOD_HOOKS:
-        hook = hooks.get(name)
-        if not isinstance(hook, dict) or not hook.get('type'):
+    for name, hook in _method_hooks(cfg):
+        if not hook.get('type'):
             continue
         kind = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
         if kind is None:  # which is an error of its own when the hook is built

@@ -24,13 +24,14 @@ from mtkdrl_mm.utils.distributed import broadcast_from_main
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, replace_file
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
-from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
 from .build_dataloader import build_dataloader, check_passes_end
 from .checkpoint_files import (
     SavedCheckpoint,
     check_same_checkpoint,
     find_checkpoint,
+    forget_earlier_training,
+    note_earlier_training,
 )
 from .full_disk import WriteErrorGuard, report_write_error_once
 from .hooks.step_hook import last_good_state
@@ -268,12 +269,7 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         """Launch training, with a lock on the work dir."""
         self._lock_work_dir()
-        if not self._resume and last_checkpoint_named(self.work_dir) is not None:
-            self.logger.warning(
-                f'{self.work_dir} holds the checkpoints of an earlier training, which this one '
-                'will overwrite. To continue the earlier training, stop this one and add '
-                '--resume; to keep both, set another --work-dir.'
-            )
+        self._note_earlier_training()
         try:
             if is_main_process():
                 # Checkpoints hold the digests of the teachers' files. They are computed before
@@ -286,6 +282,20 @@ class ResumableRunner(Runner):
                     hook.release()
             if self._lock is not None:
                 self._lock.release()
+
+    def _note_earlier_training(self) -> None:
+        """Tell the checkpoints of an earlier training in the work dir apart from those to come."""
+        if not is_main_process():
+            return
+        if self._resume:
+            # Whatever is resumed is what was begun last from now on.
+            forget_earlier_training(self.work_dir)
+        elif note_earlier_training(self.work_dir):
+            self.logger.warning(
+                f'{self.work_dir} holds the checkpoints of an earlier training, which this one '
+                'will overwrite. To continue the earlier training, stop this one and name the '
+                'checkpoint (--resume CHECKPOINT); to keep both, set another --work-dir.'
+            )
 
     def _lock_work_dir(self) -> None:
         problem = None

@@ -25,6 +25,7 @@ from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.class_names import class_names
+from mtkdrl_mm.utils.hook_configs import find_hook
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 
 #: Sees what is run, how many images of it are done, and of how many.
@@ -92,9 +93,11 @@ class TrainedNetworks:
 
 
 def load_networks(config: Config, checkpoint: str, extra_losses: bool = False) -> TrainedNetworks:
-    """Build the networks of a training and load their weights.
+    """Build the networks of a training and load the weights that it goes on with.
 
-    Teachers whose outputs the training read from a store are not built.
+    Teachers whose outputs the training read from a store are not built. With an
+    ``EMAHook`` these are the trained weights, and not their average, which is what is
+    validated.
 
     Args:
         config (Config): The config of a distillation, with checked data.
@@ -117,7 +120,7 @@ def load_networks(config: Config, checkpoint: str, extra_losses: bool = False) -
     if not extra_losses:
         state = {key: value for key, value in state.items() if not key.startswith('extra_losses.')}
     advice = 'Its config is another one, or it was written by another version of this package.'
-    load_whole(model, state, checkpoint, advice)
+    load_whole(model, _trained(state, contents.get('ema_state_dict')), checkpoint, advice)
     model.teachers.load_weights()
     if isinstance(model.weighting, MTKDRL):
         model.weighting.warming_up = _warms_up(config, meta)
@@ -131,9 +134,17 @@ def load_networks(config: Config, checkpoint: str, extra_losses: bool = False) -
     )
 
 
+def _trained(state: dict[str, Any], other: Any) -> dict[str, Any]:
+    """The trained weights, which ``EMAHook`` saves in place of their average."""
+    other = other if isinstance(other, dict) else {}
+    return {key: other.get(f'module.{key}', value) for key, value in state.items()}
+
+
 def _warms_up(config: Config, meta: dict[str, Any]) -> bool:
     """Whether the step after a checkpoint has equal weights."""
-    cfg = (config.get('default_hooks') or {}).get('agent')
+    # A subclass of AgentHook is found by its usual key.
+    own = (config.get('default_hooks') or {}).get('agent')
+    cfg = find_hook(config, 'AgentHook') or own
     if not isinstance(cfg, dict):
         return True
     hook = HOOKS.build(cfg)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.engine.run_record import RunRecord
+from mtkdrl_mm.utils.hook_configs import find_hook
 
 from .charts import format_number
 from .page import Block, Facts, Section, Table
@@ -77,8 +78,7 @@ def make_overview(record: RunRecord) -> Section:
 
 def _agent(config: dict[str, Any]) -> list[tuple[str, str]]:
     """How the agent is trained: what tells the variants of MTKD-RL apart."""
-    hooks = [*config_part(config, 'default_hooks').values(), *(config.get('custom_hooks') or ())]
-    hook = next((h for h in hooks if isinstance(h, dict) and kind_of(h) == 'AgentHook'), None)
+    hook = find_hook(config, 'AgentHook')
     if hook is None:
         return []
     defaults = inspect.signature(AgentHook).parameters

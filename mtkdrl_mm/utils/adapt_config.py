@@ -17,6 +17,7 @@ from .class_names import class_names, find_class_folders, order_class_folders, s
 from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
 from .data_settings import LOADERS, loader_datasets
 from .errors import InputError, check_flag
+from .hook_configs import hook_configs, hook_name
 
 # Hooks of every training and test, by their keys in `default_hooks`.
 _HOOKS = {
@@ -57,9 +58,7 @@ def add_checks(cfg: Config) -> None:
         cfg (Config): The config; changed in place.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    present = [hook for hook in hooks.values() if isinstance(hook, dict)]
-    present += [hook for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
-    types = {str(hook.get('type')).rpartition('.')[2] for hook in present}
+    types = {hook_name(hook) for hook in hook_configs(cfg)}
     for key, name in _HOOKS.items():
         if name not in types:
             hooks.setdefault(key, ConfigDict(type=f'mtkdrl_mm.{name}'))

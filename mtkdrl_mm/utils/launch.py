@@ -42,6 +42,7 @@ from .data_checks import check_files
 from .data_settings import follow_data
 from .errors import InputError, check_config_file, config_failure, similar_files
 from .files import MEDIUM_ERRORS, PLACE_ERRORS, check_output_folder, describe_medium_error
+from .hook_configs import hook_configs
 from .processes import (
     describe_group_error,
     in_process_group,
@@ -209,8 +210,7 @@ def check_data(
 
 def _uses_held_out(cfg: Config) -> bool:
     """Whether a hook trains an agent on the images of ``held_out_dataloader``."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    return any(isinstance(one, dict) and one.get('experience') == 'held_out' for one in hooks)
+    return any(hook.get('experience') == 'held_out' for hook in hook_configs(cfg))
 
 
 def build_runner(cfg: Config) -> Runner:

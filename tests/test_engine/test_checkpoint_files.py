@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from mtkdrl_mm.engine import checkpoint_files
-from mtkdrl_mm.engine.checkpoint_files import find_resumable, name_last_checkpoint
+from mtkdrl_mm.engine.checkpoint_files import (
+    find_checkpoint,
+    find_resumable,
+    forget_earlier_training,
+    holds_earlier_training,
+    name_last_checkpoint,
+    note_earlier_training,
+)
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.weights.local_files import last_checkpoint_named
 
@@ -46,6 +53,28 @@ def logged(monkeypatch):
 def test_the_one_that_is_named(work_dir):
     save(work_dir, 'epoch_3.pth', 3)
     assert found(work_dir) == ('epoch_2.pth', 2)
+
+
+def test_an_earlier_training_is_not_taken_for_the_last_one(work_dir, tmp_path):
+    folder = str(work_dir)
+    assert not note_earlier_training(str(tmp_path))  # without checkpoints
+    assert note_earlier_training(folder) and holds_earlier_training(folder)
+    last = str(work_dir / 'epoch_2.pth')
+    with pytest.raises(InputError) as error:
+        find_resumable(folder)
+    assert str(error.value) == (
+        f'The checkpoints in "{folder}" are of an earlier training: the one that was begun there '
+        'last, without --resume, has saved none. To continue the earlier one, name its checkpoint '
+        f'(--resume {last}, if it is the last); to begin anew, omit --resume.'
+    )
+    assert find_checkpoint(last, folder).path == last
+    # Until a training is resumed there, or has saved a checkpoint of its own.
+    forget_earlier_training(folder)
+    assert found(work_dir) == ('epoch_2.pth', 2)
+    note_earlier_training(folder)
+    name_last_checkpoint(folder, save(work_dir, 'epoch_1.pth', 1))
+    assert found(work_dir) == ('epoch_1.pth', 1) and not holds_earlier_training(folder)
+    forget_earlier_training(folder)  # twice
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'empty', 'missing', 'other'])

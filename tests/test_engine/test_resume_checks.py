@@ -21,6 +21,7 @@ from mtkdrl_mm.engine.resume_checks import (
 from mtkdrl_mm.models.teachers.build_teacher import _default_name
 from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.hook_configs import hook_configs, hook_name
 
 CFG = dict(
     model=dict(
@@ -124,6 +125,22 @@ def test_another_kind_of_optimiser_is_another_training():
     check(several, several)
     with pytest.raises(InputError, match=r'`optim_wrapper\.second\.optimizer\.type` was "SGD" and'):
         check(changed(optim_wrapper=dict(constructor='C', first=sgd, second=adam)), several)
+
+
+def test_hooks_of_the_method_count_wherever_they_stand():
+    hook = dict(CFG['default_hooks']['agent'])
+    for elsewhere in (
+        dict(default_hooks={}, custom_hooks=[dict(type='EMAHook'), hook]),
+        dict(default_hooks=dict(mine=hook)),
+    ):
+        cfg = Config(copy.deepcopy({**CFG, **elsewhere}))
+        assert describe_training(cfg) == describe_training(CFG)
+        check(cfg)
+        cfg.merge_from_dict({'model.num_classes': 10})
+        (own,) = [each for each in hook_configs(cfg) if hook_name(each) == 'AgentHook']
+        own['reward'] = 'StudentLossReward'
+        with pytest.raises(InputError, match=r'`default_hooks\.agent\.reward` was'):
+            check(cfg)
 
 
 def test_the_order_of_teachers_counts():

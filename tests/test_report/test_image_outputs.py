@@ -11,6 +11,7 @@ from mtkdrl_mm.engine.run_record import RunRecord
 from mtkdrl_mm.report.image_outputs import (
     TrainedNetworks,
     _to_rgb,
+    _trained,
     _warms_up,
     look_at_images,
     run_training_images,
@@ -31,6 +32,22 @@ from mtkdrl_mm.report.image_outputs import (
 def test_warm_up(agent, meta, warms_up):
     hooks = dict(agent=dict(type='mtkdrl_mm.AgentHook', **agent))
     assert _warms_up(Config(dict(default_hooks=hooks)), meta) == warms_up
+
+
+def test_warm_up_of_a_hook_elsewhere():
+    """Among `custom_hooks`, where OpenMMLab's users put hooks of their own."""
+    hook = dict(type='mtkdrl_mm.AgentHook')
+    for hooks in (dict(custom_hooks=[hook]), dict(default_hooks=dict(mine=hook))):
+        assert not _warms_up(Config(hooks), dict(epoch=1, iter=10))
+        assert _warms_up(Config(hooks), dict(epoch=0, iter=5))
+
+
+def test_trained_weights_are_not_their_average():
+    """EMAHook saves the average as `state_dict`, and what is trained beside it."""
+    state = dict(a=torch.tensor(1.0), b=torch.tensor(2.0))
+    other = {'steps': torch.tensor(7), 'module.a': torch.tensor(3.0)}
+    assert _trained(state, other) == dict(a=3.0, b=2.0)
+    assert _trained(state, None) == state
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])

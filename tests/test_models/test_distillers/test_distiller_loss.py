@@ -174,7 +174,10 @@ def test_equal_teachers_make_every_strategy_aver(make_distiller, make_resnet, ma
             lambda w: w + torch.tensor([[1.0, -1.0]]),
             r'not be negative, but the least of a batch is -0\.5\.$',
         ),
-        (lambda w: w.clone().requires_grad_(), r'have no gradient, or the student would be trained'),
+        (
+            lambda w: w.clone().requires_grad_(),
+            r'have no gradient, or the student would be trained',
+        ),
         (lambda w: w[:, :1], r'of shape \(4, 2\), but has shape \(4, 1\)\.'),
         (lambda w: w[0], r'of shape \(4, 2\), but has shape \(2,\)\.'),
     ],
@@ -216,7 +219,8 @@ def test_parameters_of_a_weighting_need_a_trainer(make_distiller, make_batch):
             super().__init__(pool)
             self.preference = torch.nn.Parameter(torch.zeros(len(pool.names)))
 
-    distiller = make_distiller(weighting=dict(type=Learned))
+    distiller = make_distiller(weighting=dict(type=Learned)).train()
+    distiller.weighting.has_trainer = False  # which the fixture sets
     with pytest.raises(InputError, match='Nothing trains the parameters of the weighting Learned'):
         distiller.loss(*make_batch())
     distiller.weighting.attach_trainer()
