@@ -4,7 +4,7 @@
 import os.path as osp
 from dataclasses import replace
 
-from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, RunRecord, read_run
+from mtkdrl_mm.engine.run_record import CLASS_WEIGHTS_NAME, WEIGHT_KEYS, RunRecord, read_run
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.json_files import read_json_object
 
@@ -38,7 +38,7 @@ def read_logs(folder: str, metric: str) -> TrainingLog:
             f'No "loss" in the logs of {folder}: set `default_hooks.logger.interval` to fewer '
             'iterations than the training has.'
         )
-    classes = osp.join(folder, 'class_weights.json')
+    classes = osp.join(folder, CLASS_WEIGHTS_NAME)
     class_weights = None
     if osp.isfile(classes):
         class_weights = read_json_object(classes, dict(logit=list, teachers=list))

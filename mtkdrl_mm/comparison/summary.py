@@ -180,11 +180,15 @@ def mean_class_table(
             (C, M).
 
     Returns:
-        np.ndarray | None: Shape (C, M); None if the trainings differ in their
-        teachers, in the order of these, or in the number of classes.
+        np.ndarray | None: Shape (C, M), NaN for classes without an image; None if the
+        trainings differ in their teachers, in the order of these, or in the number of
+        classes.
     """
     kinds = {(*names, np.shape(table)) for names, table in zip(teachers, tables)}
-    return np.mean([np.asarray(one) for one in tables], axis=0) if len(kinds) == 1 else None
+    if len(kinds) != 1:
+        return None
+    stacked = np.ma.masked_invalid([np.asarray(one, dtype=float) for one in tables])
+    return stacked.mean(axis=0).filled(np.nan)
 
 
 def mean_weights(runs: Sequence[Run], kind: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 """Reads what a training has left in its work dir, as plain data."""
 
 import glob
+import os
 import os.path as osp
 import re
 from collections.abc import Iterator
@@ -18,7 +19,11 @@ from mtkdrl_mm.utils.json_files import read_json_lines, read_json_object
 from mtkdrl_mm.utils.literal_config import parse_literal_config
 from mtkdrl_mm.weights.local_files import last_checkpoint
 
+from .checkpoint_files import holds_earlier_training
+
 Record = dict[str, Any]
+#: File of the teachers' mean weights per class, in the work dir; see ``TeacherWeightHook``.
+CLASS_WEIGHTS_NAME = 'class_weights.json'
 #: Prefixes of the logged weights of the teachers, see ``TeacherWeightHook``.
 WEIGHT_KEYS = {'logit': 'teacher_weight/logit/', 'feature': 'teacher_weight/feature/'}
 # Lines of a log's "System environment" that say with what a training ran.
@@ -48,8 +53,9 @@ class ClassWeights:
 
     Attributes:
         teachers (list[str]): The M teachers.
-        logit (np.ndarray): Mean logit weights, shape (C, M).
-        feature (np.ndarray): Mean feature weights, shape (C, M).
+        logit (np.ndarray): Mean logit weights, shape (C, M); NaN for classes without
+            an image.
+        feature (np.ndarray): Mean feature weights, likewise.
     """
 
     teachers: list[str]
@@ -161,6 +167,8 @@ class RunRecord:
 
     def _saved_epochs(self) -> list[int]:
         """Epochs at whose end a checkpoint was saved."""
+        if holds_earlier_training(self.work_dir):
+            return []
         files = glob.glob(osp.join(glob.escape(self.work_dir), '*epoch_*.pth'))
         found = (re.search(r'epoch_(\d+)\.pth$', path) for path in files)
         return [int(match[1]) for match in found if match]
@@ -205,9 +213,11 @@ class RunRecord:
         Raises:
             InputError: If there is no such file, or it is damaged.
         """
-        path = osp.join(self.work_dir, 'class_weights.json')
+        path = osp.join(self.work_dir, CLASS_WEIGHTS_NAME)
         if not osp.isfile(path):
-            raise InputError('There is no class_weights.json, which is written when training ends.')
+            raise InputError(
+                f'There is no {CLASS_WEIGHTS_NAME}, which is written when training ends.'
+            )
         contents = read_json_object(path, dict(teachers=list, logit=list, feature=list))
         names = [str(name) for name in contents['teachers']]
         tables = []
@@ -216,8 +226,9 @@ class RunRecord:
                 table = np.asarray(contents[key], dtype=float)
             except (ValueError, TypeError):
                 table = np.empty(0)
-            if table.ndim != 2 or table.shape[1] != len(names) or not np.isfinite(table).all():
+            if table.ndim != 2 or table.shape[1] != len(names) or not _is_known(table):
                 raise InputError(f'"{path}" is damaged: its "{key}" is no table of numbers.')
+            table[(table == 0).all(axis=1)] = np.nan  # as earlier versions wrote it
             tables.append(table)
         if tables[0].shape != tables[1].shape:
             raise InputError(f'"{path}" is damaged: its two tables differ in size.')
@@ -234,6 +245,24 @@ class RunRecord:
                 if names:
                     return names
         return None
+
+
+def _is_known(table: np.ndarray) -> bool:
+    """Whether all numbers of the classes with an image are known."""
+    return bool(np.isfinite(table[~np.isnan(table).all(axis=1)]).all())
+
+
+def set_class_weights_aside(work_dir: str) -> None:
+    """Rename the weights per class that an earlier training has left in a work dir.
+
+    Args:
+        work_dir (str): The work dir of a training that begins.
+    """
+    with suppress(FileNotFoundError):
+        os.replace(
+            osp.join(work_dir, CLASS_WEIGHTS_NAME),
+            osp.join(work_dir, f'earlier_{CLASS_WEIGHTS_NAME}'),
+        )
 
 
 def _points(records: list[Record], key: str) -> list[tuple[float, float]]:
@@ -285,7 +314,8 @@ def read_run(work_dir: str) -> RunRecord:
     for lines in logs:
         _add_session(record, lines, by_epoch)
     record.environment = _read_environment(latest)
-    record.checkpoint = last_checkpoint(work_dir)
+    if not holds_earlier_training(work_dir):
+        record.checkpoint = last_checkpoint(work_dir)
     return record
 
 

@@ -46,6 +46,7 @@ from .resume_checks import (
     describe_training,
     load_whole,
 )
+from .run_record import set_class_weights_aside
 from .scale_learning_rate import scale_learning_rate
 from .schedules import follow_schedules
 from .work_dir_lock import WorkDirLock
@@ -290,7 +291,9 @@ class ResumableRunner(Runner):
         if self._resume:
             # Whatever is resumed is what was begun last from now on.
             forget_earlier_training(self.work_dir)
-        elif note_earlier_training(self.work_dir):
+            return
+        set_class_weights_aside(self.work_dir)
+        if note_earlier_training(self.work_dir):
             self.logger.warning(
                 f'{self.work_dir} holds the checkpoints of an earlier training, which this one '
                 'will overwrite. To continue the earlier training, stop this one and name the '

@@ -19,7 +19,13 @@ from mtkdrl_mm.comparison import (
 )
 from mtkdrl_mm.comparison.results import OUTPUT_NAME
 from mtkdrl_mm.comparison.summary import mean_class_table, mean_curve, metric_digits
-from mtkdrl_mm.engine.run_record import WEIGHT_KEYS, ClassWeights, RunRecord, read_run
+from mtkdrl_mm.engine.run_record import (
+    CLASS_WEIGHTS_NAME,
+    WEIGHT_KEYS,
+    ClassWeights,
+    RunRecord,
+    read_run,
+)
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.version import __version__
 
@@ -397,7 +403,7 @@ def _add_class_weights(page: Page, logs: _Logs, methods: Sequence[str]) -> None:
     for method in methods:
         tables = []
         for one in logs.finished.get(method, []):
-            if osp.isfile(osp.join(one.work_dir, 'class_weights.json')):
+            if osp.isfile(osp.join(one.work_dir, CLASS_WEIGHTS_NAME)):
                 try:
                     tables.append((one, one.read_class_weights()))
                 except InputError as error:
@@ -419,7 +425,8 @@ def _add_class_weights(page: Page, logs: _Logs, methods: Sequence[str]) -> None:
         reason = 'Its trainings differ in their teachers or classes.'
         page.left_out.append((f'{_CLASSES} of {method}', reason))
     if folds:
-        intro = 'Mean weights of the images of each class over the last epoch, and over the seeds.'
+        span = 'last epoch' if first.by_epoch else 'training'
+        intro = f'Mean weights of the images of each class over the {span}, and over the seeds.'
         intro += ''.join(remarks)
         page.sections.append(Section('classes', _CLASSES, folds, intro))
     elif not differ:

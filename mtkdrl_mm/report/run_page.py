@@ -184,12 +184,13 @@ def _add_class_weights(page: Page, record: RunRecord, classes: Sequence[str] | N
         page.left_out.append((title, str(error)))
         return
     tables, intro = class_tables(weights, record.weight_kinds, classes)
+    span = 'last epoch' if record.by_epoch else 'whole training'
     page.sections.append(
         Section(
             'classes',
             title,
             tables,
-            f'Mean weights of the images of each class over the last epoch.{intro}',
+            f'Mean weights of the images of each class over the {span}.{intro}',
         )
     )
 

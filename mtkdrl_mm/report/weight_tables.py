@@ -44,8 +44,9 @@ def class_tables(
 
 
 def _distance(table: np.ndarray) -> np.ndarray:
-    """How far the weights of each class are from the mean, shape (C,)."""
-    return np.abs(table - table.mean(axis=0)).sum(axis=1)
+    """How far the weights of each class are from the mean, shape (C,); -1 without an image."""
+    away = np.ma.masked_invalid(table)
+    return np.abs(away - away.mean(axis=0)).sum(axis=1).filled(-1)
 
 
 def class_labels(classes: Sequence[str] | None, count: int) -> list[str]:
@@ -64,7 +65,7 @@ def _class_table(
     kind: str, weights: ClassWeights, shown: Sequence[int], names: Sequence[str]
 ) -> Table:
     table = getattr(weights, kind)
-    rows = [[names[c], *(f'{value:.2f}' for value in table[c])] for c in shown]
-    shades = [table[c].tolist() for c in shown]
+    rows = [[names[c], *('' if np.isnan(v) else f'{v:.2f}' for v in table[c])] for c in shown]
+    shades = [np.nan_to_num(table[c]).tolist() for c in shown]
     head = ['class', *weights.teachers]
     return Table(f'{kind.capitalize()} weights per class', head, rows, shades=shades)

@@ -1,12 +1,14 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Statistics over seeds."""
 
+import numpy as np
 import pytest
 
 from mtkdrl_mm.comparison import summarize
 from mtkdrl_mm.comparison.summary import (
     Difference,
     confidence_half_width,
+    mean_class_table,
     mean_curve,
     mean_weights,
     metric_digits,
@@ -100,3 +102,12 @@ def test_mean_curves_are_taken_where_all_curves_are():
     assert points == [(1, 1.0), (2, 6.0)] and spread == pytest.approx([2**0.5, 8**0.5])
     assert mean_curve(curves[:1]) == (curves[0], [])
     assert mean_curve([*curves, []]) == ([], []) == mean_curve([])
+
+
+def test_classes_without_an_image_take_no_part_in_a_mean():
+    """(0.9, 0.1) and nothing is (0.9, 0.1), and not (0.45, 0.05)."""
+    nan = [np.nan, np.nan]
+    tables = [[[0.9, 0.1], nan, nan], [[0.5, 0.5], [0.2, 0.8], [None, None]]]
+    found = mean_class_table([['a', 'b']] * 2, tables)
+    np.testing.assert_allclose(found, [[0.7, 0.3], [0.2, 0.8], nan])
+    assert mean_class_table([['a', 'b'], ['b', 'a']], tables) is None

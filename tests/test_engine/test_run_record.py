@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from test_report.work_dirs import step, validation, write_session
 
+from mtkdrl_mm.engine.checkpoint_files import name_last_checkpoint, note_earlier_training
+from mtkdrl_mm.engine.run_record import set_class_weights_aside
 from mtkdrl_mm.report import read_run
 from mtkdrl_mm.utils import InputError
 
@@ -122,6 +124,31 @@ def test_teachers_and_their_weights(tmp_path):
     read = record.read_class_weights()
     assert read.teachers == ['a/b', 'c']
     assert np.array_equal(read.feature, [[1.0, 0.0]])
+    # Classes without an image, as they are written and as earlier versions did.
+    for unknown in ([None, None], [0.0, 0.0]):
+        logit, feature = [[0.5, 0.5], unknown], [unknown, [1.0, 0.0]]
+        path.write_text(json.dumps({**contents, 'logit': logit, 'feature': feature}))
+        read = record.read_class_weights()
+        nan = [np.nan, np.nan]
+        np.testing.assert_array_equal(read.logit, [[0.5, 0.5], nan])
+        np.testing.assert_array_equal(read.feature, [nan, [1.0, 0.0]])
+    # An earlier training's are no longer taken for this one's.
+    set_class_weights_aside(str(tmp_path))
+    set_class_weights_aside(str(tmp_path))
+    assert not path.exists() and (tmp_path / 'earlier_class_weights.json').exists()
+
+
+def test_checkpoints_of_an_earlier_training_are_not_this_ones(tmp_path):
+    """A training that was begun anew in its work dir, and has saved nothing yet."""
+    write_session(tmp_path, '20260101_000000', [step(1, 10)])
+    for epoch in (1, 2):
+        (tmp_path / f'epoch_{epoch}.pth').touch()
+    name_last_checkpoint(str(tmp_path), str(tmp_path / 'epoch_2.pth'))
+    record = read_run(str(tmp_path))
+    assert record.position[0] == 1 and record.checkpoint == str(tmp_path / 'epoch_2.pth')
+    note_earlier_training(str(tmp_path))
+    record = read_run(str(tmp_path))
+    assert record.position[0] == 0 and record.checkpoint is None
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
+from torch import Tensor
 
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.structures import StepTerms, TeacherWeights
 from mtkdrl_mm.utils.files import write_json
 
+from ..run_record import CLASS_WEIGHTS_NAME
 from .step_hook import StepHook, unwrap_distiller
 
 
@@ -100,11 +102,19 @@ class TeacherWeightHook(StepHook):
         all_reduce(self._classes)
         if not is_main_process() or not self._classes[:, -1].any():
             return  # nothing was trained: what an earlier run wrote is kept
-        means = self._classes[:, :-1] / self._classes[:, -1:].clamp_min(1e-12)
-        logit, feature = means.chunk(2, dim=1)
+        sums, images = self._classes[:, :-1], self._classes[:, -1]
+        logit, feature = (sums / images[:, None]).chunk(2, dim=1)
+
+        def rows(table: Tensor) -> list[list[float | None]]:
+            # Of a class without an image nothing is known.
+            return [
+                row if count > 0 else [None] * len(row)
+                for row, count in zip(table.tolist(), images.tolist())
+            ]
+
         write_json(
-            dict(teachers=list(self._names), logit=logit.tolist(), feature=feature.tolist()),
-            osp.join(runner.work_dir, 'class_weights.json'),
+            dict(teachers=list(self._names), logit=rows(logit), feature=rows(feature)),
+            osp.join(runner.work_dir, CLASS_WEIGHTS_NAME),
         )
 
     def after_train_iter(
