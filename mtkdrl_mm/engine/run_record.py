@@ -2,6 +2,7 @@
 """Reads what a training has left in its work dir, as plain data."""
 
 import glob
+import math
 import os
 import os.path as osp
 import re
@@ -156,21 +157,23 @@ class RunRecord:
         key = 'max_epochs' if self.by_epoch else 'max_iters'
         planned = length.get(key) if isinstance(length, dict) else None
         if not self.by_epoch:
-            done = int(last.get('step', 0))
+            # Log lines, validations and checkpoints have intervals of their own.
+            validated = [int(record['step']) for record in self.val[-1:]]
+            done = max([int(last.get('step', 0)), *validated, *self._saved('iter')])
         else:
             # An epoch whose steps are logged may still run; its validation or checkpoint ends it.
             running = int(last.get('epoch', 0))
             ended = [int(record['step']) for record in self.val]
-            ended += self._saved_epochs()
+            ended += self._saved('epoch')
             done = running if running in ended else max(running - 1, 0)
         return done, planned if isinstance(planned, int) else None
 
-    def _saved_epochs(self) -> list[int]:
-        """Epochs at whose end a checkpoint was saved."""
+    def _saved(self, unit: str) -> list[int]:
+        """Epochs at whose end a checkpoint was saved, or iterations after which one was."""
         if holds_earlier_training(self.work_dir):
             return []
-        files = glob.glob(osp.join(glob.escape(self.work_dir), '*epoch_*.pth'))
-        found = (re.search(r'epoch_(\d+)\.pth$', path) for path in files)
+        files = glob.glob(osp.join(glob.escape(self.work_dir), f'*{unit}_*.pth'))
+        found = (re.search(rf'{unit}_(\d+)\.pth$', path) for path in files)
         return [int(match[1]) for match in found if match]
 
     @property
@@ -347,9 +350,12 @@ def _add_session(record: RunRecord, lines: list[Record], by_epoch: bool) -> None
         if _is_training_step(line):
             steps.append(line)
             continue
-        if not by_epoch and steps:
+        if not by_epoch:
             # By default mmengine numbers validations by epochs, also where there are none.
-            line = {**line, 'step': max(line['step'], steps[-1]['step'])}
+            logged = (steps or record.train)[-1:]
+            after = max([line['step'], *(one['step'] for one in logged)])
+            before = [one['step'] for one in validations[-1:]]
+            line = {**line, 'step': _validated_iteration(record.config, after, *before)}
         validations.append(line)
     if steps:
         record.train = _without_repeated(record.train, steps[0]['step']) + steps
@@ -359,6 +365,23 @@ def _add_session(record: RunRecord, lines: list[Record], by_epoch: bool) -> None
     if validations:
         first = min(line['step'] for line in validations)
         record.val = _without_repeated(record.val, first) + validations
+
+
+def _validated_iteration(config: dict[str, Any], logged: int, before: int = 0) -> int:
+    """The iteration of a validation, which comes after the last that was logged.
+
+    Args:
+        config (dict): That of the training.
+        logged (int): The last iteration that was logged before it.
+        before (int): Iteration of the validation before it. Defaults to 0.
+    """
+    loop = config.get('train_cfg')
+    loop = loop if isinstance(loop, dict) else {}
+    interval = loop.get('val_interval')
+    if not isinstance(interval, int) or interval < 1:
+        return logged
+    iteration = math.ceil(max(logged, before + 1) / interval) * interval
+    return min(iteration, loop.get('max_iters', iteration))  # the last one may come earlier
 
 
 def _without_repeated(records: list[Record], first: float) -> list[Record]:

@@ -68,6 +68,24 @@ def test_validations_that_mmengine_numbers_by_epochs(tmp_path):
     assert record.metric('accuracy/top1') == [(100, 40.0), (200, 51.0)]
 
 
+def test_validations_between_the_lines_of_the_log(tmp_path):
+    """A log line every 10 iterations, a validation every 7, and the last after 25."""
+    config = 'train_cfg = dict(max_iters=25, val_interval=7)\n'
+    first = [validation(0, 40.0), step(1, 10), validation(0, 50.0), step(1, 20)]
+    write_session(tmp_path, '20260101_000000', first, config)
+    # It was killed in its third validation, which the next start repeats.
+    write_session(tmp_path, '20260101_010000', [validation(0, 51.0), validation(0, 52.0)], config)
+    (tmp_path / '20260101_010000' / 'vis_data' / 'config.py').write_text(config)
+    record = read_run(str(tmp_path))
+    assert record.metric('accuracy/top1') == [(7, 40.0), (14, 50.0), (21, 51.0), (25, 52.0)]
+    assert record.position == (25, 25)
+    unfinished = tmp_path / 'unfinished'
+    write_session(unfinished, '20260101_000000', first, config)
+    assert read_run(str(unfinished)).position == (20, 25)
+    (unfinished / 'interrupted_iter_23.pth').touch()
+    assert read_run(str(unfinished)).position == (23, 25)
+
+
 def test_length_and_cost(tmp_path):
     records = [step(1, 10, time=0.5, data_time=0.1), step(2, 30, time=0.25, data_time=0.2)]
     write_session(tmp_path, '20260101_000000', records, 'train_cfg = dict(max_epochs=3)\n')
