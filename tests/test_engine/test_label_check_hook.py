@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Labels outside of the model's classes are found before training."""
 
+import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -109,10 +111,11 @@ def test_classes_that_the_annotations_do_not_have():
         cat_ids = (1, 4)
         ann_file = 'instances.json'
 
-    with pytest.raises(
-        InputError, match=r'cat, dog, cow, the annotation file "instances.json" .* 2'
-    ):
-        run(model(3), [detection(0)], data=Coco)
+    for Coco.cat_ids in ((1, 4), (1, -2, 4)):  # labels by name have numbers for all classes
+        with pytest.raises(
+            InputError, match=r'cat, dog, cow, the annotation file "instances.json" .* 2'
+        ):
+            run(model(3), [detection(0)], data=Coco)
 
 
 def test_validation_with_other_classes():
@@ -239,6 +242,48 @@ def test_classes_inside_of_wrappers():
         run(model(3), [detection(0)], data=lambda samples: Wrapper(Coco(samples)))
     with pytest.raises(InputError, match='the validation set dog, cat, cow'):
         run(model(3), [detection(0)], val=Wrapper(Other([detection(0)])))
+
+
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Wrapper])
+def test_categories_with_labels_of_other_classes(wrap, tmp_path):
+    """mmdet's data sets, and own ones, number the categories in the order of the file."""
+
+    class Coco(Data):
+        cat_ids = (3, 5, 9)
+        ann_file = str(tmp_path / 'instances.json')
+
+    def categories(*names):
+        parts = [dict(id=number, name=name) for number, name in zip((3, 5, 9, 4), names)]
+        content = dict(images=[], annotations=[], categories=parts)
+        (tmp_path / 'instances.json').write_text(json.dumps(content))
+
+    Coco.cat2label = {3: 0, 5: 1, 9: 2}
+    message = (
+        r'^A Coco gives the category "dog" of ".*instances\.json" the label 0, which is "cat" of '
+        'the classes cat, dog, cow: sort `metainfo.classes`'
+    )
+    for labels, names, fits in (
+        ({3: 0, 5: 1, 9: 2}, ('cat', 'dog', 'cow', 'emu'), True),
+        ({3: 0, 5: 1, 9: 2}, ('dog', 'cat', 'cow'), False),
+        ({3: 1, 5: 0, 9: 2}, ('dog', 'cat', 'cow'), True),
+        # Data with other names than those of its class, such as another version of LVIS.
+        ({3: 0, 5: 1, 9: 2}, ('Cat', 'Dog', 'cow'), True),
+    ):
+        Coco.cat2label = labels
+        categories(*names)
+        data = wrap(Coco([detection(0)]))
+        runner = SimpleNamespace(
+            model=model(3),
+            test_dataloader=SimpleNamespace(dataset=data),
+            test_evaluator=SimpleNamespace(metrics=[]),
+        )
+        for check in (
+            lambda data=data: run(model(3), [0], data=lambda samples: data),
+            lambda data=data: run(model(3), [detection(0)], val=data),
+            lambda runner=runner: LabelCheckHook().before_test(runner),
+        ):
+            with nullcontext() if fits else pytest.raises(InputError, match=message):
+                check()
 
 
 def test_images_are_mixed_for_all_classes():

@@ -13,6 +13,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import checkpoint_classes, dataset_classes, shorten
+from mtkdrl_mm.utils.data_checks import find_coco_categories
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
@@ -57,9 +58,11 @@ class LabelCheckHook(Hook):
             )
         heads = heads_with_classes(runner)
         self._check_classes(runner, heads)
+        check_category_labels(dataset)
         classified = check_image_labels(dataset, heads)
         if runner.val_loop is not None:
             check_image_labels(runner.val_dataloader.dataset, heads)
+            check_category_labels(runner.val_dataloader.dataset)
         if not heads or classified:
             return
         count = min(self.num_samples, len(dataset))
@@ -96,6 +99,7 @@ class LabelCheckHook(Hook):
         """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
         check_image_labels(dataset, heads_with_classes(runner))
+        check_category_labels(dataset)
         _follow_categories(runner.test_evaluator, dataset)
 
     @staticmethod
@@ -107,10 +111,12 @@ class LabelCheckHook(Hook):
             return
         for part in built_datasets(dataset):
             known = getattr(part, 'cat_ids', None)
-            if known is not None and len(known) < len(classes):
+            # Those of a data set with labels by name are negative where the file lacks a class.
+            count = len(classes) if known is None else sum(number >= 0 for number in known)
+            if count < len(classes):
                 raise InputError(
                     f'Of the classes {shorten(classes)}, the annotation file '
-                    f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Use '
+                    f'"{getattr(part, "ann_file", None)}" has only {count}. Use '
                     'the names of its `categories` in `metainfo.classes` of the data sets.'
                 )
         wrong = [(key, number) for key, number, _ in heads if number != len(classes)]
@@ -236,6 +242,38 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
         f'0 to {count - 1}. The first image with such a label is "{osp.normpath(str(first))}". '
         f'{advice}'
     )
+
+
+def check_category_labels(dataset: Any) -> None:
+    """Compare the labels of COCO's categories with the classes, by name.
+
+    mmdet's data sets and those derived from them number the categories in the
+    order of the annotation file.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+
+    Raises:
+        InputError: If a category has the label of another class.
+    """
+    for part in built_datasets(dataset):
+        classes, numbers = dataset_classes(part), getattr(part, 'cat2label', None)
+        # The XML data sets of mmdet have labels by name here.
+        if classes is None or not isinstance(numbers, dict) or not hasattr(part, 'cat_ids'):
+            continue
+        path = getattr(part, 'ann_file', None)
+        for number, name in find_coco_categories(path) or ():
+            label = numbers.get(number)
+            if label is None or name not in classes or classes.index(name) == label:
+                continue
+            other = f'"{classes[label]}"' if label < len(classes) else 'none'
+            raise InputError(
+                f'A {type(part).__name__} gives the category "{name}" of "{path}" the label '
+                f'{label}, which is {other} of the classes {shorten(classes)}: sort '
+                '`metainfo.classes` of all data sets and the `categories` of all files alike, or '
+                'derive the class from mtkdrl_mm.datasets.coco_by_names.CocoByNames, whose labels '
+                'are by name.'
+            )
 
 
 def compare_classes(classes: list[str], dataset: Any, which: str) -> None:
