@@ -294,30 +294,38 @@ def test_images_are_mixed_for_all_classes():
         run(network, [0], data=Classified)
 
 
-def test_metric_follows_the_names():
-    """COCO sorts its table by the ids of categories, which may be in another order."""
-    from mmdet.datasets.api_wrappers import COCO
+def test_metrics_follow_the_data_set():
+    """Before training, where what does not fit costs nothing, and before what they evaluate."""
 
-    api = COCO()
-    api.dataset = dict(
-        images=[dict(id=1)],
-        annotations=[dict(id=i, image_id=1, category_id=number) for i, number in ((1, 7), (2, 5))],
-        categories=[dict(id=5, name='dog'), dict(id=7, name='cat'), dict(id=9, name='emu')],
-    )
-    api.createIndex()
-    metric = SimpleNamespace(cat_ids=None, _coco_api=api, outfile_prefix=None)
-    dataset = Data([detection(0)])
-    dataset.category_ids = dict(cat=7, cow=-2, dog=5)
-    runner = SimpleNamespace(
-        val_evaluator=SimpleNamespace(metrics=[SimpleNamespace(), metric]),
-        val_dataloader=SimpleNamespace(dataset=dataset),
-    )
-    for _ in range(2):  # every validation
-        LabelCheckHook().before_val(runner)
-    assert metric.cat_ids == [0, 1, 2]
-    assert [annotation['category_id'] for annotation in api.loadAnns([1, 2])] == [0, 2]
-    assert [category['name'] for category in api.loadCats([0, 1, 2])] == ['cat', 'cow', 'dog']
-    # What is written for others keeps the ids of the file.
-    metric.cat_ids, metric.outfile_prefix = None, 'out'
-    LabelCheckHook().before_val(runner)
-    assert metric.cat_ids == [7, -2, 5]
+    class Detected(Data):
+        def get_data_info(self, index):
+            return dict(img_id=self[index])
+
+    def runner():
+        api = SimpleNamespace(
+            imgs={number: {} for number in (3, 5, 8)},
+            dataset=dict(categories=[dict(id=6, name='dog'), dict(id=2, name='cat')]),
+            cats={},
+        )
+        metric = SimpleNamespace(cat_ids=None, img_ids=None, _coco_api=api)
+        loader = SimpleNamespace(dataset=Detected([8, 3]))
+        evaluator = SimpleNamespace(metrics=[SimpleNamespace(), metric])
+        return metric, SimpleNamespace(
+            model=model(3),
+            train_dataloader=SimpleNamespace(dataset=Data([detection(0)])),
+            val_loop=object(),
+            val_dataloader=loader,
+            val_evaluator=evaluator,
+            test_dataloader=loader,
+            test_evaluator=evaluator,
+        )
+
+    for stage in ('before_train', 'before_val', 'before_test'):
+        metric, run_of_it = runner()
+        getattr(LabelCheckHook(), stage)(run_of_it)
+        assert metric.img_ids == [8, 3]
+        assert [metric.cat_ids[label] for label in range(3)] == [2, 6, -3]
+    metric, run_of_it = runner()
+    run_of_it.val_dataloader.dataset[1] = 4
+    with pytest.raises(InputError, match=r'^1 of 2 images are not in .* of val_evaluator \(Simpl'):
+        LabelCheckHook().before_train(run_of_it)

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
 from mtkdrl_mm.datasets import built_datasets
+from mtkdrl_mm.evaluation.align_metrics import align_metrics
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
@@ -27,9 +28,8 @@ class LabelCheckHook(Hook):
     classifiers. For detectors and segmentors it reads a few images with their
     labels from the training set, through the pipeline. Without this check, such
     labels end in an index error inside a loss or at the first evaluation, in a
-    device assertion, or in wrong results. Before a validation it passes the
-    categories of a data set with labels by name to mmdet's metric. It saves
-    nothing.
+    device assertion, or in wrong results. It also lets metrics that read a
+    COCO file evaluate the images and classes of the data set. It saves nothing.
 
     Args:
         num_samples (int): Number of images that are read, spread evenly over
@@ -37,7 +37,8 @@ class LabelCheckHook(Hook):
 
     Raises:
         InputError: If the training set is empty, a file is missing, classes
-            disagree, or a label is outside of the model's classes.
+            disagree, a label is outside of the model's classes, or the file of
+            a metric lacks an image.
     """
 
     priority = 'NORMAL'
@@ -63,6 +64,10 @@ class LabelCheckHook(Hook):
         if runner.val_loop is not None:
             check_image_labels(runner.val_dataloader.dataset, heads)
             check_category_labels(runner.val_dataloader.dataset)
+            # What does not fit is refused before the first epoch.
+            align_metrics(
+                getattr(runner, 'val_evaluator', None), runner.val_dataloader.dataset, 'val'
+            )
         if not heads or classified:
             return
         count = min(self.num_samples, len(dataset))
@@ -92,15 +97,15 @@ class LabelCheckHook(Hook):
             compare_classes(classes, loop.dataloader.dataset, 'test')
 
     def before_val(self, runner: Runner) -> None:
-        """Pass the categories of the data set to the metrics."""
-        _follow_categories(runner.val_evaluator, runner.val_dataloader.dataset)
+        """Let the metrics evaluate the images and classes of the data set."""
+        align_metrics(runner.val_evaluator, runner.val_dataloader.dataset, 'val')
 
     def before_test(self, runner: Runner) -> None:
         """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
         check_image_labels(dataset, heads_with_classes(runner))
         check_category_labels(dataset)
-        _follow_categories(runner.test_evaluator, dataset)
+        align_metrics(runner.test_evaluator, dataset, 'test')
 
     @staticmethod
     def _check_classes(runner: Runner, heads: list[tuple[str, int, int]]) -> None:
@@ -296,33 +301,3 @@ def compare_classes(classes: list[str], dataset: Any, which: str) -> None:
                 'classes in the same order for both: in `metainfo.classes` if labels are read by '
                 'name (class folders, COCO, mmseg), else in the annotation files.'
             )
-
-
-def _follow_categories(evaluator: Any, dataset: Any) -> None:
-    """Pass the categories of a data set with labels by name to mmdet's metrics."""
-    found = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
-    if len(found) != 1 or found[0] is None:
-        return
-    ids = list(found[0].values())
-    for metric in evaluator.metrics:
-        if getattr(metric, 'cat_ids', ()) is not None:
-            continue  # another kind of metric, or the categories are set
-        metric.cat_ids = ids
-        api: Any = getattr(metric, '_coco_api', None)
-        # COCO's table is sorted by category id, mmdet labels its rows by class index.
-        if api is not None and ids != sorted(map(abs, ids)) and not metric.outfile_prefix:
-            metric.cat_ids = list(range(len(ids)))
-            _number_by_label(api, found[0])
-
-
-def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
-    """Renumber COCO's categories by label; other categories follow."""
-    labels = {number: label for label, number in enumerate(category_ids.values())}
-    for annotation in api.dataset['annotations']:
-        number = annotation['category_id']
-        annotation['category_id'] = labels.get(number, len(labels) + number)
-    api.dataset['categories'] = [
-        dict(id=label, name=name) for label, name in enumerate(category_ids)
-    ]
-    api.createIndex()
-    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
