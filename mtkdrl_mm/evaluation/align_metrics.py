@@ -7,6 +7,7 @@ from typing import Any
 
 from mtkdrl_mm.datasets import built_datasets
 from mtkdrl_mm.utils.class_names import dataset_classes, shorten
+from mtkdrl_mm.utils.data_checks import check_category_names
 from mtkdrl_mm.utils.errors import InputError
 
 # These need more than `cat_ids` for their categories, and take them from the file.
@@ -108,6 +109,8 @@ def _check_images(paths: dict[Any, str], api: Any, key: str, dataset: Any) -> No
 def _category_ids(labels: set[int], api: Any, key: str, classes: Sequence[str]) -> CategoryIds:
     """The ids of the classes in the metric's file, by name."""
     categories = api.dataset['categories']
+    names = [part['name'] for part in categories]
+    check_category_names(names, classes, f'The annotation file of {key}')
     ids = {part['name']: part['id'] for part in categories if part['name'] in classes}
     lacking = [name for label, name in enumerate(classes) if name not in ids]
     # The file may lack a class of which there is no object in these images.
@@ -115,9 +118,8 @@ def _category_ids(labels: set[int], api: Any, key: str, classes: Sequence[str]) 
     if wrong:
         raise InputError(
             f'The annotation file of {key} lacks {shorten(wrong)} of the classes '
-            f'{shorten(classes)}; its `categories` are '
-            f'{shorten(part["name"] for part in categories)}: set its `ann_file` to the '
-            'annotations of the data set, or rename the categories.'
+            f'{shorten(classes)}; its `categories` are {shorten(names)}: set its `ann_file` to '
+            'the annotations of the data set, or rename the categories.'
         )
     for name in lacking:
         # No category of a file has a negative id.

@@ -7,6 +7,8 @@ import mmap
 import os
 import os.path as osp
 import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from .class_names import shorten
 from .data_settings import evaluators, loader_datasets
 from .errors import InputError
 
@@ -166,6 +169,27 @@ def find_coco_categories(path: Any) -> list[tuple[Any, str]] | None:
         return None
     categories, problem = _categories(path, os.stat(path).st_mtime_ns)
     return None if problem else categories
+
+
+def check_category_names(names: Iterable[str], classes: Sequence[str], where: str) -> None:
+    """Check that no class is the name of several categories of a COCO file.
+
+    Args:
+        names (Iterable[str]): The names of all categories.
+        classes (Sequence[str]): The names that are used.
+        where (str): The file, for the message.
+
+    Raises:
+        InputError: If a class is.
+    """
+    counts = Counter(names)
+    twice = [name for name in dict.fromkeys(classes) if counts[name] > 1]
+    if twice:
+        raise InputError(
+            f'{where} has several `categories` with the name {shorten(twice)}, and the objects of '
+            'only one would be used: give the same `category_id` to the objects of all, and '
+            'remove the other categories.'
+        )
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 """Labels outside of the model's classes are found before training."""
 
 import json
+import logging
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -284,6 +285,61 @@ def test_categories_with_labels_of_other_classes(wrap, tmp_path):
         ):
             with nullcontext() if fits else pytest.raises(InputError, match=message):
                 check()
+
+
+def test_a_name_of_several_categories(tmp_path):
+    class Coco(Data):
+        cat_ids, cat2label = (3, 5, 9), {3: 0, 5: 1, 9: 2}
+        ann_file = str(tmp_path / 'instances.json')
+
+    for names, message in (
+        (('cat', 'dog', 'cow', 'cat'), r'^".*instances\.json" has several .* with the name cat, '),
+        (('cat', 'dog', 'cow', 'emu', 'emu'), None),  # emus are not used
+    ):
+        parts = [dict(id=number, name=name) for number, name in zip((3, 5, 9, 2, 4), names)]
+        content = json.dumps(dict(images=[], annotations=[], categories=parts))
+        (tmp_path / 'instances.json').write_text(content)
+        with pytest.raises(InputError, match=message) if message else nullcontext():
+            run(model(3), [detection(0)], data=Coco)
+
+
+class Boxes(Data):
+    """Labels of the boxes of every image, those to be ignored as strings."""
+
+    def __getitem__(self, index):
+        return detection(*map(int, super().__getitem__(index)))
+
+    def get_data_info(self, index):
+        labels = super().__getitem__(index)
+        boxes = [dict(bbox_label=int(x), ignore_flag=int(isinstance(x, str))) for x in labels]
+        return dict(img_id=index, instances=boxes)
+
+
+class Repeated(Wrapper):
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Repeated])
+def test_classes_without_an_object(wrap, caplog):
+    """Objects whose names are written otherwise are left out by mmdet without a word."""
+
+    def warnings(*labels):
+        caplog.clear()
+        runner = SimpleNamespace(
+            train_dataloader=SimpleNamespace(dataset=wrap(Boxes(labels))),
+            val_loop=None,
+            model=model(3),
+            logger=logging.getLogger('test'),
+        )
+        LabelCheckHook().before_train(runner)
+        return [record.getMessage() for record in caplog.records]
+
+    start = 'The training set has no object of 2 of its classes: dog, cow. Objects of other names'
+    (message,) = warnings([0], [], [0, '2'])
+    assert message.startswith(start)
+    assert warnings([0], [2], [1, 0]) == []
+    assert warnings([0, 2, 1], []) == []
 
 
 def test_images_are_mixed_for_all_classes():

@@ -143,6 +143,11 @@ def test_what_does_not_fit_is_refused(metric):
         else:
             with pytest.raises(InputError, match=message):
                 align_metrics(evaluator, data, 'val')
+    made = metric(images, [*categories, (3, 'cat')])
+    with pytest.raises(
+        InputError, match=r'CocoMetric\) has several `categories` with the name cat'
+    ):
+        align_metrics(SimpleNamespace(metrics=[made]), Data([(1, 0), (2, 1)]), 'val')
     made = metric(images, categories)
     made._coco_api.imgs[2]['file_name'] = 'others/7.png'
     with pytest.raises(InputError, match=r'id 2 is "images/2\.png" .* and "others/7\.png" in the'):

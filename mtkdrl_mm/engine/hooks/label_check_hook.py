@@ -5,6 +5,7 @@ import os.path as osp
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
@@ -14,7 +15,7 @@ from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import checkpoint_classes, dataset_classes, shorten
-from mtkdrl_mm.utils.data_checks import find_coco_categories
+from mtkdrl_mm.utils.data_checks import check_category_names, find_coco_categories
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
@@ -29,7 +30,8 @@ class LabelCheckHook(Hook):
     labels from the training set, through the pipeline. Without this check, such
     labels end in an index error inside a loss or at the first evaluation, in a
     device assertion, or in wrong results. It also lets metrics that read a
-    COCO file evaluate the images and classes of the data set. It saves nothing.
+    COCO file evaluate the images and classes of the data set, and warns of
+    classes without any object in the training set. It saves nothing.
 
     Args:
         num_samples (int): Number of images that are read, spread evenly over
@@ -67,6 +69,14 @@ class LabelCheckHook(Hook):
             # What does not fit is refused before the first epoch.
             align_metrics(
                 getattr(runner, 'val_evaluator', None), runner.val_dataloader.dataset, 'val'
+            )
+        # Every process would find the same.
+        lacking = classes_without_objects(dataset) if is_main_process() else []
+        if lacking:
+            runner.logger.warning(
+                f'The training set has no object of {len(lacking)} of its classes: '
+                f'{shorten(lacking)}. Objects of other names are left out: are the names in '
+                '`metainfo.classes` written as in the annotations?'
             )
         if not heads or classified:
             return
@@ -249,6 +259,32 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
     )
 
 
+def classes_without_objects(dataset: Any) -> list[str]:
+    """List the classes of which a data set for detection has no object to learn from.
+
+    No image is read.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+
+    Returns:
+        list[str]: Their names; none for other kinds of data sets.
+    """
+    classes = dataset_classes(dataset) or []
+    lacking = set(range(len(classes)))
+    for part in built_datasets(dataset):
+        if not hasattr(part, 'get_data_info'):
+            return []
+        for index in range(len(part)):
+            boxes = part.get_data_info(index).get('instances')
+            if boxes is None:
+                return []
+            lacking -= {box.get('bbox_label') for box in boxes if not box.get('ignore_flag')}
+            if not lacking:
+                return []
+    return [classes[label] for label in sorted(lacking)]
+
+
 def check_category_labels(dataset: Any) -> None:
     """Compare the labels of COCO's categories with the classes, by name.
 
@@ -259,7 +295,8 @@ def check_category_labels(dataset: Any) -> None:
         dataset (Dataset): A data set or a wrapper, built.
 
     Raises:
-        InputError: If a category has the label of another class.
+        InputError: If a category has the label of another class, or several
+            have the name of a class.
     """
     for part in built_datasets(dataset):
         classes, numbers = dataset_classes(part), getattr(part, 'cat2label', None)
@@ -267,7 +304,9 @@ def check_category_labels(dataset: Any) -> None:
         if classes is None or not isinstance(numbers, dict) or not hasattr(part, 'cat_ids'):
             continue
         path = getattr(part, 'ann_file', None)
-        for number, name in find_coco_categories(path) or ():
+        categories = find_coco_categories(path) or []
+        check_category_names([name for _, name in categories], classes, f'"{path}"')
+        for number, name in categories:
             label = numbers.get(number)
             if label is None or name not in classes or classes.index(name) == label:
                 continue
