@@ -48,17 +48,21 @@ def align_metrics(evaluator: Any, dataset: Any, split: str) -> None:
         split (str): "val" or "test", for messages.
 
     Raises:
-        InputError: If an image or a class of the data set is not in the file.
+        InputError: If an image or a class of the data set is not in the file,
+            or a metric has no annotations at all.
     """
     for metric in getattr(evaluator, 'metrics', ()):
         kinds = {cls.__name__ for cls in type(metric).__mro__}
         api = getattr(metric, '_lvis_api', None) or getattr(metric, '_coco_api', None)
         # A panoptic metric reads the images of the predictions alone.
-        if api is None or 'CocoPanopticMetric' in kinds or not hasattr(metric, 'img_ids'):
+        if 'CocoPanopticMetric' in kinds or not hasattr(metric, 'img_ids'):
+            continue
+        key = f'{split}_evaluator ({type(metric).__name__})'
+        if api is None:
+            _check_annotations(dataset, key)
             continue
         if metric.img_ids is not None or not hasattr(dataset, 'get_data_info'):
             continue
-        key = f'{split}_evaluator ({type(metric).__name__})'
         paths, labels = _contents(dataset, key)
         if not paths:
             continue
@@ -67,6 +71,19 @@ def align_metrics(evaluator: Any, dataset: Any, split: str) -> None:
         classes = dataset_classes(next(built_datasets(dataset)))
         if metric.cat_ids is None and classes and not kinds.intersection(_OWN_CATEGORIES):
             metric.cat_ids = _category_ids(labels, api, key, classes)
+
+
+def _check_annotations(dataset: Any, key: str) -> None:
+    """Refuse a pipeline without the annotations that a metric without a file needs."""
+    for part in built_datasets(dataset):
+        for transform in getattr(getattr(part, 'pipeline', None), 'transforms', ()):
+            packs = type(transform).__name__ == 'PackDetInputs'
+            if packs and 'instances' not in transform.meta_keys:
+                raise InputError(
+                    f'{key} has no annotations: set its `ann_file` to those of the data set, '
+                    f'"{getattr(part, "ann_file", "")}", or add "instances" to the `meta_keys` of '
+                    "PackDetInputs in the data set's pipeline."
+                )
 
 
 def _contents(dataset: Any, key: str) -> tuple[dict[Any, str], set[int]]:

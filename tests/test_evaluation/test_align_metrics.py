@@ -3,6 +3,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -114,6 +115,25 @@ def test_annotations_of_the_data_set_itself():
     for _ in range(2):
         found = results(made, data, badly_found=[2])
         assert [found[f'{name}_precision'] for name in ('cat', 'dog', 'emu')] == [1, 1, 0]
+
+
+def test_no_annotations_at_all():
+    """mmdet finds out after the first epoch, by an assertion."""
+    from mmdet.datasets.transforms import PackDetInputs
+
+    evaluator = SimpleNamespace(metrics=[pytest.importorskip('mmdet.evaluation').CocoMetric()])
+    data = Data([(1, 0)])
+    for keys in (('img_id', 'instances'), ('img_id',)):
+        data.pipeline = SimpleNamespace(transforms=[PackDetInputs(meta_keys=keys)])
+        with (
+            nullcontext()
+            if 'instances' in keys
+            else pytest.raises(
+                InputError,
+                match=r'^test_evaluator \(CocoMetric\) has no .* the data set, "val\.json"',
+            )
+        ):
+            align_metrics(evaluator, data, 'test')
 
 
 def test_what_does_not_fit_is_refused(metric):
