@@ -34,8 +34,3 @@ class CocoByNames(CocoDataset):
     """
 
     COCOAPI = _CocoInOrder
-
-    @property
-    def category_ids(self) -> dict[str, int]:
-        """Category ids of the classes, in the order of the labels; negative if missing."""
-        return dict(zip(self.metainfo['classes'], self.cat_ids))

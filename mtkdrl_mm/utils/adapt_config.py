@@ -14,7 +14,13 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
 from .class_names import class_names, find_class_folders, order_class_folders, shorten
-from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
+from .data_checks import (
+    dataset_class,
+    is_coco_dataset,
+    list_file,
+    read_coco_categories,
+    split_folder,
+)
 from .data_settings import LOADERS, loader_datasets
 from .errors import InputError, check_flag
 from .hook_configs import hook_configs, hook_name
@@ -144,8 +150,8 @@ def adapt_classes(
             if order is None and lists:
                 _refuse_unnamed(key, dataset, scope, lists)
             _adapt_folders(key, dataset, cls, order, trained_by_folders=bool(folders))
-        if str(dataset.get('type')).endswith('CocoDataset'):
-            _adapt_coco(key, dataset, training)
+        if is_coco_dataset(cls):
+            _adapt_coco(key, dataset, cls, training)
 
 
 def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
@@ -360,18 +366,45 @@ def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], sour
 
 
 def _adapt_coco(
-    key: str, dataset: dict[str, Any], training: list[tuple[str, dict[str, Any]]]
+    key: str, dataset: dict[str, Any], cls: Any, training: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Use labels by category name if mmdet's numbering would differ."""
-    classes = class_names(dataset.get('metainfo'))
+    """Use labels by category name if mmdet's numbering would differ.
+
+    A class that is derived from mmdet's stays as it is: its labels are compared with the names
+    when it is built, by ``LabelCheckHook``.
+    """
+    from mmdet.datasets import CocoDataset
+
+    metainfo = dataset.get('metainfo') or {}
+    classes = class_names(metainfo)
+    # LVIS and others number all categories of their files, by other names than those of METAINFO.
+    if 'classes' not in metainfo and cls.load_data_list is CocoDataset.load_data_list:
+        classes = class_names(cls.METAINFO)
     path = list_file(dataset)
-    if classes is None or path is None or not osp.isfile(path):
+    if classes is None or path is None:
         return
-    categories = read_coco_categories(key, path)
-    if categories is None:
-        return
-    lacking = [name for name in classes if name not in categories]
-    if not any(dataset is other for _, other in training):
+    categories = read_coco_categories(key, path) if osp.isfile(path) else None
+    if categories is not None:
+        _check_categories(key, dataset, path, classes, categories, training)
+    ordered = [name for name in categories or () if name in classes]
+    if cls is CocoDataset and ordered != classes:
+        # Also where the file cannot be read here: these labels are right for any order.
+        import mtkdrl_mm.datasets.coco_by_names  # noqa: F401
+
+        dataset['type'] = 'mtkdrl_mm.CocoByNames'
+
+
+def _check_categories(
+    key: str,
+    dataset: dict[str, Any],
+    path: str,
+    classes: Sequence[str],
+    categories: Sequence[str],
+    training: list[tuple[str, dict[str, Any]]],
+) -> None:
+    """Refuse a COCO file whose categories are not the classes."""
+    trains = any(dataset is other for _, other in training)
+    if not trains:
         known = set(classes)
         for name, other in training:
             other_path = list_file(other)
@@ -384,14 +417,10 @@ def _adapt_coco(
                 f'which the training data does not have; its classes are {shorten(classes)}. '
                 'Rename them in the file, or remove them.'
             )
-    if lacking and (len(lacking) == len(classes) or any(dataset is d for _, d in training)):
+    lacking = [name for name in classes if name not in categories]
+    if lacking and (len(lacking) == len(classes) or trains):
         raise InputError(
             f'Of the classes {shorten(classes)}, the annotation file "{path}" ({key}) lacks '
             f'{shorten(lacking)}; its `categories` are {shorten(categories)}. Use '
             'the names of its `categories` in `metainfo.classes` of all data sets.'
         )
-    if [name for name in categories if name in classes] == list(classes):
-        return
-    import mtkdrl_mm.datasets.coco_by_names  # noqa: F401
-
-    dataset['type'] = 'mtkdrl_mm.CocoByNames'

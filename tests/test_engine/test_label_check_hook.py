@@ -1,6 +1,9 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Labels outside of the model's classes are found before training."""
 
+import json
+import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -109,10 +112,11 @@ def test_classes_that_the_annotations_do_not_have():
         cat_ids = (1, 4)
         ann_file = 'instances.json'
 
-    with pytest.raises(
-        InputError, match=r'cat, dog, cow, the annotation file "instances.json" .* 2'
-    ):
-        run(model(3), [detection(0)], data=Coco)
+    for Coco.cat_ids in ((1, 4), (1, -2, 4)):  # labels by name have numbers for all classes
+        with pytest.raises(
+            InputError, match=r'cat, dog, cow, the annotation file "instances.json" .* 2'
+        ):
+            run(model(3), [detection(0)], data=Coco)
 
 
 def test_validation_with_other_classes():
@@ -241,6 +245,103 @@ def test_classes_inside_of_wrappers():
         run(model(3), [detection(0)], val=Wrapper(Other([detection(0)])))
 
 
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Wrapper])
+def test_categories_with_labels_of_other_classes(wrap, tmp_path):
+    """mmdet's data sets, and own ones, number the categories in the order of the file."""
+
+    class Coco(Data):
+        cat_ids = (3, 5, 9)
+        ann_file = str(tmp_path / 'instances.json')
+
+    def categories(*names):
+        parts = [dict(id=number, name=name) for number, name in zip((3, 5, 9, 4), names)]
+        content = dict(images=[], annotations=[], categories=parts)
+        (tmp_path / 'instances.json').write_text(json.dumps(content))
+
+    Coco.cat2label = {3: 0, 5: 1, 9: 2}
+    message = (
+        r'^A Coco gives the category "dog" of ".*instances\.json" the label 0, which is "cat" of '
+        'the classes cat, dog, cow: sort `metainfo.classes`'
+    )
+    for labels, names, fits in (
+        ({3: 0, 5: 1, 9: 2}, ('cat', 'dog', 'cow', 'emu'), True),
+        ({3: 0, 5: 1, 9: 2}, ('dog', 'cat', 'cow'), False),
+        ({3: 1, 5: 0, 9: 2}, ('dog', 'cat', 'cow'), True),
+        # Data with other names than those of its class, such as another version of LVIS.
+        ({3: 0, 5: 1, 9: 2}, ('Cat', 'Dog', 'cow'), True),
+    ):
+        Coco.cat2label = labels
+        categories(*names)
+        data = wrap(Coco([detection(0)]))
+        runner = SimpleNamespace(
+            model=model(3),
+            test_dataloader=SimpleNamespace(dataset=data),
+            test_evaluator=SimpleNamespace(metrics=[]),
+        )
+        for check in (
+            lambda data=data: run(model(3), [0], data=lambda samples: data),
+            lambda data=data: run(model(3), [detection(0)], val=data),
+            lambda runner=runner: LabelCheckHook().before_test(runner),
+        ):
+            with nullcontext() if fits else pytest.raises(InputError, match=message):
+                check()
+
+
+def test_a_name_of_several_categories(tmp_path):
+    class Coco(Data):
+        cat_ids, cat2label = (3, 5, 9), {3: 0, 5: 1, 9: 2}
+        ann_file = str(tmp_path / 'instances.json')
+
+    for names, message in (
+        (('cat', 'dog', 'cow', 'cat'), r'^".*instances\.json" has several .* with the name cat, '),
+        (('cat', 'dog', 'cow', 'emu', 'emu'), None),  # emus are not used
+    ):
+        parts = [dict(id=number, name=name) for number, name in zip((3, 5, 9, 2, 4), names)]
+        content = json.dumps(dict(images=[], annotations=[], categories=parts))
+        (tmp_path / 'instances.json').write_text(content)
+        with pytest.raises(InputError, match=message) if message else nullcontext():
+            run(model(3), [detection(0)], data=Coco)
+
+
+class Boxes(Data):
+    """Labels of the boxes of every image, those to be ignored as strings."""
+
+    def __getitem__(self, index):
+        return detection(*map(int, super().__getitem__(index)))
+
+    def get_data_info(self, index):
+        labels = super().__getitem__(index)
+        boxes = [dict(bbox_label=int(x), ignore_flag=int(isinstance(x, str))) for x in labels]
+        return dict(img_id=index, instances=boxes)
+
+
+class Repeated(Wrapper):
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Repeated])
+def test_classes_without_an_object(wrap, caplog):
+    """Objects whose names are written otherwise are left out by mmdet without a word."""
+
+    def warnings(*labels):
+        caplog.clear()
+        runner = SimpleNamespace(
+            train_dataloader=SimpleNamespace(dataset=wrap(Boxes(labels))),
+            val_loop=None,
+            model=model(3),
+            logger=logging.getLogger('test'),
+        )
+        LabelCheckHook().before_train(runner)
+        return [record.getMessage() for record in caplog.records]
+
+    start = 'The training set has no object of 2 of its classes: dog, cow. Objects of other names'
+    (message,) = warnings([0], [], [0, '2'])
+    assert message.startswith(start)
+    assert warnings([0], [2], [1, 0]) == []
+    assert warnings([0, 2, 1], []) == []
+
+
 def test_images_are_mixed_for_all_classes():
     network = model(3)
     network.data_preprocessor = nn.Module()
@@ -249,30 +350,38 @@ def test_images_are_mixed_for_all_classes():
         run(network, [0], data=Classified)
 
 
-def test_metric_follows_the_names():
-    """COCO sorts its table by the ids of categories, which may be in another order."""
-    from mmdet.datasets.api_wrappers import COCO
+def test_metrics_follow_the_data_set():
+    """Before training, where what does not fit costs nothing, and before what they evaluate."""
 
-    api = COCO()
-    api.dataset = dict(
-        images=[dict(id=1)],
-        annotations=[dict(id=i, image_id=1, category_id=number) for i, number in ((1, 7), (2, 5))],
-        categories=[dict(id=5, name='dog'), dict(id=7, name='cat'), dict(id=9, name='emu')],
-    )
-    api.createIndex()
-    metric = SimpleNamespace(cat_ids=None, _coco_api=api, outfile_prefix=None)
-    dataset = Data([detection(0)])
-    dataset.category_ids = dict(cat=7, cow=-2, dog=5)
-    runner = SimpleNamespace(
-        val_evaluator=SimpleNamespace(metrics=[SimpleNamespace(), metric]),
-        val_dataloader=SimpleNamespace(dataset=dataset),
-    )
-    for _ in range(2):  # every validation
-        LabelCheckHook().before_val(runner)
-    assert metric.cat_ids == [0, 1, 2]
-    assert [annotation['category_id'] for annotation in api.loadAnns([1, 2])] == [0, 2]
-    assert [category['name'] for category in api.loadCats([0, 1, 2])] == ['cat', 'cow', 'dog']
-    # What is written for others keeps the ids of the file.
-    metric.cat_ids, metric.outfile_prefix = None, 'out'
-    LabelCheckHook().before_val(runner)
-    assert metric.cat_ids == [7, -2, 5]
+    class Detected(Data):
+        def get_data_info(self, index):
+            return dict(img_id=self[index])
+
+    def runner():
+        api = SimpleNamespace(
+            imgs={number: {} for number in (3, 5, 8)},
+            dataset=dict(categories=[dict(id=6, name='dog'), dict(id=2, name='cat')]),
+            cats={},
+        )
+        metric = SimpleNamespace(cat_ids=None, img_ids=None, _coco_api=api)
+        loader = SimpleNamespace(dataset=Detected([8, 3]))
+        evaluator = SimpleNamespace(metrics=[SimpleNamespace(), metric])
+        return metric, SimpleNamespace(
+            model=model(3),
+            train_dataloader=SimpleNamespace(dataset=Data([detection(0)])),
+            val_loop=object(),
+            val_dataloader=loader,
+            val_evaluator=evaluator,
+            test_dataloader=loader,
+            test_evaluator=evaluator,
+        )
+
+    for stage in ('before_train', 'before_val', 'before_test'):
+        metric, run_of_it = runner()
+        getattr(LabelCheckHook(), stage)(run_of_it)
+        assert metric.img_ids == [8, 3]
+        assert [metric.cat_ids[label] for label in range(3)] == [2, 6, -3]
+    metric, run_of_it = runner()
+    run_of_it.val_dataloader.dataset[1] = 4
+    with pytest.raises(InputError, match=r'^1 of 2 images are not in .* of val_evaluator \(Simpl'):
+        LabelCheckHook().before_train(run_of_it)

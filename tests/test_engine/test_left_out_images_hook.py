@@ -36,15 +36,3 @@ def test_images_are_listed_once(caplog):
         'Damaged images left out of the training set: 2\n  a.png\n  b.png',
         'Damaged images left out of the test set: 1\n  c.png',
     ]
-
-
-def test_metrics_see_the_images_that_are_there():
-    data = Data([3, 8])
-    data.left_out = ['a.png']
-    metric = SimpleNamespace(img_ids=None)
-    runner = SimpleNamespace(
-        test_evaluator=SimpleNamespace(metrics=[metric, SimpleNamespace()]),
-        test_dataloader=SimpleNamespace(dataset=data),
-    )
-    LeftOutImagesHook().before_test(runner)
-    assert metric.img_ids == [3, 8]

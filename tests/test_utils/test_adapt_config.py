@@ -2,12 +2,15 @@
 """Every split is read by the class names of the training data."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, data_checks
 from mtkdrl_mm.utils.launch import check_data
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -471,3 +474,90 @@ def test_categories_that_do_not_fit(detection, wrapper):
         check_data(detection(names, ['cat', 'dog', 'Fox'], names, wrapper), LOADERS[:2])
     # Some of the categories are enough, as in mmdet.
     check_data(detection(names, names, ['cat', 'fox'], wrapper), LOADERS[:2])
+
+
+def test_categories_of_a_large_file(detection, monkeypatch):
+    """A file that is too large to be parsed is read by names too, and has to fit the others."""
+    monkeypatch.setattr(data_checks, '_LARGE', 0)
+    cfg = detection(['dog', 'cat'], ['dog', 'cat'], ['cat', 'dog'])
+    check_data(cfg, LOADERS[:2])
+    assert boxes(cfg, 'train_dataloader') == boxes(cfg, 'val_dataloader') == [1, 0]
+    cfg = detection(['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'])
+    check_data(cfg, LOADERS[:2])
+    assert cfg.train_dataloader.dataset.type == 'CocoDataset'
+    with pytest.raises(InputError, match=r'categories Dog, which the training data does not have'):
+        check_data(detection(['cat', 'dog'], ['cat', 'Dog'], ['cat', 'dog']), LOADERS[:2])
+    with pytest.raises(InputError, match=r'Of the classes cat, horse, .* lacks horse'):
+        check_data(detection(['cat', 'dog'], ['cat', 'dog'], ['cat', 'horse']), LOADERS[:2])
+
+
+def test_categories_that_are_not_found(detection, monkeypatch):
+    """In a large file with several lists of this name, labels are by name in any case."""
+    monkeypatch.setattr(data_checks, '_LARGE', 0)
+    cfg = detection(['dog', 'cat'], ['dog', 'cat'], ['cat', 'dog'])
+    path = Path(cfg.train_dataloader.dataset.data_root) / 'train.json'
+    content = json.loads(path.read_text())
+    content['images'][0]['categories'] = [dict(id=10, name='cat'), dict(id=11, name='dog')]
+    path.write_text(json.dumps(content))
+    check_data(cfg, LOADERS[:2])
+    assert boxes(cfg, 'train_dataloader') == boxes(cfg, 'val_dataloader') == [1, 0]
+
+
+def test_categories_beyond_the_first_part_of_a_large_file(tmp_path):
+    names = [f'a category with the long name {number}' for number in range(50_000)]
+    content = dict(info='"categories": [', images=[], annotations=[])
+    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
+    path = tmp_path / 'large.json'
+    path.write_text(json.dumps(content))
+    assert data_checks._search_categories(str(path)) == list(enumerate(names))
+
+
+def test_classes_of_mmdet_itself(detection):
+    """Without `metainfo` the classes are those of the class, in whatever order the files are."""
+    from mmdet.datasets import CocoDataset
+
+    names = list(CocoDataset.METAINFO['classes'])
+    cfg = detection(sorted(names), names, names)
+    for name in LOADERS[:2]:
+        del cfg[name].dataset['metainfo']
+    check_data(cfg, LOADERS[:2])
+    assert boxes(cfg, 'train_dataloader') == [names.index(name) for name in sorted(names)]
+    assert boxes(cfg, 'val_dataloader') == list(range(80))
+
+
+@pytest.mark.parametrize('name', ['PetsCocoDataset', 'Pets'])
+def test_own_classes_keep_their_methods(detection, name):
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS as MMDET_DATASETS
+
+    pets = type(name, (CocoDataset,), dict(load_data_list=lambda self: []))
+    MMDET_DATASETS.register_module(module=pets, force=True)
+    cfg = detection(['dog', 'cat'], ['dog', 'cat'], ['cat', 'dog'])
+    for loader in LOADERS[:2]:
+        cfg[loader].dataset['type'] = name
+    check_data(cfg, LOADERS[:2])
+    assert cfg.train_dataloader.dataset.type == name
+    # Names are compared whatever a class is called.
+    cfg.val_dataloader.dataset.ann_file = 'other.json'
+    path = Path(cfg.train_dataloader.dataset.data_root) / 'other.json'
+    path.write_text(json.dumps(dict(images=[], annotations=[], categories=[dict(id=1, name='x')])))
+    with pytest.raises(InputError, match=r'categories x, which the training data does not have'):
+        check_data(cfg, LOADERS[:2])
+
+
+def test_a_saved_config_with_labels_by_name(detection):
+    """mmengine saves the adapted config in the work dir; a later test reads it."""
+    cfg = detection(['dog', 'cat'], ['dog', 'cat'], ['cat', 'dog'])
+    check_data(cfg, LOADERS[:2])
+    path = Path(cfg.train_dataloader.dataset.data_root) / 'saved.json'
+    path.write_text(json.dumps(cfg.to_dict()))
+    script = (
+        'import sys; from mmengine.config import Config; from mmengine.registry import DATASETS; '
+        'from mtkdrl_mm.utils.launch import check_data; cfg = Config.fromfile(sys.argv[1]); '
+        'check_data(cfg, ("train_dataloader", "val_dataloader")); '
+        'data = DATASETS.build(cfg.val_dataloader.dataset); print(sorted(data.cat2label.items()))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', script, str(path)], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines()[-1:] == ['[(10, 1), (11, 0)]'], result.stderr

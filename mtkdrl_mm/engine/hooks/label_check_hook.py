@@ -5,14 +5,17 @@ import os.path as osp
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
 from mtkdrl_mm.datasets import built_datasets
+from mtkdrl_mm.evaluation.align_metrics import align_metrics
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import checkpoint_classes, dataset_classes, shorten
+from mtkdrl_mm.utils.data_checks import check_category_names, find_coco_categories
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
 
@@ -26,9 +29,9 @@ class LabelCheckHook(Hook):
     classifiers. For detectors and segmentors it reads a few images with their
     labels from the training set, through the pipeline. Without this check, such
     labels end in an index error inside a loss or at the first evaluation, in a
-    device assertion, or in wrong results. Before a validation it passes the
-    categories of a data set with labels by name to mmdet's metric. It saves
-    nothing.
+    device assertion, or in wrong results. It also lets metrics that read a
+    COCO file evaluate the images and classes of the data set, and warns of
+    classes without any object in the training set. It saves nothing.
 
     Args:
         num_samples (int): Number of images that are read, spread evenly over
@@ -36,7 +39,8 @@ class LabelCheckHook(Hook):
 
     Raises:
         InputError: If the training set is empty, a file is missing, classes
-            disagree, or a label is outside of the model's classes.
+            disagree, a label is outside of the model's classes, or the file of
+            a metric lacks an image.
     """
 
     priority = 'NORMAL'
@@ -57,9 +61,23 @@ class LabelCheckHook(Hook):
             )
         heads = heads_with_classes(runner)
         self._check_classes(runner, heads)
+        check_category_labels(dataset)
         classified = check_image_labels(dataset, heads)
         if runner.val_loop is not None:
             check_image_labels(runner.val_dataloader.dataset, heads)
+            check_category_labels(runner.val_dataloader.dataset)
+            # What does not fit is refused before the first epoch.
+            align_metrics(
+                getattr(runner, 'val_evaluator', None), runner.val_dataloader.dataset, 'val'
+            )
+        # Every process would find the same.
+        lacking = classes_without_objects(dataset) if is_main_process() else []
+        if lacking:
+            runner.logger.warning(
+                f'The training set has no object of {len(lacking)} of its classes: '
+                f'{shorten(lacking)}. Objects of other names are left out: are the names in '
+                '`metainfo.classes` written as in the annotations?'
+            )
         if not heads or classified:
             return
         count = min(self.num_samples, len(dataset))
@@ -89,14 +107,15 @@ class LabelCheckHook(Hook):
             compare_classes(classes, loop.dataloader.dataset, 'test')
 
     def before_val(self, runner: Runner) -> None:
-        """Pass the categories of the data set to the metrics."""
-        _follow_categories(runner.val_evaluator, runner.val_dataloader.dataset)
+        """Let the metrics evaluate the images and classes of the data set."""
+        align_metrics(runner.val_evaluator, runner.val_dataloader.dataset, 'val')
 
     def before_test(self, runner: Runner) -> None:
         """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
         check_image_labels(dataset, heads_with_classes(runner))
-        _follow_categories(runner.test_evaluator, dataset)
+        check_category_labels(dataset)
+        align_metrics(runner.test_evaluator, dataset, 'test')
 
     @staticmethod
     def _check_classes(runner: Runner, heads: list[tuple[str, int, int]]) -> None:
@@ -107,10 +126,12 @@ class LabelCheckHook(Hook):
             return
         for part in built_datasets(dataset):
             known = getattr(part, 'cat_ids', None)
-            if known is not None and len(known) < len(classes):
+            # Those of a data set with labels by name are negative where the file lacks a class.
+            count = len(classes) if known is None else sum(number >= 0 for number in known)
+            if count < len(classes):
                 raise InputError(
                     f'Of the classes {shorten(classes)}, the annotation file '
-                    f'"{getattr(part, "ann_file", None)}" has only {len(known)}. Use '
+                    f'"{getattr(part, "ann_file", None)}" has only {count}. Use '
                     'the names of its `categories` in `metainfo.classes` of the data sets.'
                 )
         wrong = [(key, number) for key, number, _ in heads if number != len(classes)]
@@ -238,6 +259,67 @@ def _check_part(part: Any, heads: list[tuple[str, int, int]]) -> None:
     )
 
 
+def classes_without_objects(dataset: Any) -> list[str]:
+    """List the classes of which a data set for detection has no object to learn from.
+
+    No image is read.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+
+    Returns:
+        list[str]: Their names; none for other kinds of data sets.
+    """
+    classes = dataset_classes(dataset) or []
+    lacking = set(range(len(classes)))
+    for part in built_datasets(dataset):
+        if not hasattr(part, 'get_data_info'):
+            return []
+        for index in range(len(part)):
+            boxes = part.get_data_info(index).get('instances')
+            if boxes is None:
+                return []
+            lacking -= {box.get('bbox_label') for box in boxes if not box.get('ignore_flag')}
+            if not lacking:
+                return []
+    return [classes[label] for label in sorted(lacking)]
+
+
+def check_category_labels(dataset: Any) -> None:
+    """Compare the labels of COCO's categories with the classes, by name.
+
+    mmdet's data sets and those derived from them number the categories in the
+    order of the annotation file.
+
+    Args:
+        dataset (Dataset): A data set or a wrapper, built.
+
+    Raises:
+        InputError: If a category has the label of another class, or several
+            have the name of a class.
+    """
+    for part in built_datasets(dataset):
+        classes, numbers = dataset_classes(part), getattr(part, 'cat2label', None)
+        # The XML data sets of mmdet have labels by name here.
+        if classes is None or not isinstance(numbers, dict) or not hasattr(part, 'cat_ids'):
+            continue
+        path = getattr(part, 'ann_file', None)
+        categories = find_coco_categories(path) or []
+        check_category_names([name for _, name in categories], classes, f'"{path}"')
+        for number, name in categories:
+            label = numbers.get(number)
+            if label is None or name not in classes or classes.index(name) == label:
+                continue
+            other = f'"{classes[label]}"' if label < len(classes) else 'none'
+            raise InputError(
+                f'A {type(part).__name__} gives the category "{name}" of "{path}" the label '
+                f'{label}, which is {other} of the classes {shorten(classes)}: sort '
+                '`metainfo.classes` of all data sets and the `categories` of all files alike, or '
+                'derive the class from mtkdrl_mm.datasets.coco_by_names.CocoByNames, whose labels '
+                'are by name.'
+            )
+
+
 def compare_classes(classes: list[str], dataset: Any, which: str) -> None:
     """Compare the classes of a data set with those of the training set.
 
@@ -258,33 +340,3 @@ def compare_classes(classes: list[str], dataset: Any, which: str) -> None:
                 'classes in the same order for both: in `metainfo.classes` if labels are read by '
                 'name (class folders, COCO, mmseg), else in the annotation files.'
             )
-
-
-def _follow_categories(evaluator: Any, dataset: Any) -> None:
-    """Pass the categories of a data set with labels by name to mmdet's metrics."""
-    found = [getattr(part, 'category_ids', None) for part in built_datasets(dataset)]
-    if len(found) != 1 or found[0] is None:
-        return
-    ids = list(found[0].values())
-    for metric in evaluator.metrics:
-        if getattr(metric, 'cat_ids', ()) is not None:
-            continue  # another kind of metric, or the categories are set
-        metric.cat_ids = ids
-        api: Any = getattr(metric, '_coco_api', None)
-        # COCO's table is sorted by category id, mmdet labels its rows by class index.
-        if api is not None and ids != sorted(map(abs, ids)) and not metric.outfile_prefix:
-            metric.cat_ids = list(range(len(ids)))
-            _number_by_label(api, found[0])
-
-
-def _number_by_label(api: Any, category_ids: dict[str, int]) -> None:
-    """Renumber COCO's categories by label; other categories follow."""
-    labels = {number: label for label, number in enumerate(category_ids.values())}
-    for annotation in api.dataset['annotations']:
-        number = annotation['category_id']
-        annotation['category_id'] = labels.get(number, len(labels) + number)
-    api.dataset['categories'] = [
-        dict(id=label, name=name) for label, name in enumerate(category_ids)
-    ]
-    api.createIndex()
-    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs

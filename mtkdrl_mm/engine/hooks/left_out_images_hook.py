@@ -14,20 +14,10 @@ from mtkdrl_mm.registry import HOOKS
 class LeftOutImagesHook(Hook):
     """Logs the damaged images that ``IntactImages`` has left out.
 
-    When it acts: before validation and test, it limits metrics that read an
-    annotation file, such as mmdet's ``CocoMetric``, to the remaining images;
-    after training and test, it logs the list. It saves nothing.
+    When it acts: after training and test. It saves nothing.
     """
 
     priority = 'LOW'
-
-    def before_val(self, runner: Runner) -> None:
-        """Limit the metrics to the remaining images."""
-        _limit_images(runner.val_evaluator, runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        """Limit the metrics to the remaining images."""
-        _limit_images(runner.test_evaluator, runner.test_dataloader.dataset)
 
     def after_train(self, runner: Runner) -> None:
         """Log the images that were left out."""
@@ -53,12 +43,3 @@ def _list(runner: Runner, name: str, dataset: Any) -> None:
     if paths:
         lines = '\n'.join(f'  {path}' for path in paths)
         runner.logger.warning(f'Damaged images left out of the {name} set: {len(paths)}\n{lines}')
-
-
-def _limit_images(evaluator: Any, dataset: Any) -> None:
-    if not _left_out(dataset):
-        return
-    for metric in evaluator.metrics:
-        if hasattr(metric, 'img_ids'):
-            infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-            metric.img_ids = [info['img_id'] for info in infos]

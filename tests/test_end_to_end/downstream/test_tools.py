@@ -119,7 +119,7 @@ CAT_DOG = 'metainfo.classes=cat,dog'
         ),
         (RETINANET, [PETS, CAT_DOG, GOOD + 'x'], 'does not exist'),
         (RETINANET, [PETS, CAT_DOG, GOOD.replace('r18', 'r34')], 'Only in the file: layer1.2'),
-        (RETINANET, [PETS, GOOD], 'has only 2'),
+        (RETINANET, [PETS, GOOD], 'its `categories` are cat, dog. Use the names'),
         (PSPNET, ['data_root={streets}', GOOD], 'has the labels 33'),
         (
             PSPNET,
