@@ -291,6 +291,109 @@ def test_folders_whose_labels_nothing_tells(tmp_path, lines):
         assert labels(cfg, 'val_dataloader')[0] == dict(dog=0, cat=1)
 
 
+def listed(root, numbers, val, kind='ImageNet', **train):
+    """Config of a training list with these labels of folders, and of folders for validation."""
+    make_split(root, 'train', numbers)
+    make_split(root, 'val', val)
+    lines = [f'{name}/{i}.png {label}' for name, label in numbers.items() for i in (0, 1)]
+    (root / 'list.txt').write_text('\n'.join(lines))
+    cfg = splits(root, kind, **train)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    return cfg
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+@pytest.mark.parametrize('kind', ['ImageNet', 'CustomDataset'])
+def test_a_list_with_other_names_than_its_folders(tmp_path, kind, wrapper):
+    """Sorted, folder "10" would be class 2, and the list says 10."""
+    numbers = {str(label): label for label in range(12)}
+    names = [f'name{label}' for label in range(12)]
+    cfg = listed(tmp_path, numbers, list(numbers)[2:], kind, classes=names)
+    for name in LOADERS[1:]:
+        cfg[name].dataset = wrap(cfg[name].dataset, wrapper)
+    # Where tools/test.py runs alone, the checkpoint has the names.
+    for loaders, trained in ((LOADERS, None), (LOADERS[2:], names)):
+        done = Config(cfg.to_dict())
+        check_data(done, loaders, trained)
+        for name in loaders:
+            found, dataset = labels(done, name)
+            assert found == {k: v for k, v in numbers.items() if v > 1 or name == LOADERS[0]}
+            assert dataset.metainfo['classes'] == tuple(names)
+
+
+def test_folders_called_as_the_classes_of_a_list_with_other_folders(tmp_path):
+    numbers = dict(n02=0, n01=1)
+    cfg = listed(tmp_path, numbers, ['shark', 'tench'], classes=['tench', 'shark'])
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == numbers
+    assert labels(cfg, 'val_dataloader')[0] == dict(tench=0, shark=1)
+    (tmp_path / 'val' / 'shark').rename(tmp_path / 'val' / 'Shark')
+    cfg = listed(tmp_path / 'other', numbers, ['Shark', 'tench'], classes=['tench', 'shark'])
+    with pytest.raises(InputError, match='holds the folders Shark, which are none of the 2 clas'):
+        check_data(cfg, LOADERS)
+
+
+def test_a_list_that_numbers_the_folders_unlike_the_classes(tmp_path):
+    cfg = listed(tmp_path, dict(cat=0, dog=1), ['cat', 'dog'], classes=['dog', 'cat'])
+    with pytest.raises(InputError) as error:
+        check_data(cfg, LOADERS)
+    assert str(error.value) == (
+        f'The images in the folder "cat" have the label 0 in "{tmp_path}/list.txt", but "cat" is '
+        'class 1 of dog, cat (train_dataloader.dataset.metainfo.classes). Set the names in the '
+        'order of the labels in the list: --cfg-options metainfo.classes=NAME,NAME'
+    )
+    # A checkpoint was trained on other data, and knows its names.
+    check_data(cfg, LOADERS[2:], ['dog', 'cat'])
+    assert labels(cfg, 'test_dataloader')[0] == dict(dog=0, cat=1)
+
+
+def test_a_list_that_numbers_the_folders_unlike_another_part_of_the_training_data(tmp_path):
+    make_split(tmp_path, 'more', ['n01', 'n02'])
+    for numbers in (dict(n01=0, n02=1), dict(n01=1, n02=0)):
+        root = tmp_path / str(numbers['n01'])
+        cfg = listed(root, numbers, ['n02'], 'CustomDataset', classes=['tench', 'shark'])
+        first = cfg.train_dataloader.dataset
+        more = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='more')
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[first, more])
+        if numbers['n01']:
+            with pytest.raises(
+                InputError, match=r'folder "n02" have the label 0 in .*, but "n02" is'
+            ):
+                check_data(cfg, LOADERS)
+        else:
+            check_data(cfg, LOADERS)
+            assert labels(cfg, 'val_dataloader')[0] == dict(n02=1)
+
+
+def test_labels_by_name_in_a_list(tmp_path):
+    cfg = listed(tmp_path, dict(n02='tench', n01='shark'), ['n01'], classes=['tench', 'shark'])
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == dict(n02=0, n01=1)
+    assert labels(cfg, 'val_dataloader')[0] == dict(n01=1)
+
+
+@pytest.mark.parametrize('lines', ['1.png 0\n2.png 1', 'a/1.png 0', None])
+def test_folders_that_are_none_of_the_classes_of_a_list(tmp_path, lines):
+    """Nor does the list tell what they are; their order does not."""
+    cfg = listed(tmp_path, dict(a=0), ['n01', 'n02'], classes=['tench', 'shark'])
+    if lines is None:
+        cfg.train_dataloader.dataset = dict(
+            type='CIFAR10', data_root=str(tmp_path), metainfo=dict(classes=['tench', 'shark'])
+        )
+    else:
+        (tmp_path / 'list.txt').write_text(lines)
+    where = 'train_dataloader.dataset' if lines is None else f'"{tmp_path}/list.txt"'
+    for loaders, trained in ((LOADERS, None), (LOADERS[2:], ['tench', 'shark'])):
+        with pytest.raises(InputError) as error:
+            check_data(Config(cfg.to_dict()), loaders, trained)
+        assert str(error.value).endswith(
+            f'takes labels from the folders in "{tmp_path}/val", and the training data from '
+            f'{where}, which does not tell which of the classes tench, shark the folders n01, n02 '
+            'are. Call the folders as the classes; or, before training, the classes as the '
+            'folders, in the order of the labels: --cfg-options metainfo.classes=NAME,NAME'
+        )
+
+
 def test_a_list_for_training_and_the_folders_of_imagenet(tmp_path):
     """Its labels are the order of the folders, whatever the list's paths are."""
     make_split(tmp_path, 'val', [f'n{index:08d}' for index in range(1000)], images=0)
@@ -300,6 +403,8 @@ def test_a_list_for_training_and_the_folders_of_imagenet(tmp_path):
     cfg.train_dataloader.dataset.ann_file = 'list.txt'
     check_data(cfg, LOADERS)
     assert 'metainfo' not in cfg.val_dataloader.dataset
+    check_data(cfg, LOADERS[2:], [f'name{index}' for index in range(1000)])
+    assert 'class_folders' not in cfg.test_dataloader.dataset
 
 
 def test_hidden_folders_are_not_read(tmp_path):
