@@ -104,13 +104,15 @@ def adapt_classes(
             which take precedence over those of the config. Defaults to None.
 
     Raises:
-        InputError: If a split has a class that the training data does not have, or
-            nothing says which label its folders are.
+        InputError: If a split has a class that the training data does not have,
+            nothing says which label its folders are, or names of label maps differ.
     """
     scope = cfg.get('default_scope')
     training = list(loader_datasets(cfg, ('train_dataloader',)))
     declared, source = _declared_classes(training)
-    named: list[str] | None = list(trained_classes) if trained_classes else declared
+    named = declared
+    if trained_classes:
+        named, source = list(trained_classes), 'the checkpoint'
     folders, location = _training_folders(training, scope, named or [])
     listed: list[str] = []
     lists = ''
@@ -142,11 +144,11 @@ def adapt_classes(
     for key, dataset in used:
         cls = dataset_class(dataset, scope)
         by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
-        # mmdet and mmseg read labels by name too. mmpretrain's other data sets have numbers as
-        # labels, which mean their own classes.
+        # mmdet and mmseg have names too. mmpretrain's other data sets have numbers as labels,
+        # which mean their own classes.
         by_name = declared is not None and not _is_mmpretrain_dataset(cls)
         if classes is not None and (by_list or by_folder or by_name):
-            _set_classes(key, dataset, classes, source)
+            _set_classes(key, dataset, cls, classes, source)
         if by_list:
             _adapt_list(key, dataset, cls)
         elif by_folder:
@@ -382,7 +384,15 @@ def _holds_hidden_folder(path: str, name: str) -> bool:
     return osp.isdir(osp.join(path, name, '.ipynb_checkpoints'))
 
 
-def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], source: str) -> None:
+def _reads_numbers(cls: Any) -> bool:
+    """Whether a data set has label maps, and no names from which mmseg could renumber them."""
+    bases = {base.__name__ for base in getattr(cls, '__mro__', ())}
+    return 'BaseSegDataset' in bases and not (cls.METAINFO or {}).get('classes')
+
+
+def _set_classes(
+    key: str, dataset: dict[str, Any], cls: Any, classes: Sequence[str], source: str
+) -> None:
     declared, name_of_key = _declared_classes([(key, dataset)])
     if declared is not None and declared != list(classes):
         unknown = [name for name in declared if name not in classes]
@@ -390,6 +400,13 @@ def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], sour
             raise InputError(
                 f'{name_of_key} names {shorten(unknown)}, but the training data ({source}) has the '
                 f'classes {shorten(classes)}. Set the same `metainfo.classes` in all data sets.'
+            )
+        if _reads_numbers(cls):
+            raise InputError(
+                f'{name_of_key} are {shorten(declared)}, but the training data ({source}) has the '
+                f'classes {shorten(classes)}, and the label maps of a {cls.__name__} have numbers, '
+                'which would mean other classes. Set the same `metainfo.classes` in all data sets, '
+                'and renumber the label maps that do not follow them.'
             )
         print_log(f'{name_of_key}: {shorten(classes)}, as in the training data.', 'current')
     dataset.pop('classes', None)

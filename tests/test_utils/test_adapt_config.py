@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.launch import check_data
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -576,3 +577,48 @@ def test_categories_that_do_not_fit(detection, wrapper):
         check_data(detection(names, ['cat', 'dog', 'Fox'], names, wrapper), LOADERS[:2])
     # Some of the categories are enough, as in mmdet.
     check_data(detection(names, names, ['cat', 'fox'], wrapper), LOADERS[:2])
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+def test_names_do_not_change_the_numbers_in_label_maps(tmp_path, wrapper):
+    mmseg = pytest.importorskip('mmseg.datasets')
+    names = ['ground', 'road', 'car']
+
+    def config(train, val, kind='BaseSegDataset'):
+        def loader(classes):
+            dataset = dict(type=kind, data_root=str(tmp_path), metainfo=dict(classes=classes))
+            return dict(dataset=wrap(dataset if classes else dict(dataset, metainfo={}), wrapper))
+
+        return Config(
+            dict(
+                default_scope='mmseg',
+                train_dataloader=loader(train),
+                val_dataloader=loader(val),
+                test_dataloader=loader(val),
+            )
+        )
+
+    def found(cfg):
+        return [dataset['metainfo']['classes'] for _, dataset in loader_datasets(cfg, LOADERS[1:2])]
+
+    for val in (['road', 'ground', 'car'], ['ground', 'car']):
+        for cfg, trained, loaders in (
+            (config(names, val), None, LOADERS),
+            (config(val, val), names, LOADERS[2:]),
+        ):
+            with pytest.raises(InputError) as error:
+                check_data(cfg, loaders, trained)
+            where = 'the checkpoint' if trained else 'train_dataloader.dataset'
+            assert where in str(error.value) and (
+                'has the classes ground, road, car, and the label maps of a BaseSegDataset have '
+                'numbers, which would mean other classes. Set the same `metainfo.classes` in all '
+            ) in str(error.value)
+    for val in (names, None):
+        cfg = config(names, val)
+        check_data(cfg, LOADERS, names)
+        assert set(found(cfg)) == {tuple(names)}
+    # mmseg renumbers label maps whose own names it knows.
+    streets = list(mmseg.CityscapesDataset.METAINFO['classes'])
+    cfg = config(streets[:3], streets[1::-1], 'CityscapesDataset')
+    check_data(cfg, LOADERS)
+    assert set(found(cfg)) == {tuple(streets[:3])}
