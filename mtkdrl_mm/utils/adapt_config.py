@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
-from .class_names import class_names, find_class_folders, order_class_folders, shorten
+from .class_names import (
+    class_names,
+    find_class_folders,
+    order_class_folders,
+    read_class_names,
+    shorten,
+)
 from .data_checks import dataset_class, list_file, read_coco_categories, split_folder
 from .data_settings import LOADERS, loader_datasets
 from .errors import InputError, check_flag
@@ -117,6 +122,8 @@ def adapt_classes(
     listed: list[str] = []
     lists = ''
     used = list(loader_datasets(cfg, loaders))
+    for part in used:
+        _declared_classes([part])  # Names that cannot be read are refused in every data set.
     if any(_reads_folders(dataset_class(dataset, scope), dataset) for _, dataset in used):
         listed, lists = _listed_folders(training, scope, named or ())
     if named is None and not folders:
@@ -161,20 +168,15 @@ def adapt_classes(
 
 
 def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
-    """The first class names that a config declares, and their config key."""
+    """The first class names that data sets declare, and their config key."""
     for key, dataset in datasets:
         for name, value in (
             ('metainfo.classes', (dataset.get('metainfo') or {}).get('classes')),
             ('classes', dataset.get('classes')),
         ):
-            if value is None:
+            if value is None or (isinstance(value, str) and '://' in value):
                 continue
-            if isinstance(value, str):
-                if not osp.isfile(value):
-                    continue
-                value = [line.strip() for line in list_from_file(value, encoding='utf-8-sig')]
-                value = [line for line in value if line]
-            return [str(part) for part in value], f'{key}.{name}'
+            return read_class_names(f'{key}.{name}', value), f'{key}.{name}'
     return None, 'train_dataloader.dataset'
 
 

@@ -472,6 +472,22 @@ def test_classes_from_a_file(tmp_path):
     assert labels(cfg, 'val_dataloader')[0] == {'hot dog': 0, 'fox': 1}
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('where', ['metainfo', 'classes'])
+def test_a_text_in_place_of_names(tmp_path, split, where):
+    """Without the comma of ("road",) mmseg would train four classes r, o, a and d."""
+    make_split(tmp_path, 'train', ['cat', 'dog'])
+    make_split(tmp_path, 'val', ['cat', 'dog'])
+    for value, reason in (('road', 'the text "road", and no file of this name exists'), (2, '2')):
+        cfg = splits(tmp_path, 'CustomDataset')
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset[where] = dict(classes=value) if where == 'metainfo' else value
+        key = 'metainfo.classes' if where == 'metainfo' else 'classes'
+        with pytest.raises(InputError) as error:
+            check_data(cfg, LOADERS)
+        assert str(error.value).startswith(f'{split}_dataloader.dataset.{key} is {reason}')
+
+
 def test_configs_that_read_right_stay_as_they_are(tmp_path):
     make_split(tmp_path, 'train', ['cat', 'dog'])
     make_split(tmp_path, 'val', ['cat', 'dog'])

@@ -116,6 +116,15 @@ def test_classes_from_a_file(tmp_path):
     assert cfg.val_dataloader.dataset.metainfo.classes == ('cat', 'hot dog', 'cow')
 
 
+@pytest.mark.parametrize('key', ['metainfo.classes', 'val_dataloader.dataset.metainfo.classes'])
+def test_a_number_in_place_of_names(key):
+    message = f'{key} is 2, but must be the names of the classes, or a file with a name in each'
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(COCO, {key: 2})
+    # Classes may be called by numbers.
+    assert num_classes(load(COCO, {key: [1, 2]})) == [2] * 4
+
+
 def test_number_of_classes_that_disagrees():
     key = 'model.roi_head.mask_head.num_classes'
     assert num_classes(load(COCO, {'metainfo.classes': ['a', 'b'], key: 2})) == [2] * 4
