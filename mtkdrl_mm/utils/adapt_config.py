@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 
-from .class_names import class_names, find_class_folders, order_class_folders, shorten
+from .class_names import (
+    class_names,
+    find_class_folders,
+    order_class_folders,
+    read_class_names,
+    shorten,
+)
 from .data_checks import (
     dataset_class,
     is_coco_dataset,
@@ -98,7 +103,9 @@ def adapt_classes(
     The classes are ``metainfo.classes`` of the training set, or else the names
     of its class folders; or, if it is a list and another split has class folders,
     of the folders in the list. In every split, the label of a folder is the index of
-    its name in this list. A split may lack a class, but must not have others.
+    its name in this list; or, if the folders have other names, that of the training
+    images in folders of these names. A split may lack a class, but must not have
+    others.
 
     Args:
         cfg (Config): The config; changed in place.
@@ -107,68 +114,74 @@ def adapt_classes(
             which take precedence over those of the config. Defaults to None.
 
     Raises:
-        InputError: If a split has a class that the training data does not have, or
-            nothing says which label its folders are.
+        InputError: If a split has a class that the training data does not have,
+            nothing says which label its folders are, or names of label maps differ.
     """
     scope = cfg.get('default_scope')
     training = list(loader_datasets(cfg, ('train_dataloader',)))
     declared, source = _declared_classes(training)
-    named: list[str] | None = list(trained_classes) if trained_classes else declared
+    named = declared
+    if trained_classes:
+        named, source = list(trained_classes), 'the checkpoint'
     folders, location = _training_folders(training, scope, named or [])
+    listed: list[str] = []
     lists = ''
+    used = list(loader_datasets(cfg, loaders))
+    for part in used:
+        _declared_classes([part])  # Names that cannot be read are refused in every data set.
+    if any(_reads_folders(dataset_class(dataset, scope), dataset) for _, dataset in used):
+        listed, lists = _listed_folders(training, scope, named or ())
     if named is None and not folders:
-        by_folders = [
-            key
-            for key, dataset in loader_datasets(cfg, loaders)
-            if _reads_folders(dataset_class(dataset, scope), dataset)
-        ]
-        if by_folders:
-            folders, lists = _listed_folders(training, scope)
-            location = f'{lists}, the paths of the images'
+        folders, location = listed, f'{lists}, the paths of the images'
     try:
         order = order_class_folders(folders, named, location) if folders else named
+        _check_listed_folders(listed, lists, order or (), source if order is named else location)
     except InputError:
         if not trained_classes:
             raise
         # The training data has changed since then: the checkpoint takes precedence.
-        order = named
+        order, listed = named, []
+    orders = [] if order is None else [order]
+    if not folders and named is not None and len(listed) == len(named):
+        # Names of classes, such as "tench", for folders called n01440764.
+        orders.insert(0, listed)
+    # Other names for folders get their order if the training data is numbered so too.
+    sorted_alike = not training or any(
+        _reads_folders(dataset_class(dataset, scope), dataset) for _, dataset in training
+    )
     classes = named
     if named is None and folders and not _is_imagenet(training, scope, folders):
         classes = folders
         print_log(f'{location}: the {len(folders)} folders are the classes.', 'current')
-    for key, dataset in loader_datasets(cfg, loaders):
+    for key, dataset in used:
         cls = dataset_class(dataset, scope)
         by_list, by_folder = _reads_lists(cls, dataset), _reads_folders(cls, dataset)
-        # mmdet and mmseg read labels by name too. mmpretrain's other data sets have numbers as
-        # labels, which mean their own classes.
+        # mmdet and mmseg have names too. mmpretrain's other data sets have numbers as labels,
+        # which mean their own classes.
         by_name = declared is not None and not _is_mmpretrain_dataset(cls)
         if classes is not None and (by_list or by_folder or by_name):
-            _set_classes(key, dataset, classes, source)
+            _set_classes(key, dataset, cls, classes, source)
         if by_list:
             _adapt_list(key, dataset, cls)
         elif by_folder:
-            if order is None and lists:
-                _refuse_unnamed(key, dataset, scope, lists)
-            _adapt_folders(key, dataset, cls, order, trained_by_folders=bool(folders))
+            unnamed = lists if order is None else '' if sorted_alike else lists or training[0][0]
+            if unnamed:
+                _refuse_unnamed(key, dataset, scope, unnamed, orders)
+            _adapt_folders(key, dataset, cls, orders, trained_by_folders=bool(folders))
         if is_coco_dataset(cls):
             _adapt_coco(key, dataset, cls, training)
 
 
 def _declared_classes(datasets: Any) -> tuple[list[str] | None, str]:
-    """The first class names that a config declares, and their config key."""
+    """The first class names that data sets declare, and their config key."""
     for key, dataset in datasets:
         for name, value in (
             ('metainfo.classes', (dataset.get('metainfo') or {}).get('classes')),
             ('classes', dataset.get('classes')),
         ):
-            if value is None:
+            if value is None or (isinstance(value, str) and '://' in value):
                 continue
-            if isinstance(value, str):
-                if not osp.isfile(value):
-                    continue
-                value = [line.strip() for line in list_from_file(value, encoding='utf-8-sig')]
-                value = [line for line in value if line]
-            return [str(part) for part in value], f'{key}.{name}'
+            return read_class_names(f'{key}.{name}', value), f'{key}.{name}'
     return None, 'train_dataloader.dataset'
 
 
@@ -188,7 +201,7 @@ def _training_folders(
 
 
 def _listed_folders(
-    datasets: list[tuple[str, dict[str, Any]]], scope: str | None
+    datasets: list[tuple[str, dict[str, Any]]], scope: str | None, names: Sequence[str]
 ) -> tuple[list[str], str]:
     """The folders with the images of every label, by the training lists, and the lists' paths.
 
@@ -206,7 +219,7 @@ def _listed_folders(
         if not _reads_lists(cls, dataset) or path is None or not osp.isfile(path):
             continue
         default = inspect.signature(CustomDataset).parameters['extensions'].default
-        samples = list(read_list(path, dataset.get('extensions', default)))
+        samples = list(read_list(path, dataset.get('extensions', default), names))
         parents = [osp.normpath(name).split('/')[:-1] for name, _ in samples]
         # All are in one folder of this depth.
         pairs = zip(min(parents, default=[]), max(parents, default=[]))
@@ -221,17 +234,46 @@ def _listed_folders(
     return folders, ' and '.join(paths)
 
 
-def _refuse_unnamed(key: str, dataset: dict[str, Any], scope: str | None, lists: str) -> None:
-    """Refuse class folders where the training data has numbers and no names."""
+def _check_listed_folders(listed: list[str], lists: str, order: Sequence[str], source: str) -> None:
+    """Refuse a list that gives the images of a class folder the label of another class."""
+    for label, folder in enumerate(listed):
+        if folder in order and order.index(folder) != label:
+            raise InputError(
+                f'The images in the folder "{folder}" have the label {label} in {lists}, but '
+                f'"{folder}" is class {order.index(folder)} of {shorten(order)} ({source}). Set '
+                'the names in the order of the labels in the list: --cfg-options '
+                'metainfo.classes=NAME,NAME'
+            )
+
+
+def _refuse_unnamed(
+    key: str,
+    dataset: dict[str, Any],
+    scope: str | None,
+    source: str,
+    orders: list[list[str]],
+) -> None:
+    """Refuse class folders of which the training data does not tell which labels they are."""
     path = split_folder(dataset)
     if 'class_folders' in dataset or not osp.isdir(path):
         return
-    if not _is_imagenet([(key, dataset)], scope, find_class_folders(path)):
+    folders = find_class_folders(path, [name for order in orders for name in order])
+    if any(set(folders) & set(order) for order in orders):
+        return
+    if _is_imagenet([(key, dataset)], scope, folders):
+        return
+    start = f'{key} takes labels from the folders in "{path}", and the training data from {source}'
+    if orders:
         raise InputError(
-            f'{key} takes labels from the folders in "{path}", and the training data from {lists}, '
-            'which does not tell what its numbers are called. Set the names of the folders in the '
-            'order of these numbers: --cfg-options metainfo.classes=NAME,NAME'
+            f'{start}, which does not tell which of the classes {shorten(orders[-1])} the folders '
+            f'{shorten(folders)} are. Call the folders as the classes; or, before training, the '
+            'classes as the folders, in the order of the labels: --cfg-options '
+            'metainfo.classes=NAME,NAME'
         )
+    raise InputError(
+        f'{start}, which does not tell what its numbers are called. Set the names of the folders '
+        'in the order of these numbers: --cfg-options metainfo.classes=NAME,NAME'
+    )
 
 
 def _is_imagenet(datasets: Any, scope: str | None, folders: list[str]) -> bool:
@@ -309,15 +351,17 @@ def _adapt_folders(
     key: str,
     dataset: dict[str, Any],
     cls: type,
-    order: Sequence[str] | None,
+    orders: list[list[str]],
     trained_by_folders: bool,
 ) -> None:
+    """Read class folders in the order that has most of them."""
     from mtkdrl_mm.datasets.labelled_images import unknown_folders
 
     path = split_folder(dataset)
     if not osp.isdir(path):
         return
-    folders = find_class_folders(path, order or ())
+    folders = find_class_folders(path, [name for order in orders for name in order])
+    order = max(orders, key=lambda names: len(set(folders) & set(names)), default=None)
     other_names = not set(folders) & set(order or ()) and len(folders) == len(order or ())
     if order is None or (other_names and not trained_by_folders):
         # Names of classes, such as "tench", whose folders are called n01440764. Nothing but
@@ -347,7 +391,15 @@ def _holds_hidden_folder(path: str, name: str) -> bool:
     return osp.isdir(osp.join(path, name, '.ipynb_checkpoints'))
 
 
-def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], source: str) -> None:
+def _reads_numbers(cls: Any) -> bool:
+    """Whether a data set has label maps, and no names from which mmseg could renumber them."""
+    bases = {base.__name__ for base in getattr(cls, '__mro__', ())}
+    return 'BaseSegDataset' in bases and not (cls.METAINFO or {}).get('classes')
+
+
+def _set_classes(
+    key: str, dataset: dict[str, Any], cls: Any, classes: Sequence[str], source: str
+) -> None:
     declared, name_of_key = _declared_classes([(key, dataset)])
     if declared is not None and declared != list(classes):
         unknown = [name for name in declared if name not in classes]
@@ -355,6 +407,13 @@ def _set_classes(key: str, dataset: dict[str, Any], classes: Sequence[str], sour
             raise InputError(
                 f'{name_of_key} names {shorten(unknown)}, but the training data ({source}) has the '
                 f'classes {shorten(classes)}. Set the same `metainfo.classes` in all data sets.'
+            )
+        if _reads_numbers(cls):
+            raise InputError(
+                f'{name_of_key} are {shorten(declared)}, but the training data ({source}) has the '
+                f'classes {shorten(classes)}, and the label maps of a {cls.__name__} have numbers, '
+                'which would mean other classes. Set the same `metainfo.classes` in all data sets, '
+                'and renumber the label maps that do not follow them.'
             )
         print_log(f'{name_of_key}: {shorten(classes)}, as in the training data.', 'current')
     dataset.pop('classes', None)

@@ -1,7 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Names of classes: in metainfo, and as folders of images."""
+"""Names of classes: in configs and metainfo, and as folders of images."""
 
 import os
+import os.path as osp
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,41 @@ def class_names(metainfo: Any) -> list[str] | None:
     if not isinstance(classes, (list, tuple)):
         return None
     return [str(name) for name in classes]
+
+
+def read_class_names(key: str, value: Any, single: bool = False) -> list[str]:
+    """Class names that a config or the command line gives.
+
+    Args:
+        key (str): Config key of the names, for the message.
+        value (Sequence[str] | str): The names, or the path of a file with a name in
+            each line.
+        single (bool): Whether a text that is no file is the name of the only class,
+            as on the command line. Defaults to False.
+
+    Returns:
+        list[str]: The names in the order of the labels.
+
+    Raises:
+        InputError: If it is a text that is no file, or a number.
+    """
+    if isinstance(value, str):
+        if osp.isfile(value):
+            with open(value, encoding='utf-8-sig') as file:
+                return [line.strip() for line in file if line.strip()]
+        if single:
+            return [value]
+        # OpenMMLab would take every letter for a class.
+        raise InputError(
+            f'{key} is the text "{value}", and no file of this name exists. Write a list of names, '
+            f'also of a single one: ["{value}"]'
+        )
+    if not isinstance(value, Iterable):
+        raise InputError(
+            f'{key} is {value!r}, but must be the names of the classes, or a file with a name in '
+            'each line: metainfo.classes=NAME,NAME. Their number follows from them.'
+        )
+    return [str(name) for name in value]
 
 
 def checkpoint_classes(contents: Any) -> list[str] | None:

@@ -185,7 +185,9 @@ def _has_setting(dataset: dict[str, Any], name: str, value: Any) -> bool:
     if name == 'metainfo':
         classes = value.get('classes') if isinstance(value, dict) else None
         own = (dataset.get('metainfo') or {}).get('classes')
-        return classes is None or (own is not None and list(own) == list(classes))
+        if isinstance(own, Iterable) and isinstance(classes, Iterable):
+            return list(own) == list(classes)
+        return classes is None or own == classes
     if not isinstance(value, str):
         return True
     folder = osp.normpath(value)

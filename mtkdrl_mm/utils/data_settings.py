@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from .class_names import read_class_names
 from .errors import InputError
 
 LOADERS = ('train_dataloader', 'held_out_dataloader', 'val_dataloader', 'test_dataloader')
@@ -137,14 +138,8 @@ def _given_classes(cfg: Config, options: dict[str, Any]) -> list[str] | None:
     names = ['metainfo.classes', *(f'{key}.metainfo.classes' for key, _ in loader_datasets(cfg))]
     for name in names:
         if name in options:
-            value = options[name]
             # mmengine reads a single word as the path of a file, or as its letters.
-            if isinstance(value, str):
-                if osp.isfile(value):
-                    with open(value, encoding='utf-8-sig') as file:
-                        return [line.strip() for line in file if line.strip()]
-                return [value]
-            return [str(part) for part in value]
+            return read_class_names(name, options[name], single=True)
     return None
 
 

@@ -25,7 +25,7 @@ MODEL = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))
 def warnings(tmp_path, caplog):
     """Function that checks a model with a backbone from a checkpoint of this ``meta``."""
 
-    def check(preprocessor, meta, resume=False, init='DistilledBackbone'):
+    def check(preprocessor, meta, step=0, init='DistilledBackbone'):
         path = str(tmp_path / 'backbone.pth')
         torch.save(dict(meta=meta, state_dict=dict(a=torch.ones(1))), path)
         model = nn.Module()
@@ -36,7 +36,10 @@ def warnings(tmp_path, caplog):
         model.head = nn.Module()
         model.head.init_cfg = [dict(type='Normal', std=0.01)]
         caplog.clear()
-        runner = SimpleNamespace(model=model, _resume=resume, logger=logging.getLogger('test'))
+        # With --resume, also at the first start.
+        runner = SimpleNamespace(
+            model=model, iter=step, _resume=True, logger=logging.getLogger('test')
+        )
         BackboneCheckHook().before_train(runner)
         return [record.getMessage().replace(path, 'FILE') for record in caplog.records]
 
@@ -74,7 +77,7 @@ def test_all_packages_models(warnings, build):
     assert len(warnings(build(given, False), student(**IMAGENET))) == 1
     # Wherever it was initialised from, but not where it goes on from a checkpoint of its own.
     assert len(warnings(right, student(**cifar), init='Pretrained')) == 1
-    assert warnings(right, student(**cifar), resume=True) == []
+    assert warnings(right, student(**cifar), step=1) == []
 
 
 def test_what_cannot_be_compared(warnings):

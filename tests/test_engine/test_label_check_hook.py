@@ -3,6 +3,7 @@
 
 import json
 import logging
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -63,6 +64,95 @@ def test_a_label_without_a_class(make):
         InputError, match=rf'"{path}" has the labels 3, 7, but `model.decode_head.num_classes` is 3'
     ):
         run(model(3), samples)
+
+
+@pytest.mark.parametrize('make', [segmentation, detection])
+def test_a_label_without_a_class_in_validation_or_test(make):
+    path = 'labels.png' if make is segmentation else 'image.jpg'
+    other = Data([make(0, 1)] * 4 + [make(0, 5)])
+    message = rf'"{path}" has the labels 5, but `model.decode_head.num_classes` is 3'
+    with pytest.raises(InputError, match=message):
+        run(model(3), [make(0, 1)], val=other)
+    with pytest.raises(InputError, match=message):
+        check_test(model(3), other)
+    check_test(model(3), Data([make(0, 1)]))
+    # The views of test-time augmentation, and a test set without labels.
+    check_test(model(3), Data([dict(data_samples=[make(2)['data_samples']])]))
+    check_test(model(3), Data([dict(data_samples=SegDataSample())]))
+
+
+def check_test(network, dataset):
+    LabelCheckHook().before_test(
+        SimpleNamespace(
+            model=network,
+            test_dataloader=SimpleNamespace(dataset=dataset),
+            test_evaluator=SimpleNamespace(metrics=[]),
+        )
+    )
+
+
+@pytest.mark.parametrize('shape', [(4, 5, 3), (4, 5, 2), (4, 5)])
+def test_label_maps_of_several_channels(shape):
+    sample = segmentation(0)
+    sample['data_samples'].gt_sem_seg = PixelData()
+    sample['data_samples'].gt_sem_seg.set_field(torch.zeros(shape), 'data')
+    message = re.escape(f'The label map "labels.png" has the shape {shape}: it must have one chan')
+    with pytest.raises(InputError, match=message):
+        run(model(3), [segmentation(0, 1), sample])
+    with pytest.raises(InputError, match=message):
+        run(model(3), [segmentation(0, 1)], val=Data([sample]))
+
+
+class Two(Data):
+    metainfo = dict(classes=('background', 'building'))
+
+
+@pytest.mark.parametrize('values', [[0, 255], [255]])
+@pytest.mark.parametrize('count', [1, 8, 700])
+def test_masks_of_0_and_255(values, count):
+    """255 is ignored: a network of one class would reach 100 %."""
+    other = '1 ("building")' if 0 in values else '0 ("background")'
+    with pytest.raises(InputError) as error:
+        run(model(2), [segmentation(*values)] * count, data=Two)
+    assert str(error.value) == (
+        'The label maps of the training set, among them "labels.png", have only the values '
+        f'{" and ".join(map(str, values))}, and 255 is ignored, but `model.decode_head.num_classes`'
+        f' is 2. If 255 means class {other}, write {other[0]} for 255 in them.'
+    )
+    good = [segmentation(0, 1)] * 4
+    if count < 16:  # A few images may lack a class.
+        run(model(2), good, data=Two, val=Two([segmentation(*values)] * count))
+    else:
+        with pytest.raises(InputError, match=r'label maps of the validation set, .* only the valu'):
+            run(model(2), good, data=Two, val=Two([segmentation(*values)] * count))
+        with pytest.raises(InputError, match=r'label maps of the test set, .* only the values'):
+            check_test(model(2), Two([segmentation(*values)] * count))
+
+
+@pytest.mark.parametrize('values', [(1, 255), (0, 1), (0,)])
+def test_few_label_maps_may_lack_a_class(values):
+    """One image in 300 with another class, or without ignored pixels, is found."""
+    samples = [segmentation(0, 255)] * 300
+    samples[151] = segmentation(*values)
+    run(model(2), samples, data=Two)
+    run(model(2), [segmentation(0, 1)], data=Two, val=Two(samples))
+    # Where a single class is meant, and for boxes.
+    run(model(1), [segmentation(0, 255)], data=One)
+    run(model(2), [detection(0)] * 20, data=Two)
+
+
+class One(Data):
+    metainfo = dict(classes=('road',))
+
+
+def test_background_that_is_ignored_by_a_setting():
+    sample = segmentation(0, 255)
+    sample['data_samples'].set_metainfo(dict(reduce_zero_label=True))
+    with pytest.raises(
+        InputError,
+        match=r'is 2\. `reduce_zero_label=True` turns 0 into 255, 1 into 0 and so on: set it to Fa',
+    ):
+        run(model(2), [sample], data=Two)
 
 
 def test_region_proposals_know_no_classes():
@@ -154,6 +244,10 @@ def test_a_missing_label_map():
 
     with pytest.raises(InputError, match=r'names a file that does not exist: "gtFine/labels.png"'):
         run(model(3), [segmentation(0)], data=Missing)
+    with pytest.raises(
+        InputError, match=r'^The validation set names .* Check val_dataloader\.data'
+    ):
+        run(model(3), [segmentation(0, 1)], val=Missing([0]))
 
 
 def test_bad_arguments():
@@ -354,8 +448,10 @@ def test_metrics_follow_the_data_set():
     """Before training, where what does not fit costs nothing, and before what they evaluate."""
 
     class Detected(Data):
+        ids = (8, 3)
+
         def get_data_info(self, index):
-            return dict(img_id=self[index])
+            return dict(img_id=self.ids[index])
 
     def runner():
         api = SimpleNamespace(
@@ -364,7 +460,7 @@ def test_metrics_follow_the_data_set():
             cats={},
         )
         metric = SimpleNamespace(cat_ids=None, img_ids=None, _coco_api=api)
-        loader = SimpleNamespace(dataset=Detected([8, 3]))
+        loader = SimpleNamespace(dataset=Detected([detection(0), detection(2)]))
         evaluator = SimpleNamespace(metrics=[SimpleNamespace(), metric])
         return metric, SimpleNamespace(
             model=model(3),
@@ -382,6 +478,6 @@ def test_metrics_follow_the_data_set():
         assert metric.img_ids == [8, 3]
         assert [metric.cat_ids[label] for label in range(3)] == [2, 6, -3]
     metric, run_of_it = runner()
-    run_of_it.val_dataloader.dataset[1] = 4
+    run_of_it.val_dataloader.dataset.ids = (8, 4)
     with pytest.raises(InputError, match=r'^1 of 2 images are not in .* of val_evaluator \(Simpl'):
         LabelCheckHook().before_train(run_of_it)

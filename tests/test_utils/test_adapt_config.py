@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mtkdrl_mm.utils import InputError, data_checks
+from mtkdrl_mm.utils.data_settings import loader_datasets
 from mtkdrl_mm.utils.launch import check_data
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -294,6 +295,109 @@ def test_folders_whose_labels_nothing_tells(tmp_path, lines):
         assert labels(cfg, 'val_dataloader')[0] == dict(dog=0, cat=1)
 
 
+def listed(root, numbers, val, kind='ImageNet', **train):
+    """Config of a training list with these labels of folders, and of folders for validation."""
+    make_split(root, 'train', numbers)
+    make_split(root, 'val', val)
+    lines = [f'{name}/{i}.png {label}' for name, label in numbers.items() for i in (0, 1)]
+    (root / 'list.txt').write_text('\n'.join(lines))
+    cfg = splits(root, kind, **train)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    return cfg
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+@pytest.mark.parametrize('kind', ['ImageNet', 'CustomDataset'])
+def test_a_list_with_other_names_than_its_folders(tmp_path, kind, wrapper):
+    """Sorted, folder "10" would be class 2, and the list says 10."""
+    numbers = {str(label): label for label in range(12)}
+    names = [f'name{label}' for label in range(12)]
+    cfg = listed(tmp_path, numbers, list(numbers)[2:], kind, classes=names)
+    for name in LOADERS[1:]:
+        cfg[name].dataset = wrap(cfg[name].dataset, wrapper)
+    # Where tools/test.py runs alone, the checkpoint has the names.
+    for loaders, trained in ((LOADERS, None), (LOADERS[2:], names)):
+        done = Config(cfg.to_dict())
+        check_data(done, loaders, trained)
+        for name in loaders:
+            found, dataset = labels(done, name)
+            assert found == {k: v for k, v in numbers.items() if v > 1 or name == LOADERS[0]}
+            assert dataset.metainfo['classes'] == tuple(names)
+
+
+def test_folders_called_as_the_classes_of_a_list_with_other_folders(tmp_path):
+    numbers = dict(n02=0, n01=1)
+    cfg = listed(tmp_path, numbers, ['shark', 'tench'], classes=['tench', 'shark'])
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == numbers
+    assert labels(cfg, 'val_dataloader')[0] == dict(tench=0, shark=1)
+    (tmp_path / 'val' / 'shark').rename(tmp_path / 'val' / 'Shark')
+    cfg = listed(tmp_path / 'other', numbers, ['Shark', 'tench'], classes=['tench', 'shark'])
+    with pytest.raises(InputError, match='holds the folders Shark, which are none of the 2 clas'):
+        check_data(cfg, LOADERS)
+
+
+def test_a_list_that_numbers_the_folders_unlike_the_classes(tmp_path):
+    cfg = listed(tmp_path, dict(cat=0, dog=1), ['cat', 'dog'], classes=['dog', 'cat'])
+    with pytest.raises(InputError) as error:
+        check_data(cfg, LOADERS)
+    assert str(error.value) == (
+        f'The images in the folder "cat" have the label 0 in "{tmp_path}/list.txt", but "cat" is '
+        'class 1 of dog, cat (train_dataloader.dataset.metainfo.classes). Set the names in the '
+        'order of the labels in the list: --cfg-options metainfo.classes=NAME,NAME'
+    )
+    # A checkpoint was trained on other data, and knows its names.
+    check_data(cfg, LOADERS[2:], ['dog', 'cat'])
+    assert labels(cfg, 'test_dataloader')[0] == dict(dog=0, cat=1)
+
+
+def test_a_list_that_numbers_the_folders_unlike_another_part_of_the_training_data(tmp_path):
+    make_split(tmp_path, 'more', ['n01', 'n02'])
+    for numbers in (dict(n01=0, n02=1), dict(n01=1, n02=0)):
+        root = tmp_path / str(numbers['n01'])
+        cfg = listed(root, numbers, ['n02'], 'CustomDataset', classes=['tench', 'shark'])
+        first = cfg.train_dataloader.dataset
+        more = dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='more')
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[first, more])
+        if numbers['n01']:
+            with pytest.raises(
+                InputError, match=r'folder "n02" have the label 0 in .*, but "n02" is'
+            ):
+                check_data(cfg, LOADERS)
+        else:
+            check_data(cfg, LOADERS)
+            assert labels(cfg, 'val_dataloader')[0] == dict(n02=1)
+
+
+def test_labels_by_name_in_a_list(tmp_path):
+    cfg = listed(tmp_path, dict(n02='tench', n01='shark'), ['n01'], classes=['tench', 'shark'])
+    check_data(cfg, LOADERS)
+    assert labels(cfg, 'train_dataloader')[0] == dict(n02=0, n01=1)
+    assert labels(cfg, 'val_dataloader')[0] == dict(n01=1)
+
+
+@pytest.mark.parametrize('lines', ['1.png 0\n2.png 1', 'a/1.png 0', None])
+def test_folders_that_are_none_of_the_classes_of_a_list(tmp_path, lines):
+    """Nor does the list tell what they are; their order does not."""
+    cfg = listed(tmp_path, dict(a=0), ['n01', 'n02'], classes=['tench', 'shark'])
+    if lines is None:
+        cfg.train_dataloader.dataset = dict(
+            type='CIFAR10', data_root=str(tmp_path), metainfo=dict(classes=['tench', 'shark'])
+        )
+    else:
+        (tmp_path / 'list.txt').write_text(lines)
+    where = 'train_dataloader.dataset' if lines is None else f'"{tmp_path}/list.txt"'
+    for loaders, trained in ((LOADERS, None), (LOADERS[2:], ['tench', 'shark'])):
+        with pytest.raises(InputError) as error:
+            check_data(Config(cfg.to_dict()), loaders, trained)
+        assert str(error.value).endswith(
+            f'takes labels from the folders in "{tmp_path}/val", and the training data from '
+            f'{where}, which does not tell which of the classes tench, shark the folders n01, n02 '
+            'are. Call the folders as the classes; or, before training, the classes as the '
+            'folders, in the order of the labels: --cfg-options metainfo.classes=NAME,NAME'
+        )
+
+
 def test_a_list_for_training_and_the_folders_of_imagenet(tmp_path):
     """Its labels are the order of the folders, whatever the list's paths are."""
     make_split(tmp_path, 'val', [f'n{index:08d}' for index in range(1000)], images=0)
@@ -303,6 +407,8 @@ def test_a_list_for_training_and_the_folders_of_imagenet(tmp_path):
     cfg.train_dataloader.dataset.ann_file = 'list.txt'
     check_data(cfg, LOADERS)
     assert 'metainfo' not in cfg.val_dataloader.dataset
+    check_data(cfg, LOADERS[2:], [f'name{index}' for index in range(1000)])
+    assert 'class_folders' not in cfg.test_dataloader.dataset
 
 
 def test_hidden_folders_are_not_read(tmp_path):
@@ -367,6 +473,22 @@ def test_classes_from_a_file(tmp_path):
     cfg = splits(tmp_path, 'CustomDataset', classes=str(tmp_path / 'classes.txt'))
     check_data(cfg, LOADERS)
     assert labels(cfg, 'val_dataloader')[0] == {'hot dog': 0, 'fox': 1}
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('where', ['metainfo', 'classes'])
+def test_a_text_in_place_of_names(tmp_path, split, where):
+    """Without the comma of ("road",) mmseg would train four classes r, o, a and d."""
+    make_split(tmp_path, 'train', ['cat', 'dog'])
+    make_split(tmp_path, 'val', ['cat', 'dog'])
+    for value, reason in (('road', 'the text "road", and no file of this name exists'), (2, '2')):
+        cfg = splits(tmp_path, 'CustomDataset')
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset[where] = dict(classes=value) if where == 'metainfo' else value
+        key = 'metainfo.classes' if where == 'metainfo' else 'classes'
+        with pytest.raises(InputError) as error:
+            check_data(cfg, LOADERS)
+        assert str(error.value).startswith(f'{split}_dataloader.dataset.{key} is {reason}')
 
 
 def test_configs_that_read_right_stay_as_they_are(tmp_path):
@@ -561,3 +683,48 @@ def test_a_saved_config_with_labels_by_name(detection):
         [sys.executable, '-c', script, str(path)], capture_output=True, text=True, check=False
     )
     assert result.stdout.splitlines()[-1:] == ['[(10, 1), (11, 0)]'], result.stderr
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+def test_names_do_not_change_the_numbers_in_label_maps(tmp_path, wrapper):
+    mmseg = pytest.importorskip('mmseg.datasets')
+    names = ['ground', 'road', 'car']
+
+    def config(train, val, kind='BaseSegDataset'):
+        def loader(classes):
+            dataset = dict(type=kind, data_root=str(tmp_path), metainfo=dict(classes=classes))
+            return dict(dataset=wrap(dataset if classes else dict(dataset, metainfo={}), wrapper))
+
+        return Config(
+            dict(
+                default_scope='mmseg',
+                train_dataloader=loader(train),
+                val_dataloader=loader(val),
+                test_dataloader=loader(val),
+            )
+        )
+
+    def found(cfg):
+        return [dataset['metainfo']['classes'] for _, dataset in loader_datasets(cfg, LOADERS[1:2])]
+
+    for val in (['road', 'ground', 'car'], ['ground', 'car']):
+        for cfg, trained, loaders in (
+            (config(names, val), None, LOADERS),
+            (config(val, val), names, LOADERS[2:]),
+        ):
+            with pytest.raises(InputError) as error:
+                check_data(cfg, loaders, trained)
+            where = 'the checkpoint' if trained else 'train_dataloader.dataset'
+            assert where in str(error.value) and (
+                'has the classes ground, road, car, and the label maps of a BaseSegDataset have '
+                'numbers, which would mean other classes. Set the same `metainfo.classes` in all '
+            ) in str(error.value)
+    for val in (names, None):
+        cfg = config(names, val)
+        check_data(cfg, LOADERS, names)
+        assert set(found(cfg)) == {tuple(names)}
+    # mmseg renumbers label maps whose own names it knows.
+    streets = list(mmseg.CityscapesDataset.METAINFO['classes'])
+    cfg = config(streets[:3], streets[1::-1], 'CityscapesDataset')
+    check_data(cfg, LOADERS)
+    assert set(found(cfg)) == {tuple(streets[:3])}

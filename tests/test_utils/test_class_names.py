@@ -4,7 +4,27 @@
 import pytest
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.class_names import find_class_folders, order_class_folders
+from mtkdrl_mm.utils.class_names import (
+    find_class_folders,
+    order_class_folders,
+    read_class_names,
+)
+
+
+def test_names_in_configs(tmp_path):
+    path = tmp_path / 'classes.txt'
+    path.write_bytes('\ufeffhot dog\r\n\nfox\n'.encode())
+    assert read_class_names('classes', str(path)) == ['hot dog', 'fox']
+    assert read_class_names('classes', ('cat', 2)) == ['cat', '2']
+    assert read_class_names('classes', 'road', single=True) == ['road']
+    with pytest.raises(InputError) as error:
+        read_class_names('metainfo.classes', 'road')
+    assert str(error.value) == (
+        'metainfo.classes is the text "road", and no file of this name exists. Write a list of '
+        'names, also of a single one: ["road"]'
+    )
+    with pytest.raises(InputError, match=r'^metainfo\.classes is 3, but must be the names of the'):
+        read_class_names('metainfo.classes', 3, single=True)
 
 
 def test_hidden_folders_are_no_classes(tmp_path):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
 from mtkdrl_mm.utils import InputError
@@ -116,6 +117,15 @@ def test_classes_from_a_file(tmp_path):
     assert cfg.val_dataloader.dataset.metainfo.classes == ('cat', 'hot dog', 'cow')
 
 
+@pytest.mark.parametrize('key', ['metainfo.classes', 'val_dataloader.dataset.metainfo.classes'])
+def test_a_number_in_place_of_names(key):
+    message = f'{key} is 2, but must be the names of the classes, or a file with a name in each'
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(COCO, {key: 2})
+    # Classes may be called by numbers.
+    assert num_classes(load(COCO, {key: [1, 2]})) == [2] * 4
+
+
 def test_number_of_classes_that_disagrees():
     key = 'model.roi_head.mask_head.num_classes'
     assert num_classes(load(COCO, {'metainfo.classes': ['a', 'b'], key: 2})) == [2] * 4
@@ -157,8 +167,15 @@ def coco(tmp_path):
 
 
 def test_good_annotations(coco):
-    cfg = coco(json.dumps(dict(images=[], annotations=[], categories=[])))
+    names = CocoDataset.METAINFO['classes']
+    categories = [dict(id=number, name=name) for number, name in enumerate(names)]
+    cfg = coco(json.dumps(dict(images=[], annotations=[], categories=categories)))
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    assert cfg.train_dataloader.dataset.type == 'CocoDataset'
+    # Without the classes nothing would be learned.
+    with pytest.raises(InputError, match='lacks person, bicycle, car'):
+        cfg = coco(json.dumps(dict(images=[], annotations=[], categories=[])))
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
 
 
 @pytest.mark.parametrize(

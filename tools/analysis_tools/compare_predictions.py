@@ -23,13 +23,15 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.fileio import get
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
-from mmengine.runner import load_checkpoint
 
 from mtkdrl_mm.comparison.plots import save_figure
+from mtkdrl_mm.engine.hooks.label_check_hook import compare_classes
+from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.utils import InputError, check_number
+from mtkdrl_mm.utils.class_names import checkpoint_classes, shorten
 from mtkdrl_mm.utils.files import check_output_file
 from mtkdrl_mm.utils.launch import add_common_arguments, check_data, load_config, run_tool
-from mtkdrl_mm.utils.torch_load import allow_mmengine_checkpoints
+from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.local_files import missing_file
 
 matplotlib.use('Agg')
@@ -78,6 +80,23 @@ def read_checkpoints(arguments: list[str]) -> dict[str, str]:
     return checkpoints
 
 
+def trained_classes(checkpoints: dict[str, str]) -> list[str] | None:
+    """Class names that all checkpoints were trained on; None if none of them has any."""
+    found: dict[str, list[str]] = {}
+    for path in checkpoints.values():
+        classes = checkpoint_classes(read_checkpoint(path, 'the checkpoint'))
+        if classes is not None:
+            found[path] = classes
+    for path, classes in found.items():
+        first = next(iter(found))
+        if classes != found[first]:
+            raise InputError(
+                f'"{path}" was trained on the classes {shorten(classes)}, "{first}" on '
+                f'{shorten(found[first])}: compare checkpoints of the same classes in one order.'
+            )
+    return next(iter(found.values()), None)
+
+
 def predict(cfg: Config, checkpoint: str, samples: list[Any], device: str) -> list[Any]:
     """Predict samples with a checkpoint.
 
@@ -89,16 +108,16 @@ def predict(cfg: Config, checkpoint: str, samples: list[Any], device: str) -> li
 
     Returns:
         list[BaseDataElement]: The samples with predictions, on the CPU.
+
+    Raises:
+        InputError: If not all weights of the model are in the file.
     """
-    model = MODELS.build(cfg.model)
-    keys = load_checkpoint(model, checkpoint, map_location='cpu', strict=False)
-    weights = keys.get('state_dict', keys)
-    missing = [key for key in model.state_dict() if key not in weights]
-    if missing:
-        raise InputError(
-            f'"{checkpoint}" lacks weights of the model in the config: {len(missing)} are '
-            f'missing, among them {missing[0]}. Use a checkpoint of this config.'
-        )
+    config = dict(cfg.model)
+    # The preprocessing that the config defines outside of the model.
+    if cfg.get('data_preprocessor') is not None:
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(config)
+    load_network_weights(model, read_checkpoint(checkpoint, 'checkpoint'), checkpoint, 'network')
     model = model.to(device).eval()
     with torch.no_grad():
         return [model.test_step(pseudo_collate([sample]))[0].cpu() for sample in samples]
@@ -130,10 +149,12 @@ def main() -> None:
     check_output_file('--out', args.out)
     checkpoints = read_checkpoints(args.checkpoints)
     cfg = load_config(args)
-    check_data(cfg, ('test_dataloader',))
-    allow_mmengine_checkpoints()
+    classes = trained_classes(checkpoints)
+    check_data(cfg, ('test_dataloader',), classes)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    if classes is not None:
+        compare_classes(classes, dataset, 'test')
     if args.indices:
         indices = args.indices
         for index in indices:

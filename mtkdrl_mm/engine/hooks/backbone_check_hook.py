@@ -37,7 +37,8 @@ class BackboneCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare the preprocessing of all backbones."""
-        if runner._resume:
+        # `--resume` starts from the beginning where there is no checkpoint yet.
+        if runner.iter > 0:
             return
         model = unwrap_model(runner.model)
         here = _of_module(getattr(model, 'data_preprocessor', None))

@@ -18,6 +18,9 @@ from mtkdrl_mm.utils.class_names import checkpoint_classes, dataset_classes, sho
 from mtkdrl_mm.utils.data_checks import check_category_names, find_coco_categories
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 
+# Number of images that are read before label maps of a single class are refused.
+_MORE_SAMPLES = 512
+
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
@@ -27,20 +30,22 @@ class LabelCheckHook(Hook):
     the data sets, also inside wrappers, with each other, with the annotations,
     and with the number of classes of the model's heads. It checks all labels of
     classifiers. For detectors and segmentors it reads a few images with their
-    labels from the training set, through the pipeline. Without this check, such
-    labels end in an index error inside a loss or at the first evaluation, in a
-    device assertion, or in wrong results. It also lets metrics that read a
-    COCO file evaluate the images and classes of the data set, and warns of
-    classes without any object in the training set. It saves nothing.
+    labels from the training and the validation set, or the test set, through the
+    pipeline; if label maps have one class beside the ignored value, many more.
+    Without this check, such labels end in an index error inside a loss or at the
+    first evaluation, in a device assertion, or in wrong results. It also lets
+    metrics that read a COCO file evaluate the images and classes of the data set,
+    and warns of classes without any object in the training set. It saves nothing.
 
     Args:
         num_samples (int): Number of images that are read, spread evenly over
-            the training set. Defaults to 16.
+            a set. Defaults to 16.
 
     Raises:
         InputError: If the training set is empty, a file is missing, classes
-            disagree, a label is outside of the model's classes, or the file of
-            a metric lacks an image.
+            disagree, a label is outside of the model's classes, a label map has
+            several channels, all are of one class and the ignored value, or the
+            file of a metric lacks an image.
     """
 
     priority = 'NORMAL'
@@ -80,19 +85,9 @@ class LabelCheckHook(Hook):
             )
         if not heads or classified:
             return
-        count = min(self.num_samples, len(dataset))
-        for index in torch.linspace(0, len(dataset) - 1, count).long().tolist():
-            try:
-                sample = dataset[index]['data_samples']
-            except FileNotFoundError as error:
-                raise InputError(
-                    f'The training set names a file that does not exist: "{error.filename}". '
-                    'Check train_dataloader.dataset: `data_root`, `data_prefix`, `img_suffix` and '
-                    '`seg_map_suffix`; labels of Cityscapes and COCO-Stuff have to be converted '
-                    "first, by mmseg's tools/dataset_converters."
-                ) from error
-            for key, num_classes, ignored in heads:
-                self._check(sample, key, num_classes, ignored)
+        self._check_samples(dataset, 'train', heads)
+        if runner.val_loop is not None:
+            self._check_samples(runner.val_dataloader.dataset, 'val', heads)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare the classes of a checkpoint with those of the test set.
@@ -113,7 +108,9 @@ class LabelCheckHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Check the labels of the test set."""
         dataset = runner.test_dataloader.dataset
-        check_image_labels(dataset, heads_with_classes(runner))
+        heads = heads_with_classes(runner)
+        if not check_image_labels(dataset, heads) and heads:
+            self._check_samples(dataset, 'test', heads)
         check_category_labels(dataset)
         align_metrics(runner.test_evaluator, dataset, 'test')
 
@@ -147,24 +144,109 @@ class LabelCheckHook(Hook):
         if runner.val_loop is not None:
             compare_classes(classes, runner.val_dataloader.dataset, 'validation')
 
+    def _check_samples(self, dataset: Any, split: str, heads: list[tuple[str, int, int]]) -> None:
+        """Check some labels of a detection or segmentation set.
+
+        Args:
+            dataset (Dataset): The data set, built.
+            split (str): 'train', 'val' or 'test', for messages.
+            heads (list[tuple[str, int, int]]): Result of :func:`heads_with_classes`.
+
+        Raises:
+            InputError: If a label is not a class, a label map is not 2-D, or all label
+                maps are of one class and the ignored value.
+        """
+        _, num_classes, ignored = heads[0]
+        found: set[int] = set()
+        indices = _spread(len(dataset), self.num_samples)
+        for index in indices:
+            sample = _read_sample(dataset, index, split)
+            found |= (values := self._check(sample, heads))
+            if not ('gt_sem_seg' in sample and ignored in values):
+                num_classes = 0  # No label map, or one without ignored pixels.
+        # A few images of the test may lack a class.
+        enough = split == 'train' or len(dataset) >= self.num_samples
+        if num_classes < 2 or 0 <= ignored < num_classes or len(found - {ignored}) > 1:
+            return
+        if not (indices and enough):
+            return
+        for index in sorted({*_spread(len(dataset), _MORE_SAMPLES)} - {*indices}):
+            sample = _read_sample(dataset, index, split)
+            found |= (values := self._check(sample, heads))
+            if ignored not in values or len(found - {ignored}) > 1:
+                return
+        _refuse_single_class(dataset, split, sample, found, heads[0])
+
     @staticmethod
-    def _check(sample: Any, key: str, num_classes: int, ignored: int) -> None:
-        if 'gt_sem_seg' in sample:
+    def _check(sample: Any, heads: list[tuple[str, int, int]]) -> set[int]:
+        """Check the labels of a sample; return those that occur."""
+        if 'gt_sem_seg' in sample and 'data' in sample.gt_sem_seg:
             labels, path = sample.gt_sem_seg.data, sample.get('seg_map_path')
+            if labels.ndim != 3 or len(labels) != 1:
+                raise InputError(
+                    f'The label map "{path}" has the shape {tuple(labels.shape)}: it must have one '
+                    'channel, with the number of its class in every pixel. Convert the colours, or '
+                    'equal channels, of the label maps into such numbers.'
+                )
         elif 'gt_instances' in sample and 'labels' in sample.gt_instances:
             labels, path = sample.gt_instances.labels, sample.get('img_path')
         else:
-            return
-        values = torch.as_tensor(labels).unique()
-        invalid = values[(values < 0) | (values >= num_classes)]
-        invalid = invalid[invalid != ignored].tolist()
-        if invalid:
-            raise InputError(
-                f'"{path}" has the labels {shorten(invalid)}, but `{key}` is '
-                f'{num_classes}: labels must be 0 to {num_classes - 1}, or {ignored} for ignored '
-                'pixels. Convert the label maps, or change `num_classes` and `metainfo.classes` '
-                'of the data sets.'
-            )
+            return set()
+        values = set(torch.as_tensor(labels).unique().tolist())
+        for key, num_classes, ignored in heads:
+            invalid = sorted(v for v in values if not 0 <= v < num_classes and v != ignored)
+            if invalid:
+                raise InputError(
+                    f'"{path}" has the labels {shorten(invalid)}, but `{key}` is '
+                    f'{num_classes}: labels must be 0 to {num_classes - 1}, or {ignored} for '
+                    'ignored pixels. Convert the label maps, or change `num_classes` and '
+                    '`metainfo.classes` of the data sets.'
+                )
+        return values
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Up to this many indices, spread evenly."""
+    return torch.linspace(0, length - 1, min(count, length)).long().tolist()
+
+
+def _read_sample(dataset: Any, index: int, split: str) -> Any:
+    """Read the labels of an image through the pipeline."""
+    try:
+        sample = dataset[index]['data_samples']
+    except FileNotFoundError as error:
+        name = {'train': 'training', 'val': 'validation'}.get(split, split)
+        raise InputError(
+            f'The {name} set names a file that does not exist: "{error.filename}". '
+            f'Check {split}_dataloader.dataset: `data_root`, `data_prefix`, `img_suffix` and '
+            '`seg_map_suffix`; labels of Cityscapes and COCO-Stuff have to be converted '
+            "first, by mmseg's tools/dataset_converters."
+        ) from error
+    # Of test-time augmentation, the views of an image.
+    return sample[0] if isinstance(sample, (list, tuple)) else sample
+
+
+def _refuse_single_class(
+    dataset: Any, split: str, sample: Any, found: set[int], head: tuple[str, int, int]
+) -> None:
+    key, num_classes, ignored = head
+    name = {'train': 'training', 'val': 'validation'}.get(split, split)
+    known = sorted(found - {ignored})
+    classes = dataset_classes(dataset)
+    values = ' and '.join(map(str, [*known, ignored]))
+    if sample.get('reduce_zero_label'):
+        advice = (
+            f'`reduce_zero_label=True` turns 0 into {ignored}, 1 into 0 and so on: set it to False '
+            'if 0 is a class.'
+        )
+    else:
+        other = next(label for label in range(num_classes) if label not in known)
+        what = f' ("{classes[other]}")' if classes and len(classes) == num_classes else ''
+        advice = f'If {ignored} means class {other}{what}, write {other} for {ignored} in them.'
+    raise InputError(
+        f'The label maps of the {name} set, among them "{sample.get("seg_map_path")}", have only '
+        f'the values {values}, and {ignored} is ignored, but `{key}` is {num_classes}. {advice}'
+    )
 
 
 def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
