@@ -199,6 +199,11 @@ def test_configs_that_mmengine_has_written(read, warnings_of, tmp_path):
             'val_dataloader = dict(dataset=dict(metainfo=metainfo))',
             '',
         ),
+        # Refused where data sets are read, and not by a TypeError.
+        (
+            'metainfo = dict(classes=2)\nval_dataloader = dict(dataset=dict(metainfo=metainfo))',
+            '',
+        ),
         ('metainfo = dict(palette=[(0, 0, 0)])', ''),
     ],
 )
