@@ -481,3 +481,20 @@ def test_metrics_follow_the_data_set():
     run_of_it.val_dataloader.dataset.ids = (8, 4)
     with pytest.raises(InputError, match=r'^1 of 2 images are not in .* of val_evaluator \(Simpl'):
         LabelCheckHook().before_train(run_of_it)
+
+
+@pytest.mark.parametrize('count', [2, 5])
+def test_class_weights_of_another_number_of_classes(count):
+    """As those of a base config for Cityscapes, which do not follow `metainfo.classes`."""
+    network = model(3)
+    network.decode_head.loss_decode = nn.Module()
+    for weights in (None, 0.5, [1.0] * 3, [1.0] * 3 + [0.1]):
+        network.decode_head.loss_decode.class_weight = weights
+        run(network, [segmentation(0, 1, 2)])
+    network.decode_head.loss_decode.class_weight = [1.0] * count
+    with pytest.raises(InputError) as error:
+        run(network, [segmentation(0, 1, 2)])
+    assert str(error.value) == (
+        f'`class_weight` of `model.decode_head.loss_decode` has {count} numbers, but there are 3 '
+        'classes: set it to a list with one for each, or to None.'
+    )

@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from mtkdrl_mm.datasets import built_datasets
 from mtkdrl_mm.evaluation.align_metrics import align_metrics
@@ -141,6 +142,8 @@ class LabelCheckHook(Hook):
                 f'classes: {shorten(classes)}. If that is correct, set {settings}{also}; if '
                 'not, set the classes: --cfg-options metainfo.classes=NAME,NAME'
             )
+        if heads:
+            check_class_weights(unwrap_model(runner.model), len(classes))
         if runner.val_loop is not None:
             compare_classes(classes, runner.val_dataloader.dataset, 'validation')
 
@@ -278,6 +281,29 @@ def heads_with_classes(runner: Runner) -> list[tuple[str, int, int]]:
     if getattr(preprocessor, 'batch_augments', None) is not None:
         found.append(('data_preprocessor.num_classes', preprocessor.num_classes or 0, 255))
     return found
+
+
+def check_class_weights(model: nn.Module, num_classes: int) -> None:
+    """Check that losses with a weight per class have one for each.
+
+    Args:
+        model (nn.Module): A network, or a distiller.
+        num_classes (int): Number of classes.
+
+    Raises:
+        InputError: If a ``class_weight`` is a list of another length. One more may be that
+            of the background.
+    """
+    for name, module in model.named_modules():
+        weights = getattr(module, 'class_weight', None)
+        if isinstance(weights, (list, tuple)) and len(weights) not in (
+            num_classes,
+            num_classes + 1,
+        ):
+            raise InputError(
+                f'`class_weight` of `model.{name}` has {len(weights)} numbers, but there are '
+                f'{num_classes} classes: set it to a list with one for each, or to None.'
+            )
 
 
 def check_image_labels(dataset: Any, heads: list[tuple[str, int, int]]) -> bool:
