@@ -2,6 +2,7 @@
 """Changes to a config before anything is built from it, with a log line each."""
 
 import inspect
+import logging
 import os
 import os.path as osp
 from collections.abc import Sequence
@@ -135,16 +136,22 @@ def adapt_classes(
         folders, location = listed, f'{lists}, the paths of the images'
     try:
         order = order_class_folders(folders, named, location) if folders else named
-        _check_listed_folders(listed, lists, order or (), source if order is named else location)
+        where = location if folders else source
+        contradiction = _contradiction(listed, lists, order or (), where)
+        if contradiction and folders:
+            raise InputError(contradiction)
     except InputError:
         if not trained_classes:
             raise
         # The training data has changed since then: the checkpoint takes precedence.
-        order, listed = named, []
+        order, listed, contradiction = named, [], ''
+    if contradiction and not trained_classes:
+        # Labels may be wrong on purpose. The names say what a label means.
+        print_log(contradiction, 'current', logging.WARNING)
     orders = [] if order is None else [order]
     if not folders and named is not None and len(listed) == len(named):
         # Names of classes, such as "tench", for folders called n01440764.
-        orders.insert(0, listed)
+        orders += [] if set(listed) & set(named) else [listed]
     # Other names for folders get their order if the training data is numbered so too.
     sorted_alike = not training or any(
         _reads_folders(dataset_class(dataset, scope), dataset) for _, dataset in training
@@ -234,16 +241,17 @@ def _listed_folders(
     return folders, ' and '.join(paths)
 
 
-def _check_listed_folders(listed: list[str], lists: str, order: Sequence[str], source: str) -> None:
-    """Refuse a list that gives the images of a class folder the label of another class."""
+def _contradiction(listed: list[str], lists: str, order: Sequence[str], source: str) -> str:
+    """Phrase that a list gives the images of a class folder the label of another class, or ''."""
     for label, folder in enumerate(listed):
         if folder in order and order.index(folder) != label:
-            raise InputError(
+            return (
                 f'The images in the folder "{folder}" have the label {label} in {lists}, but '
-                f'"{folder}" is class {order.index(folder)} of {shorten(order)} ({source}). Set '
-                'the names in the order of the labels in the list: --cfg-options '
-                'metainfo.classes=NAME,NAME'
+                f'"{folder}" is class {order.index(folder)} of {shorten(order)} ({source}). If '
+                'that is not meant, set the names in the order of the labels in the list: '
+                '--cfg-options metainfo.classes=NAME,NAME'
             )
+    return ''
 
 
 def _refuse_unnamed(

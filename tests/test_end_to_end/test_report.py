@@ -165,7 +165,8 @@ def test_page_of_a_comparison_fits_a_phone(trained, compared, tmp_path):
 def test_stored_outputs(trained):
     """Of teachers whose outputs were read, no network is needed."""
     workshop = trained[0]
-    options = ['train_cfg.max_epochs=2', 'model.teachers.0.checkpoint=/no/teacher0.pth']
+    gone = f'/no/{workshop.folder.name}/teacher0.pth'
+    options = ['train_cfg.max_epochs=2', f'model.teachers.0.checkpoint={gone}']
     html, printed = page_of(workshop, train_from_store(workshop, trained[1], 'plain', options))
     assert 'Left out' not in printed and html.count('<img ') == 24
     assert 'On 32 training images, augmented as in epoch 3' in html

@@ -59,7 +59,7 @@ def stored(tmp_path_factory):
     'extra',
     [
         '',
-        "\nmodel['teachers'][0]['checkpoint'] = '/nowhere/teacher0.pth'",
+        "\nmodel['teachers'][0]['checkpoint'] = '/nowhere/FOLDER/teacher0.pth'",
         "\nmodel['teachers'].reverse()",
         "\nmodel['teachers'].pop(0)",
         LISTED,
@@ -68,6 +68,7 @@ def stored(tmp_path_factory):
 def test_what_is_the_same_is_not_refused(stored, extra):
     """Also if a file is gone, in another order, without a teacher, and with images listed."""
     stored.list_images(stored.listed)
+    extra = extra.replace('FOLDER', stored.folder.name)
     config = stored.config('same', POOL + BLENDED + extra)
     assert stored.distil(config, 'same', stored.root, epochs=1)['meta']['iter'] == 7
 
@@ -121,9 +122,9 @@ def test_a_teacher_that_is_normalised_as_the_student(stored):
 def test_weights_of_another_name_that_are_gone(stored):
     message = stored.refusal("\nmodel['teachers'][0]['checkpoint'] = '/nowhere/other.pth'")
     assert message == (
-        'The outputs of teacher "teacher0" were stored with the weights of "teacher0.pth", but '
-        'the config names "other.pth", which is not on this machine, so that the contents cannot '
-        'be compared. Name the same file, or store this teacher again.'
+        f'The outputs of teacher "teacher0" were stored with the weights of "{stored.folder.name}/'
+        'teacher0.pth", but the config names "nowhere/other.pth", which is not on this machine, so '
+        'that the contents cannot be compared. Name the same file, or store this teacher again.'
     )
 
 
@@ -158,12 +159,12 @@ def test_another_image_encoder(tmp_path):
     torch.save(torch.randn(4, 8), changed)
     clip = 'for teacher "clip" with another class map'
     assert f'{clip} (`logit_scale`): 10.0 there, 11.0 here.' in refused(logit_scale=11.0)
-    assert f'{clip} (`text_embeddings`): texts.pt there, changed.pt here.' in refused(
-        text_embeddings=changed
-    )
+    name = tmp_path.name
+    found = f'(`text_embeddings`): {name}/texts.pt there, {name}/changed.pt here.'
+    assert f'{clip} {found}' in refused(text_embeddings=changed)
     assert (
-        'were stored with the text embeddings of "texts.pt", but the config names "gone.pt", '
-        'which is not on this machine'
+        f'were stored with the text embeddings of "{name}/texts.pt", but the config names '
+        '"gone.pt", which is not on this machine'
     ) in refused(text_embeddings='gone.pt')
 
 
