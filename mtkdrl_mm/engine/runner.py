@@ -3,6 +3,7 @@
 
 import itertools
 import logging
+import math
 import os
 import os.path as osp
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from .full_disk import WriteErrorGuard, report_write_error_once
 from .hooks.step_hook import last_good_state
 from .hyperparameters import follow_hyperparameters, hyperparameters
 from .log_history import bound_log_history
+from .optim_wrappers import optim_wrappers
 from .resume_checks import (
     check_same_classes,
     check_same_groups,
@@ -146,6 +148,8 @@ class ResumableRunner(Runner):
     _schedules: Any = None
     #: Those of the config; set when the optimiser is built; read by `resume`, and saved.
     _hyperparameters: list[dict[str, Any]] | None = None
+    #: By what the learning rate of the config was scaled; set with them; saved.
+    _lr_factor: float = 1.0
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> 'ResumableRunner':
@@ -242,6 +246,24 @@ class ResumableRunner(Runner):
         """Scale the learning rate with the batch size, and remember the config's."""
         self._hyperparameters = hyperparameters(optim_wrapper)
         super().scale_lr(optim_wrapper, auto_scale_lr)
+        if not self._scales_learning_rate:
+            return
+        loader = self._train_dataloader
+        batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        images = self.world_size * batch
+        base = self.auto_scale_lr['base_batch_size']
+        self._lr_factor = images / base
+        steps = max(wrapper._accumulative_counts for wrapper in optim_wrappers(optim_wrapper))
+        if steps > 1:
+            self.logger.warning(
+                f'--auto-scale-lr counts the {images} images of a step, as in mmengine, and not '
+                f'those of the {steps} steps whose gradients are accumulated: to count all, set '
+                f'auto_scale_lr.base_batch_size={base / steps:g}.'
+            )
+
+    @property
+    def _scales_learning_rate(self) -> bool:
+        return bool((self.auto_scale_lr or {}).get('enable'))
 
     def build_dataloader(  # type: ignore[override]
         self,
@@ -401,18 +423,32 @@ class ResumableRunner(Runner):
             if schedule_changes:
                 self.logger.info(schedule_changes)
         self.dump_config()
-        if changes:
-            self.logger.warning(f'{changes} {self._adapt_learning_rate(meta["progress"])}')
+        progress, factor = meta.get('progress'), meta.get('learning_rate_factor')
+        adapted = self._adapt_learning_rate(progress, factor) if progress else ''
+        if changes or adapted:
+            self.logger.warning(f'{changes} {adapted}'.strip())
 
-    def _adapt_learning_rate(self, saved: dict[str, Any]) -> str:
-        """Scale a resumed learning rate with the batch size, if `auto_scale_lr` is enabled."""
-        sampler = self.train_loop.batch_sampler
-        before = saved['batch_size'] * saved['world_size']
-        if sampler.images_per_step == before:
-            return ''
-        factor = sampler.images_per_step / before
+    def _adapt_learning_rate(self, saved: dict[str, Any], then: float | None) -> str:
+        """Scale a resumed learning rate with the batch size, if `auto_scale_lr` is enabled.
+
+        Args:
+            saved (dict): The checkpoint's progress.
+            then (float, optional): Its factor of the config's learning rate; None if it was
+                written by an earlier version.
+
+        Returns:
+            str: What was done, or would be, for the log; '' if nothing.
+        """
+        images = self.train_loop.batch_sampler.images_per_step
+        factor = images / (saved['batch_size'] * saved['world_size'])
+        if then is not None and self._scales_learning_rate:
+            factor = self._lr_factor / then
+        elif then is not None:
+            self._lr_factor = then
         group = self.optim_wrapper.param_groups[0]
-        if not (self.auto_scale_lr or {}).get('enable'):
+        if math.isclose(factor, 1):
+            return ''
+        if not self._scales_learning_rate:
             return (
                 f'The learning rate stays {group["lr"]:.4g}; --auto-scale-lr would scale it by '
                 f'{factor:g}.'
@@ -509,6 +545,7 @@ class ResumableRunner(Runner):
         meta['training'] = describe_training(self.cfg)
         if self._hyperparameters is not None:
             meta['hyperparameters'] = self._hyperparameters
+            meta['learning_rate_factor'] = self._lr_factor
         model = unwrap_model(self.model)
         student_cfg = getattr(model, 'student_cfg', None)
         if student_cfg is not None:

@@ -248,6 +248,38 @@ def test_resuming_scales_the_learning_rate_if_that_is_asked_for(build, batch, fa
     assert runner.optim_wrapper.param_groups[0]['initial_lr'] == pytest.approx(0.01 * factor)
 
 
+def test_scaling_may_begin_or_change_in_a_resumed_training(build):
+    """The learning rate is that of a training that had these settings from its beginning."""
+
+    def resume(epochs, base=None):
+        scale = {} if base is None else {'auto_scale_lr': dict(base_batch_size=base, enable=True)}
+        scale.update({'train_cfg.max_epochs': epochs, 'param_scheduler': None})
+        runner = build(resume=epochs > 1, **scale)
+        logged = []
+        runner.logger.warning = lambda text, *a, **k: logged.append(text)
+        runner.train()
+        return lr(runner), [text for text in logged if 'learning rate' in text]
+
+    assert resume(1) == (0.01, [])
+    line = 'The learning rate was scaled by {:g} to {:.4g}.'
+    assert resume(2, base=16) == (pytest.approx(0.0025), [line.format(0.25, 0.0025)])
+    assert resume(3, base=16) == (pytest.approx(0.0025), [])
+    # Without the flag it stays, and what comes after knows by what it is scaled.
+    assert resume(4) == (pytest.approx(0.0025), [])
+    assert resume(5, base=8) == (pytest.approx(0.005), [line.format(2, 0.005)])
+
+
+def test_scaling_tells_that_accumulated_steps_do_not_count(build):
+    scale = {'auto_scale_lr': dict(base_batch_size=16, enable=True)}
+    for steps, count in ((1, 0), (4, 1)):
+        runner = build(**scale, **{'optim_wrapper.accumulative_counts': steps})
+        logged = []
+        runner.logger.warning = lambda text, *a, logged=logged, **k: logged.append(text)
+        runner.train()
+        assert lr(runner) == pytest.approx(0.0025)
+        assert sum('set auto_scale_lr.base_batch_size=4.' in text for text in logged) == count
+
+
 def test_a_training_s_data_must_stay(build):
     build(**{'train_cfg.max_epochs': 1}).train()
     with pytest.raises(InputError, match='has 12 images, but had 10'):
