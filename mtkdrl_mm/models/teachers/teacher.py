@@ -94,6 +94,11 @@ class Teacher(nn.Module):
         """Name for messages: ``teacher "NAME"``."""
         return f'teacher "{self.name}"'
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights of the checkpoint have been loaded."""
+        return self._num_loaded > 0
+
     def train(self, mode: bool = True) -> 'Teacher':
         """Keep eval mode, whatever ``mode`` is."""
         return super().train(False)
@@ -106,9 +111,16 @@ class Teacher(nn.Module):
 
         Raises:
             InputError: If there is no checkpoint, or the file is missing,
-                damaged, unsafe, or of another architecture.
+                damaged, unsafe, or of another architecture; or if the teacher
+                has run before, in another mode.
         """
         if self.mode != EAGER:  # frozen weights, which were read before
+            if self.checkpoint is not None and not self.is_loaded:
+                raise InputError(
+                    f'The weights of teacher "{self.name}" cannot be loaded any more: it has run '
+                    'with random ones, which are part of its mode. Build the distiller again, and '
+                    'call `init_weights()` before its first step.'
+                )
             return self._num_loaded
         if self.checkpoint is None:
             raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtkdrl_mm.structures import NetworkOutput
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.distributed import broadcast_from_main
+from mtkdrl_mm.weights.locations import find_file
 
 from .build_teacher import TeacherConfig, build_teacher, read_teacher_config
 from .choose_mode import Choice, choose_mode
@@ -173,6 +174,20 @@ class TeacherPool(nn.ModuleList):
         for teacher in self:
             teacher.check_classes(classes)
 
+    def _warn_of_random_weights(self) -> None:
+        """Tell of a distiller that was built by hand, and lacks a call."""
+        for teacher in self:
+            # A benchmark names no file.
+            known = teacher.checkpoint and not teacher.is_loaded
+            if known and find_file(teacher.checkpoint, teacher.role) is not None:
+                print_log(
+                    f'The weights of teacher "{teacher.name}" have not been loaded from '
+                    f'"{teacher.checkpoint}", and it runs with random ones: call `init_weights()` '
+                    'of the distiller before its first step.',
+                    'current',
+                    logging.WARNING,
+                )
+
     @torch.no_grad()
     def prepare(self, inputs: Tensor) -> None:
         """Choose and adopt each teacher's fastest mode; only the first call has an effect.
@@ -192,6 +207,7 @@ class TeacherPool(nn.ModuleList):
         if self._prepared:
             return
         self._prepared = True
+        self._warn_of_random_weights()
         inputs = self._filled_up(inputs)
         settings = self.inference
         if settings.dtype == 'float16' and inputs.device.type == 'cpu':

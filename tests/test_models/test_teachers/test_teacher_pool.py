@@ -1,6 +1,8 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The frozen teachers."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from mmpretrain.models import ClsDataPreprocessor
 
 from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.connectors.build_connectors import build_connectors
+from mtkdrl_mm.models.teachers import teacher_pool
+from mtkdrl_mm.models.teachers.inference_mode import EAGER, InferenceSettings
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.utils import InputError
 
@@ -307,3 +311,34 @@ def test_all_missing_files_are_named_at_once(make_pool, make_resnet, tmp_path, m
         'train it: python tools/train.py configs/cifar10/teacher_resnet.py',
         f'Teacher "d": the file "{paths[3]}" does not exist. Set model.teachers.3.checkpoint.',
     ]
+
+
+def test_teachers_without_their_weights_are_named(make_pool, make_resnet, tmp_path, monkeypatch):
+    """A distiller that was built by hand, whose `init_weights` has not been called."""
+    lines = []
+    monkeypatch.setattr(teacher_pool, 'print_log', lambda text, *a, **k: lines.append(text))
+    path = str(tmp_path / 'a.pth')
+    student = Preprocessing.from_config(IMAGENET, 'the student')
+    build = partial(make_pool, [dict(make_resnet(4), name='a', checkpoint=path)], student)
+    pool = build()
+    pool.prepare(torch.randn(2, 3, 32, 32))  # of a file that is not there, as in benchmarks
+    torch.save(dict(state_dict=pool[0].network.state_dict()), path)
+    assert not [line for line in lines if 'have not been loaded' in line]
+    pool = build()
+    pool.inference = InferenceSettings.from_config(dict(fold_bn=True, channels_last=False))
+    pool.prepare(torch.randn(2, 3, 32, 32))
+    assert [line for line in lines if 'have not been loaded' in line] == [
+        f'The weights of teacher "a" have not been loaded from "{path}", and it runs with random '
+        'ones: call `init_weights()` of the distiller before its first step.'
+    ]
+    # Folded layers take no weights, so that later is too late.
+    assert pool[0].mode != EAGER
+    with pytest.raises(InputError, match=r'"a" cannot be loaded any more: it has run with random'):
+        pool.load_weights()
+    lines.clear()
+    pool = build()
+    pool.load_weights()
+    pool.inference = InferenceSettings.from_config(dict(fold_bn=True, channels_last=False))
+    pool.prepare(torch.randn(2, 3, 32, 32))
+    pool.load_weights()  # which have been read
+    assert not [line for line in lines if 'have not been loaded' in line]
