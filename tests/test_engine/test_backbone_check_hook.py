@@ -89,6 +89,14 @@ def test_what_cannot_be_compared(warnings):
     assert len(warnings(right, other)) == 1
 
 
+def test_a_file_that_only_mmengine_reads_ends_no_training():
+    model = nn.Module()
+    model.data_preprocessor = DetDataPreprocessor(mean=MEAN, std=STD, bgr_to_rgb=True)
+    model.backbone = nn.Module()
+    model.backbone.init_cfg = dict(type='Pretrained', checkpoint='petrel://cluster/r50.pth')
+    BackboneCheckHook().before_train(SimpleNamespace(model=model, iter=0, logger=None))
+
+
 @pytest.mark.parametrize('inside', [False, True])
 def test_plain_classifiers_tell_it_in_their_config(warnings, inside):
     """A baseline's checkpoint, or one of mmpretrain's own tools."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
@@ -38,7 +39,7 @@ class BackboneCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compare the preprocessing of all backbones."""
         # `--resume` starts from the beginning where there is no checkpoint yet.
-        if runner.iter > 0:
+        if runner.iter > 0 or not is_main_process():
             return
         model = unwrap_model(runner.model)
         here = _of_module(getattr(model, 'data_preprocessor', None))
@@ -46,7 +47,10 @@ class BackboneCheckHook(Hook):
             return
         # Teachers have their own.
         for location in dict.fromkeys(_checkpoints(getattr(model, 'student', model))):
-            there = trained_preprocessing(read_checkpoint(location, ROLE))
+            try:
+                there = trained_preprocessing(read_checkpoint(location, ROLE))
+            except InputError:  # mmengine reads from more places, such as clusters' storage
+                continue
             if there is not None and not _same(there, here):
                 runner.logger.warning(
                     f'The backbone in "{location}" was trained on images normalised by '
