@@ -10,7 +10,7 @@ from mtkdrl_mm.engine.build_dataloader import build_dataloader, seeded_dataloade
 from mtkdrl_mm.engine.output_writer import writing_session
 from mtkdrl_mm.teacher_outputs import TeacherOutputsSettings
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.hook_configs import hook_name
+from mtkdrl_mm.utils.hook_configs import kind_of
 
 from .steps import StepSettings, build_distiller
 
@@ -51,7 +51,7 @@ def with_equal_weights(cfg: Config) -> Config:
 
 
 def _trains_weighting(hook: Any) -> bool:
-    return isinstance(hook, dict) and hook_name(hook) in ('AgentHook', 'MetaLearningHook')
+    return isinstance(hook, dict) and kind_of(hook) in ('AgentHook', 'MetaLearningHook')
 
 
 def with_store(cfg: Config, root: str) -> Config:

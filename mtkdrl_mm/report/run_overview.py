@@ -9,7 +9,7 @@ import numpy as np
 
 from mtkdrl_mm.engine.hooks import AgentHook
 from mtkdrl_mm.engine.run_record import RunRecord
-from mtkdrl_mm.utils.hook_configs import find_hook
+from mtkdrl_mm.utils.hook_configs import find_hook, kind_of
 
 from .charts import format_number
 from .page import Block, Facts, Section, Table
@@ -126,11 +126,6 @@ def config_part(config: Any, key: str) -> dict[str, Any]:
     """A dict in a config; empty if there is none under the key."""
     value = config.get(key) if isinstance(config, dict) else None
     return value if isinstance(value, dict) else {}
-
-
-def kind_of(component: dict[str, Any]) -> str:
-    """The type in a component's config, without its package."""
-    return str(component.get('type', '')).rpartition('.')[2]
 
 
 def _component(value: Any) -> str:

@@ -9,13 +9,14 @@ from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.rl.memorised_share import MEMORISED_KEY
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.hook_configs import kind_of
 from mtkdrl_mm.version import __version__
 
 from .charts import LineChart, Series, format_duration
 from .gallery import extreme_images, make_pictures
 from .image_outputs import ImageOutputs
 from .page import Block, Charts, Facts, Fold, Gallery, Notes, Page, Section, Table, Text
-from .run_overview import config_part, describe_model, kind_of, make_overview
+from .run_overview import config_part, describe_model, make_overview
 from .weight_tables import class_labels, class_tables
 
 #: Pictures in each row of the gallery.

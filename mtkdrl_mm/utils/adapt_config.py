@@ -29,7 +29,7 @@ from .data_checks import (
 )
 from .data_settings import LOADERS, loader_datasets
 from .errors import InputError, check_flag
-from .hook_configs import hook_configs, hook_name
+from .hook_configs import hook_configs, kind_of
 
 # Hooks of every training and test, by their keys in `default_hooks`.
 _HOOKS = {
@@ -70,7 +70,7 @@ def add_checks(cfg: Config) -> None:
         cfg (Config): The config; changed in place.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    types = {hook_name(hook) for hook in hook_configs(cfg)}
+    types = {kind_of(hook) for hook in hook_configs(cfg)}
     for key, name in _HOOKS.items():
         if name not in types:
             hooks.setdefault(key, ConfigDict(type=f'mtkdrl_mm.{name}'))

@@ -20,9 +20,9 @@ def hook_configs(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [hook for hook in hooks if isinstance(hook, dict)]
 
 
-def hook_name(hook: Mapping[str, Any]) -> str:
-    """Name of a hook's class, without its scope; '' if the config has no type."""
-    kind = hook.get('type', '')
+def kind_of(component: Mapping[str, Any]) -> str:
+    """Name of the class of a hook, or another component, without its scope; '' without a type."""
+    kind = component.get('type', '')
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
@@ -41,4 +41,4 @@ def find_hook(cfg: Mapping[str, Any], name: str) -> dict[str, Any] | None:
         >>> find_hook(dict(custom_hooks=[dict(type='mtkdrl_mm.AgentHook')]), 'AgentHook')
         {'type': 'mtkdrl_mm.AgentHook'}
     """
-    return next((hook for hook in hook_configs(cfg) if hook_name(hook) == name), None)
+    return next((hook for hook in hook_configs(cfg) if kind_of(hook) == name), None)

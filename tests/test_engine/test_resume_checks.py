@@ -21,7 +21,7 @@ from mtkdrl_mm.engine.resume_checks import (
 from mtkdrl_mm.models.teachers.build_teacher import _default_name
 from mtkdrl_mm.teacher_outputs import TeacherRecord
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.hook_configs import hook_configs, hook_name
+from mtkdrl_mm.utils.hook_configs import hook_configs, kind_of
 
 CFG = dict(
     model=dict(
@@ -137,7 +137,7 @@ def test_hooks_of_the_method_count_wherever_they_stand():
         assert describe_training(cfg) == describe_training(CFG)
         check(cfg)
         cfg.merge_from_dict({'model.num_classes': 10})
-        (own,) = [each for each in hook_configs(cfg) if hook_name(each) == 'AgentHook']
+        (own,) = [each for each in hook_configs(cfg) if kind_of(each) == 'AgentHook']
         own['reward'] = 'StudentLossReward'
         with pytest.raises(InputError, match=r'`default_hooks\.agent\.reward` was'):
             check(cfg)

@@ -4,7 +4,7 @@
 from mmengine.hooks import EMAHook
 
 from mtkdrl_mm.engine.hooks import AgentHook
-from mtkdrl_mm.utils.hook_configs import find_hook, hook_configs, hook_name
+from mtkdrl_mm.utils.hook_configs import find_hook, hook_configs, kind_of
 
 
 def test_all_hooks_of_a_config():
@@ -17,5 +17,5 @@ def test_all_hooks_of_a_config():
 
 
 def test_names_of_classes():
-    assert hook_name(dict(type='mtkdrl_mm.AgentHook')) == hook_name(dict(type=AgentHook))
-    assert hook_name(dict(type='AgentHook')) == 'AgentHook' and hook_name({}) == ''
+    assert kind_of(dict(type='mtkdrl_mm.AgentHook')) == kind_of(dict(type=AgentHook))
+    assert kind_of(dict(type='AgentHook')) == 'AgentHook' and kind_of({}) == ''
