@@ -3,6 +3,7 @@
 
 import gc
 import logging
+import multiprocessing
 import os
 from functools import cache
 from importlib.util import find_spec
@@ -105,6 +106,14 @@ PEERS = Path(__file__).parent / 'data' / 'peers_seed0.npz'
 def _scope():
     """The scope that the configs of this package set."""
     init_default_scope('mmpretrain')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _no_children_left():
+    """Python waits at its end for a process that hangs, and the session for this one."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 @pytest.fixture(autouse=True)
