@@ -1,6 +1,7 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """The frozen teachers."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -321,8 +322,9 @@ def test_teachers_without_their_weights_are_named(make_pool, make_resnet, tmp_pa
     student = Preprocessing.from_config(IMAGENET, 'the student')
     build = partial(make_pool, [dict(make_resnet(4), name='a', checkpoint=path)], student)
     pool = build()
+    weights = deepcopy(pool[0].network.state_dict())  # before its layers may be folded
     pool.prepare(torch.randn(2, 3, 32, 32))  # of a file that is not there, as in benchmarks
-    torch.save(dict(state_dict=pool[0].network.state_dict()), path)
+    torch.save(dict(state_dict=weights), path)
     assert not [line for line in lines if 'have not been loaded' in line]
     pool = build()
     pool.inference = InferenceSettings.from_config(dict(fold_bn=True, channels_last=False))
