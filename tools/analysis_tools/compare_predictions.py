@@ -25,7 +25,7 @@ from mmengine.fileio import get
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 
 from mtkdrl_mm.comparison.plots import save_figure
-from mtkdrl_mm.engine.hooks.label_check_hook import compare_classes
+from mtkdrl_mm.datasets.class_checks import compare_classes
 from mtkdrl_mm.models.load_weights import load_network_weights
 from mtkdrl_mm.utils import InputError, check_number
 from mtkdrl_mm.utils.class_names import checkpoint_classes, shorten

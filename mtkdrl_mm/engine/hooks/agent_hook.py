@@ -12,6 +12,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mtkdrl_mm.datasets.class_checks import compare_classes
+from mtkdrl_mm.datasets.image_labels import check_image_labels
 from mtkdrl_mm.models import MultiTeacherDistiller
 from mtkdrl_mm.models.weightings import MTKDRL
 from mtkdrl_mm.registry import HOOKS, TASK_UTILS
@@ -31,7 +33,7 @@ from ..held_out import build_held_out, check_each_once
 from ..loops import schedule_steps
 from ..seeded_views import seeded_parts
 from ..teacher_outputs import connect_held_out
-from .label_check_hook import check_image_labels, compare_classes, heads_with_classes
+from .label_check_hook import heads_with_classes
 from .step_hook import StepHook, last_good_state, unwrap_distiller
 from .teacher_check_hook import check_data_classes
 
