@@ -30,6 +30,7 @@ class Hub:
         cuts (list): For the next downloads of large files, after how many bytes they break off.
         delay (float): Seconds before a large file is sent.
         error (int | None): Status of every response, as of a server that does not work.
+        silence (float): Seconds before every response.
     """
 
     def __init__(self):
@@ -40,6 +41,7 @@ class Hub:
         self.cuts = []
         self.delay = 0
         self.error = None
+        self.silence = 0
         self.objects = {}
         self.write_token = 'hf_write'
         self.url = ''
@@ -112,6 +114,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = unquote(urlparse(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get('Range')))
+        time.sleep(self.hub.silence)
         if self.hub.error:
             return self.fail(self.hub.error, 'Broken', 'out of order')
         if match := re.fullmatch(r'/([^/]+/[^/]+)/resolve/((?:refs/pr/)?[^/]+)/(.+)', path):

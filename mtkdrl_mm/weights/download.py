@@ -19,12 +19,16 @@ from tqdm import tqdm
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.files import PARTIAL_SUFFIX, atomic_write
 
+# After so long without an answer, or without more of a file, a server is given up.
+SECONDS_OF_SILENCE = 60.0
+
 
 def download_file(url: str, path: str) -> None:
     """Download a file of the web, wholly or not at all.
 
     Unlike ``torch.hub.download_url_to_file``, which keeps what has arrived when
-    a connection breaks off, this compares the size with the server's.
+    a connection breaks off, this compares the size with the server's, and gives up
+    a server that says nothing for a minute.
 
     Args:
         url (str): The ``http(s)://`` URL.
@@ -38,7 +42,10 @@ def download_file(url: str, path: str) -> None:
     request = Request(url, headers={'User-Agent': 'torch.hub'})
     partial = f'{path}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}'
     try:
-        with urlopen(request) as response, atomic_write(path, 'wb', partial) as file:
+        with (
+            urlopen(request, timeout=SECONDS_OF_SILENCE) as response,
+            atomic_write(path, 'wb', partial) as file,
+        ):
             length = response.headers.get('Content-Length')
             size = None if length is None else int(length)
             hidden = not is_main_process()

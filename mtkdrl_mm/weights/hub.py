@@ -21,7 +21,7 @@ from mtkdrl_mm.utils import InputError, near_matches
 from mtkdrl_mm.utils.errors import capitalized, first_line, summarise
 from mtkdrl_mm.utils.optional_packages import import_optional
 
-from .download import download_once
+from .download import SECONDS_OF_SILENCE, download_once
 from .shards import INDEX_SUFFIX, find_shards, read_index
 
 SCHEME = 'hf://'
@@ -284,8 +284,13 @@ def _listed_files(address: HubAddress, role: str) -> list[str]:
 def _list_files(address: HubAddress, role: str) -> list[str]:
     from huggingface_hub import HfApi
 
+    # huggingface_hub limits the time of all its requests but this one.
     info = call_hub(
-        lambda: HfApi().model_info(address.repo, revision=address.revision), address, role
+        lambda: HfApi().model_info(
+            address.repo, revision=address.revision, timeout=SECONDS_OF_SILENCE
+        ),
+        address,
+        role,
     )
     return [entry.rfilename for entry in info.siblings or ()]
 

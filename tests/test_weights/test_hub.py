@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -259,6 +260,16 @@ def test_a_hub_that_does_not_work(hub, monkeypatch):
         assert '500' in message
     # What is in the cache is used.
     assert torch.equal(read_checkpoint('hf://o/pickle', ROLE)['weight'], WEIGHTS['weight'] + 1)
+
+
+def test_a_hub_that_does_not_answer(hub, monkeypatch):
+    monkeypatch.setattr('mtkdrl_mm.weights.hub.SECONDS_OF_SILENCE', 0.2)
+    hub.commit('o/net', {'model.safetensors': SAFE})
+    hub.silence = 5
+    start = time.monotonic()
+    message = error_of('hf://o/net')
+    assert '"hf://o/net" cannot be downloaded (' in message and 'timed out' in message
+    assert time.monotonic() - start < 5
 
 
 def test_a_pickle_in_the_cache_does_not_hide_safetensors(hub):

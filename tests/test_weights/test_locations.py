@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from warm_python import tool_python
 
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.weights import locations
+from mtkdrl_mm.weights import download, locations
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.locations import fetch, find_file
 
@@ -46,7 +47,7 @@ class Web:
     """A server with files; of a file in ``cut`` it sends the first bytes only."""
 
     def __init__(self):
-        self.files, self.cut, self.requests = {}, {}, []
+        self.files, self.cut, self.requests, self.waits = {}, {}, [], {}
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,6 +58,8 @@ class Web:
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
                 self.wfile.write(body[: web.cut.get(self.path, len(body))])
+                if self.path in web.waits:
+                    web.waits[self.path].wait(60)
 
             def log_message(self, *args):
                 pass
@@ -64,6 +67,13 @@ class Web:
         self.server = HTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def silent(self, path):
+        """Do not end the response to a request for a file."""
+        self.waits[path] = threading.Event()
+        yield
+        self.waits.pop(path).set()
 
     def add(self, path, value):
         """Add a file of weights that are all ``value``; return its URL."""
@@ -137,6 +147,19 @@ def test_a_download_that_breaks_off_is_not_kept(web, tmp_path):
     assert value(url) == 3
 
 
+@pytest.mark.parametrize('sent', [0, 1000])
+def test_a_server_that_falls_silent_is_given_up(web, tmp_path, monkeypatch, sent):
+    """All processes would wait for it for ever, without a word."""
+    monkeypatch.setattr(download, 'SECONDS_OF_SILENCE', 0.2)
+    url = web.add('/teacher.pth', 1)
+    web.cut['/teacher.pth'] = sent
+    with web.silent('/teacher.pth'), pytest.raises(InputError, match=r'cannot be downloaded') as e:
+        fetch(url, 'teacher "x"')
+    assert 'timed out' in str(e.value) and not list(tmp_path.rglob('*.pth*'))
+    del web.cut['/teacher.pth']
+    assert float(read_checkpoint(url, 'teacher "x"')['weight'][0]) == 1
+
+
 def test_file_urls_and_local_paths(tmp_path):
     torch.save(WEIGHTS, tmp_path / 'x.pth')
     assert fetch(str(tmp_path / 'x.pth'), 'x') == str(tmp_path / 'x.pth')
@@ -156,7 +179,7 @@ FETCH = """
 import sys, time, torch
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.weights.locations import fetch
-from mtkdrl_mm.weights import locations
+from mtkdrl_mm.weights import download, locations
 def download(url, path):
     open(sys.argv[2], 'a').write('x')
     time.sleep(2)
