@@ -4,7 +4,7 @@
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, update_init_info
+from mmengine.model import update_init_info
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
@@ -92,12 +92,12 @@ class DistilledBackbone:
             name, self.checkpoint, len(fit.weights), len(expected), found.kind or fit.kind
         )
         print_log(str(loaded), 'current')
-        # With this type, backbones neither set the last BatchNorm of every block to zero nor
-        # initialise their children again.
+        # With this type, backbones do not set the last BatchNorm of every block to zero.
         setattr(module, 'init_cfg', dict(type='Pretrained', checkpoint=self.checkpoint))  # noqa: B010
+        # mmengine's next step would initialise the children, mmcv's ConvModules among them.
         for child in module.modules():
-            if isinstance(child, BaseModule) and child is not module:
-                child.is_init = True
+            if child is not module and hasattr(child, 'init_weights'):
+                setattr(child, 'is_init', True)  # noqa: B010
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
 

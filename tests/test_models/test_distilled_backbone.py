@@ -79,6 +79,35 @@ def test_every_file_gives_the_same_backbone_to_the_bit(reference, tmp_path, kind
             assert torch.equal(own[key], value), (path.name, key)
 
 
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'mmpretrain.MobileNetV2',
+        'mmpretrain.MobileNetV3',
+        'mmpretrain.RegNet',
+        'mmpretrain.RepVGG',
+        'mmpretrain.ShuffleNetV2',
+        'mmseg.MobileNetV2',
+    ],
+)
+def test_layers_that_initialise_themselves_keep_what_is_loaded(tmp_path, kind):
+    """mmcv's ConvModule does, which many backbones have as their stem."""
+    arch = {'RegNet': 'regnetx_400mf', 'RepVGG': 'A0'}.get(kind[11:])
+    cfg = dict(type=kind) if arch is None else dict(type=kind, arch=arch)
+    importlib.import_module('mmseg.models')
+    expected = {
+        key: value + 0.1 if value.is_floating_point() else value
+        for key, value in MODELS.build(cfg).state_dict().items()
+    }
+    path = str(tmp_path / 'student.pth')
+    torch.save(dict(state_dict={f'backbone.{key}': v for key, v in expected.items()}), path)
+    init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=path)
+    network = MODELS.build(dict(cfg, init_cfg=init_cfg))
+    network.init_weights()
+    own = network.state_dict()
+    assert [key for key, value in expected.items() if not torch.equal(own[key], value)] == []
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_same_maps(reference, tmp_path, kind):
     path = files(reference, tmp_path)[0]
