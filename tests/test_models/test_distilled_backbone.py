@@ -82,6 +82,7 @@ def test_every_file_gives_the_same_backbone_to_the_bit(reference, tmp_path, kind
 @pytest.mark.parametrize(
     'kind',
     [
+        'mmpretrain.EfficientNet',
         'mmpretrain.MobileNetV2',
         'mmpretrain.MobileNetV3',
         'mmpretrain.RegNet',
@@ -92,7 +93,7 @@ def test_every_file_gives_the_same_backbone_to_the_bit(reference, tmp_path, kind
 )
 def test_layers_that_initialise_themselves_keep_what_is_loaded(tmp_path, kind):
     """mmcv's ConvModule does, which many backbones have as their stem."""
-    arch = {'RegNet': 'regnetx_400mf', 'RepVGG': 'A0'}.get(kind[11:])
+    arch = {'EfficientNet': 'b0', 'RegNet': 'regnetx_400mf', 'RepVGG': 'A0'}.get(kind[11:])
     cfg = dict(type=kind) if arch is None else dict(type=kind, arch=arch)
     importlib.import_module('mmseg.models')
     expected = {
