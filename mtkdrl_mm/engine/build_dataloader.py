@@ -65,12 +65,13 @@ def build_dataloader(
     return loader
 
 
-def check_passes_end(loader: DataLoader, key: str) -> None:
-    """Check that a pass through a loader, such as a validation, comes to an end.
+def check_passes_end(loader: DataLoader, key: str, shuffle: bool = False) -> None:
+    """Check that a pass through a loader, such as a validation or an epoch, comes to an end.
 
     Args:
         loader (DataLoader): The loader.
         key (str): Its key in the config, for the message.
+        shuffle (bool): What the message proposes. Defaults to False.
 
     Raises:
         InputError: If its sampler never ends.
@@ -79,5 +80,5 @@ def check_passes_end(loader: DataLoader, key: str) -> None:
     if isinstance(sampler, InfiniteSampler):
         raise InputError(
             f'{key}.sampler: {type(sampler).__name__} never ends, but all images are used once in '
-            "a pass. Set it to dict(type='DefaultSampler', shuffle=False)."
+            f"a pass. Set it to dict(type='DefaultSampler', shuffle={shuffle})."
         )

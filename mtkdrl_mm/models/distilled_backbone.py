@@ -1,10 +1,11 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Initialisation of a backbone from a distilled student."""
 
+import re
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, update_init_info
+from mmengine.model import update_init_info
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
@@ -16,6 +17,8 @@ from mtkdrl_mm.weights.state_dict import find_weights
 from .load_weights import Fit, Loaded, fit_network
 
 ROLE = 'distilled backbone'
+# Normalisation of an output of Swin, ConvNeXt and others, which have those of `out_indices`.
+_OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -31,7 +34,9 @@ class DistilledBackbone:
     is loaded), a file of ``tools/model_converters/export_student.py``, or any
     mmpretrain or torchvision file. The backbone is found by the names of its
     tensors. mmengine's ``Pretrained`` only warns if no name matches; this one
-    raises an error unless every parameter and buffer of the backbone is loaded.
+    raises an error unless every parameter and buffer of the backbone is loaded. Only
+    the normalisations ``norm0``, ``norm1`` ... of outputs (``out_indices`` of Swin,
+    ConvNeXt) may differ: those of outputs that the student did not have begin anew.
 
     Args:
         checkpoint (str): Path or URL.
@@ -84,20 +89,23 @@ class DistilledBackbone:
         found = find_weights(contents, self.checkpoint, ROLE, self.weights)
         fit = fit_network(module, found.weights, self.checkpoint, ROLE, self.weights)
         expected = module.state_dict()
-        self._check(module, expected, fit)
+        new = self._check(module, expected, fit)
         self._check_style(module, expected, contents)
         module.load_state_dict(fit.weights, strict=False)
         name = type(module).__name__
         loaded = Loaded(
             name, self.checkpoint, len(fit.weights), len(expected), found.kind or fit.kind
         )
-        print_log(str(loaded), 'current')
-        # With this type, backbones neither set the last BatchNorm of every block to zero nor
-        # initialise their children again.
+        line = str(loaded)
+        if new:
+            line += f' (new, for outputs that the file does not have: {summarise(new)})'
+        print_log(line, 'current')
+        # With this type, backbones do not set the last BatchNorm of every block to zero.
         setattr(module, 'init_cfg', dict(type='Pretrained', checkpoint=self.checkpoint))  # noqa: B010
+        # mmengine's next step would initialise the children, mmcv's ConvModules among them.
         for child in module.modules():
-            if isinstance(child, BaseModule) and child is not module:
-                child.is_init = True
+            if child is not module and hasattr(child, 'init_weights'):
+                setattr(child, 'is_init', True)  # noqa: B010
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
 
@@ -125,12 +133,23 @@ class DistilledBackbone:
             f'of the file. {remedy}.'
         )
 
-    def _check(self, module: nn.Module, expected: dict[str, Tensor], fit: Fit) -> None:
-        """Raise an error unless the file holds exactly this backbone."""
+    def _check(self, module: nn.Module, expected: dict[str, Tensor], fit: Fit) -> list[str]:
+        """Raise an error unless the file holds exactly this backbone.
+
+        Returns:
+            list[str]: Names of the tensors that only further outputs need.
+        """
         weights = fit.weights
+        new = []
+        if hasattr(module, 'out_indices') and any(
+            map(_OUTPUT_NORM.fullmatch, [*weights, *fit.left_out])
+        ):
+            new = [k for k in expected if k not in weights and _OUTPUT_NORM.fullmatch(k)]
         # Files from before PyTorch 0.4.1 have no count of batches, which nothing depends on.
         missing = [
-            k for k in expected if k not in weights and not k.endswith('num_batches_tracked')
+            k
+            for k in expected
+            if k not in weights and k not in new and not k.endswith('num_batches_tracked')
         ]
         unexpected = [key for key in weights if key not in expected]
         shapes = [
@@ -139,7 +158,7 @@ class DistilledBackbone:
             if key in weights and weights[key].shape != expected[key].shape
         ]
         if not (missing or unexpected or shapes):
-            return
+            return new
         name = type(module).__name__
         message = f'"{self.checkpoint}" does not fit the backbone {name}. '
         if 'stem.0.weight' in expected and 'conv1.weight' in fit.left_out:

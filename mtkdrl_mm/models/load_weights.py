@@ -163,10 +163,12 @@ def _choose(
     kind = '' if not (averaged and raw) else 'raw' if which == 'raw' else 'averaged'
     # A checkpoint of a distillation contains the student.
     best = [p for p in best if p[0].endswith('student.')] or best
-    if len({strip for strip, _ in best}) > 1 and most > 0:
-        names = ' and '.join(f'"{strip}"' for strip, _ in best[:3])
+    # To put "layers." in the place of "backbone.layers." is to remove "backbone.".
+    removed = list(dict.fromkeys(strip.removesuffix(add) for strip, add in best))
+    if len(removed) > 1 and most > 0:
+        names = ' and '.join(f'"{prefix}"' for prefix in removed[:3])
         raise InputError(
-            f'{capitalized(role)}: "{location}" contains this network {len(best)} times, with '
+            f'{capitalized(role)}: "{location}" contains this network {len(removed)} times, with '
             f'names that begin with {names}. Save the right one in a separate file.'
         )
     return (*best[0], kind)

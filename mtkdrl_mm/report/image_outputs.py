@@ -122,6 +122,7 @@ def load_networks(config: Config, checkpoint: str, extra_losses: bool = False) -
     advice = 'Its config is another one, or it was written by another version of this package.'
     load_whole(model, _trained(state, contents.get('ema_state_dict')), checkpoint, advice)
     model.teachers.load_weights()
+    model.weighting.attach_trainer()  # what trains it has done so
     if isinstance(model.weighting, MTKDRL):
         model.weighting.warming_up = _warms_up(config, meta)
     model.to(get_device()).eval()

@@ -9,7 +9,7 @@ from mtkdrl_mm.evaluation import reliability_bins
 from mtkdrl_mm.evaluation.teacher_report import TeacherReport
 from mtkdrl_mm.rl.memorised_share import MEMORISED_KEY
 from mtkdrl_mm.utils import InputError
-from mtkdrl_mm.utils.hook_configs import kind_of
+from mtkdrl_mm.utils.hook_configs import find_hook, kind_of
 from mtkdrl_mm.version import __version__
 
 from .charts import LineChart, Series, format_duration
@@ -69,7 +69,7 @@ def make_run_page(
     else:
         _add_weights(page, record)
         _add_class_weights(page, record, classes)
-        _add_evaluation(page, evaluated)
+        _add_evaluation(page, evaluated, find_hook(record.config, 'EMAHook') is not None)
         _add_gallery(page, weighted, classes)
     if record.train:
         page.sections.append(_cost(record))
@@ -196,7 +196,7 @@ def _add_class_weights(page: Page, record: RunRecord, classes: Sequence[str] | N
     )
 
 
-def _add_evaluation(page: Page, outputs: ImageOutputs | str) -> None:
+def _add_evaluation(page: Page, outputs: ImageOutputs | str, averaged: bool) -> None:
     title = 'Accuracy, calibration and agreement'
     if isinstance(outputs, str):
         page.left_out.append((title, outputs))
@@ -264,6 +264,12 @@ def _add_evaluation(page: Page, outputs: ImageOutputs | str) -> None:
         pool = TeacherReport.from_logits(names[:-1], logits[:-1], labels)
         if pool.warnings():
             blocks.append(Notes([f'Warning: {line}' for line in pool.warnings()]))
+    if averaged:
+        intro = (
+            'The training averages the weights of the student (EMAHook). Validations, whose '
+            'results are in the overview, have the averaged weights, and so has what is exported; '
+            f'here the student has those that the training goes on with. {intro}'
+        ).strip()
     page.sections.append(Section('teachers', title, blocks, intro))
 
 

@@ -48,6 +48,16 @@ def test_tutorial(run_page):
     assert 'epoch_8.pth' in files
 
 
+def test_training_loop(run_page):
+    names = run_page('api/rl.md')
+    history = torch.stack(names['history'])
+    assert history.shape == (12, 2)
+    assert torch.equal(history[:4], torch.full((4, 2), 0.5))
+    assert (history[4:] != 0.5).all()
+    assert names['trainer'].algorithm.updates == len(names['updates']) == 3
+    assert len(names['trainer'].buffer) == 0
+
+
 def test_recipes(run_page):
     names = run_page('extending.md')
     terms, weights, losses = names['terms'], names['weights'], names['losses']

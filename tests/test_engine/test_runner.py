@@ -558,6 +558,14 @@ def test_validations_and_tests_need_an_end(build, name):
         runner.train() if name == 'val' else runner.test()
 
 
+def test_epochs_need_an_end(build):
+    """As with the sampler of mmseg's configs, which train by iterations: nothing was ever saved."""
+    runner = build(**{'train_dataloader.sampler.type': 'InfiniteSampler'})
+    message = r"^train_dataloader\.sampler: InfiniteSampler never.*'DefaultSampler', shuffle=True"
+    with pytest.raises(InputError, match=message):
+        runner.train()
+
+
 def test_a_log_file_on_a_full_disk_is_one_sentence(build, capfd, monkeypatch):
     runner = build()
     (handler,) = (h for h in runner.logger.handlers if isinstance(h, logging.FileHandler))

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from safetensors.torch import save_file
 
+from mtkdrl_mm.models import distilled_backbone
 from mtkdrl_mm.utils import InputError
 
 KINDS = ['mmpretrain.ResNet', 'mmdet.ResNet', 'mmseg.ResNet']
@@ -77,6 +78,71 @@ def test_every_file_gives_the_same_backbone_to_the_bit(reference, tmp_path, kind
         own = network.state_dict()
         for key, value in reference.state_dict().items():
             assert torch.equal(own[key], value), (path.name, key)
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'mmpretrain.EfficientNet',
+        'mmpretrain.MobileNetV2',
+        'mmpretrain.MobileNetV3',
+        'mmpretrain.RegNet',
+        'mmpretrain.RepVGG',
+        'mmpretrain.ShuffleNetV2',
+        'mmseg.MobileNetV2',
+    ],
+)
+def test_layers_that_initialise_themselves_keep_what_is_loaded(tmp_path, kind):
+    """mmcv's ConvModule does, which many backbones have as their stem."""
+    arch = {'EfficientNet': 'b0', 'RegNet': 'regnetx_400mf', 'RepVGG': 'A0'}.get(kind[11:])
+    cfg = dict(type=kind) if arch is None else dict(type=kind, arch=arch)
+    importlib.import_module('mmseg.models')
+    expected = {
+        key: value + 0.1 if value.is_floating_point() else value
+        for key, value in MODELS.build(cfg).state_dict().items()
+    }
+    path = str(tmp_path / 'student.pth')
+    torch.save(dict(state_dict={f'backbone.{key}': v for key, v in expected.items()}), path)
+    init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=path)
+    network = MODELS.build(dict(cfg, init_cfg=init_cfg))
+    network.init_weights()
+    own = network.state_dict()
+    assert [key for key, value in expected.items() if not torch.equal(own[key], value)] == []
+
+
+@pytest.mark.parametrize(
+    ('kind', 'arch'), [('mmpretrain.SwinTransformer', 'tiny'), ('mmpretrain.ConvNeXt', 'atto')]
+)
+def test_further_outputs_have_new_normalisations(tmp_path, kind, arch, monkeypatch):
+    """A classifier has that of its last stage alone."""
+    lines = []
+    monkeypatch.setattr(distilled_backbone, 'print_log', lambda text, *_: lines.append(text))
+    cfg = dict(type=kind, arch=arch)
+    student = MODELS.build(cfg)
+    expected = {k: v + 0.1 if v.is_floating_point() else v for k, v in student.state_dict().items()}
+    path = str(tmp_path / 'student.pth')
+    torch.save(dict(state_dict={f'student.backbone.{k}': v for k, v in expected.items()}), path)
+    init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=path)
+    network = MODELS.build(dict(cfg, out_indices=(0, 1, 2, 3), init_cfg=init_cfg))
+    network.init_weights()
+    own = network.state_dict()
+    assert [key for key, value in expected.items() if not torch.equal(own[key], value)] == []
+    assert sorted(own.keys() - expected.keys()) == [
+        f'norm{i}.{name}' for i in range(3) for name in ('bias', 'weight')
+    ]
+    assert torch.equal(own['norm0.weight'], torch.ones_like(own['norm0.weight']))
+    assert 'new, for outputs that the file does not have: norm0.weight' in lines[0]
+    without = MODELS.build(dict(cfg, out_indices=(0, 1), init_cfg=init_cfg))  # the last one
+    without.init_weights()
+    assert [
+        k for k, v in without.state_dict().items() if k in expected and v.ne(expected[k]).any()
+    ] == []
+    # A network without any such normalisation is another one.
+    rest = {key: value for key, value in expected.items() if not key.startswith('norm')}
+    torch.save(dict(state_dict=rest), path)
+    network = MODELS.build(dict(cfg, init_cfg=init_cfg))
+    with pytest.raises(InputError, match=r'Missing in the file: norm3\.weight'):
+        network.init_weights()
 
 
 @pytest.mark.parametrize('kind', KINDS)

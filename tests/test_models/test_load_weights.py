@@ -99,6 +99,17 @@ def test_a_prefix_that_the_file_lacks():
     assert torch.equal(wrapped['model'].weight, weights['weight'])
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'student.backbone.'])
+def test_a_network_all_of_whose_layers_are_in_one_child(prefix):
+    """As in EfficientNet: ``layers.`` may count as a part of the prefix, or of the names."""
+    expected = {f'layers.{i}.weight': torch.full((2,), float(i)) for i in range(3)}
+    fit = fit_state_dict({**prefixed(expected, prefix), 'head.weight': torch.ones(2)}, expected)
+    assert fit.weights == expected and fit.left_out == ['head.weight']
+    twice = {**prefixed(expected, 'a.'), **prefixed(expected, 'b.')}
+    with pytest.raises(InputError, match='contains this network 2 times'):
+        fit_state_dict(twice, expected)
+
+
 def test_files_of_before_batches_were_counted(networks):
     trained, network = networks
     weights = trained.state_dict()

@@ -125,6 +125,15 @@ def test_accuracy_calibration_and_agreement(tmp_path):
     assert 'Images by weight No.' in page.words
 
 
+def test_accuracy_of_a_student_whose_average_is_validated(tmp_path):
+    """With EMAHook, the overview and this section are about other weights."""
+    record = distillation(tmp_path)
+    told = 'here the student has those that the training goes on with.'
+    assert told not in check(render(make_run_page(record, 'No.', outputs()))).words
+    record.config['custom_hooks'] = [dict(type='EMAHook', momentum=0.1)]
+    assert told in check(render(make_run_page(record, 'No.', outputs()))).words
+
+
 def test_calibration_is_accuracy_by_confidence(tmp_path):
     """A teacher that is sure with 0.85, and right about half of the images."""
     images = outputs()

@@ -124,7 +124,6 @@ def measure(config: Config, checkpoint: str, args: argparse.Namespace) -> dict[s
         EQUAL: AVER(pool),
         OWN: model.weighting,
     }
-    model.weighting.attach_trainer()  # what trains it has done so
     for weighting in weightings.values():
         weighting.to(next(model.parameters()).device)
     images, labels = validation_images(networks, args.images)

@@ -1,5 +1,5 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
-"""Check of the normalisation under which a pretrained backbone was trained."""
+"""Check of how a backbone was initialised, and of what images it was trained on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +10,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from mtkdrl_mm.models.distilled_backbone import DistilledBackbone
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
 from mtkdrl_mm.registry import HOOKS
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.config_components import component_class
 from mtkdrl_mm.utils.literal_config import parse_literal_config
 from mtkdrl_mm.utils.unwrap_model import unwrap_model
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
@@ -26,7 +28,10 @@ _CHANNEL_ORDER = ('to_rgb', 'channel_conversion', '_channel_conversion')
 class BackboneCheckHook(Hook):
     """Warns of a pretrained backbone that was trained on images of another normalisation.
 
-    When it acts: once, before a training that is not resumed. It compares mean, std
+    When it acts: once, before a training that is not resumed. It makes sure that
+    :class:`DistilledBackbone` has initialised what names it: some backbones, such as
+    ``SwinTransformer`` of mmdet and mmseg, read their ``init_cfg`` themselves, and take
+    no notice of names that do not fit. It compares mean, std
     and channel order of the model's ``data_preprocessor`` with those in the
     checkpoints from which backbones were initialised (``init_cfg``). Students and
     baselines of this package and of mmpretrain tell theirs; files of weights alone
@@ -39,9 +44,12 @@ class BackboneCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compare the preprocessing of all backbones."""
         # `--resume` starts from the beginning where there is no checkpoint yet.
-        if runner.iter > 0 or not is_main_process():
+        if runner.iter > 0:
             return
         model = unwrap_model(runner.model)
+        _check_initialised(model)
+        if not is_main_process():
+            return
         here = _of_module(getattr(model, 'data_preprocessor', None))
         if here is None:
             return
@@ -56,6 +64,19 @@ class BackboneCheckHook(Hook):
                     f'The backbone in "{location}" was trained on images normalised by '
                     f'{_describe(there)}, and this model normalises them by {_describe(here)}. Set '
                     'its `data_preprocessor` to that of the backbone, unless this is meant.'
+                )
+
+
+def _check_initialised(model: nn.Module) -> None:
+    """Raise an error if a module never called its ``DistilledBackbone``, which then replaces it."""
+    for module in model.modules():
+        for entry in _init_cfgs(module):
+            if component_class(entry.get('type')) is DistilledBackbone:
+                raise InputError(
+                    f'The backbone {type(module).__name__} of {type(module).__module__} '
+                    'initialises its weights itself, without DistilledBackbone, and may have '
+                    f'loaded nothing of "{entry.get("checkpoint")}". Use the class of mmpretrain '
+                    "that the student has, for example type='mmpretrain.SwinTransformer'."
                 )
 
 
@@ -101,10 +122,16 @@ def _of_module(preprocessor: nn.Module | None) -> Preprocessing | None:
 def _checkpoints(model: nn.Module) -> Iterator[str]:
     """Locations of the files from which parts of a model were initialised."""
     for module in model.modules():
-        init = getattr(module, 'init_cfg', None)
-        for entry in init if isinstance(init, list) else [init]:
-            if isinstance(entry, dict) and isinstance(entry.get('checkpoint'), str):
+        for entry in _init_cfgs(module):
+            if isinstance(entry.get('checkpoint'), str):
                 yield entry['checkpoint']
+
+
+def _init_cfgs(module: nn.Module) -> list[dict[str, Any]]:
+    """The entries of a module's ``init_cfg``."""
+    init = getattr(module, 'init_cfg', None)
+    entries = init if isinstance(init, list) else [init]
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _same(first: Preprocessing, second: Preprocessing) -> bool:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from mtkdrl_mm.registry import LOOPS
 from mtkdrl_mm.utils import InputError
 
+from ..build_dataloader import check_passes_end
 from .base import Progress, ResumableLoop, Start
 
 
@@ -154,9 +155,14 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         return epoch * per_epoch + step * per_epoch // self._steps
 
     def run(self) -> nn.Module:
-        """Launch training."""
+        """Launch training.
+
+        Raises:
+            InputError: If an epoch would have no end.
+        """
         if self._is_complete(self._epoch, self._max_epochs):
             return self.runner.model
+        check_passes_end(self.dataloader, 'train_dataloader', shuffle=True)
         self._begin()
         at_end_of_epoch = self._iter == self._epoch * self._steps > 0
         if self.validation_open and at_end_of_epoch:

@@ -36,7 +36,7 @@ class Weighting(BaseModule, metaclass=ABCMeta):
         self.has_trainer = False
 
     def attach_trainer(self) -> None:
-        """Note that something trains this strategy; called by its hook before training."""
+        """Note that something trains this strategy; called before training by what does."""
         self.has_trainer = True
 
     def check_trainer(self) -> None:
@@ -49,7 +49,8 @@ class Weighting(BaseModule, metaclass=ABCMeta):
         if self.trainer_config is not None and not self.has_trainer:
             raise InputError(
                 f'Nothing trains the weighting {type(self).__name__}: add {self.trainer_config} '
-                'to `default_hooks`.'
+                'to `default_hooks`. A training loop of your own that trains it calls its '
+                '`attach_trainer()`.'
             )
         if not self.has_trainer and any(value.requires_grad for value in self.parameters()):
             raise InputError(

@@ -1,10 +1,12 @@
 # Copyright (c) mtkdrl_mm contributors. All rights reserved.
 """Weights from a reinforcement-learning agent (MTKD-RL)."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mtkdrl_mm.registry import MODELS
@@ -29,8 +31,7 @@ class MTKDRL(Weighting):
 
     over the chosen parts: the policy pi, the confidence c and the divergence
     g, each summing to 1 over the teachers. No gradient flows from here into
-    the student; the agent is trained by ``AgentHook``, without which this
-    strategy stays in its warm-up. Source: arXiv:2502.18510, section "Action".
+    the student; the agent is trained by ``AgentHook``. Source: arXiv:2502.18510, section "Action".
 
     With its defaults and those of ``AgentHook`` this is MTKD-RL as published.
     ``configs/_base_/methods`` has two variants: ``mtkdrl_stacking`` (this
@@ -73,7 +74,9 @@ class MTKDRL(Weighting):
         probed_weights (Tensor, optional): The feature weights that
             ``feature_weights='probes'`` has found, shape (M,), 1/M at first; None
             without it.
-        warming_up (bool): While True all weights are 1/M. Set by ``AgentHook``.
+        warming_up (bool): While True all weights are 1/M. True until
+            :meth:`attach_trainer` is called; then set by ``AgentHook``, or by a
+            training loop of one's own.
 
     Example:
         >>> import torch
@@ -86,6 +89,7 @@ class MTKDRL(Weighting):
         ...     weighting=dict(type='MTKDRL'),
         ...     num_classes=10,
         ... ).eval()  # training needs AgentHook
+        >>> distiller.weighting.warming_up = False
         >>> steps = []
         >>> handle = distiller.register_step_hook(lambda terms, weights: steps.append(weights))
         >>> samples = [DataSample().set_gt_label(label) for label in (3, 7)]
@@ -151,6 +155,15 @@ class MTKDRL(Weighting):
         # included, is to expect gradients here.
         self.agent.requires_grad_(False)
         self.warming_up = True
+        self._has_warned = False
+
+    def attach_trainer(self) -> None:
+        """Note that something trains the agent, whose weights are used from now on.
+
+        A warm-up is up to the trainer, which sets :attr:`warming_up`.
+        """
+        super().attach_trainer()
+        self.warming_up = False
 
     def set_probed_weights(self, weights: Tensor) -> None:
         """Take over feature weights, with ``feature_weights='probes'``.
@@ -207,6 +220,7 @@ class MTKDRL(Weighting):
         if self.probed_weights is not None:
             feature = self.probed_weights.expand_as(feature)
         if self.warming_up:
+            self._warn_of_equal_weights()
             logit = feature = torch.full_like(logit, 1 / terms.num_teachers)
         elif not isinstance(self.agent, FusedPolicy):
             logit_parts = dict(agent=logit)
@@ -220,6 +234,17 @@ class MTKDRL(Weighting):
             logit = torch.stack([logit_parts[part] for part in self.parts]).mean(dim=0)
             feature = torch.stack([feature_parts[part] for part in self.parts]).mean(dim=0)
         return AgentAction(logit=logit, feature=feature, states=states, log_probs=log_probs)
+
+    def _warn_of_equal_weights(self) -> None:
+        """Tell a program without a trainer, as one that loads a checkpoint, what it sees."""
+        if not self.has_trainer and not self._has_warned:
+            self._has_warned = True
+            print_log(
+                'All weights of MTKDRL are 1/M, as in its warm-up, for nothing trains the agent: '
+                'set `warming_up` of the weighting to False for the weights of the agent.',
+                'current',
+                logging.WARNING,
+            )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:

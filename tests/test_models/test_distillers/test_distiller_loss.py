@@ -129,6 +129,7 @@ def test_warm_up_of_the_agent_is_aver(make_distiller, make_batch):
     aver, agent = make_distiller(weighting='AVER'), make_distiller(weighting='MTKDRL')
     agent.load_state_dict(aver.state_dict(), strict=False)
     batch = make_batch(6)
+    agent.weighting.warming_up = True
     expected = aver(*batch, mode='loss')
     actual = agent(*batch, mode='loss')
     for name in expected:

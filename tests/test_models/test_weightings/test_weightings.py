@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtkdrl_mm.models import AVER, MTKDRL, PerTeacherAgent
+from mtkdrl_mm.models.weightings import mtkdrl
 from mtkdrl_mm.structures import AgentAction
 from mtkdrl_mm.structures.teacher_weights import confidence
 from mtkdrl_mm.utils import InputError
@@ -143,6 +144,23 @@ def test_agent_is_frozen_and_needs_its_hook(make_terms, make_spec):
     AVER(make_spec(make_terms())).check_trainer()
     assert list(weighting.parameters())
     assert not any(p.requires_grad for p in weighting.parameters())
+
+
+def test_a_trainer_ends_the_warm_up(make_terms, make_spec, monkeypatch):
+    """A loop without AgentHook, or a look at a checkpoint, had equal weights and no word of it."""
+    told = []
+    monkeypatch.setattr(mtkdrl, 'print_log', lambda text, *_: told.append(text))
+    terms = make_terms(dtype=torch.float32)
+    weighting = MTKDRL(make_spec(terms))
+    for _ in range(2):
+        assert torch.equal(weighting(terms).logit, torch.full((6, 3), 1 / 3))
+    assert len(told) == 1 and told[0].startswith('All weights of MTKDRL are 1/M')
+    weighting = MTKDRL(make_spec(terms))
+    weighting.attach_trainer()
+    assert (weighting(terms).logit - 1 / 3).abs().max() > 0.01
+    weighting.warming_up = True  # as its trainer wishes
+    assert torch.equal(weighting(terms).logit, torch.full((6, 3), 1 / 3))
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
