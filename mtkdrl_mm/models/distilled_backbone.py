@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.config_components import component_class
 from mtkdrl_mm.utils.errors import summarise
 from mtkdrl_mm.weights.checkpoint import read_checkpoint
 from mtkdrl_mm.weights.state_dict import find_weights
@@ -85,6 +86,7 @@ class DistilledBackbone:
         Args:
             module (nn.Module): The backbone.
         """
+        self._check_order(module)
         contents = read_checkpoint(self.checkpoint, ROLE)
         found = find_weights(contents, self.checkpoint, ROLE, self.weights)
         fit = fit_network(module, found.weights, self.checkpoint, ROLE, self.weights)
@@ -108,6 +110,22 @@ class DistilledBackbone:
                 setattr(child, 'is_init', True)  # noqa: B010
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'DistilledBackbone: loaded from {self.checkpoint}')
+
+    @staticmethod
+    def _check_order(module: nn.Module) -> None:
+        """Raise an error if another initialisation of the same module follows.
+
+        mmengine moves its own ``Pretrained`` to the end of a list, and no other type.
+        """
+        entries = getattr(module, 'init_cfg', None)
+        if not isinstance(entries, (list, tuple)):
+            return
+        if component_class(entries[-1].get('type')) is not DistilledBackbone:
+            raise InputError(
+                f'`init_cfg` of the backbone {type(module).__name__} has {entries[-1]["type"]} '
+                'after DistilledBackbone, and would draw anew what has been loaded: write '
+                'DistilledBackbone last, or alone.'
+            )
 
     def _check_style(
         self, module: nn.Module, expected: dict[str, Tensor], contents: dict[str, Any]

@@ -164,6 +164,19 @@ def test_the_residual_branches_are_kept(reference, tmp_path):
     assert network.layer1[0].bn2.weight.abs().min() > 0
 
 
+def test_another_initialisation_after_it(reference, tmp_path):
+    """It would draw the convolutions anew."""
+    path = files(reference, tmp_path)[1]
+    ours = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=str(path))
+    other = dict(type='Kaiming', layer='Conv2d')
+    network = build('mmpretrain.ResNet', init_cfg=[other, ours])
+    network.init_weights()
+    assert torch.equal(network.conv1.weight, reference.conv1.weight)
+    network = build('mmpretrain.ResNet', init_cfg=[ours, other])
+    with pytest.raises(InputError, match=r'ResNet has Kaiming after DistilledBackbone, and would'):
+        network.init_weights()
+
+
 def test_the_log_counts_the_tensors(reference, tmp_path, monkeypatch):
     lines = []
     handler = logging.Handler()

@@ -130,6 +130,9 @@ class ZeroShot(nn.Module):
             embedding (Tensor): Embeddings of B images, shape (B, d).
 
         Returns:
-            Tensor: The logits z, shape (B, C).
+            Tensor: The logits z, shape (B, C), float32: in half precision those of
+            classes that are alike would be equal.
         """
-        return self.logit_scale * F.normalize(embedding, dim=1) @ self.text.to(embedding.dtype).T
+        with torch.autocast(embedding.device.type, enabled=False):
+            unit = F.normalize(embedding.float(), dim=1)
+            return self.logit_scale * unit @ self.text.float().T

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from mtkdrl_mm.models import build_pool
 from mtkdrl_mm.models.teachers.preprocessing import Preprocessing
+from mtkdrl_mm.models.teachers.zero_shot import ZeroShot
 from mtkdrl_mm.utils import InputError
 
 SIZE, CLASSES = 6, 5
@@ -58,6 +59,18 @@ def test_logits_are_scaled_cosines(make_pool, make_vit, texts, save, kind):
         for c in range(CLASSES):
             cosine = torch.cosine_similarity(image[i], texts[c], dim=0)
             torch.testing.assert_close(output.logits[i, c], 20 * cosine)
+
+
+def test_classes_that_are_alike_differ_in_half_precision(texts, save):
+    """bfloat16 has steps of 0.125 at 25 and 0.5 at 100."""
+    head = ZeroShot(save(torch.stack([texts[0], texts[0] + 1e-3])))
+    head.expect(2, SIZE)
+    head.load()
+    image = texts[1:3]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        logits = head(image)
+    assert torch.equal(logits, head(image)) and (logits[:, 0] != logits[:, 1]).all()
+    assert head(image.bfloat16()).dtype == torch.float32
 
 
 def test_scale_defaults_to_clips(make_pool, make_vit, texts, save):
