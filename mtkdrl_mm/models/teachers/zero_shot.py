@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
 
 from mtkdrl_mm.utils import InputError, check_number, near_matches
 from mtkdrl_mm.weights.checkpoint import read_tensor
@@ -133,6 +134,6 @@ class ZeroShot(nn.Module):
             Tensor: The logits z, shape (B, C), float32: in half precision those of
             classes that are alike would be equal.
         """
-        with torch.autocast(embedding.device.type, enabled=False):
+        with autocast(embedding.device.type, enabled=False):
             unit = F.normalize(embedding.float(), dim=1)
             return self.logit_scale * unit @ self.text.float().T
