@@ -25,6 +25,8 @@ from .errors import InputError
 
 # A file of another machine may appear on a network file system some seconds late.
 _SECONDS_TO_APPEAR = 10.0
+# Between two signs of life of a process that others wait for.
+_SECONDS_BETWEEN_SIGNS = 5.0
 
 
 def broadcast_from_main(value: Any) -> Any:
@@ -39,6 +41,34 @@ def broadcast_from_main(value: Any) -> Any:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+class UnevenWork:
+    """Work of which some processes may have much more than others.
+
+    In a barrier, those that are ready first would end the run once they have waited for
+    as long as the process group's time limit, which is meant for lost processes.
+    """
+
+    def __init__(self) -> None:
+        self._last_sign = time.monotonic()
+
+    def go_on(self) -> None:
+        """Tell the processes that are ready that this one is not; to be called often."""
+        if time.monotonic() - self._last_sign >= _SECONDS_BETWEEN_SIGNS:
+            self._count_busy(1)
+            self._last_sign = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until all processes are ready; to be called on all of them."""
+        while self._count_busy(0) > 0:
+            pass
+
+    @staticmethod
+    def _count_busy(own: int) -> int:
+        count = torch.tensor(own)
+        all_reduce(count)
+        return int(count)
 
 
 def local_shard() -> slice:
