@@ -14,6 +14,7 @@ import torch
 from mmengine.dist import (
     all_gather_object,
     all_reduce,
+    broadcast,
     broadcast_object_list,
     get_rank,
     get_world_size,
@@ -41,6 +42,21 @@ def broadcast_from_main(value: Any) -> Any:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+@torch.no_grad()
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give all processes the main process's buffers, as far as a checkpoint holds them.
+
+    Args:
+        model (nn.Module): The model, without wrappers; changed in place.
+    """
+    if get_world_size() == 1:
+        return
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved:
+            broadcast(buffer)
 
 
 class UnevenWork:

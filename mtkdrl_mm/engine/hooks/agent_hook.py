@@ -26,6 +26,7 @@ from mtkdrl_mm.rl import (
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_flag, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes
+from mtkdrl_mm.utils.distributed import broadcast_buffers
 
 from ..held_out import build_held_out, check_each_once
 from ..loops import schedule_steps
@@ -315,6 +316,7 @@ class AgentHook(StepHook):
         _, sampler = seeded_parts(self.held_out)
         sampler.set_position(runner.seed, self.trainer.algorithm.updates)
         means, counts = [], []
+        broadcast_buffers(distiller)
         distiller.eval()
         try:
             for number, (batch, everyone) in enumerate(_of_all_processes(self.held_out)):
