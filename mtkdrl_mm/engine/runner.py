@@ -294,6 +294,7 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         """Launch training, with a lock on the work dir."""
         self._lock_work_dir()
+        self.dump_config()  # another one, which was refused, may have written its own
         self._note_earlier_training()
         try:
             if is_main_process():
@@ -368,8 +369,15 @@ class ResumableRunner(Runner):
         self.resume(self._found.path)
 
     def dump_config(self) -> None:
-        """Write the config to the work dir; on resuming, only after all checks have passed."""
-        if not self._resume or self._has_loaded:
+        """Write the config to the work dir; on resuming, only after all checks have passed.
+
+        That of another training that runs there is left as it is.
+        """
+        if self._resume and not self._has_loaded:
+            return
+        # A second lock in this process would end the first one.
+        lock = self._lock or WorkDirLock(self.work_dir)
+        if not lock.is_held_elsewhere():
             super().dump_config()
 
     def resume(
