@@ -295,7 +295,8 @@ class AgentHook(StepHook):
         assert self.trainer is not None
         if self.held_out is not None:
             self._observe_held_out(runner)
-        held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
+        counts = torch.tensor([len(self.trainer.buffer), self.trainer.buffer.seen])
+        all_reduce(counts)
         with self._keeping_checkpoints(runner):
             update = self.trainer.update()
         if update is None:
@@ -305,6 +306,7 @@ class AgentHook(StepHook):
         for name, value in update.log.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
         details = ', '.join(f'{name} {value:.4f}' for name, value in update.log.items())
+        held, seen = counts.tolist()
         runner.logger.info(
             f'Agent update {self.trainer.algorithm.updates} from {held} of {seen} images: {details}'
         )
@@ -315,7 +317,9 @@ class AgentHook(StepHook):
         distiller = unwrap_distiller(runner, 'AgentHook')
         _, sampler = seeded_parts(self.held_out)
         sampler.set_position(runner.seed, self.trainer.algorithm.updates)
-        means, counts = [], []
+        # The rewards of every teacher, and the number of images.
+        device = next(distiller.student.parameters()).device
+        sums = torch.zeros(len(distiller.teachers.names) + 1, device=device)
         broadcast_buffers(distiller)
         distiller.eval()
         try:
@@ -331,14 +335,12 @@ class AgentHook(StepHook):
                     terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
                     assert isinstance(weights, AgentAction)
                     rewards = self.trainer.observe(terms, weights, runner.iter + number)
-                means.append(rewards.mean(dim=0))
-                counts.append(len(rewards))
+                sums[:-1] += rewards.sum(dim=0)
+                sums[-1] += len(rewards)
         finally:
             distiller.train()
-        if not means:
-            return  # fewer images than processes
-        shares = torch.tensor(counts, device=means[0].device) / sum(counts)
-        mean = shares @ torch.stack(means)
+        all_reduce(sums)
+        mean = sums[:-1] / sums[-1]
         self.log(runner, self._reward_names, torch.cat([mean.mean()[None], mean]))
 
     def gather_state(self) -> None:
