@@ -81,8 +81,8 @@ class ResumableRunner(Runner):
 
     - mmengine's training loops, ``CheckpointHook``, ``ParamSchedulerHook`` and
       ``EarlyStoppingHook`` are replaced by those of this package, and a
-      :class:`PreemptionHook`, an :class:`AccumulatedGradientsHook` and a
-      :class:`BroadcastBuffersHook` are added.
+      :class:`PreemptionHook`, an :class:`AccumulatedGradientsHook`, a
+      :class:`BroadcastBuffersHook` and a :class:`CollectResultsHook` are added.
     - Checkpoints are read as plain data, and written completely or not at all.
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
@@ -199,6 +199,7 @@ class ResumableRunner(Runner):
             preemption=dict(type='mtkdrl_mm.PreemptionHook'),
             accumulated_gradients=dict(type='mtkdrl_mm.AccumulatedGradientsHook'),
             broadcast_buffers=dict(type='mtkdrl_mm.BroadcastBuffersHook'),
+            collect_results=dict(type='mtkdrl_mm.CollectResultsHook'),
         )
         for key, default in defaults.items():
             hooks.setdefault(key, default)

@@ -179,29 +179,48 @@ def check_shared_folder(folder: str, what: str) -> None:
         InputError: On all processes, if one does not see what the main process
             writes. A folder that the main process cannot write is not looked at.
     """
+    blind = _blind_processes(folder)
+    if blind:
+        rank, other = next(iter(blind.items()))
+        host = broadcast_from_main(socket.gethostname())
+        raise InputError(
+            f'{what} must be in a folder that all processes share, but process {rank} on '
+            f'"{other}" does not see what process 0 on "{host}" writes to "{folder}". Set a '
+            'folder on a disk that all machines see.'
+        )
+
+
+def is_shared_folder(folder: str) -> bool:
+    """Whether all processes see what the main process writes. Must be called on all of them.
+
+    Args:
+        folder (str): The folder, which is made if it does not exist.
+
+    Returns:
+        bool: The same on all processes; False also if the main process cannot write it.
+    """
+    return _blind_processes(folder) == {}
+
+
+def _blind_processes(folder: str) -> dict[int, str] | None:
+    """Processes that do not see what the main one writes, and their hosts; None if it cannot."""
     if get_world_size() == 1:
-        return
+        return {}
     path = None
     if is_main_process():
         with suppress(OSError):
             os.makedirs(folder, exist_ok=True)
             handle, path = tempfile.mkstemp(prefix='.shared-', dir=folder)
             os.close(handle)
-    name, host = broadcast_from_main((path and osp.basename(path), socket.gethostname()))
+    name = broadcast_from_main(path and osp.basename(path))
     if name is None:
-        return
+        return None
     seen = _appears(osp.join(folder, name))
-    blind = all_gather_object(None if seen else socket.gethostname())
+    hosts = all_gather_object(None if seen else socket.gethostname())
     if path is not None:
         with suppress(OSError):
             os.remove(path)
-    for rank, other in enumerate(blind):
-        if other is not None:
-            raise InputError(
-                f'{what} must be in a folder that all processes share, but process {rank} on '
-                f'"{other}" does not see what process 0 on "{host}" writes to "{folder}". Set a '
-                'folder on a disk that all machines see.'
-            )
+    return {rank: host for rank, host in enumerate(hosts) if host is not None}
 
 
 def _appears(path: str) -> bool:

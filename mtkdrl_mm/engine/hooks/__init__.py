@@ -5,6 +5,7 @@ from .accumulated_gradients_hook import AccumulatedGradientsHook
 from .agent_hook import AgentHook
 from .backbone_check_hook import BackboneCheckHook
 from .broadcast_buffers_hook import BroadcastBuffersHook
+from .collect_results_hook import CollectResultsHook
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .finite_loss_hook import FiniteLossHook
@@ -23,6 +24,7 @@ __all__ = [
     'AgentHook',
     'BackboneCheckHook',
     'BroadcastBuffersHook',
+    'CollectResultsHook',
     'DurableCheckpointHook',
     'ElasticParamSchedulerHook',
     'FiniteLossHook',
