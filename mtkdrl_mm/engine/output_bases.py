@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mtkdrl_mm.teacher_outputs import (
@@ -20,6 +20,7 @@ from mtkdrl_mm.teacher_outputs import (
     teacher_folder,
 )
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import UnevenWork
 
 from .teacher_runner import TeacherRunner
 
@@ -54,8 +55,9 @@ def fit_bases(
     wanted = {name: sizes for name, sizes in wanted.items() if sizes}
     lacking = [name for name in wanted if not has_basis(teacher_folder(root, name))]
     bases = {}
+    work = UnevenWork()
     if is_main_process() and lacking:
-        fits = _fit(runner, {name: wanted[name] for name in lacking})
+        fits = _fit(runner, {name: wanted[name] for name in lacking}, work)
         for name, of_kinds in fits.items():
             arrays: dict[str, np.ndarray] = {}
             for kind, fit in of_kinds.items():
@@ -67,7 +69,7 @@ def fit_bases(
                 for kind in of_kinds
             )
             print_log(f'{name}: {", ".join(shares)} of the variance.', 'current')
-    barrier()
+    work.wait()
     for name, sizes in wanted.items():
         folder = teacher_folder(root, name)
         if name not in bases:
@@ -91,7 +93,7 @@ def _projected(tensors: Sequence[TensorSpec], settings: TeacherOutputsSettings) 
 
 
 def _fit(
-    runner: TeacherRunner, wanted: dict[str, dict[str, int]]
+    runner: TeacherRunner, wanted: dict[str, dict[str, int]], work: UnevenWork
 ) -> dict[str, dict[str, BasisFit]]:
     """Run teachers on some images for the components of their embeddings and maps."""
     total = len(runner.dataset)
@@ -109,4 +111,5 @@ def _fit(
                 feature = features[kind]
                 assert feature is not None
                 fit.update(feature)
+        work.go_on()
     return fits

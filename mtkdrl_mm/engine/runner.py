@@ -81,7 +81,8 @@ class ResumableRunner(Runner):
 
     - mmengine's training loops, ``CheckpointHook``, ``ParamSchedulerHook`` and
       ``EarlyStoppingHook`` are replaced by those of this package, and a
-      :class:`PreemptionHook` and an :class:`AccumulatedGradientsHook` are added.
+      :class:`PreemptionHook`, an :class:`AccumulatedGradientsHook`, a
+      :class:`BroadcastBuffersHook` and a :class:`CollectResultsHook` are added.
     - Checkpoints are read as plain data, and written completely or not at all.
       They hold the position in images, which does not depend on the batch size,
       and a bounded log history.
@@ -197,6 +198,8 @@ class ResumableRunner(Runner):
             param_scheduler=dict(type='ParamSchedulerHook'),
             preemption=dict(type='mtkdrl_mm.PreemptionHook'),
             accumulated_gradients=dict(type='mtkdrl_mm.AccumulatedGradientsHook'),
+            broadcast_buffers=dict(type='mtkdrl_mm.BroadcastBuffersHook'),
+            collect_results=dict(type='mtkdrl_mm.CollectResultsHook'),
         )
         for key, default in defaults.items():
             hooks.setdefault(key, default)
@@ -292,6 +295,7 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         """Launch training, with a lock on the work dir."""
         self._lock_work_dir()
+        self.dump_config()  # another one, which was refused, may have written its own
         self._note_earlier_training()
         try:
             if is_main_process():
@@ -366,8 +370,15 @@ class ResumableRunner(Runner):
         self.resume(self._found.path)
 
     def dump_config(self) -> None:
-        """Write the config to the work dir; on resuming, only after all checks have passed."""
-        if not self._resume or self._has_loaded:
+        """Write the config to the work dir; on resuming, only after all checks have passed.
+
+        That of another training that runs there is left as it is.
+        """
+        if self._resume and not self._has_loaded:
+            return
+        # A second lock in this process would end the first one.
+        lock = self._lock or WorkDirLock(self.work_dir)
+        if not lock.is_held_elsewhere():
             super().dump_config()
 
     def resume(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
@@ -17,6 +17,7 @@ from mtkdrl_mm.datasets.sample_outputs import changed_pixels_cause
 from mtkdrl_mm.evaluation import PredictionCounts
 from mtkdrl_mm.evaluation.teacher_report import minimum_accuracy
 from mtkdrl_mm.teacher_outputs import StoreReader, format_bytes
+from mtkdrl_mm.utils.distributed import UnevenWork
 from mtkdrl_mm.utils.errors import InputError
 
 from .output_writer import OutputWriter
@@ -108,12 +109,18 @@ def write_store(writer: OutputWriter, logger: MMLogger) -> None:
         mininterval=0.1 if sys.stderr.isatty() else 30,
         desc='storing' if get_world_size() == 1 else 'storing (process 0)',
     )
+    work = UnevenWork()
+
+    def progress(images: int) -> None:
+        bar.update(images)
+        work.go_on()
+
     with bar:
-        writer.write_missing(bar.update, inspect=None if writer.blends else predictions.add)
-    barrier()
+        writer.write_missing(progress, inspect=None if writer.blends else predictions.add)
+    work.wait()
     # Parts that processes of other jobs have not finished, or have given up.
-    writer.write_missing()
-    barrier()
+    writer.write_missing(lambda images: work.go_on())
+    work.wait()
     saturated = torch.tensor(writer.codec.saturated, device=get_device())
     all_reduce(saturated)
     if int(saturated):

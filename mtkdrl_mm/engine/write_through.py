@@ -20,6 +20,7 @@ from mtkdrl_mm.teacher_outputs import (
     check_free_space,
 )
 from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils.distributed import UnevenWork
 
 from .output_writer import OutputWriter
 from .seeded_views import (
@@ -158,12 +159,14 @@ class WriteThrough:
         barrier()  # the rows of all processes are in the journals now
         journal = self._journal(view)
         missing = self._missing(view)
+        work = UnevenWork()
         if missing and self._problem is None:
             try:
-                self._write_parts(view, missing, journal)
+                self._write_parts(view, missing, journal, work)
             except InputError as error:
                 self._fail(error)
-        # Waits for all processes. The main process's log is the one that is read.
+        work.wait()
+        # The main process's log is the one that is read.
         for problem in all_gather_object(self._problem):
             if problem is not None:
                 self._warn(problem)
@@ -181,7 +184,11 @@ class WriteThrough:
             return None
 
     def _write_parts(
-        self, view: int, missing: dict[int, tuple[str, ...]], journal: ViewJournal
+        self,
+        view: int,
+        missing: dict[int, tuple[str, ...]],
+        journal: ViewJournal,
+        work: UnevenWork,
     ) -> None:
         layout = self.writer.codec.layout
         parts = list(missing)[get_rank() :: get_world_size()]
@@ -196,8 +203,10 @@ class WriteThrough:
                 outputs = [batch.outputs[name] for name in self.writer.codec.names]
                 rows = self.writer.codec.encode(outputs).cpu().numpy()
                 journal.append(batch.samples, batch.crc32, rows)
+                work.go_on()
             journal.load()
         for part in parts:
             crc32, rows = journal.read(self.writer.samples(part))
             arrays: dict[str, dict[str, Any]] = dict(layout.unpack_numpy(rows))
             self.writer.write_part(view, part, crc32, {n: arrays[n] for n in missing[part]})
+            work.go_on()

@@ -14,6 +14,7 @@ import torch
 from mmengine.dist import (
     all_gather_object,
     all_reduce,
+    broadcast,
     broadcast_object_list,
     get_rank,
     get_world_size,
@@ -25,6 +26,8 @@ from .errors import InputError
 
 # A file of another machine may appear on a network file system some seconds late.
 _SECONDS_TO_APPEAR = 10.0
+# Between two signs of life of a process that others wait for.
+_SECONDS_BETWEEN_SIGNS = 5.0
 
 
 def broadcast_from_main(value: Any) -> Any:
@@ -39,6 +42,49 @@ def broadcast_from_main(value: Any) -> Any:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+@torch.no_grad()
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give all processes the main process's buffers, as far as a checkpoint holds them.
+
+    Args:
+        model (nn.Module): The model, without wrappers; changed in place.
+    """
+    if get_world_size() == 1:
+        return
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved:
+            broadcast(buffer)
+
+
+class UnevenWork:
+    """Work of which some processes may have much more than others.
+
+    In a barrier, those that are ready first would end the run once they have waited for
+    as long as the process group's time limit, which is meant for lost processes.
+    """
+
+    def __init__(self) -> None:
+        self._last_sign = time.monotonic()
+
+    def go_on(self) -> None:
+        """Tell the processes that are ready that this one is not; to be called often."""
+        if time.monotonic() - self._last_sign >= _SECONDS_BETWEEN_SIGNS:
+            self._count_busy(1)
+            self._last_sign = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until all processes are ready; to be called on all of them."""
+        while self._count_busy(0) > 0:
+            pass
+
+    @staticmethod
+    def _count_busy(own: int) -> int:
+        count = torch.tensor(own)
+        all_reduce(count)
+        return int(count)
 
 
 def local_shard() -> slice:
@@ -133,29 +179,48 @@ def check_shared_folder(folder: str, what: str) -> None:
         InputError: On all processes, if one does not see what the main process
             writes. A folder that the main process cannot write is not looked at.
     """
+    blind = _blind_processes(folder)
+    if blind:
+        rank, other = next(iter(blind.items()))
+        host = broadcast_from_main(socket.gethostname())
+        raise InputError(
+            f'{what} must be in a folder that all processes share, but process {rank} on '
+            f'"{other}" does not see what process 0 on "{host}" writes to "{folder}". Set a '
+            'folder on a disk that all machines see.'
+        )
+
+
+def is_shared_folder(folder: str) -> bool:
+    """Whether all processes see what the main process writes. Must be called on all of them.
+
+    Args:
+        folder (str): The folder, which is made if it does not exist.
+
+    Returns:
+        bool: The same on all processes; False also if the main process cannot write it.
+    """
+    return _blind_processes(folder) == {}
+
+
+def _blind_processes(folder: str) -> dict[int, str] | None:
+    """Processes that do not see what the main one writes, and their hosts; None if it cannot."""
     if get_world_size() == 1:
-        return
+        return {}
     path = None
     if is_main_process():
         with suppress(OSError):
             os.makedirs(folder, exist_ok=True)
             handle, path = tempfile.mkstemp(prefix='.shared-', dir=folder)
             os.close(handle)
-    name, host = broadcast_from_main((path and osp.basename(path), socket.gethostname()))
+    name = broadcast_from_main(path and osp.basename(path))
     if name is None:
-        return
+        return None
     seen = _appears(osp.join(folder, name))
-    blind = all_gather_object(None if seen else socket.gethostname())
+    hosts = all_gather_object(None if seen else socket.gethostname())
     if path is not None:
         with suppress(OSError):
             os.remove(path)
-    for rank, other in enumerate(blind):
-        if other is not None:
-            raise InputError(
-                f'{what} must be in a folder that all processes share, but process {rank} on '
-                f'"{other}" does not see what process 0 on "{host}" writes to "{folder}". Set a '
-                'folder on a disk that all machines see.'
-            )
+    return {rank: host for rank, host in enumerate(hosts) if host is not None}
 
 
 def _appears(path: str) -> bool:

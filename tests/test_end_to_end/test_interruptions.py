@@ -239,9 +239,12 @@ def test_a_work_dir_in_use_is_refused(workshop: Workshop):
         ]
     )
     wait_for(process, r'Epoch\(train\) +\[1\]')
+    written = workshop.folder / 'run' / 'tiny.py'
+    before = written.read_text()
     second = workshop.train(config, *flags)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert written.read_text() == before and 'max_epochs=500' in before
     assert second.returncode == 1
     assert f'in use by another training (process {process.pid} on' in second.stderr
     assert 'Traceback' not in second.stderr

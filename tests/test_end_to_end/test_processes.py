@@ -63,6 +63,35 @@ def test_two_processes_equal_one(workshop: Workshop):
     assert 'accuracy/top1' in tested.stdout
 
 
+HELD_OUT = """
+held_out_dataloader = dict(
+    batch_size=10, num_workers=0, collate_fn=dict(type='default_collate'),
+    dataset=dict(train_dataloader['dataset'], data_prefix='val', indices=15))
+default_hooks['agent'].update(experience='held_out')
+"""
+
+
+def test_an_odd_number_of_held_out_images(workshop: Workshop):
+    config = workshop.config(extra=HELD_OUT)
+    work_dirs = [workshop.folder / name for name in ('one', 'two')]
+    flags = ['--cfg-options', 'train_cfg.max_epochs=2']
+    one = workshop.train(config, '--work-dir', str(work_dirs[0]), *flags)
+    assert one.returncode == 0, one.stderr[-2000:]
+    sizes = ['train_dataloader.batch_size=4', 'held_out_dataloader.batch_size=5']
+    command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', str(work_dirs[1])]
+    two = workshop.run(*command, *flags, *sizes)
+    assert two.returncode == 0, two.stderr[-3000:]
+    logged = []
+    for run, work_dir in zip((one, two), work_dirs):
+        assert 'Agent update 2 from 15 of 15 images' in run.stdout
+        (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+        last = json.loads(scalars.read_text().splitlines()[-2])  # before the validation
+        logged.append([last[key] for key in ('reward', 'reward/teacher0', 'reward/teacher1')])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+    first, second = (weights_of(work_dir / 'epoch_2.pth') for work_dir in work_dirs)
+    assert largest_difference(first, second) < 1e-4
+
+
 def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
     config = workshop.config()
     work_dir = workshop.folder / 'cut'

@@ -3,13 +3,18 @@
 
 import os
 import shutil
+import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from test_teacher_outputs.stores import contents
+from torch.multiprocessing.spawn import start_processes
 
-from mtkdrl_mm.teacher_outputs import StoreReader
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.engine.teacher_runner import TeacherRunner
+from mtkdrl_mm.teacher_outputs import StoreReader, has_basis
+from mtkdrl_mm.utils import InputError, distributed
 
 from .conftest import expected_rows
 
@@ -65,3 +70,28 @@ def test_a_basis_of_another_number_of_components(session, store):
         'onto 4. Set that number (for none, `maps="full"`), or remove the folder and store this '
         'teacher again.'
     )
+
+
+def fit_slowly(rank, folder, session):
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{folder}/group',
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=2),
+    )
+    distributed._SECONDS_BETWEEN_SIGNS = 0.3
+    compute = TeacherRunner.compute
+
+    def slow(self, *args):
+        for batch in compute(self, *args):
+            time.sleep(0.6)
+            yield batch
+
+    TeacherRunner.compute = slow
+    session(maps='projected', map_channels=3)
+
+
+def test_a_fit_may_take_longer_than_the_time_limit_of_the_processes(session, store, tmp_path):
+    start_processes(fit_slowly, (str(tmp_path), session), nprocs=2, start_method='fork')
+    assert has_basis(os.path.join(store, 'a'))

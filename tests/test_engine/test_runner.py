@@ -325,6 +325,19 @@ def test_two_trainings_do_not_share_a_work_dir(build, tmp_path, monkeypatch):
     assert not (tmp_path / 'run' / 'epoch_1.pth').exists()
 
 
+def test_the_config_in_a_work_dir_is_that_of_its_training(build, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.config.Config.filename', 'line.py')
+    path = tmp_path / 'run' / 'line.py'
+    runner = build()
+    build(**{'train_cfg.max_epochs': 7})  # started at the same time, and then refused
+    assert 'max_epochs=7' in path.read_text()
+    runner.train()
+    assert 'max_epochs=3' in path.read_text()
+    monkeypatch.setattr(runner_module.WorkDirLock, 'is_held_elsewhere', lambda self: True)
+    build(**{'train_cfg.max_epochs': 7})
+    assert 'max_epochs=3' in path.read_text()
+
+
 def test_the_lock_is_given_back_after_training_and_after_an_error(build, tmp_path):
     build().train()
     lock = tmp_path / 'run' / '.lock'

@@ -4,12 +4,16 @@
 import os
 import re
 import shutil
+import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from test_teacher_outputs.stores import DATASET, VIEWS, manifest, specs, values, write_store
+from torch.multiprocessing.spawn import start_processes
 
 from mtkdrl_mm.engine import store_session
 from mtkdrl_mm.structures import NetworkOutput
@@ -23,7 +27,7 @@ from mtkdrl_mm.teacher_outputs import (
     inputs_manifest,
     teacher_folder,
 )
-from mtkdrl_mm.utils import InputError
+from mtkdrl_mm.utils import InputError, distributed
 
 
 @pytest.fixture
@@ -249,12 +253,48 @@ def test_writing(logger):
     writer = Missing(1000)
     store_session.write_store(writer, logger)
     # Twice: what another job had begun, and given up.
-    assert writer.calls == [(True, True), (False, False)]
+    assert writer.calls == [(True, True), (True, False)]
     assert logger.lines == [
         '1,000 augmented images, 500.00 ms each: about 8 min on 1 process.',
         'Teacher "a" is right on 75.0 % of 4 augmented images.',
         'The store is complete.',
     ]
+
+
+class Uneven(Missing):
+    """A writer whose process has another share than the others."""
+
+    def __init__(self, batches, rest):
+        super().__init__(10)
+        self.shares = [batches, rest]
+
+    def write_missing(self, progress=None, inspect=None):
+        for _ in range(self.shares.pop(0)):
+            time.sleep(0.2)
+            if progress is not None:
+                progress(1)
+
+
+def write_unevenly(rank, folder):
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{folder}/group',
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=1),
+    )
+    distributed._SECONDS_BETWEEN_SIGNS = 0.3
+    lines = []
+    logger = SimpleNamespace(info=lines.append, warning=lines.append)
+    # Each of them waits for the other one once, for longer than the time limit.
+    store_session.write_store(Uneven(*((15, 0) if rank == 0 else (0, 15))), logger)
+    torch.save(lines[-1], f'{folder}/{rank}.pth')
+
+
+def test_a_share_may_take_longer_than_the_time_limit_of_the_processes(tmp_path):
+    start_processes(write_unevenly, (str(tmp_path),), nprocs=2, start_method='fork')
+    for rank in range(2):
+        assert torch.load(tmp_path / f'{rank}.pth') == 'The store is complete.'
 
 
 def test_nothing_to_write(logger):

@@ -4,6 +4,8 @@
 from .accumulated_gradients_hook import AccumulatedGradientsHook
 from .agent_hook import AgentHook
 from .backbone_check_hook import BackboneCheckHook
+from .broadcast_buffers_hook import BroadcastBuffersHook
+from .collect_results_hook import CollectResultsHook
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .finite_loss_hook import FiniteLossHook
@@ -21,6 +23,8 @@ __all__ = [
     'AccumulatedGradientsHook',
     'AgentHook',
     'BackboneCheckHook',
+    'BroadcastBuffersHook',
+    'CollectResultsHook',
     'DurableCheckpointHook',
     'ElasticParamSchedulerHook',
     'FiniteLossHook',

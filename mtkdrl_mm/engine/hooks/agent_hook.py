@@ -28,6 +28,7 @@ from mtkdrl_mm.rl import (
 from mtkdrl_mm.structures import AgentAction, StepTerms, TeacherWeights
 from mtkdrl_mm.utils import InputError, build_component, check_component, check_flag, check_number
 from mtkdrl_mm.utils.class_names import dataset_classes
+from mtkdrl_mm.utils.distributed import broadcast_buffers
 
 from ..held_out import build_held_out, check_each_once
 from ..loops import schedule_steps
@@ -296,7 +297,8 @@ class AgentHook(StepHook):
         assert self.trainer is not None
         if self.held_out is not None:
             self._observe_held_out(runner)
-        held, seen = len(self.trainer.buffer), self.trainer.buffer.seen
+        counts = torch.tensor([len(self.trainer.buffer), self.trainer.buffer.seen])
+        all_reduce(counts)
         with self._keeping_checkpoints(runner):
             update = self.trainer.update()
         if update is None:
@@ -306,6 +308,7 @@ class AgentHook(StepHook):
         for name, value in update.log.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
         details = ', '.join(f'{name} {value:.4f}' for name, value in update.log.items())
+        held, seen = counts.tolist()
         runner.logger.info(
             f'Agent update {self.trainer.algorithm.updates} from {held} of {seen} images: {details}'
         )
@@ -316,7 +319,10 @@ class AgentHook(StepHook):
         distiller = unwrap_distiller(runner, 'AgentHook')
         _, sampler = seeded_parts(self.held_out)
         sampler.set_position(runner.seed, self.trainer.algorithm.updates)
-        means, counts = [], []
+        # The rewards of every teacher, and the number of images.
+        device = next(distiller.student.parameters()).device
+        sums = torch.zeros(len(distiller.teachers.names) + 1, device=device)
+        broadcast_buffers(distiller)
         distiller.eval()
         try:
             for number, (batch, everyone) in enumerate(_of_all_processes(self.held_out)):
@@ -331,14 +337,12 @@ class AgentHook(StepHook):
                     terms, weights = distiller.weigh(data['inputs'], data['data_samples'])
                     assert isinstance(weights, AgentAction)
                     rewards = self.trainer.observe(terms, weights, runner.iter + number)
-                means.append(rewards.mean(dim=0))
-                counts.append(len(rewards))
+                sums[:-1] += rewards.sum(dim=0)
+                sums[-1] += len(rewards)
         finally:
             distiller.train()
-        if not means:
-            return  # fewer images than processes
-        shares = torch.tensor(counts, device=means[0].device) / sum(counts)
-        mean = shares @ torch.stack(means)
+        all_reduce(sums)
+        mean = sums[:-1] / sums[-1]
         self.log(runner, self._reward_names, torch.cat([mean.mean()[None], mean]))
 
     def gather_state(self) -> None:
