@@ -26,8 +26,8 @@ from .errors import InputError
 
 # A file of another machine may appear on a network file system some seconds late.
 _SECONDS_TO_APPEAR = 10.0
-# Between two signs of life of a process that others wait for.
-_SECONDS_BETWEEN_SIGNS = 5.0
+# Between two signs of life of a process that others wait for. Each waits for the batches of all.
+_SECONDS_BETWEEN_SIGNS = 20.0
 
 
 def broadcast_from_main(value: Any) -> Any:
