@@ -8,7 +8,8 @@ import pytest
 import torch
 from mmdet.models import DetDataPreprocessor
 from mmengine.config import Config
-from mmpretrain.models import ClsDataPreprocessor
+from mmengine.model import BaseModule
+from mmpretrain.models import ClsDataPreprocessor, RepVGG
 from mmseg.models import SegDataPreProcessor
 from mmseg.models.backbones import SwinTransformer
 from torch import nn
@@ -130,10 +131,10 @@ def test_a_backbone_that_reads_its_init_cfg_itself(tmp_path, step):
     torch.save(
         dict(state_dict={f'student.backbone.{k}': v for k, v in own.state_dict().items()}), path
     )
-    model = nn.Module()
+    model = BaseModule()
     init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=path)
     model.backbone = SwinTransformer(**small, init_cfg=init_cfg)
-    model.backbone.init_weights()
+    model.init_weights()
     weight = model.backbone.patch_embed.projection.weight
     assert not torch.equal(weight, own.patch_embed.projection.weight)
     runner = SimpleNamespace(model=model, iter=step, logger=logging.getLogger('test'))
@@ -142,3 +143,20 @@ def test_a_backbone_that_reads_its_init_cfg_itself(tmp_path, step):
         return
     with pytest.raises(InputError, match=r'without DistilledBackbone, and may have loaded nothing'):
         BackboneCheckHook().before_train(runner)
+
+
+def test_a_backbone_whose_layers_have_its_init_cfg(tmp_path):
+    own = RepVGG('A0')
+    path = str(tmp_path / 'training.pth')
+    torch.save(
+        dict(state_dict={f'student.backbone.{k}': v for k, v in own.state_dict().items()}), path
+    )
+    model = BaseModule()
+    init_cfg = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=path)
+    model.backbone = RepVGG('A0', init_cfg=init_cfg)
+    model.init_weights()
+    layer = model.backbone.stage_1[0]
+    assert layer.init_cfg == init_cfg
+    assert torch.equal(layer.branch_3x3.conv.weight, own.stage_1[0].branch_3x3.conv.weight)
+    runner = SimpleNamespace(model=model, iter=0, logger=logging.getLogger('test'))
+    BackboneCheckHook().before_train(runner)

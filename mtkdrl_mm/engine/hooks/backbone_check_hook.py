@@ -70,6 +70,9 @@ class BackboneCheckHook(Hook):
 def _check_initialised(model: nn.Module) -> None:
     """Raise an error if a module never called its ``DistilledBackbone``, which then replaces it."""
     for module in model.modules():
+        # Some backbones hand theirs on to their layers, as RepVGG does.
+        if getattr(module, 'is_init', False):
+            continue
         for entry in _init_cfgs(module):
             if component_class(entry.get('type')) is DistilledBackbone:
                 raise InputError(
