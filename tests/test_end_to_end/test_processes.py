@@ -89,7 +89,9 @@ def test_an_odd_number_of_held_out_images(workshop: Workshop):
         logged.append([last[key] for key in ('reward', 'reward/teacher0', 'reward/teacher1')])
     assert logged[0] == pytest.approx(logged[1], rel=1e-4)
     first, second = (weights_of(work_dir / 'epoch_2.pth') for work_dir in work_dirs)
-    assert largest_difference(first, second) < 1e-4
+    start = weights_of(work_dirs[1] / 'epoch_1.pth')
+    # Rounding may let an image count for a hidden unit or not (0.01); an image less makes 0.6.
+    assert relative_difference(first, second, start) < 0.05
 
 
 def test_a_signal_to_all_processes_saves_all_buffers(workshop: Workshop):
