@@ -39,6 +39,7 @@ from mtkdrl_mm.structures import NetworkOutput, Projection, StepTerms
 collect_ignore = []
 if not all(find_spec(package) for package in ('mmdet', 'mmseg', 'pycocotools')):
     collect_ignore = [
+        'test_datasets/test_label_maps.py',
         'test_end_to_end/downstream',
         'test_engine/test_label_check_hook.py',
         'test_models/test_distilled_backbone.py',

@@ -66,7 +66,10 @@ def check_samples(
         f'only the value{"s" * (len(values) > 1)} {" and ".join(map(str, values))}, '
     )
     if not with_ignored:
-        text += f'but `{key}` is {num_classes}.'
+        text += (
+            f'but `{key}` is {num_classes}. Check that these are the label maps that are meant: '
+            f'`data_prefix` and `seg_map_suffix` of {split}_dataloader.dataset.'
+        )
     else:
         advice = _advice(example, known, heads[0], dataset_classes(dataset))
         text += f'and {ignored} is ignored, but `{key}` is {num_classes}. {advice}'
