@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import update_init_info
+from mmengine.model import PretrainedInit, update_init_info
 from torch import Tensor, nn
 
 from mtkdrl_mm.registry import WEIGHT_INITIALIZERS
@@ -113,18 +113,18 @@ class DistilledBackbone:
 
     @staticmethod
     def _check_order(module: nn.Module) -> None:
-        """Raise an error if another initialisation of the same module follows.
-
-        mmengine moves its own ``Pretrained`` to the end of a list, and no other type.
-        """
+        """Raise an error if another initialisation of the same module follows."""
         entries = getattr(module, 'init_cfg', None)
-        if not isinstance(entries, (list, tuple)):
+        if not isinstance(entries, list):
             return
-        if component_class(entries[-1].get('type')) is not DistilledBackbone:
+        # mmengine's own are moved to the end, wherever they stand in the list.
+        own = [entry for entry in entries if entry.get('type') in ('Pretrained', PretrainedInit)]
+        last = (own or entries)[-1]
+        if component_class(last.get('type')) is not DistilledBackbone:
             raise InputError(
-                f'`init_cfg` of the backbone {type(module).__name__} has {entries[-1]["type"]} '
-                'after DistilledBackbone, and would draw anew what has been loaded: write '
-                'DistilledBackbone last, or alone.'
+                f'`init_cfg` of the backbone {type(module).__name__} has {last["type"]}, which '
+                'acts after DistilledBackbone and would replace what has been loaded: write '
+                'DistilledBackbone last, without Pretrained, or alone.'
             )
 
     def _check_style(

@@ -165,16 +165,18 @@ def test_the_residual_branches_are_kept(reference, tmp_path):
 
 
 def test_another_initialisation_after_it(reference, tmp_path):
-    """It would draw the convolutions anew."""
+    """It would replace what has been loaded."""
     path = files(reference, tmp_path)[1]
     ours = dict(type='mtkdrl_mm.DistilledBackbone', checkpoint=str(path))
     other = dict(type='Kaiming', layer='Conv2d')
     network = build('mmpretrain.ResNet', init_cfg=[other, ours])
     network.init_weights()
     assert torch.equal(network.conv1.weight, reference.conv1.weight)
-    network = build('mmpretrain.ResNet', init_cfg=[ours, other])
-    with pytest.raises(InputError, match=r'ResNet has Kaiming after DistilledBackbone, and would'):
-        network.init_weights()
+    pretrained = dict(type='Pretrained', checkpoint=str(path))  # mmengine moves it to the end
+    for entries, name in (([ours, other], 'Kaiming'), ([pretrained, ours], 'Pretrained')):
+        network = build('mmpretrain.ResNet', init_cfg=entries)
+        with pytest.raises(InputError, match=f'has {name}, which acts after DistilledBackbone'):
+            network.init_weights()
 
 
 def test_the_log_counts_the_tensors(reference, tmp_path, monkeypatch):
