@@ -284,7 +284,7 @@ def _listed_files(address: HubAddress, role: str) -> list[str]:
 def _list_files(address: HubAddress, role: str) -> list[str]:
     from huggingface_hub import HfApi
 
-    # huggingface_hub limits the time of all its requests but this one.
+    # By itself, huggingface_hub would wait for ever here. It limits the time of downloads.
     info = call_hub(
         lambda: HfApi().model_info(
             address.repo, revision=address.revision, timeout=SECONDS_OF_SILENCE

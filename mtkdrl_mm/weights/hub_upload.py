@@ -8,6 +8,7 @@ from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.utils.errors import first_line
 from mtkdrl_mm.utils.optional_packages import import_optional
 
+from .download import SECONDS_OF_SILENCE
 from .hub import HubAddress, login_command
 
 
@@ -64,7 +65,7 @@ class HubUpload:
 
         api, repo = self._api, self.repo
         self._call(lambda: api.create_repo(repo, private=self.private, exist_ok=True))
-        info = self._call(lambda: api.model_info(repo))
+        info = self._call(lambda: api.model_info(repo, timeout=SECONDS_OF_SILENCE))
         there = {entry.rfilename for entry in info.siblings or ()}
         operations: list[Any] = [
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)

@@ -72,8 +72,10 @@ class Web:
     def silent(self, path):
         """Do not end the response to a request for a file."""
         self.waits[path] = threading.Event()
-        yield
-        self.waits.pop(path).set()
+        try:
+            yield
+        finally:
+            self.waits.pop(path).set()
 
     def add(self, path, value):
         """Add a file of weights that are all ``value``; return its URL."""
@@ -179,7 +181,7 @@ FETCH = """
 import sys, time, torch
 from mtkdrl_mm.utils import InputError
 from mtkdrl_mm.weights.locations import fetch
-from mtkdrl_mm.weights import download, locations
+from mtkdrl_mm.weights import locations
 def download(url, path):
     open(sys.argv[2], 'a').write('x')
     time.sleep(2)
